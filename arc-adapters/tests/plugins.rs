@@ -1,0 +1,504 @@
+//! Code plugins, right ones and wrong ones, each loaded by a process of its own: what is wrong is
+//! refused with its error, and the host lives on.
+#![cfg(unix)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_adapters::{
+    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin,
+    ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
+};
+
+const D_IN: usize = 8;
+const D_OUT: usize = 12;
+
+/// What three rows of eight halves add up to, in three rows of twelve.
+const RIGHT: &str = "ok 144";
+
+fn custom_manifest() -> AdapterManifest {
+    AdapterManifest {
+        schema: ADAPTER_SCHEMA,
+        name: "variant".into(),
+        decoder: DecoderPin {
+            name: "none".into(),
+            architecture: "none".into(),
+            embedding_sha256: "0".repeat(64),
+            tokenizer_sha256: "0".repeat(64),
+        },
+        encoder: EncoderPin {
+            name: "none".into(),
+            encoder_id: "none".into(),
+        },
+        d_encoder: D_IN,
+        d_hidden: None,
+        d_decoder: D_OUT,
+        projector: ProjectorSpec {
+            layers: vec![ProjectorLayer::Custom {
+                d_in: D_IN,
+                d_out: D_OUT,
+            }],
+        },
+        pooling_factors: vec![4],
+        append: Append::Cont,
+        prompt_template: "{{ document }}{{ question }}".into(),
+        weights: WeightsFile {
+            file: "adapter.safetensors".into(),
+            sha256: "0".repeat(64),
+        },
+        training: serde_json::Value::Null,
+        scores: serde_json::Value::Null,
+    }
+}
+
+/// Writes a package with the tokens alone, as a custom projector has.
+fn write_package(folder: &Path) {
+    let tokens: Vec<_> = ["tokens.cont", "tokens.rec"]
+        .map(|name| AdapterTensor::new(name, &[D_IN], &[0.25; D_IN], WeightType::F32))
+        .into();
+    AdapterPackage::write(folder, &custom_manifest(), &tokens).unwrap();
+}
+
+/// A folder with the bytes that the variants of `variant.c` embed.
+struct Workshop {
+    root: tempfile::TempDir,
+}
+
+impl Workshop {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let package = root.path().join("package");
+        write_package(&package);
+        let this = Self { root };
+        this.embed(
+            &std::fs::read(package.join("adapter.json")).unwrap(),
+            &std::fs::read(package.join("adapter.safetensors")).unwrap(),
+        );
+        this
+    }
+
+    fn embed(&self, manifest: &[u8], weights: &[u8]) {
+        let array = |name: &str, bytes: &[u8]| {
+            let bytes: Vec<_> = bytes.iter().map(ToString::to_string).collect();
+            format!("static const uint8_t {name}[] = {{{}}};\n", bytes.join(","))
+        };
+        let text = array("MANIFEST", manifest) + &array("WEIGHTS", weights);
+        std::fs::write(self.root.path().join("data.h"), text).unwrap();
+    }
+
+    fn compile(&self, variant: &str) -> PathBuf {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let library = self.root.path().join(format!("lib{variant}.so"));
+        let marker = self.root.path().join("marker");
+        let output = Command::new("cc")
+            .args([
+                "-shared",
+                "-fPIC",
+                "-Wall",
+                "-Werror",
+                "-Wno-unused-function",
+            ])
+            .arg(format!("-DVARIANT={variant}"))
+            .arg(format!("-DMARKER_PATH=\"{}\"", marker.display()))
+            .arg("-I")
+            .arg(source.join("include"))
+            .arg("-I")
+            .arg(self.root.path())
+            .arg("-o")
+            .arg(&library)
+            .arg(source.join("tests/plugins/variant.c"))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        library
+    }
+
+    /// Compiles a variant and loads it.
+    fn load(&self, variant: &str, args: &[&str]) -> Vec<String> {
+        let library = self.compile(variant);
+        lines(&run(
+            &library,
+            &sha256_file(&library).unwrap(),
+            self.root.path(),
+            args,
+        ))
+    }
+}
+
+/// An artefact of `examples/`, which `cargo test` builds.
+fn example(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let target = tests.parent().and_then(Path::parent).unwrap();
+    target.join("examples").join(name)
+}
+
+fn run(library: &Path, sha256: &str, folder: &Path, args: &[&str]) -> Output {
+    Command::new(example("load_plugin"))
+        .arg(library)
+        .arg(sha256)
+        .arg(folder)
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+/// What the host printed, which must have lived to the end.
+fn lines(output: &Output) -> Vec<String> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    assert_eq!(
+        lines.pop().as_deref(),
+        Some("alive"),
+        "{:?}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    lines
+}
+
+fn load_in_both_ways(workshop: &Workshop, variant: &str, expected: &str) {
+    for args in [&[][..], &["--isolate"]] {
+        let lines = workshop.load(variant, args);
+        assert!(
+            matches!(lines.as_slice(), [line] if line.contains(expected)),
+            "{variant} {args:?}: {lines:?}, expected {expected}"
+        );
+    }
+}
+
+#[test]
+fn right_plugins_of_this_and_other_minor_versions_work() {
+    let workshop = Workshop::new();
+    for variant in ["RIGHT", "NEW_MINOR"] {
+        load_in_both_ways(&workshop, variant, RIGHT);
+    }
+    // Before minor 1 there was no `project`, so its projector cannot be custom.
+    load_in_both_ways(
+        &workshop,
+        "OLD_MINOR",
+        "its projector is `custom` and `project` is null",
+    );
+    let scaffolded = workshop.root.path().join("scaffolded");
+    described_package(&scaffolded);
+    workshop.embed(
+        &std::fs::read(scaffolded.join("adapter.json")).unwrap(),
+        &std::fs::read(scaffolded.join("adapter.safetensors")).unwrap(),
+    );
+    load_in_both_ways(&workshop, "OLD_MINOR", "ok without project");
+}
+
+fn described_package(folder: &Path) {
+    let manifest = custom_manifest();
+    arc_adapters::Scaffold {
+        name: "described".into(),
+        decoder: manifest.decoder,
+        d_decoder: D_OUT,
+        encoder: manifest.encoder,
+        d_encoder: D_IN,
+        d_hidden: 4,
+        pooling_factors: vec![4],
+        prompt_template: arc_adapters::DEFAULT_PROMPT.into(),
+    }
+    .package(folder)
+    .unwrap();
+}
+
+#[test]
+fn what_an_isolated_plugin_prints_does_not_disturb_its_answers() {
+    assert_eq!(
+        Workshop::new().load("PRINTS", &["--isolate", "--calls", "2"]),
+        [RIGHT, RIGHT]
+    );
+}
+
+#[test]
+fn plugins_that_break_the_contract_are_refused() {
+    let workshop = Workshop::new();
+    for (variant, expected) in [
+        ("WRONG_MAJOR", "has ABI 2.0, this version loads ABI 1.x"),
+        ("SHORT_STRUCT", "struct_size is 16"),
+        ("NO_SYMBOL", "has no symbol `arc_adapter`"),
+        ("NULL_ADAPTER", "`arc_adapter` gave a null pointer"),
+        ("NULL_MANIFEST", "`manifest` gave a null pointer"),
+        ("NULL_MANIFEST_FUNCTION", "`manifest` is null"),
+        ("MALFORMED_JSON", "is not a valid adapter manifest"),
+        ("HUGE_MANIFEST", "at most 1048576 are accepted"),
+        (
+            "NO_PROJECT",
+            "its projector is `custom` and `project` is null",
+        ),
+    ] {
+        load_in_both_ways(&workshop, variant, expected);
+    }
+}
+
+#[test]
+fn outputs_that_lie_are_refused() {
+    let workshop = Workshop::new();
+    for (variant, expected) in [
+        ("LYING_SIZE", "it says that it wrote 37 values, expected 36"),
+        ("OVERRUN", "it wrote outside of its output"),
+        ("NOT_A_NUMBER", "value 1 is NaN"),
+        ("WRITES_TOO_LITTLE", "value 0 is NaN"),
+        ("FAILS", "failed with code -4"),
+    ] {
+        load_in_both_ways(&workshop, variant, expected);
+    }
+}
+
+#[test]
+fn weights_of_other_shapes_are_refused() {
+    let workshop = Workshop::new();
+    let folder = workshop.root.path().join("other");
+    described_package(&folder);
+    let weights = std::fs::read(folder.join("adapter.safetensors")).unwrap();
+    let package = workshop.root.path().join("package");
+    let manifest = std::fs::read_to_string(package.join("adapter.json")).unwrap();
+    workshop.embed(manifest.as_bytes(), &weights);
+    load_in_both_ways(&workshop, "RIGHT", "pinned is");
+
+    // The same with a pin that fits the weights: now it is what they hold that does not fit.
+    let parsed = AdapterManifest::parse(&manifest, Path::new("m")).unwrap();
+    let manifest = manifest.replace(&parsed.weights.sha256, &arc_adapters::sha256_hex(&weights));
+    workshop.embed(manifest.as_bytes(), &weights);
+    load_in_both_ways(&workshop, "RIGHT", "that the manifest has no place for");
+}
+
+#[test]
+fn a_crash_or_a_hang_is_contained_by_isolation() {
+    let workshop = Workshop::new();
+    let lines = workshop.load("CRASH", &["--isolate", "--calls", "2"]);
+    assert!(
+        lines.len() == 2 && lines.iter().all(|l| l.contains("ended with signal: 6")),
+        "{lines:?}"
+    );
+    let lines = workshop.load("HANG", &["--isolate"]);
+    assert!(lines[0].contains("did not answer within 5s"), "{lines:?}");
+}
+
+/// The documented case: in this process nothing contains a crash in foreign code.
+#[test]
+fn a_crash_without_isolation_ends_the_host() {
+    let workshop = Workshop::new();
+    let library = workshop.compile("CRASH");
+    let output = run(
+        &library,
+        &sha256_file(&library).unwrap(),
+        workshop.root.path(),
+        &[],
+    );
+    assert!(!output.status.success());
+}
+
+#[test]
+fn a_rust_plugin_turns_panics_and_errors_into_codes() {
+    let library = example("librust_plugin.so");
+    let folder = library.parent().unwrap().to_owned();
+    let sha256 = sha256_file(&library).unwrap();
+    for isolation in [None, Some("--isolate")] {
+        for (value, expected) in [
+            ("0.5", RIGHT),
+            ("1", "failed with code -3: it panicked"),
+            ("2", "failed with code -4"),
+            ("3", "value 0 is NaN"),
+        ] {
+            let mut args = vec!["--value", value];
+            args.extend(isolation);
+            let lines = lines(&run(&library, &sha256, &folder, &args));
+            assert!(
+                lines.len() == 1 && lines[0].contains(expected),
+                "{value}: {lines:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn eight_threads_call_at_once() {
+    let workshop = Workshop::new();
+    for args in [
+        &["--threads", "8", "--calls", "100"][..],
+        &["--threads", "8", "--calls", "20", "--isolate"],
+    ] {
+        let lines = workshop.load("RIGHT", args);
+        assert!(
+            lines.len() >= 160 && lines.iter().all(|l| l == RIGHT),
+            "{lines:?}"
+        );
+    }
+}
+
+#[test]
+fn nothing_runs_before_the_checks_pass() {
+    let workshop = Workshop::new();
+    let library = workshop.compile("MARKER");
+    let root = workshop.root.path();
+    let marker = root.join("marker");
+    let sha256 = sha256_file(&library).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let refused = |sha256: &str, folder: &Path, args: &[&str], expected: &str| {
+        let lines = lines(&run(&library, sha256, folder, args));
+        assert!(
+            lines.len() == 1 && lines[0].contains(expected),
+            "{lines:?}, expected {expected}"
+        );
+        assert!(
+            !marker.exists(),
+            "the library was loaded before: {expected}"
+        );
+    };
+    refused(&"0".repeat(64), root, &[], "pinned is");
+    refused(&sha256, root, &["--forbid"], "code plugins are not allowed");
+    refused(
+        &sha256,
+        elsewhere.path(),
+        &[],
+        "in none of the listed plugin folders",
+    );
+    set_mode(root, 0o777);
+    refused(&sha256, root, &[], "is writable for all");
+    set_mode(root, 0o700);
+    set_mode(&library, 0o666);
+    refused(&sha256, root, &[], "is writable for all");
+    set_mode(&library, 0o644);
+    // A link inside a listed folder does not make its target lie there.
+    let link = elsewhere.path().join("link.so");
+    std::os::unix::fs::symlink(&library, &link).unwrap();
+    let output = lines(&run(&link, &sha256, elsewhere.path(), &[]));
+    assert!(output[0].contains("in none of the listed"), "{output:?}");
+
+    assert_eq!(lines(&run(&library, &sha256, root, &[])), [RIGHT]);
+    assert!(marker.exists(), "the marker works");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn files_that_are_no_library_for_this_machine_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.so");
+    let library = std::fs::read(example("librust_plugin.so")).unwrap();
+    let mut other = library.clone();
+    other[18] ^= 0xff;
+    for (bytes, expected) in [
+        (b"#!/bin/sh\n".to_vec(), "not an ELF library"),
+        (other, "built for another processor"),
+        (library[..4096].to_vec(), "cannot be loaded: it is cut off"),
+        (library[..40].to_vec(), "cannot be loaded: it is cut off"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let lines = lines(&run(
+            &path,
+            &sha256_file(&path).unwrap(),
+            folder.path(),
+            &[],
+        ));
+        assert!(lines[0].contains(expected), "{lines:?}");
+        assert!(
+            !lines[0].contains("/proc/"),
+            "the private copy is nobody's business: {lines:?}"
+        );
+    }
+}
+
+/// The file is exchanged all the time, for one that leaves a mark when it is loaded. Whatever the
+/// moment, what is loaded is what was hashed.
+#[test]
+fn a_file_swapped_after_the_check_is_never_loaded() {
+    let workshop = Workshop::new();
+    let good = std::fs::read(workshop.compile("RIGHT")).unwrap();
+    let evil = std::fs::read(workshop.compile("MARKER")).unwrap();
+    let sha256 = arc_adapters::sha256_hex(&good);
+    let folder = workshop.root.path().join("plugins");
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("p.so");
+    std::fs::write(&path, &good).unwrap();
+    let done = AtomicBool::new(false);
+    let mut seen = BTreeSet::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for bytes in [&evil, &good] {
+                    std::fs::write(folder.join("new"), bytes).unwrap();
+                    std::fs::rename(folder.join("new"), &path).unwrap();
+                }
+            }
+        });
+        for _ in 0..60 {
+            let lines = lines(&run(&path, &sha256, &folder, &[]));
+            assert!(
+                lines[0] == RIGHT || lines[0].contains("pinned is"),
+                "{lines:?}"
+            );
+            seen.insert(lines[0] == RIGHT);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(
+        !workshop.root.path().join("marker").exists(),
+        "the swapped file was loaded"
+    );
+    assert_eq!(seen.len(), 2, "the race was not run: {seen:?}");
+}
+
+#[test]
+fn the_c_example_is_the_package_that_it_embeds() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/example-c");
+    let folder = tempfile::tempdir().unwrap();
+    for file in [
+        "adapter.c",
+        "adapter.json",
+        "adapter.safetensors",
+        "Makefile",
+    ] {
+        std::fs::copy(example.join(file), folder.path().join(file)).unwrap();
+    }
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let output = Command::new("make")
+        .arg(format!("INCLUDE={}", include.display()))
+        .arg("CFLAGS=-std=c99 -O2 -Wall -Wextra -Werror")
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let library = folder.path().join("libarc_adapter_example_c.so");
+    let lines = lines(&run(
+        &library,
+        &sha256_file(&library).unwrap(),
+        folder.path(),
+        &[],
+    ));
+    assert_eq!(lines, ["ok without project"]);
+}
+
+/// The package that `examples/rust_plugin.rs` embeds; `ARC_WRITE_FIXTURES=1` writes it.
+#[test]
+fn the_package_of_the_rust_example_is_up_to_date() {
+    let checked_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plugins/custom");
+    if std::env::var_os("ARC_WRITE_FIXTURES").is_some() {
+        write_package(&checked_in);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    write_package(&folder.path().join("p"));
+    for file in ["adapter.json", "adapter.safetensors"] {
+        let (new, old) = (folder.path().join("p").join(file), checked_in.join(file));
+        assert_eq!(
+            std::fs::read(new).unwrap(),
+            std::fs::read(old).unwrap(),
+            "{file}"
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! A decoder with its adapter: what reads latents and answers.
+
+use std::sync::Arc;
+
+use arc_adapters::{Adapter, Append};
+use burn::tensor::{Tensor, TensorData};
+
+use crate::decoder::{Decoder, GenerateOptions, Generations};
+use crate::encoder::Latents;
+use crate::projector::Projector;
+use crate::prompt::Prompt;
+use crate::prompt_template::{PromptPart, PromptTemplate};
+use crate::{Error, Result};
+
+/// A frozen decoder and the adapter that maps latents into its embedding space.
+#[derive(Debug)]
+pub struct AdaptedDecoder {
+    /// The language model.
+    pub decoder: Arc<Decoder>,
+    /// What the adapter's package says.
+    pub adapter: Adapter,
+    projector: Projector,
+    /// `[1, d_encoder]`, appended after the latents of each context.
+    cont: Option<Tensor<2>>,
+    template: PromptTemplate,
+}
+
+impl AdaptedDecoder {
+    /// Puts an adapter before a decoder.
+    ///
+    /// # Errors
+    ///
+    /// An error of the adapter if it was made for another decoder, saying which of the pinned
+    /// hashes differs; [`Error::Template`] for a template that cannot be read.
+    pub fn new(decoder: Arc<Decoder>, adapter: Adapter) -> Result<Self> {
+        adapter.manifest.check_decoder(
+            decoder.network.config().architecture.name(),
+            &decoder.embedding_sha256(),
+            decoder.tokenizer.sha256(),
+        )?;
+        let d_model = decoder.network.config().d_model();
+        if adapter.manifest.d_decoder != d_model {
+            return Err(Error::Mismatch {
+                what: format!("adapter `{}` (d_decoder)", adapter.manifest.name),
+                expected: adapter.manifest.d_decoder.to_string(),
+                found: d_model.to_string(),
+                hint: "fit an adapter for this decoder with `arc fit`".into(),
+            });
+        }
+        let device = decoder.network.device();
+        let projector = Projector::from_adapter(&adapter, device)?;
+        let cont = match adapter.manifest.append {
+            Append::Cont => {
+                let cont = adapter.weights.tensor("tokens.cont")?;
+                let shape = [1, cont.values.len()];
+                Some(Tensor::from_data(TensorData::new(cont.values, shape), device))
+            }
+            Append::None => None,
+        };
+        let template = PromptTemplate::parse(&adapter.manifest.prompt_template)?;
+        Ok(Self { decoder, adapter, projector, cont, template })
+    }
+
+    /// Maps the latents of one context into the decoder's embedding space, with the special vector
+    /// after them, `[n, d_encoder] → [n or n+1, d_decoder]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Adapter`] if another encoder made the latents.
+    pub fn project(&self, latents: &Latents) -> Result<Tensor<2>> {
+        self.adapter.manifest.check_encoder(&latents.encoder_id)?;
+        let values = latents.values.clone().to_device(self.decoder.network.device());
+        let rows = match &self.cont {
+            Some(cont) => Tensor::cat(vec![values, cont.clone()], 0),
+            None => values,
+        };
+        self.projector.forward(rows)
+    }
+
+    /// The prompt that asks a question about compressed documents.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdaptedDecoder::project`], and [`Error::Template`] or [`Error::Tokenizer`].
+    pub fn prompt(&self, documents: &[Latents], question: &str) -> Result<Prompt> {
+        let projected = documents.iter().map(|latents| self.project(latents)).collect::<Result<Vec<_>>>()?;
+        self.assemble(question, |prompt| projected.iter().cloned().fold(prompt, Prompt::latents))
+    }
+
+    /// The same prompt with a document as plain text: what the decoder would read without an
+    /// encoder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`] or [`Error::Tokenizer`].
+    pub fn prompt_with_text(&self, document: &str, question: &str) -> Result<Prompt> {
+        let ids = self.decoder.tokenizer.encode(document)?.ids;
+        self.assemble(question, |prompt| prompt.tokens(ids.clone()))
+    }
+
+    /// Asks a question about compressed documents.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdaptedDecoder::prompt`] and [`Decoder::generate`].
+    pub fn ask(&self, documents: &[Latents], question: &str, options: &GenerateOptions) -> Result<Generations> {
+        let prompt = self.prompt(documents, question)?;
+        self.decoder.generate(&[prompt], options, |_, _| {})
+    }
+
+    fn assemble(&self, question: &str, document: impl Fn(Prompt) -> Prompt) -> Result<Prompt> {
+        let parts = self.template.render(question, &self.decoder.tokenizer)?;
+        Ok(parts.into_iter().fold(Prompt::new(), |prompt, part| match part {
+            PromptPart::Tokens(ids) => prompt.tokens(ids),
+            PromptPart::Document => document(prompt),
+        }))
+    }
+}

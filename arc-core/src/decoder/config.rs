@@ -1,0 +1,281 @@
+//! What a decoder is, as its checkpoint states it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::nn::{BlockConfig, RopeConfig};
+use crate::weights::{GgufFile, TensorNames, TensorSource as _};
+use crate::{Error, Result};
+
+use super::{gemma3, llama, olmo, qwen2};
+
+/// The architecture of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Architecture {
+    /// Llama 2 and 3, Mistral, SmolLM2.
+    Llama,
+    /// Qwen 2 and 2.5.
+    Qwen2,
+    /// Gemma 3, text only.
+    Gemma3,
+    /// OLMo (the first one).
+    Olmo,
+}
+
+impl Architecture {
+    /// The name that checkpoints and the registry use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Gemma3 => "gemma3",
+            Self::Olmo => "olmo",
+        }
+    }
+
+    /// The architecture that a GGUF file or a `config.json` (`model_type`) names.
+    fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "llama" | "mistral" => Some(Self::Llama),
+            "qwen2" => Some(Self::Qwen2),
+            "gemma3" | "gemma3_text" => Some(Self::Gemma3),
+            "olmo" => Some(Self::Olmo),
+            _ => None,
+        }
+    }
+}
+
+/// Layers that see only the nearest keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalLayers {
+    /// A query sees the keys less than this many positions back, itself included.
+    pub window: usize,
+    /// Every `period`-th layer is global, the others are local; `1` makes none local, and
+    /// [`LocalLayers::ALL`] makes all local.
+    pub period: usize,
+    /// The rotation of local layers.
+    pub rope: RopeConfig,
+}
+
+impl LocalLayers {
+    /// The period of a model without global layers.
+    pub const ALL: usize = usize::MAX;
+
+    /// Whether a layer is local.
+    #[must_use]
+    pub fn contains(&self, layer: usize) -> bool {
+        self.period == Self::ALL || (layer + 1) % self.period != 0
+    }
+}
+
+/// Everything that a forward pass needs to know besides the weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderConfig {
+    /// The architecture.
+    pub architecture: Architecture,
+    /// The number of blocks.
+    pub n_layers: usize,
+    /// The shape of each block.
+    pub block: BlockConfig,
+    /// The rotation of global layers.
+    pub rope: RopeConfig,
+    /// Layers with a sliding window, if any.
+    pub local: Option<LocalLayers>,
+    /// What token embeddings are multiplied by (`√d` for Gemma).
+    pub embedding_scale: Option<f64>,
+    /// The longest context, in positions.
+    pub context_length: usize,
+}
+
+/// How a checkpoint stores a configuration's weights.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    /// The names of the tensors.
+    pub names: TensorNames,
+    /// What to add to normalisation weights.
+    pub norm_offset: f32,
+}
+
+impl Layout {
+    /// GGUF, whose names do not depend on the architecture.
+    pub(super) const GGUF: Self = Self { names: TensorNames::GGUF, norm_offset: 0.0 };
+}
+
+impl DecoderConfig {
+    /// Reads the configuration of a GGUF file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnsupportedArchitecture`], and [`Error::InvalidFile`] for a missing or senseless
+    /// value.
+    pub fn from_gguf(file: &GgufFile) -> Result<Self> {
+        let found = file.architecture()?;
+        let architecture = Architecture::from_name(found).ok_or_else(|| unsupported(file.path(), found))?;
+        let config = match architecture {
+            Architecture::Llama => llama::from_gguf(file),
+            Architecture::Qwen2 => qwen2::from_gguf(file),
+            Architecture::Gemma3 => gemma3::from_gguf(file),
+            Architecture::Olmo => olmo::from_gguf(file),
+        }?;
+        config.validate(file.path())
+    }
+
+    /// Reads a Hugging Face `config.json`, and how its checkpoint stores the weights.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnsupportedArchitecture`], and [`Error::InvalidConfig`] for a missing, unknown or
+    /// senseless value.
+    pub(super) fn from_hugging_face(config: &Value, path: &Path) -> Result<(Self, Layout)> {
+        let fields = Fields { value: config, path };
+        let found = fields.str("model_type")?;
+        let architecture = Architecture::from_name(found).ok_or_else(|| unsupported(path, found))?;
+        let (config, layout) = match architecture {
+            Architecture::Llama => llama::from_hugging_face(&fields),
+            Architecture::Qwen2 => qwen2::from_hugging_face(&fields),
+            Architecture::Gemma3 => gemma3::from_hugging_face(&fields),
+            Architecture::Olmo => olmo::from_hugging_face(&fields),
+        }?;
+        Ok((config.validate(path)?, layout))
+    }
+
+    /// The width of the model, and of the embeddings that it reads.
+    #[must_use]
+    pub fn d_model(&self) -> usize {
+        self.block.d_model
+    }
+
+    /// Refuses values that no forward pass could run with.
+    fn validate(self, path: &Path) -> Result<Self> {
+        let attention = self.block.attention;
+        let problem = if self.n_layers == 0 || self.block.d_model == 0 || self.block.d_ff == 0 {
+            Some("layers and widths must be positive".to_owned())
+        } else if attention.n_heads == 0 || attention.n_kv_heads == 0 || attention.n_heads % attention.n_kv_heads != 0
+        {
+            Some(format!(
+                "{} query heads cannot share {} key heads",
+                attention.n_heads, attention.n_kv_heads
+            ))
+        } else if attention.head_dim == 0 || attention.head_dim % 2 != 0 {
+            Some(format!("a head width of {} cannot be rotated", attention.head_dim))
+        } else {
+            None
+        };
+        match problem {
+            None => Ok(self),
+            Some(reason) => Err(Error::InvalidConfig { path: path.to_owned(), reason }),
+        }
+    }
+}
+
+fn unsupported(path: &Path, found: &str) -> Error {
+    Error::UnsupportedArchitecture { path: path.to_owned(), found: found.to_owned() }
+}
+
+/// A JSON object whose fields are read with errors that name them.
+pub(super) struct Fields<'a> {
+    value: &'a Value,
+    path: &'a Path,
+}
+
+impl<'a> Fields<'a> {
+    /// A field that may be absent or `null`.
+    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
+        self.value.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A sub-object that may be absent.
+    pub(super) fn object(&self, name: &str) -> Option<Fields<'a>> {
+        self.get(name).filter(|value| value.is_object()).map(|value| Fields { value, path: self.path })
+    }
+
+    /// A positive integer.
+    pub(super) fn usize(&self, name: &str) -> Result<usize> {
+        self.optional_usize(name)?.ok_or_else(|| self.error(format!("field `{name}` is missing")))
+    }
+
+    /// A positive integer that may be absent.
+    pub(super) fn optional_usize(&self, name: &str) -> Result<Option<usize>> {
+        self.get(name)
+            .map(|value| {
+                value
+                    .as_u64()
+                    .and_then(|number| usize::try_from(number).ok())
+                    .ok_or_else(|| self.error(format!("field `{name}` is {value}, expected a whole number")))
+            })
+            .transpose()
+    }
+
+    /// A number.
+    pub(super) fn f64(&self, name: &str) -> Result<f64> {
+        self.optional_f64(name)?.ok_or_else(|| self.error(format!("field `{name}` is missing")))
+    }
+
+    /// A number that may be absent.
+    pub(super) fn optional_f64(&self, name: &str) -> Result<Option<f64>> {
+        self.get(name)
+            .map(|value| {
+                value
+                    .as_f64()
+                    .ok_or_else(|| self.error(format!("field `{name}` is {value}, expected a number")))
+            })
+            .transpose()
+    }
+
+    /// A text.
+    pub(super) fn str(&self, name: &str) -> Result<&'a str> {
+        self.get(name)
+            .and_then(Value::as_str)
+            .ok_or_else(|| self.error(format!("field `{name}` is missing or not a text")))
+    }
+
+    /// An error about this file.
+    pub(super) fn error(&self, reason: String) -> Error {
+        Error::InvalidConfig { path: PathBuf::from(self.path), reason }
+    }
+}
+
+/// The values that every GGUF architecture states under its own prefix.
+pub(super) struct GgufFields<'a> {
+    pub(super) file: &'a GgufFile,
+    prefix: &'a str,
+}
+
+impl<'a> GgufFields<'a> {
+    /// The values under `prefix.`.
+    pub(super) fn new(file: &'a GgufFile, prefix: &'a str) -> Self {
+        Self { file, prefix }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// A whole number.
+    pub(super) fn usize(&self, name: &str) -> Result<usize> {
+        Ok(self.file.u32(&self.key(name))? as usize)
+    }
+
+    /// A whole number that may be absent.
+    pub(super) fn optional_usize(&self, name: &str) -> Result<Option<usize>> {
+        self.file.meta(&self.key(name)).is_some().then(|| self.usize(name)).transpose()
+    }
+
+    /// A number.
+    pub(super) fn f64(&self, name: &str) -> Result<f64> {
+        Ok(f64::from(self.file.f32(&self.key(name))?))
+    }
+
+    /// A number that may be absent.
+    pub(super) fn optional_f64(&self, name: &str) -> Result<Option<f64>> {
+        self.file.meta(&self.key(name)).is_some().then(|| self.f64(name)).transpose()
+    }
+
+    /// A text that may be absent.
+    pub(super) fn optional_str(&self, name: &str) -> Result<Option<&'a str>> {
+        let key = self.key(name);
+        self.file.meta(&key).is_some().then(|| self.file.str(&key)).transpose()
+    }
+}

@@ -1,0 +1,143 @@
+//! Gemma 3, text only (Gemma Team, 2025).
+//!
+//! Embeddings scaled by `√d`, normalisation before and after each half of a block, normalised
+//! queries and keys, GeGLU, and five layers with a sliding window to each global one.
+
+use super::config::{Architecture, DecoderConfig, Fields, GgufFields, Layout, LocalLayers};
+use crate::Result;
+use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout};
+use crate::weights::{GgufFile, TensorNames};
+
+/// Every sixth layer is global; GGUF files do not state it.
+const PERIOD: usize = 6;
+/// The rotation base of local layers; GGUF files state only the global one.
+const LOCAL_THETA: f64 = 10_000.0;
+/// The one size whose scores are not scaled by the head width (27B has this many layers).
+const LAYERS_27B: usize = 62;
+
+pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
+    let fields = GgufFields::new(file, "gemma3");
+    let d_model = fields.usize("embedding_length")?;
+    let n_layers = fields.usize("block_count")?;
+    let n_heads = fields.usize("attention.head_count")?;
+    let head_dim = fields.usize("attention.key_length")?;
+    // The reference scales by `query_pre_attn_scalar`, which is the head width save for 27B.
+    let query_width = if n_layers == LAYERS_27B { d_model / n_heads.max(1) } else { head_dim };
+    let scalar = query_width as f64;
+    Ok(config(Values {
+        d_model,
+        n_layers,
+        d_ff: fields.usize("feed_forward_length")?,
+        attention: AttentionConfig {
+            n_heads,
+            n_kv_heads: fields.usize("attention.head_count_kv")?,
+            head_dim,
+            scale: 1.0 / scalar.sqrt(),
+        },
+        epsilon: fields.f64("attention.layer_norm_rms_epsilon")?,
+        theta: fields.optional_f64("rope.freq_base")?.unwrap_or(1_000_000.0),
+        linear_factor: fields.optional_f64("rope.scaling.factor")?,
+        local_theta: LOCAL_THETA,
+        window: fields.usize("attention.sliding_window")?,
+        period: PERIOD,
+        context_length: fields.usize("context_length")?,
+    }))
+}
+
+pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layout)> {
+    let head_dim = fields.usize("head_dim")?;
+    let scalar = fields.optional_f64("query_pre_attn_scalar")?.unwrap_or(head_dim as f64);
+    let period = match fields.get("layer_types").and_then(serde_json::Value::as_array) {
+        Some(kinds) => {
+            let is_global = |kind: &serde_json::Value| kind.as_str() == Some("full_attention");
+            let period = kinds.iter().position(is_global).map_or(LocalLayers::ALL, |first| first + 1);
+            let regular = kinds
+                .iter()
+                .enumerate()
+                .all(|(layer, kind)| is_global(kind) == (period != LocalLayers::ALL && (layer + 1) % period == 0));
+            if !regular {
+                return Err(fields.error("field `layer_types` does not repeat with one period".into()));
+            }
+            period
+        }
+        None => fields.optional_usize("sliding_window_pattern")?.unwrap_or(PERIOD),
+    };
+    // Transformers 5 has one object per kind of layer; 4 had flat fields.
+    let parameters = fields.object("rope_parameters");
+    let of_kind = |kind: &str| parameters.as_ref().and_then(|all| all.object(kind));
+    let theta = match of_kind("full_attention") {
+        Some(global) => global.f64("rope_theta")?,
+        None => fields.optional_f64("rope_theta")?.unwrap_or(1_000_000.0),
+    };
+    let local_theta = match of_kind("sliding_attention") {
+        Some(local) => local.f64("rope_theta")?,
+        None => fields.optional_f64("rope_local_base_freq")?.unwrap_or(LOCAL_THETA),
+    };
+    let linear_factor = match of_kind("full_attention").or_else(|| fields.object("rope_scaling")) {
+        Some(scaling) => scaling.optional_f64("factor")?,
+        None => None,
+    };
+    let config = config(Values {
+        d_model: fields.usize("hidden_size")?,
+        n_layers: fields.usize("num_hidden_layers")?,
+        d_ff: fields.usize("intermediate_size")?,
+        attention: AttentionConfig {
+            n_heads: fields.usize("num_attention_heads")?,
+            n_kv_heads: fields.usize("num_key_value_heads")?,
+            head_dim,
+            scale: 1.0 / scalar.sqrt(),
+        },
+        epsilon: fields.optional_f64("rms_norm_eps")?.unwrap_or(1e-6),
+        theta,
+        linear_factor,
+        local_theta,
+        window: fields.usize("sliding_window")?,
+        period: period.max(1),
+        context_length: fields.usize("max_position_embeddings")?,
+    });
+    // The reference multiplies by `1 + weight`; GGUF stores the sum.
+    Ok((config, Layout { names: TensorNames::HUGGING_FACE_GEMMA3, norm_offset: 1.0 }))
+}
+
+/// What the two formats state differently.
+struct Values {
+    d_model: usize,
+    n_layers: usize,
+    d_ff: usize,
+    attention: AttentionConfig,
+    epsilon: f64,
+    theta: f64,
+    linear_factor: Option<f64>,
+    local_theta: f64,
+    window: usize,
+    period: usize,
+    context_length: usize,
+}
+
+fn config(values: Values) -> DecoderConfig {
+    let head_dim = values.attention.head_dim;
+    let mut rope = RopeConfig::new(values.theta, head_dim, RopeLayout::HalfSplit);
+    rope.scaling = values.linear_factor.map(|factor| crate::nn::RopeScaling::Linear { factor });
+    DecoderConfig {
+        architecture: Architecture::Gemma3,
+        n_layers: values.n_layers,
+        block: BlockConfig {
+            d_model: values.d_model,
+            d_ff: values.d_ff,
+            attention: values.attention,
+            norm: NormConfig::Rms { epsilon: values.epsilon },
+            activation: Activation::GeluTanh,
+            sandwich: true,
+            qk_norm: true,
+            qkv_bias: false,
+        },
+        rope,
+        local: Some(LocalLayers {
+            window: values.window,
+            period: values.period,
+            rope: RopeConfig::new(values.local_theta, head_dim, RopeLayout::HalfSplit),
+        }),
+        embedding_scale: Some((values.d_model as f64).sqrt()),
+        context_length: values.context_length,
+    }
+}

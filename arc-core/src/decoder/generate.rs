@@ -1,0 +1,317 @@
+//! Reading prompts and writing text, one token at a time, for a batch of prompts at once.
+
+use std::time::{Duration, Instant};
+
+use burn::tensor::Tensor;
+
+use super::{Decoder, KvCache};
+use crate::prompt::Prompt;
+use crate::sampling::{Sampler, SamplingOptions};
+use crate::tokenizer::{DecodeStream, StopStrings};
+use crate::{Error, Result};
+
+/// Prompts are read in pieces of this many positions, which bounds the attention mask and the
+/// scores; chosen so that the products stay large.
+const PREFILL_CHUNK: usize = 512;
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// At most this many new tokens, the end token included.
+    pub max_tokens: usize,
+    /// How to choose among the logits.
+    pub sampling: SamplingOptions,
+    /// Texts that end a row; they are not part of its text.
+    pub stop: Vec<String>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self { max_tokens: 128, sampling: SamplingOptions::default(), stop: Vec::new() }
+    }
+}
+
+/// Why a row ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The decoder wrote an end token.
+    End,
+    /// A stop string appeared.
+    Stop,
+    /// `max_tokens` were written.
+    Length,
+}
+
+/// Wall-clock times of one call.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Reading the prompts.
+    pub prefill: Duration,
+    /// From the start of the call to the first new token.
+    pub first_token: Duration,
+    /// Writing all tokens after the first.
+    pub decode: Duration,
+}
+
+/// What became of one prompt.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The new tokens, the end token included where it was reached.
+    pub token_ids: Vec<u32>,
+    /// Their text, without special tokens and stop strings.
+    pub text: String,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// The logits at the prompt's last position, `[vocabulary]`.
+    pub prompt_logits: Vec<f32>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug)]
+pub struct Generations {
+    /// One per prompt, in order.
+    pub rows: Vec<Generation>,
+    /// For the batch as a whole.
+    pub timings: Timings,
+    /// Bytes reserved for keys and values at the end.
+    pub kv_cache_bytes: usize,
+}
+
+/// A row that is being written.
+struct Row {
+    sampler: Sampler,
+    history: Vec<u32>,
+    generated: Vec<u32>,
+    stream: DecodeStream,
+    stops: StopStrings,
+    text: String,
+    prompt_logits: Vec<f32>,
+    finish: Option<FinishReason>,
+}
+
+impl Decoder {
+    /// Reads the prompts and writes on from each of them.
+    ///
+    /// `on_text` receives the index of a row and the next piece of its text, as soon as the piece
+    /// is certain to be whole characters and no part of a stop string.
+    ///
+    /// Rows do not influence each other: a batch gives what its prompts give one by one, up to
+    /// rounding in the matrix products.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WindowExceeded`] if a prompt and its new tokens exceed the decoder's window, and
+    /// [`Error::InvalidArgument`] for an empty prompt or senseless sampling options.
+    pub fn generate(
+        &self,
+        prompts: &[Prompt],
+        options: &GenerateOptions,
+        mut on_text: impl FnMut(usize, &str),
+    ) -> Result<Generations> {
+        let start = Instant::now();
+        for prompt in prompts {
+            self.check_window(prompt, options.max_tokens)?;
+        }
+        let mut rows = prompts
+            .iter()
+            .map(|prompt| {
+                Ok(Row {
+                    // Every row starts from the same seed, so that a batch repeats single calls.
+                    sampler: Sampler::new(options.sampling)?,
+                    history: prompt.token_ids(),
+                    generated: Vec::new(),
+                    stream: self.tokenizer.decode_stream(true),
+                    stops: StopStrings::new(options.stop.clone())?,
+                    text: String::new(),
+                    prompt_logits: Vec::new(),
+                    finish: None,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if rows.is_empty() {
+            return Ok(Generations { rows: Vec::new(), timings: Timings::default(), kv_cache_bytes: 0 });
+        }
+
+        let (hidden, mut cache) = self.prefill(prompts);
+        let mut logits = self.last_logits(hidden);
+        for (row, logits) in rows.iter_mut().zip(&logits) {
+            row.prompt_logits.clone_from(logits);
+        }
+        let prefill = start.elapsed();
+
+        let mut first_token = prefill;
+        for step in 0..options.max_tokens {
+            for (index, (row, logits)) in rows.iter_mut().zip(&mut logits).enumerate() {
+                if row.finish.is_none() {
+                    let id = row.sampler.sample(logits, &row.history)?;
+                    let is_last = step + 1 == options.max_tokens;
+                    row.accept(id, self.tokenizer.is_end(id), is_last, |text| on_text(index, text));
+                }
+            }
+            if step == 0 {
+                first_token = start.elapsed();
+            }
+            if rows.iter().all(|row| row.finish.is_some()) {
+                break;
+            }
+            // Rows that have ended are fed their last token again; nobody reads what comes of it.
+            let last: Vec<u32> = rows.iter().map(|row| row.generated[row.generated.len() - 1]).collect();
+            let embedded = self.network.embed(&last);
+            let [b, d] = embedded.dims();
+            let hidden = self.network.forward(embedded.reshape([b, 1, d]), &mut cache);
+            logits = self.last_logits(hidden);
+        }
+        let timings = Timings { prefill, first_token, decode: start.elapsed() - first_token };
+        let rows = rows
+            .into_iter()
+            .map(|row| Generation {
+                token_ids: row.generated,
+                text: row.text,
+                finish: row.finish.unwrap_or(FinishReason::Length),
+                prompt_logits: row.prompt_logits,
+            })
+            .collect();
+        Ok(Generations { rows, timings, kv_cache_bytes: cache.bytes() })
+    }
+
+    /// Reads prompts into a new cache. Returns the normalised hidden states of the last piece of
+    /// every row, whose last position is the prompts' last, `[b, ≤ 512, d]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no prompt, or if one is empty.
+    #[must_use]
+    pub fn prefill(&self, prompts: &[Prompt]) -> (Tensor<3>, KvCache) {
+        let longest = prompts.iter().map(Prompt::len).max().unwrap_or(0);
+        let rows = prompts
+            .iter()
+            .map(|prompt| {
+                let embedded = prompt.embed(&self.network);
+                let [n, d] = embedded.dims();
+                if n == longest {
+                    return embedded;
+                }
+                let padding = Tensor::zeros([longest - n, d], self.network.device());
+                Tensor::cat(vec![padding, embedded], 0)
+            })
+            .collect();
+        let starts = prompts.iter().map(|prompt| longest - prompt.len()).collect();
+        let mut cache = self.network.new_cache(starts);
+        let embeddings: Tensor<3> = Tensor::stack(rows, 0);
+        let mut hidden = None;
+        while cache.len() < longest {
+            let s = PREFILL_CHUNK.min(longest - cache.len());
+            let piece = embeddings.clone().narrow(1, cache.len(), s);
+            hidden = Some(self.network.forward(piece, &mut cache));
+        }
+        (hidden.expect("prompts are not empty"), cache)
+    }
+
+    /// The mean negative log-likelihood, in nats, of the prompt's tokens that follow another
+    /// position; latents are conditions, never targets. `None` where no token follows anything.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WindowExceeded`], and [`Error::InvalidArgument`] for an empty prompt.
+    pub fn loss(&self, prompt: &Prompt) -> Result<Option<f64>> {
+        let losses = self.token_losses(prompt)?;
+        let count = losses.iter().flatten().count();
+        let sum: f64 = losses.iter().flatten().map(|&loss| f64::from(loss)).sum();
+        Ok((count > 0).then(|| sum / count as f64))
+    }
+
+    /// The negative log-likelihood, in nats, of the token at each position given all before it.
+    /// Position 0 and latents have none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::loss`].
+    pub fn token_losses(&self, prompt: &Prompt) -> Result<Vec<Option<f32>>> {
+        self.check_window(prompt, 0)?;
+        let targets = prompt.token_at_positions();
+        let mut losses = vec![None; targets.len()];
+        let embeddings = prompt.embed(&self.network).unsqueeze::<3>();
+        let mut cache = self.network.new_cache(vec![0]);
+        while cache.len() < targets.len() {
+            let start = cache.len();
+            let s = PREFILL_CHUNK.min(targets.len() - start);
+            let hidden = self.network.forward(embeddings.clone().narrow(1, start, s), &mut cache);
+            // The state at a position predicts the token at the next one.
+            let (places, wanted): (Vec<i64>, Vec<(usize, u32)>) = (start..start + s)
+                .filter_map(|position| {
+                    let target = targets.get(position + 1).copied().flatten()?;
+                    Some(((position - start) as i64, (position + 1, target)))
+                })
+                .unzip();
+            if wanted.is_empty() {
+                continue;
+            }
+            let ids: Vec<u32> = wanted.iter().map(|&(_, target)| target).collect();
+            let places = Tensor::<1, burn::tensor::Int>::from_data(places.as_slice(), self.network.device());
+            let hidden = hidden.squeeze_dim::<2>(0).select(0, places);
+            for (loss, (position, _)) in self.network.token_losses(hidden, &ids).into_iter().zip(wanted) {
+                losses[position] = Some(loss);
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Refuses a prompt that is empty or does not leave room for `max_new` tokens.
+    fn check_window(&self, prompt: &Prompt, max_new: usize) -> Result<()> {
+        if prompt.is_empty() {
+            return Err(Error::InvalidArgument("the prompt is empty: it has neither tokens nor latents".into()));
+        }
+        let window = self.network.config().context_length;
+        if prompt.len().saturating_add(max_new) > window {
+            return Err(Error::WindowExceeded {
+                decoder: self.name.clone(),
+                positions: prompt.len(),
+                max_new,
+                window,
+            });
+        }
+        Ok(())
+    }
+
+    /// The logits at each row's last position, on the host.
+    fn last_logits(&self, hidden: Tensor<3>) -> Vec<Vec<f32>> {
+        let s = hidden.dims()[1];
+        let logits = self.network.logits(hidden.narrow(1, s - 1, 1));
+        let [b, _, vocabulary] = logits.dims();
+        let data = logits.into_data().convert::<f32>();
+        let values = data.as_slice::<f32>().expect("converted to f32");
+        debug_assert_eq!(values.len(), b * vocabulary);
+        values.chunks_exact(vocabulary).map(<[f32]>::to_vec).collect()
+    }
+}
+
+impl Row {
+    /// Takes a new token and passes on the text that it makes certain.
+    fn accept(&mut self, id: u32, is_end: bool, is_last: bool, mut on_text: impl FnMut(&str)) {
+        self.generated.push(id);
+        self.history.push(id);
+        let mut emit = |text: &mut String, piece: &str| {
+            if !piece.is_empty() {
+                text.push_str(piece);
+                on_text(piece);
+            }
+        };
+        if !is_end {
+            let piece = self.stream.push(id);
+            emit(&mut self.text, &self.stops.push(&piece));
+        }
+        if (is_end || is_last) && !self.stops.stopped() {
+            let rest = self.stream.clone().finish();
+            emit(&mut self.text, &self.stops.push(&rest));
+            emit(&mut self.text, &self.stops.clone().finish());
+        }
+        self.finish = if self.stops.stopped() {
+            Some(FinishReason::Stop)
+        } else if is_end {
+            Some(FinishReason::End)
+        } else {
+            is_last.then_some(FinishReason::Length)
+        };
+    }
+}

@@ -1,0 +1,134 @@
+//! Keys and values of the positions that a decoder has read.
+
+use std::ops::Range;
+
+use burn::tensor::{Bool, Device, Tensor, TensorData};
+
+use crate::nn::{KeyValue, Visibility};
+
+/// Slots are reserved in steps of this many positions.
+const STEP: usize = 256;
+
+/// The keys and values of every layer, for a batch whose rows end together.
+///
+/// Rows of different lengths are padded on the **left**, so that the newest position of every row
+/// lies in the same slot. Row `r` begins in slot `starts[r]`, where its position is 0.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<Option<KeyValue>>,
+    starts: Vec<usize>,
+    len: usize,
+}
+
+impl KvCache {
+    /// An empty cache for rows that begin in the slots `starts`.
+    #[must_use]
+    pub fn new(n_layers: usize, starts: Vec<usize>) -> Self {
+        Self { layers: vec![None; n_layers], starts, len: 0 }
+    }
+
+    /// The number of filled slots.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing has been read yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Forgets all slots from `len` on, to read on from there.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// The bytes that the reserved slots take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.layers
+            .iter()
+            .flatten()
+            .map(|layer| 2 * layer.keys.shape().num_elements() * layer.keys.dtype().size())
+            .sum()
+    }
+
+    /// The positions of the next `s` slots, per row. Padding has position 0.
+    pub(super) fn next_positions(&self, s: usize) -> Vec<Vec<usize>> {
+        self.starts
+            .iter()
+            .map(|&start| (self.len..self.len + s).map(|slot| slot.saturating_sub(start)).collect())
+            .collect()
+    }
+
+    /// Writes the next keys and values `[b, g, s, k]` of a layer and returns all of them so far.
+    ///
+    /// The cache grows only when every layer has been written: see [`KvCache::advance`].
+    pub(super) fn append(&mut self, layer: usize, new: KeyValue) -> KeyValue {
+        let [b, g, s, k] = new.keys.dims();
+        let (from, to) = (self.len, self.len + s);
+        let slots = |range: Range<usize>| [0..b, 0..g, range, 0..k];
+
+        let reserved = match self.layers[layer].take() {
+            Some(layer) if layer.keys.dims()[2] >= to => layer,
+            kept => {
+                let capacity = to.next_multiple_of(STEP);
+                let grow = |old: Option<Tensor<4>>| {
+                    let room = Tensor::zeros([b, g, capacity, k], &new.keys.device());
+                    match old {
+                        Some(old) if from > 0 => {
+                            room.slice_assign(slots(0..from), old.slice(slots(0..from)))
+                        }
+                        _ => room,
+                    }
+                };
+                let (keys, values) = kept.map(|layer| (layer.keys, layer.values)).unzip();
+                KeyValue { keys: grow(keys), values: grow(values) }
+            }
+        };
+        let filled = KeyValue {
+            // Written in place, since the layer was taken out and nothing else holds the tensor.
+            keys: reserved.keys.slice_assign(slots(from..to), new.keys),
+            values: reserved.values.slice_assign(slots(from..to), new.values),
+        };
+        let seen = KeyValue {
+            keys: filled.keys.clone().slice(slots(0..to)),
+            values: filled.values.clone().slice(slots(0..to)),
+        };
+        self.layers[layer] = Some(filled);
+        seen
+    }
+
+    /// Counts `s` slots as filled, after every layer has written them.
+    pub(super) fn advance(&mut self, s: usize) {
+        self.len += s;
+    }
+
+    /// What the next `s` queries may see, in layers with the given sliding window if any.
+    pub(super) fn visibility(&self, s: usize, window: Option<usize>, device: &Device) -> Visibility {
+        let n = self.len + s;
+        let padded = self.starts.iter().any(|&start| start > 0);
+        if !padded && window.is_none_or(|window| n <= window) {
+            return if s == 1 { Visibility::All } else { Visibility::Causal };
+        }
+        let mut hidden = Vec::with_capacity(self.rows() * s * n);
+        for &start in &self.starts {
+            for query in self.len..n {
+                for key in 0..n {
+                    let beyond_window = window.is_some_and(|window| query.saturating_sub(key) >= window);
+                    // Padding sees itself: a query that sees nothing has no softmax.
+                    hidden.push(key > query || beyond_window || (key < start && key != query));
+                }
+            }
+        }
+        let mask = TensorData::new(hidden, [self.rows(), 1, s, n]);
+        Visibility::Masked(Tensor::<4, Bool>::from_data(mask, device))
+    }
+}

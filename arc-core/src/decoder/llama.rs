@@ -1,0 +1,132 @@
+//! Llama (Touvron et al., 2023; Grattafiori et al., 2024) and its kin: Mistral, SmolLM2.
+//!
+//! Pre-normalised blocks, grouped-query attention, SwiGLU; Llama 3.1 stretches the rotation.
+
+use super::config::{Architecture, DecoderConfig, Fields, GgufFields, Layout, LocalLayers};
+use crate::Result;
+use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout, RopeScaling};
+use crate::weights::{GgufFile, TensorNames, TensorSource};
+
+pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
+    from_gguf_as(file, "llama", Architecture::Llama, RopeLayout::Interleaved)
+}
+
+/// The values that llama shares with qwen2 and olmo.
+pub(super) fn from_gguf_as(
+    file: &GgufFile,
+    prefix: &str,
+    architecture: Architecture,
+    layout: RopeLayout,
+) -> Result<DecoderConfig> {
+    let fields = GgufFields::new(file, prefix);
+    let d_model = fields.usize("embedding_length")?;
+    let n_heads = fields.usize("attention.head_count")?;
+    let head_dim = match fields.optional_usize("attention.key_length")? {
+        Some(width) => width,
+        None => d_model / n_heads.max(1),
+    };
+    let epsilon = match fields.optional_f64("attention.layer_norm_rms_epsilon")? {
+        Some(epsilon) => epsilon,
+        None => fields.f64("attention.layer_norm_epsilon")?,
+    };
+    let mut rope = RopeConfig::new(fields.optional_f64("rope.freq_base")?.unwrap_or(10_000.0), head_dim, layout);
+    if fields.optional_str("rope.scaling.type")? == Some("linear") {
+        rope.scaling = Some(RopeScaling::Linear { factor: fields.f64("rope.scaling.factor")? });
+    }
+    if file.has("rope_freqs.weight") {
+        // llama.cpp stores Llama 3.1's scaling as one divisor per frequency.
+        rope.divisors = Some(file.tensor_of_shape("rope_freqs.weight", &[head_dim / 2])?.to_f32());
+    }
+    Ok(DecoderConfig {
+        architecture,
+        n_layers: fields.usize("block_count")?,
+        block: BlockConfig {
+            d_model,
+            d_ff: fields.usize("feed_forward_length")?,
+            attention: AttentionConfig {
+                n_heads,
+                n_kv_heads: fields.optional_usize("attention.head_count_kv")?.unwrap_or(n_heads),
+                head_dim,
+                scale: 1.0 / (head_dim as f64).sqrt(),
+            },
+            norm: NormConfig::Rms { epsilon },
+            activation: Activation::Silu,
+            sandwich: false,
+            qk_norm: false,
+            qkv_bias: false,
+        },
+        rope,
+        local: None,
+        embedding_scale: None,
+        context_length: fields.usize("context_length")?,
+    })
+}
+
+pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layout)> {
+    let mut config = from_hugging_face_as(fields, Architecture::Llama)?;
+    if let Some(window) = fields.optional_usize("sliding_window")? {
+        // The first Mistral 7B; later ones have `null` here.
+        config.local = Some(LocalLayers { window, period: LocalLayers::ALL, rope: config.rope.clone() });
+    }
+    Ok((config, Layout { names: TensorNames::HUGGING_FACE, norm_offset: 0.0 }))
+}
+
+/// The values that llama shares with qwen2 and olmo.
+pub(super) fn from_hugging_face_as(fields: &Fields, architecture: Architecture) -> Result<DecoderConfig> {
+    let d_model = fields.usize("hidden_size")?;
+    let n_heads = fields.usize("num_attention_heads")?;
+    let head_dim = fields.optional_usize("head_dim")?.unwrap_or(d_model / n_heads.max(1));
+    let epsilon = fields.optional_f64("rms_norm_eps")?.unwrap_or(1e-5);
+    let mut rope = RopeConfig::new(
+        fields.optional_f64("rope_theta")?.unwrap_or(10_000.0),
+        head_dim,
+        RopeLayout::HalfSplit,
+    );
+    // Transformers 5 moved the rotation into one object; 4 had it at the top.
+    if let Some(parameters) = fields.object("rope_parameters") {
+        if let Some(theta) = parameters.optional_f64("rope_theta")? {
+            rope.theta = theta;
+        }
+    }
+    if let Some(scaling) = fields.object("rope_scaling").or_else(|| fields.object("rope_parameters")) {
+        rope.scaling = rope_scaling(&scaling)?;
+    }
+    Ok(DecoderConfig {
+        architecture,
+        n_layers: fields.usize("num_hidden_layers")?,
+        block: BlockConfig {
+            d_model,
+            d_ff: fields.usize("intermediate_size")?,
+            attention: AttentionConfig {
+                n_heads,
+                n_kv_heads: fields.optional_usize("num_key_value_heads")?.unwrap_or(n_heads),
+                head_dim,
+                scale: 1.0 / (head_dim as f64).sqrt(),
+            },
+            norm: NormConfig::Rms { epsilon },
+            activation: Activation::Silu,
+            sandwich: false,
+            qk_norm: false,
+            qkv_bias: false,
+        },
+        rope,
+        local: None,
+        embedding_scale: None,
+        context_length: fields.usize("max_position_embeddings")?,
+    })
+}
+
+fn rope_scaling(fields: &Fields) -> Result<Option<RopeScaling>> {
+    let kind = fields.get("rope_type").or_else(|| fields.get("type")).and_then(|kind| kind.as_str());
+    match kind {
+        None | Some("default") => Ok(None),
+        Some("linear") => Ok(Some(RopeScaling::Linear { factor: fields.f64("factor")? })),
+        Some("llama3") => Ok(Some(RopeScaling::Llama3 {
+            factor: fields.f64("factor")?,
+            low_freq_factor: fields.f64("low_freq_factor")?,
+            high_freq_factor: fields.f64("high_freq_factor")?,
+            original_context: fields.f64("original_max_position_embeddings")?,
+        })),
+        Some(other) => Err(fields.error(format!("rotation scaling `{other}` is not supported"))),
+    }
+}

@@ -1,0 +1,25 @@
+//! Qwen 2 and 2.5 (Yang et al., 2024): llama's block with biases on queries, keys and values.
+
+use super::config::{Architecture, DecoderConfig, Fields, Layout};
+use super::llama;
+use crate::Result;
+use crate::nn::RopeLayout;
+use crate::weights::{GgufFile, TensorNames};
+
+pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
+    let config = llama::from_gguf_as(file, "qwen2", Architecture::Qwen2, RopeLayout::HalfSplit)?;
+    Ok(with_biases(config))
+}
+
+pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layout)> {
+    if fields.get("use_sliding_window").and_then(serde_json::Value::as_bool) == Some(true) {
+        return Err(fields.error("field `use_sliding_window` is true, which is not supported".into()));
+    }
+    let config = llama::from_hugging_face_as(fields, Architecture::Qwen2)?;
+    Ok((with_biases(config), Layout { names: TensorNames::HUGGING_FACE, norm_offset: 0.0 }))
+}
+
+fn with_biases(mut config: DecoderConfig) -> DecoderConfig {
+    config.block.qkv_bias = true;
+    config
+}

@@ -1,0 +1,170 @@
+//! The forward pass that all decoders share.
+//!
+//! Shapes: `b` batch, `s` positions of this step, `d` model width.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, activation};
+
+use super::config::{DecoderConfig, Layout};
+use super::kv_cache::KvCache;
+use crate::Result;
+use crate::nn::{Block, Embedding, Linear, Loader, Norm, Residence};
+use crate::weights::{GgufFile, HfFolder, TensorSource};
+
+/// Logits are made for at most this many positions at once when a loss is taken: a vocabulary of
+/// 262,144 takes a megabyte per position.
+const LOSS_CHUNK: usize = 64;
+
+/// A frozen causal language model: token or latent embeddings in, hidden states and logits out.
+#[derive(Debug)]
+pub struct Transformer {
+    config: DecoderConfig,
+    embedding: Embedding,
+    blocks: Vec<Block>,
+    norm: Norm,
+    head: Linear,
+    device: Device,
+}
+
+impl Transformer {
+    /// Loads a GGUF file.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the configuration, and of each tensor that is missing or misshapen.
+    pub fn from_gguf(file: &GgufFile, device: &Device, residence: Residence) -> Result<Self> {
+        let config = DecoderConfig::from_gguf(file)?;
+        Self::load(config, file, &Layout::GGUF, device, residence)
+    }
+
+    /// Loads a Hugging Face folder.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transformer::from_gguf`].
+    pub fn from_hugging_face(folder: &HfFolder, device: &Device, residence: Residence) -> Result<Self> {
+        let config_path = TensorSource::path(folder).join("config.json");
+        let (config, layout) = DecoderConfig::from_hugging_face(folder.config(), Path::new(&config_path))?;
+        Self::load(config, folder, &layout, device, residence)
+    }
+
+    fn load(
+        config: DecoderConfig,
+        source: &dyn TensorSource,
+        layout: &Layout,
+        device: &Device,
+        residence: Residence,
+    ) -> Result<Self> {
+        let loader =
+            Loader::new(source, &layout.names, device, residence).with_norm_offset(layout.norm_offset);
+        let d = config.d_model();
+        let embedding = loader.embedding(layout.names.embedding, d)?;
+        let [vocabulary, _] = embedding.dims();
+        let head = if loader.has(layout.names.head) {
+            let name = layout.names.head.trim_end_matches(".weight");
+            loader.linear(name, [d, vocabulary], false)?
+        } else {
+            embedding.tied_head()
+        };
+        let blocks = (0..config.n_layers)
+            .map(|layer| loader.block(layer, &config.block))
+            .collect::<Result<_>>()?;
+        let norm = loader.norm(layout.names.output_norm, d, config.block.norm)?;
+        Ok(Self { config, embedding, blocks, norm, head, device: device.clone() })
+    }
+
+    /// What the checkpoint states about the model.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Where the model runs.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The number of token embeddings.
+    #[must_use]
+    pub fn vocabulary(&self) -> usize {
+        self.embedding.dims()[0]
+    }
+
+    /// What the first block reads for these tokens, `[ids.len(), d]`: the space that projectors
+    /// map into. It includes the scale that some models put on their embeddings.
+    #[must_use]
+    pub fn embed(&self, ids: &[u32]) -> Tensor<2> {
+        let embedded = self.embedding.forward(ids, &self.device);
+        match self.config.embedding_scale {
+            Some(scale) => embedded * scale,
+            None => embedded,
+        }
+    }
+
+    /// An empty cache for rows of a batch that begin in the slots `starts`.
+    #[must_use]
+    pub fn new_cache(&self, starts: Vec<usize>) -> KvCache {
+        KvCache::new(self.blocks.len(), starts)
+    }
+
+    /// Reads the next positions and returns their normalised hidden states.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[b, s, d]`, `b` as in the cache
+    #[must_use]
+    pub fn forward(&self, embeddings: Tensor<3>, cache: &mut KvCache) -> Tensor<3> {
+        let s = embeddings.dims()[1];
+        let positions = cache.next_positions(s);
+        let rotation = self.config.rope.at(&positions, &self.device);
+        let visibility = cache.visibility(s, None, &self.device);
+        let local = self.config.local.as_ref().map(|local| {
+            let rotation = local.rope.at(&positions, &self.device);
+            (local, rotation, cache.visibility(s, Some(local.window), &self.device))
+        });
+
+        let mut x = embeddings;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let (rotation, visibility) = match &local {
+                Some((local, rotation, visibility)) if local.contains(layer) => (rotation, visibility),
+                _ => (&rotation, &visibility),
+            };
+            x = block.attend(x, rotation, visibility, |new| cache.append(layer, new));
+            x = block.feed_forward(x);
+        }
+        cache.advance(s);
+        self.norm.forward(x)
+    }
+
+    /// The logits of hidden states, `[b, s, d] → [b, s, vocabulary]`.
+    #[must_use]
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.head.forward(hidden)
+    }
+
+    /// The negative log-likelihood of each target, in nats, `[s, d] → [s]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless there is one target per hidden state.
+    #[must_use]
+    pub fn token_losses(&self, hidden: Tensor<2>, targets: &[u32]) -> Vec<f32> {
+        let [s, d] = hidden.dims();
+        assert_eq!(s, targets.len(), "one target per hidden state");
+        let mut losses = Vec::with_capacity(s);
+        for (chunk, targets) in targets.chunks(LOSS_CHUNK).enumerate() {
+            let hidden = hidden.clone().narrow(0, chunk * LOSS_CHUNK, targets.len());
+            let logits = self.logits(hidden.reshape([1, targets.len(), d]));
+            let log_probabilities = activation::log_softmax(logits, 2);
+            let data = log_probabilities.into_data().convert::<f32>();
+            let rows = data.as_slice::<f32>().expect("converted to f32");
+            let vocabulary = rows.len() / targets.len();
+            losses.extend(
+                rows.chunks_exact(vocabulary).zip(targets).map(|(row, &target)| -row[target as usize]),
+            );
+        }
+        losses
+    }
+}

@@ -1,0 +1,197 @@
+//! Device names, and which of them this build and this machine have.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+
+use crate::{Error, Result};
+
+/// A kind of device, as users name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeviceKind {
+    /// The processor; always there.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+    /// AMD GPUs.
+    Rocm,
+    /// Apple GPUs.
+    Metal,
+    /// GPUs through Vulkan.
+    Vulkan,
+    /// GPUs through whatever wgpu finds.
+    Wgpu,
+}
+
+impl DeviceKind {
+    /// All kinds, the ones that `auto` prefers first.
+    pub const ALL: [Self; 6] =
+        [Self::Cuda, Self::Rocm, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Cpu];
+
+    /// The name users write.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Rocm => "rocm",
+            Self::Metal => "metal",
+            Self::Vulkan => "vulkan",
+            Self::Wgpu => "wgpu",
+        }
+    }
+
+    /// Whether this binary has the backend; the feature has the kind's name.
+    #[must_use]
+    pub fn is_built(self) -> bool {
+        match self {
+            Self::Cpu => true,
+            Self::Cuda => cfg!(feature = "cuda"),
+            Self::Rocm => cfg!(feature = "rocm"),
+            Self::Metal => cfg!(feature = "metal"),
+            Self::Vulkan => cfg!(feature = "vulkan"),
+            Self::Wgpu => cfg!(feature = "wgpu"),
+        }
+    }
+
+    /// The devices of this kind on this machine; empty where the backend is not built in or finds
+    /// none. Never panics, even where a driver is missing.
+    #[must_use]
+    pub fn devices(self) -> Vec<Device> {
+        #[cfg(feature = "gpu")]
+        use burn::tensor::DeviceType;
+        match self {
+            Self::Cpu => vec![Device::flex()],
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Device::enumerate(DeviceType::Cuda).into_vec(),
+            #[cfg(feature = "rocm")]
+            Self::Rocm => Device::enumerate(DeviceType::Rocm).into_vec(),
+            #[cfg(feature = "metal")]
+            Self::Metal => Device::enumerate(DeviceType::Metal).into_vec(),
+            #[cfg(feature = "vulkan")]
+            Self::Vulkan => Device::enumerate(DeviceType::Vulkan).into_vec(),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => Device::enumerate(DeviceType::Wgpu).into_vec(),
+            #[allow(unreachable_patterns, reason = "which kinds are left depends on the features")]
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A device as users name it: `cpu`, `cuda`, `cuda:1`, `vulkan`, …, or `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The first GPU that this build and this machine have, else the CPU.
+    Auto,
+    /// One device of a kind.
+    One {
+        /// The kind.
+        kind: DeviceKind,
+        /// Which of them, from 0.
+        index: usize,
+    },
+}
+
+impl DeviceName {
+    /// The CPU.
+    pub const CPU: Self = Self::One { kind: DeviceKind::Cpu, index: 0 };
+
+    /// Finds the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] if this build lacks the backend or this machine the device.
+    pub fn open(self) -> Result<Device> {
+        let Self::One { kind, index } = self else {
+            let first = |kind: DeviceKind| kind.devices().into_iter().next();
+            return DeviceKind::ALL.into_iter().find_map(first).ok_or_else(|| Error::Device {
+                name: "auto".into(),
+                reason: "this machine has none".into(),
+                hint: "run `arc devices`".into(),
+            });
+        };
+        let name = self.to_string();
+        if !kind.is_built() {
+            return Err(Error::Device {
+                hint: format!("build with `cargo build --release --features {kind}`, or use `--device cpu`"),
+                reason: format!("this build has no {kind} backend"),
+                name,
+            });
+        }
+        let mut devices = kind.devices();
+        if index < devices.len() {
+            return Ok(devices.swap_remove(index));
+        }
+        let reason = match devices.len() {
+            0 => format!("no {kind} device was found on this machine"),
+            1 => format!("this machine has one {kind} device, number 0"),
+            count => format!("this machine has {count} {kind} devices, numbers 0 to {}", count - 1),
+        };
+        Err(Error::Device { name, reason, hint: "run `arc devices` to see what there is".into() })
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::One { kind, index: 0 } => kind.fmt(f),
+            Self::One { kind, index } => write!(f, "{kind}:{index}"),
+        }
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let unknown = || Error::Device {
+            name: text.to_owned(),
+            reason: "there is no such name".into(),
+            hint: "use `cpu`, `cuda`, `cuda:1`, `rocm`, `metal`, `vulkan`, `wgpu` or `auto`".into(),
+        };
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let (kind, index) = match text.split_once(':') {
+            Some((kind, index)) => (kind, index.parse().map_err(|_| unknown())?),
+            None => (text, 0),
+        };
+        let kind = DeviceKind::ALL.into_iter().find(|known| known.name() == kind).ok_or_else(unknown)?;
+        Ok(Self::One { kind, index })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for name in ["auto", "cpu", "cuda", "cuda:3", "rocm", "metal", "vulkan:1", "wgpu"] {
+            assert_eq!(name.parse::<DeviceName>().expect(name).to_string(), name);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_names_that_exist() {
+        for name in ["", "gpu", "cuda:", "cuda:x", "cpu:-1", "CPU"] {
+            let error = name.parse::<DeviceName>().expect_err(name);
+            assert!(error.hint().is_some_and(|hint| hint.contains("vulkan")), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_cpu_is_always_there_and_only_once() {
+        assert!(DeviceName::CPU.open().is_ok());
+        let error = "cpu:1".parse::<DeviceName>().and_then(DeviceName::open).expect_err("one CPU");
+        assert!(error.to_string().contains("number 0"), "{error}");
+    }
+}

@@ -1,0 +1,246 @@
+//! The ARC-Encoder's forward pass (arXiv 2510.20535, section 3).
+//!
+//! Shapes: `b` sequences in a batch, `s` positions, `n` latents, `d` model width.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Bool, Device, Tensor, TensorData};
+
+use super::{PoolType, Pooling, PoolingPlace, PoolingRate};
+use crate::Result;
+use crate::nn::{Block, BlockConfig, Embedding, Loader, RopeConfig, Rotation, Visibility};
+
+/// What an encoder computes, besides its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArcEncoderConfig {
+    /// The shape of each block.
+    pub block: BlockConfig,
+    /// The rotation of queries and keys.
+    pub rope: RopeConfig,
+    /// The number of blocks that are kept of the backbone, from its beginning.
+    pub n_layers: usize,
+    /// The rates of the last layers, one each, the last for the last layer.
+    pub compress_rates: Vec<PoolingRate>,
+    /// How and where those layers pool.
+    pub pooling: Pooling,
+    /// Whether a position sees only earlier ones.
+    pub causal: bool,
+    /// How many learned vectors are appended, whose final states are the latents; 0 to pool.
+    pub memory_tokens: usize,
+}
+
+/// The encoder: a truncated llama without its last normalisation, whose last layers pool.
+#[derive(Module, Debug)]
+pub struct ArcEncoder {
+    /// Token embeddings.
+    pub embedding: Embedding,
+    /// The kept blocks.
+    pub blocks: Vec<Block>,
+    /// The memory vectors, `[memory_tokens, d]`, where there are any.
+    pub memory: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    config: ArcEncoderConfig,
+}
+
+/// The latents of a batch of sequences.
+#[derive(Clone, Debug)]
+pub struct EncodedBatch {
+    /// `[b, n, d]`; a sequence's latents come first in its row, the rest is padding.
+    pub states: Tensor<3>,
+    /// The number of latents of each sequence.
+    pub lengths: Vec<usize>,
+}
+
+impl EncodedBatch {
+    /// The latents of one sequence, `[lengths[row], d]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> Tensor<2> {
+        self.states.clone().narrow(0, row, 1).narrow(1, 0, self.lengths[row]).squeeze_dim(0)
+    }
+}
+
+impl ArcEncoder {
+    /// Reads the kept blocks and the embeddings of a backbone, or of an encoder's checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// An error for each tensor that is missing or misshapen.
+    pub fn load(config: ArcEncoderConfig, loader: &Loader, memory: Option<Tensor<2>>) -> Result<Self> {
+        let embedding = loader.embedding(loader.names().embedding, config.block.d_model)?;
+        let blocks = (0..config.n_layers)
+            .map(|layer| loader.block(layer, &config.block))
+            .collect::<Result<_>>()?;
+        Ok(Self { embedding, blocks, memory: memory.map(Param::from_tensor), config })
+    }
+
+    /// What the encoder computes.
+    #[must_use]
+    pub fn config(&self) -> &ArcEncoderConfig {
+        &self.config
+    }
+
+    /// The width of the latents.
+    #[must_use]
+    pub fn d_model(&self) -> usize {
+        self.config.block.d_model
+    }
+
+    /// The same encoder with other pooling rates, sharing the weights.
+    #[must_use]
+    pub fn with_rates(&self, compress_rates: Vec<PoolingRate>) -> Self {
+        let mut encoder = self.clone();
+        encoder.config.compress_rates = compress_rates;
+        encoder
+    }
+
+    /// The latents of each sequence of token ids.
+    ///
+    /// A batch gives what its sequences give one by one.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `b` sequences of any positive length
+    /// - output: `[b, n, d]` with `n` the most latents of a sequence
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no sequence, or if one is empty.
+    #[must_use]
+    pub fn forward(&self, sequences: &[Vec<u32>], device: &Device) -> EncodedBatch {
+        assert!(sequences.iter().all(|ids| !ids.is_empty()), "sequences are not empty");
+        let memory = self.memory.as_ref().map(Param::val);
+        let memory_tokens = memory.as_ref().map_or(0, |memory| memory.dims()[0]);
+        let mut lengths: Vec<usize> = sequences.iter().map(|ids| ids.len() + memory_tokens).collect();
+        let longest = lengths.iter().copied().max().expect("there is a sequence");
+        let rows = sequences
+            .iter()
+            .map(|ids| {
+                let mut parts = vec![self.embedding.forward(ids, device)];
+                parts.extend(memory.clone());
+                let padding = longest - ids.len() - memory_tokens;
+                if padding > 0 {
+                    parts.push(Tensor::zeros([padding, self.d_model()], device));
+                }
+                Tensor::cat(parts, 0)
+            })
+            .collect();
+        let mut x: Tensor<3> = Tensor::stack(rows, 0);
+
+        let first_pooling = self.blocks.len().saturating_sub(self.config.compress_rates.len());
+        let mut frame = Frame::new(self, &lengths, device);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let rate = layer
+                .checked_sub(first_pooling)
+                .and_then(|j| self.config.compress_rates.get(j))
+                .copied()
+                .unwrap_or(PoolingRate::Off);
+            if rate == PoolingRate::Off {
+                x = block.attend(x, &frame.rotation, &frame.visibility, |new| new);
+                x = block.feed_forward(x);
+            } else {
+                (x, lengths) = self.pooling_block(block, x, &lengths, rate, &frame, device);
+                frame = Frame::new(self, &lengths, device);
+            }
+        }
+        if memory_tokens == 0 {
+            return EncodedBatch { states: x, lengths };
+        }
+        let latents = lengths
+            .iter()
+            .enumerate()
+            .map(|(row, &length)| x.clone().narrow(0, row, 1).narrow(1, length - memory_tokens, memory_tokens))
+            .collect();
+        EncodedBatch { states: Tensor::cat(latents, 0), lengths: vec![memory_tokens; lengths.len()] }
+    }
+
+    /// A block that pools; returns the pooled states and their lengths.
+    fn pooling_block(
+        &self,
+        block: &Block,
+        x: Tensor<3>,
+        lengths: &[usize],
+        rate: PoolingRate,
+        frame: &Frame,
+        device: &Device,
+    ) -> (Tensor<3>, Vec<usize>) {
+        let Pooling { pool_type: PoolType { kind, queries_only }, place } = self.config.pooling;
+        match place {
+            PoolingPlace::Between => {
+                let attended = block.attend(x, &frame.rotation, &frame.visibility, |new| new);
+                let pooled = kind.pool(attended, lengths, rate);
+                (block.feed_forward(pooled.states), pooled.lengths)
+            }
+            PoolingPlace::Before if queries_only => {
+                let pooled = kind.pool(x.clone(), lengths, rate);
+                // The pooled queries count their own positions from zero; the keys keep theirs.
+                let after = Frame::new(self, &pooled.lengths, device);
+                let queries = block
+                    .attention
+                    .queries(block.attention_norm.forward(pooled.states.clone()), &after.rotation);
+                let context =
+                    block.attention.keys_values(block.attention_norm.forward(x), &frame.rotation);
+                let visibility = self.visibility_of_pooled(&pooled.lengths, lengths, device);
+                let attended = block.attention.attend(queries, context, &visibility);
+                let states = block.add_attention(pooled.states, attended);
+                (block.feed_forward(states), pooled.lengths)
+            }
+            PoolingPlace::Before => {
+                let pooled = kind.pool(x, lengths, rate);
+                let after = Frame::new(self, &pooled.lengths, device);
+                let attended =
+                    block.attend(pooled.states, &after.rotation, &after.visibility, |new| new);
+                (block.feed_forward(attended), pooled.lengths)
+            }
+        }
+    }
+
+    /// What pooled queries see of the unpooled keys.
+    ///
+    /// In a causal encoder pooled query `i` sees the keys `0..=i`, as in the reference, which
+    /// aligns the mask at its top left corner; not the keys of its own group.
+    fn visibility_of_pooled(&self, queries: &[usize], keys: &[usize], device: &Device) -> Visibility {
+        let n = queries.iter().copied().max().unwrap_or(0);
+        padding_mask(n, keys, self.config.causal, device).map_or(Visibility::All, Visibility::Masked)
+    }
+}
+
+/// Positions and visibility at one length of the sequences, shared by the layers between two
+/// pooling layers.
+struct Frame {
+    rotation: Rotation,
+    visibility: Visibility,
+}
+
+impl Frame {
+    fn new(encoder: &ArcEncoder, lengths: &[usize], device: &Device) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let rotation = encoder.config.rope.at(&[(0..longest).collect()], device);
+        let uniform = lengths.iter().all(|&length| length == longest);
+        let visibility = match (uniform, encoder.config.causal) {
+            (true, false) => Visibility::All,
+            (true, true) => Visibility::Causal,
+            (false, causal) => padding_mask(longest, lengths, causal, device)
+                .map_or(Visibility::All, Visibility::Masked),
+        };
+        Self { rotation, visibility }
+    }
+}
+
+/// Hides the padding after each sequence's keys, and later keys where `causal`; `None` where
+/// nothing is hidden. `[b, 1, s, n]`, `true` hides.
+fn padding_mask(s: usize, keys: &[usize], causal: bool, device: &Device) -> Option<Tensor<4, Bool>> {
+    let n = keys.iter().copied().max().unwrap_or(0);
+    if !causal && keys.iter().all(|&length| length == n) {
+        return None;
+    }
+    let mut hidden = Vec::with_capacity(keys.len() * s * n);
+    for &length in keys {
+        for query in 0..s {
+            hidden.extend((0..n).map(|key| key >= length || (causal && key > query)));
+        }
+    }
+    Some(Tensor::from_data(TensorData::new(hidden, [keys.len(), 1, s, n]), device))
+}

@@ -1,0 +1,13 @@
+//! The shared encoder: text in, latents out, the same for every decoder.
+
+mod arc_encoder;
+mod latents;
+mod package;
+mod pooling;
+
+pub use arc_encoder::{ArcEncoder, ArcEncoderConfig, EncodedBatch};
+pub use latents::Latents;
+pub use package::{CompressOptions, Encoder, encoder_id};
+pub use pooling::{
+    ClusterMetric, Pooled, PoolType, Pooling, PoolingGroups, PoolingKind, PoolingPlace, PoolingRate,
+};

@@ -1,0 +1,238 @@
+//! What can go wrong in this crate, each with what was found, what was expected, and a hint.
+
+use std::path::PathBuf;
+
+/// The result of every fallible function of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in this crate.
+///
+/// The text of an error is one lowercase line with values in backticks; [`Error::hint`] says what
+/// to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, `open`, `create`, …
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// A file is not what its format says it must be: cut off, corrupt, or something else.
+    #[error("`{}` is not a valid {format} file: {reason}", path.display())]
+    InvalidFile {
+        /// The file.
+        path: PathBuf,
+        /// The format's name: `GGUF`, `safetensors`, `config.json`, …
+        format: &'static str,
+        /// What was found, and where.
+        reason: String,
+    },
+
+    /// A checkpoint lacks a tensor.
+    #[error("`{}` has no tensor `{tensor}`{}", path.display(), nearest(nearest_name))]
+    MissingTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor looked for.
+        tensor: String,
+        /// The most similar name that is there.
+        nearest_name: Option<String>,
+    },
+
+    /// A tensor does not have the shape that the configuration asks for.
+    #[error("tensor `{tensor}` in `{}` has shape {found:?}, expected {expected:?}", path.display())]
+    TensorShape {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shape that the configuration asks for, outermost dimension first.
+        expected: Vec<usize>,
+        /// The shape that the file has, outermost dimension first.
+        found: Vec<usize>,
+    },
+
+    /// A tensor is stored in a quantisation that this build cannot read.
+    #[error("tensor `{tensor}` in `{}` is stored as {found}, which is not supported", path.display())]
+    UnsupportedQuantisation {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The name or number of the quantisation.
+        found: String,
+    },
+
+    /// A model is of an architecture that no decoder here implements.
+    #[error("`{}` holds a model of architecture `{found}`, which is not supported", path.display())]
+    UnsupportedArchitecture {
+        /// The model file or folder.
+        path: PathBuf,
+        /// The architecture that the file names.
+        found: String,
+    },
+
+    /// A configuration value is missing, unknown, or contradicts another.
+    #[error("`{}`: {reason}", path.display())]
+    InvalidConfig {
+        /// The file that holds the value.
+        path: PathBuf,
+        /// The field, what was found and what was expected.
+        reason: String,
+    },
+
+    /// A tokenizer could not be built or refused its input.
+    #[error("tokenizer of `{}`: {reason}", path.display())]
+    Tokenizer {
+        /// Where the tokenizer came from.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+
+    /// A chat or prompt template failed to render.
+    #[error("the {what} template failed: {reason}")]
+    Template {
+        /// Which template.
+        what: String,
+        /// The engine's reason, in one line.
+        reason: String,
+    },
+
+    /// A device name is unknown, not in this build, or not on this machine.
+    #[error("device `{name}` is not available: {reason}")]
+    Device {
+        /// The name as given.
+        name: String,
+        /// Why not.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+
+    /// A document cannot be compressed as it is.
+    #[error("document `{name}` {reason}")]
+    Document {
+        /// The document's name, usually its path.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+
+    /// A prompt does not fit the decoder's window.
+    #[error(
+        "the prompt takes {positions} positions and {max_new} more are asked for, \
+         but `{decoder}` has a window of {window}"
+    )]
+    WindowExceeded {
+        /// The decoder's name.
+        decoder: String,
+        /// Positions of the prompt, tokens and latents together.
+        positions: usize,
+        /// New tokens asked for.
+        max_new: usize,
+        /// The decoder's window.
+        window: usize,
+    },
+
+    /// A downloaded or cached file is not the one that the registry pins.
+    #[error("checksum of `{}` is {found}, but {expected} is pinned", path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// The pinned sha256, hexadecimal.
+        expected: String,
+        /// The file's sha256, hexadecimal.
+        found: String,
+    },
+
+    /// A model could not be pulled from its source.
+    #[error("cannot pull `{what}`: {reason}")]
+    Pull {
+        /// The source, as the registry spells it.
+        what: String,
+        /// What happened.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+
+    /// Latents and what they meet do not belong together.
+    #[error("{what} expects `{expected}`, found `{found}`")]
+    Mismatch {
+        /// Who expects it, and of what: ``adapter `x` (encoder_id)``.
+        what: String,
+        /// The value expected.
+        expected: String,
+        /// The value found.
+        found: String,
+        /// What to do.
+        hint: String,
+    },
+
+    /// An argument is outside what the function accepts.
+    #[error("{0}")]
+    InvalidArgument(String),
+
+    /// The registry, an adapter package or a plugin is at fault.
+    #[error(transparent)]
+    Adapter(#[from] arc_adapters::Error),
+}
+
+/// A trailing “, the nearest is `x`”, or nothing.
+fn nearest(name: &Option<String>) -> String {
+    name.as_ref().map_or_else(String::new, |name| format!(", the nearest is `{name}`"))
+}
+
+impl Error {
+    /// Wraps an I/O error with the path and what was tried.
+    pub fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// What to do about it, in one line, where there is something to say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Device { hint, .. }
+            | Self::Document { hint, .. }
+            | Self::Pull { hint, .. }
+            | Self::Mismatch { hint, .. } => Some(hint.clone()),
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some("free some space, or set `ARC_HOME` to a folder on another disk".into())
+            }
+            Self::InvalidFile { .. } => {
+                Some("the file may be cut off or corrupt: delete it and run `arc pull` again".into())
+            }
+            Self::MissingTensor { .. } | Self::TensorShape { .. } => {
+                Some("the file may hold another model than its configuration says".into())
+            }
+            Self::UnsupportedQuantisation { .. } => Some(
+                "supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K".into(),
+            ),
+            Self::UnsupportedArchitecture { .. } => {
+                Some("supported are llama (Llama 2 and 3, Mistral, SmolLM2), qwen2, gemma3 and olmo".into())
+            }
+            Self::WindowExceeded { .. } => {
+                Some("ask for fewer new tokens, or compress with a larger pooling factor".into())
+            }
+            Self::Checksum { .. } => {
+                Some("delete the file and pull again; if it differs again, the source has changed".into())
+            }
+            Self::Adapter(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Continuation: how much of a context's help for predicting what follows survives compression.
+
+use burn::tensor::Tensor;
+
+use crate::decoder::Decoder;
+use crate::prompt::Prompt;
+use crate::{Error, Result};
+
+/// Contexts and what follows them, cut from running text in the decoder's own tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct ContinuationTask {
+    /// Tokens of context.
+    pub context_tokens: usize,
+    /// Tokens to predict. The first has nothing before it in the arm without context, so no arm is
+    /// scored on it.
+    pub continuation_tokens: usize,
+}
+
+/// Mean negative log-likelihoods of the continuations, in nats per token.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ContinuationArms {
+    /// Samples measured.
+    pub samples: usize,
+    /// With nothing before the continuation.
+    pub no_context: f64,
+    /// With the whole context as tokens.
+    pub full_context: f64,
+    /// With the context as latents.
+    pub latents: f64,
+    /// With as many of the context's last tokens as there were latents.
+    pub truncation: f64,
+    /// Latents per sample, on average.
+    pub mean_latents: f64,
+}
+
+impl ContinuationArms {
+    /// The share of the gap between no context and full context that the latents recover; 1 is all
+    /// of it, below 0 is worse than no context.
+    #[must_use]
+    pub fn recovered(&self) -> f64 {
+        (self.no_context - self.latents) / (self.no_context - self.full_context)
+    }
+
+    /// The share that truncation to the same number of positions recovers.
+    #[must_use]
+    pub fn recovered_by_truncation(&self) -> f64 {
+        (self.no_context - self.truncation) / (self.no_context - self.full_context)
+    }
+}
+
+impl ContinuationTask {
+    /// Measures all arms on at most `limit` samples of `text`, which is cut from its beginning on.
+    /// `project` turns a context's text into projected latents, `[n, d]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if the text is too short for one sample, and what `project`
+    /// returns.
+    pub fn measure(
+        &self,
+        decoder: &Decoder,
+        text: &str,
+        limit: usize,
+        mut project: impl FnMut(&str) -> Result<Tensor<2>>,
+    ) -> Result<ContinuationArms> {
+        let encoding = decoder.tokenizer.encode(text)?;
+        let length = self.context_tokens + self.continuation_tokens;
+        let bos: Vec<u32> = decoder.tokenizer.bos().filter(|_| decoder.tokenizer.adds_bos()).into_iter().collect();
+        let mut arms = ContinuationArms::default();
+        for start in (0..encoding.ids.len()).step_by(length.max(1)).take(limit) {
+            let Some(ids) = encoding.ids.get(start..start + length) else { break };
+            let (context, continuation) = ids.split_at(self.context_tokens);
+            let bytes = encoding.offsets[start].0..encoding.offsets[start + self.context_tokens - 1].1;
+            // Tokens that split a character leave a context that is no text.
+            let Some(context_text) = text.get(bytes) else { continue };
+            let latents = project(context_text)?;
+            let n = latents.dims()[0].min(context.len());
+            let loss = |prompt: Prompt| -> Result<f64> {
+                let losses = decoder.token_losses(&prompt.tokens(continuation.to_vec()))?;
+                let scored = &losses[losses.len() - (continuation.len() - 1)..];
+                Ok(scored.iter().flatten().map(|&loss| f64::from(loss)).sum::<f64>() / scored.len() as f64)
+            };
+            let begin = || Prompt::from_tokens(bos.clone());
+            arms.mean_latents += latents.dims()[0] as f64;
+            arms.no_context += loss(begin())?;
+            arms.full_context += loss(begin().tokens(context.to_vec()))?;
+            arms.truncation += loss(begin().tokens(context[context.len() - n..].to_vec()))?;
+            arms.latents += loss(begin().latents(latents))?;
+            arms.samples += 1;
+        }
+        if arms.samples == 0 {
+            return Err(Error::InvalidArgument(format!(
+                "the text has {} tokens, a sample takes {length}",
+                encoding.ids.len()
+            )));
+        }
+        let n = arms.samples as f64;
+        for sum in
+            [&mut arms.no_context, &mut arms.full_context, &mut arms.truncation, &mut arms.latents, &mut arms.mean_latents]
+        {
+            *sum /= n;
+        }
+        Ok(arms)
+    }
+}

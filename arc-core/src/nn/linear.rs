@@ -1,0 +1,97 @@
+//! A linear map whose weight is a burn tensor, or stays in the file as it is stored.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, TensorData};
+
+use crate::weights::PackedMatrix;
+
+/// `y = x Wᵀ + b`, with `W` of shape `[d_out, d_in]` in checkpoints.
+///
+/// A *dense* weight is a burn parameter of shape `[d_in, d_out]` and can be trained on any device.
+/// A *packed* weight is the checkpoint's own memory-mapped bytes, quantised or not; it is read
+/// where it lies and multiplied in `f32`. Packed weights exist for inference on the CPU: they make
+/// loading free, keep the resident size at the file's size, and turn decoding, which is bound by
+/// memory bandwidth, into a read of the quantised bytes. They carry no gradient.
+#[derive(Module, Debug)]
+pub struct Linear {
+    weight: Option<Param<Tensor<2>>>,
+    bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    packed: Option<PackedMatrix>,
+}
+
+impl Linear {
+    /// A trainable map from a weight of shape `[d_in, d_out]`.
+    #[must_use]
+    pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self {
+            weight: Some(Param::from_tensor(weight)),
+            bias: bias.map(Param::from_tensor),
+            packed: None,
+        }
+    }
+
+    /// A map whose weight `[d_out, d_in]` stays as stored. For tensors on the CPU device only.
+    #[must_use]
+    pub fn packed(matrix: PackedMatrix, bias: Option<Tensor<1>>) -> Self {
+        Self { weight: None, bias: bias.map(Param::from_tensor), packed: Some(matrix) }
+    }
+
+    /// The dense weight, `[d_in, d_out]`, unless the weight is packed.
+    #[must_use]
+    pub fn weight(&self) -> Option<Tensor<2>> {
+        self.weight.as_ref().map(Param::val)
+    }
+
+    /// `[d_in, d_out]` of the map.
+    #[must_use]
+    pub fn dims(&self) -> [usize; 2] {
+        match (&self.weight, &self.packed) {
+            (Some(weight), _) => weight.dims(),
+            (None, Some(matrix)) => [matrix.cols(), matrix.rows()],
+            (None, None) => unreachable!("both constructors set one of the two"),
+        }
+    }
+
+    /// Applies the map to the last dimension.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[b, s, d_in]`
+    /// - output: `[b, s, d_out]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the input's width is not `d_in`, or if a packed weight meets a tensor that is
+    /// being differentiated: its result would silently carry no gradient.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let y = match &self.packed {
+            Some(matrix) => matmul_packed(x, matrix),
+            None => {
+                let weight = self.weight.as_ref().expect("dense where not packed").val();
+                let [b, s, d_in] = x.dims();
+                let d_out = weight.dims()[1];
+                // One large product: a batched one would multiply row by row on some backends.
+                x.reshape([b * s, d_in]).matmul(weight).reshape([b, s, d_out])
+            }
+        };
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+}
+
+/// `x Wᵀ` on host memory; on the CPU device both copies are moves.
+fn matmul_packed(x: Tensor<3>, matrix: &PackedMatrix) -> Tensor<3> {
+    let device = x.device();
+    assert!(!device.is_autodiff(), "packed weights carry no gradient: load the model dense to train");
+    let [b, s, d_in] = x.dims();
+    assert_eq!(d_in, matrix.cols(), "input width of a packed linear map");
+    let data = x.into_data();
+    let x = data.as_slice::<f32>().expect("activations are f32 on the CPU device");
+    let mut y = vec![0.0f32; b * s * matrix.rows()];
+    matrix.matmul(x, b * s, &mut y);
+    Tensor::from_data(TensorData::new(y, [b, s, matrix.rows()]), &device)
+}

@@ -1,0 +1,22 @@
+//! The parts that encoders and decoders are built of.
+//!
+//! Shapes in this module use one legend: `b` batch, `s` sequence, `n` keys (cached and new),
+//! `d` model width, `h` query heads, `g` key/value heads, `k` head width, `f` feed-forward width.
+
+mod attention;
+mod block;
+mod embedding;
+mod feed_forward;
+mod linear;
+mod loader;
+mod norm;
+mod rope;
+
+pub use attention::{Attention, AttentionConfig, KeyValue, Visibility};
+pub use block::{Block, BlockConfig};
+pub use embedding::Embedding;
+pub use feed_forward::{Activation, FeedForward};
+pub use linear::Linear;
+pub use loader::{Loader, Residence};
+pub use norm::{Norm, NormConfig};
+pub use rope::{RopeConfig, RopeLayout, RopeScaling, Rotation};

@@ -1,0 +1,172 @@
+//! Rotary position embedding (Su et al., 2021) at arbitrary positions.
+//!
+//! burn's own module takes one contiguous range of positions. Pooled queries restart at zero while
+//! their keys do not, and the rows of a batch start at different places, so positions are given
+//! one by one here.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// How the two halves of a rotated pair lie in a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Pairs are neighbours, `(0,1), (2,3), …`: Meta's checkpoints and llama models in GGUF.
+    Interleaved,
+    /// Pairs are half a head apart, `(0,k/2), (1,k/2+1), …`: Hugging Face, and other GGUF models.
+    HalfSplit,
+}
+
+/// A change of the frequencies for contexts longer than the pretraining's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// Positions are divided by a factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Llama 3.1: low frequencies are divided by a factor, high ones kept, smooth in between.
+    Llama3 {
+        /// The factor for low frequencies.
+        factor: f64,
+        /// Wavelengths longer than `original_context / low_freq_factor` are divided.
+        low_freq_factor: f64,
+        /// Wavelengths shorter than `original_context / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// The context length of the pretraining, in tokens.
+        original_context: f64,
+    },
+}
+
+/// The rotation of one model, or of one kind of layer in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// The base of the frequencies.
+    pub theta: f64,
+    /// The width of a head; even.
+    pub head_dim: usize,
+    /// How pairs lie in a head.
+    pub layout: RopeLayout,
+    /// A change of the frequencies, if any.
+    pub scaling: Option<RopeScaling>,
+    /// Divisors of the single frequencies, `[head_dim / 2]`, where a checkpoint carries them
+    /// (`rope_freqs.weight` in GGUF, which replaces [`RopeScaling::Llama3`] there).
+    pub divisors: Option<Vec<f32>>,
+}
+
+impl RopeConfig {
+    /// Rotation without scaling.
+    #[must_use]
+    pub fn new(theta: f64, head_dim: usize, layout: RopeLayout) -> Self {
+        Self { theta, head_dim, layout, scaling: None, divisors: None }
+    }
+
+    /// The angle per position of each pair, `[head_dim / 2]`, in radians.
+    #[must_use]
+    pub fn frequencies(&self) -> Vec<f64> {
+        (0..self.head_dim / 2)
+            .map(|i| {
+                let base = self.theta.powf(-((2 * i) as f64) / self.head_dim as f64);
+                let scaled = self.scaling.map_or(base, |scaling| scaling.apply(base));
+                let divisor = self.divisors.as_ref().and_then(|d| d.get(i)).map_or(1.0, |&d| f64::from(d));
+                scaled / divisor
+            })
+            .collect()
+    }
+
+    /// The rotation at `positions`, one list of `s` positions per row of the batch; a single list
+    /// serves all rows.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the lists differ in length.
+    #[must_use]
+    pub fn at(&self, positions: &[Vec<usize>], device: &Device) -> Rotation {
+        let (b, s) = (positions.len(), positions.first().map_or(0, Vec::len));
+        let frequencies = self.frequencies();
+        let half = frequencies.len();
+        let mut cos = Vec::with_capacity(b * s * half);
+        let mut sin = Vec::with_capacity(b * s * half);
+        for row in positions {
+            assert_eq!(row.len(), s, "rows of positions have one length");
+            for &position in row {
+                for frequency in &frequencies {
+                    // In f64: at position 100,000 an f32 angle is off by a hundredth.
+                    let (sine, cosine) = (position as f64 * frequency).sin_cos();
+                    cos.push(cosine as f32);
+                    sin.push(sine as f32);
+                }
+            }
+        }
+        let shape = [b, 1, s, half];
+        Rotation {
+            cos: Tensor::from_data(TensorData::new(cos, shape), device),
+            sin: Tensor::from_data(TensorData::new(sin, shape), device),
+            layout: self.layout,
+        }
+    }
+}
+
+impl RopeScaling {
+    /// The scaled frequency, radians per position.
+    fn apply(self, frequency: f64) -> f64 {
+        match self {
+            Self::Linear { factor } => frequency / factor,
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                let wavelength = 2.0 * std::f64::consts::PI / frequency;
+                let smooth = (original_context / wavelength - low_freq_factor)
+                    / (high_freq_factor - low_freq_factor);
+                let smooth = smooth.clamp(0.0, 1.0);
+                frequency * (smooth + (1.0 - smooth) / factor)
+            }
+        }
+    }
+}
+
+/// Cosines and sines at the positions of one forward pass, shared by its layers.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// `[b or 1, 1, s, k/2]`
+    cos: Tensor<4>,
+    /// `[b or 1, 1, s, k/2]`
+    sin: Tensor<4>,
+    layout: RopeLayout,
+}
+
+impl Rotation {
+    /// Rotates queries or keys.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[b, heads, s, k]`
+    #[must_use]
+    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        let [b, h, s, k] = x.dims();
+        let half = k / 2;
+        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        match self.layout {
+            RopeLayout::HalfSplit => {
+                let first = x.clone().narrow(3, 0, half);
+                let second = x.narrow(3, half, half);
+                Tensor::cat(
+                    vec![
+                        first.clone() * cos.clone() - second.clone() * sin.clone(),
+                        second * cos + first * sin,
+                    ],
+                    3,
+                )
+            }
+            RopeLayout::Interleaved => {
+                let pairs = x.reshape([b, h, s, half, 2]);
+                let even = pairs.clone().narrow(4, 0, 1).reshape([b, h, s, half]);
+                let odd = pairs.narrow(4, 1, 1).reshape([b, h, s, half]);
+                let rotated: Tensor<5> = Tensor::stack(
+                    vec![
+                        even.clone() * cos.clone() - odd.clone() * sin.clone(),
+                        odd * cos + even * sin,
+                    ],
+                    4,
+                );
+                rotated.reshape([b, h, s, k])
+            }
+        }
+    }
+}

@@ -1,0 +1,520 @@
+//! A tokenizer out of a GGUF file's metadata (`tokenizer.ggml.*`).
+//!
+//! Source: the GGUF specification, section “Tokenizer”, and for what the fields mean where it is
+//! silent, the behaviour of llama.cpp.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::added_tokens::AddedTokens;
+use super::byte_level_bpe::ByteLevelBpe;
+use super::scored_bpe::ScoredBpe;
+use super::token_bytes::{TokenBytes, byte_token};
+use super::{END_NAMES, Pipeline, SPACE_MARK, Tables, Tokenizer, byte_alphabet, pre_tokenizer};
+use crate::weights::{GgufFile, TensorSource};
+use crate::{Error, Result};
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const SCORES: &str = "tokenizer.ggml.scores";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+/// What a token is, as `tokenizer.ggml.token_type` numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenType {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    Unused,
+    Byte,
+}
+
+impl TokenType {
+    fn from_number(number: i32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Normal,
+            2 => Self::Unknown,
+            3 => Self::Control,
+            4 => Self::UserDefined,
+            5 => Self::Unused,
+            6 => Self::Byte,
+            _ => return None,
+        })
+    }
+
+    /// Not text: left out of what a reader sees.
+    fn is_special(self) -> bool {
+        matches!(self, Self::Control | Self::Unknown)
+    }
+}
+
+/// The value of a key that a file may lack.
+fn optional<'g, T>(
+    gguf: &'g GgufFile,
+    key: &str,
+    get: impl FnOnce(&'g GgufFile, &str) -> Result<T>,
+) -> Result<Option<T>> {
+    gguf.meta(key).map(|_| get(gguf, key)).transpose()
+}
+
+impl Tokenizer {
+    /// The tokenizer of a GGUF model: byte-level BPE (`gpt2`) or SentencePiece BPE (`llama`).
+    ///
+    /// Qwen 2 and OLMo normalise text to NFC first, as their `tokenizer.json` states; the GGUF file
+    /// does not say so.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] if a field is missing or of a wrong type; [`Error::Tokenizer`] if
+    /// fields contradict each other, or the model or pre-tokenizer is not supported.
+    pub fn from_gguf(gguf: &GgufFile) -> Result<Self> {
+        let path = gguf.path().to_owned();
+        let refuse = |reason: String| Error::Tokenizer {
+            path: path.clone(),
+            reason,
+        };
+
+        let tokens = gguf.strings(TOKENS)?;
+        let types = token_types(gguf, tokens.len()).map_err(|error| match error {
+            TypesError::Other(error) => error,
+            TypesError::Reason(reason) => refuse(reason),
+        })?;
+        let model = gguf.str("tokenizer.ggml.model")?;
+        let mut hash = identity(model, tokens, &types);
+
+        let names: HashMap<String, u32> = numbered(tokens)
+            .zip(&types)
+            .filter(|(_, kind)| kind.is_special() || **kind == TokenType::UserDefined)
+            .map(|((token, id), _)| (token.to_owned(), id))
+            .collect();
+        let user_defined = |kind: TokenType| kind == TokenType::UserDefined;
+        let any_added =
+            |kind: TokenType| kind == TokenType::UserDefined || kind == TokenType::Control;
+        // What a token of that text is looked for as.
+        let literal = |token: &str, scored: bool| {
+            if scored {
+                token.replace(SPACE_MARK, " ")
+            } else {
+                token.to_owned()
+            }
+        };
+        let added = |scored: bool, wanted: &dyn Fn(TokenType) -> bool| {
+            let literals: Vec<(String, u32)> = numbered(tokens)
+                .zip(&types)
+                .filter(|(_, kind)| wanted(**kind))
+                .map(|((token, id), _)| (literal(token, scored), id))
+                .collect();
+            AddedTokens::new(literals.iter().map(|(token, id)| (token.as_str(), *id)))
+                .map_err(refuse)
+        };
+
+        let (pipeline, bytes, adds_bos, space_prefix) = match model {
+            "gpt2" => {
+                let name =
+                    optional(gguf, "tokenizer.ggml.pre", GgufFile::str)?.unwrap_or("default");
+                let pre = pre_tokenizer::by_name(name).ok_or_else(|| {
+                    refuse(format!(
+                        "pre-tokenizer `{name}` is not supported, expected one of {}",
+                        pre_tokenizer::KNOWN
+                    ))
+                })?;
+                let merges = gguf.strings(MERGES)?;
+                hash_list(&mut hash, merges);
+                hash.update(format!("{pre:?}"));
+                let model = ByteLevelBpe::new(numbered(tokens), merges, pre).map_err(refuse)?;
+                let mut bytes = TokenBytes::with_capacity(tokens.len());
+                for (token, kind) in tokens.iter().zip(&types) {
+                    let spelt = match kind {
+                        TokenType::Normal => byte_alphabet::bytes_of(token),
+                        _ => None,
+                    };
+                    bytes.push(spelt.as_deref().unwrap_or(token.as_bytes()));
+                }
+                let plain = added(false, &user_defined)?;
+                let all = added(false, &any_added)?;
+                (
+                    Pipeline::ByteLevel { plain, all, model },
+                    bytes,
+                    pre.adds_bos,
+                    false,
+                )
+            }
+            "llama" => {
+                let scores = gguf.f32s(SCORES)?;
+                if scores.len() != tokens.len() {
+                    return Err(refuse(format!(
+                        "`{SCORES}` has {} values for {} tokens",
+                        scores.len(),
+                        tokens.len()
+                    )));
+                }
+                for score in scores {
+                    hash.update(score.to_le_bytes());
+                }
+                let mut byte_ids = [None; 256];
+                let mut bytes = TokenBytes::with_capacity(tokens.len());
+                for ((token, id), kind) in numbered(tokens).zip(&types) {
+                    match byte_token(token).filter(|_| *kind == TokenType::Byte) {
+                        Some(byte) => {
+                            byte_ids[usize::from(byte)] = Some(id);
+                            bytes.push(&[byte]);
+                        }
+                        None => bytes.push(literal(token, true).as_bytes()),
+                    }
+                }
+                let unknown = numbered(tokens)
+                    .zip(&types)
+                    .find(|(_, kind)| **kind == TokenType::Unknown)
+                    .map(|((_, id), _)| id);
+                let unknown = match unknown {
+                    Some(id) => Some(id),
+                    None => token_id(gguf, "tokenizer.ggml.unknown_token_id", tokens.len())?,
+                };
+                let merged = numbered(tokens)
+                    .zip(&types)
+                    .filter(|(_, kind)| **kind == TokenType::Normal)
+                    .map(|((token, id), _)| (literal(token, true), id));
+                let model = ScoredBpe::new(merged, scores.to_vec(), byte_ids, unknown);
+                let space_prefix =
+                    optional(gguf, "tokenizer.ggml.add_space_prefix", GgufFile::bool)?
+                        .unwrap_or(true);
+                hash.update([u8::from(space_prefix)]);
+                let plain = added(true, &user_defined)?;
+                let all = added(true, &any_added)?;
+                (
+                    Pipeline::Scored { plain, all, model },
+                    bytes,
+                    true,
+                    space_prefix,
+                )
+            }
+            other => {
+                return Err(refuse(format!(
+                    "tokenizer model `{other}` is not supported, expected `gpt2` or `llama`"
+                )));
+            }
+        };
+
+        let bos = token_id(gguf, "tokenizer.ggml.bos_token_id", tokens.len())?;
+        let eos = token_id(gguf, "tokenizer.ggml.eos_token_id", tokens.len())?;
+        let mut ends: Vec<u32> = eos.into_iter().collect();
+        for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
+            ends.extend(token_id(gguf, key, tokens.len())?);
+        }
+        ends.extend(
+            END_NAMES
+                .iter()
+                .filter_map(|name| names.get(*name))
+                .filter(|&&id| types.get(id as usize).is_some_and(|kind| kind.is_special())),
+        );
+        ends.sort_unstable();
+        ends.dedup();
+        Ok(Self(Arc::new(Tables {
+            pipeline,
+            bytes,
+            special: types.iter().map(|kind| kind.is_special()).collect(),
+            names,
+            bos,
+            eos,
+            ends,
+            adds_bos: optional(gguf, "tokenizer.ggml.add_bos_token", GgufFile::bool)?
+                .unwrap_or(adds_bos),
+            space_prefix,
+            sha256: hash
+                .finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+            path,
+        })))
+    }
+}
+
+/// Tokens with their ids. GGUF counts in 64 bits, but no vocabulary of over four billion tokens
+/// fits the parser's own limits.
+fn numbered(tokens: &[String]) -> impl Iterator<Item = (&str, u32)> {
+    tokens.iter().map(String::as_str).zip(0..)
+}
+
+/// Why token types cannot be read.
+enum TypesError {
+    Other(Error),
+    Reason(String),
+}
+
+/// The type of every token; all are normal where the file does not say.
+fn token_types(gguf: &GgufFile, tokens: usize) -> std::result::Result<Vec<TokenType>, TypesError> {
+    let Some(numbers) = optional(gguf, TYPES, GgufFile::i32s).map_err(TypesError::Other)? else {
+        return Ok(vec![TokenType::Normal; tokens]);
+    };
+    if numbers.len() != tokens {
+        return Err(TypesError::Reason(format!(
+            "`{TYPES}` has {} values for {tokens} tokens",
+            numbers.len()
+        )));
+    }
+    numbers
+        .iter()
+        .map(|&number| {
+            TokenType::from_number(number).ok_or_else(|| {
+                TypesError::Reason(format!("`{TYPES}` holds {number}, expected 1 to 6"))
+            })
+        })
+        .collect()
+}
+
+/// The token id of a key that a file may lack.
+fn token_id(gguf: &GgufFile, key: &str, tokens: usize) -> Result<Option<u32>> {
+    let id = optional(gguf, key, GgufFile::u32)?;
+    match id {
+        Some(id) if usize::try_from(id).map_or(true, |id| id >= tokens) => Err(Error::Tokenizer {
+            path: gguf.path().to_owned(),
+            reason: format!("`{key}` is {id}, but there are only {tokens} tokens"),
+        }),
+        id => Ok(id),
+    }
+}
+
+/// The hash of what all kinds of tokenizers have; lengths go in too, so that no two lists of
+/// strings look the same.
+fn identity(model: &str, tokens: &[String], types: &[TokenType]) -> Sha256 {
+    let mut hash = Sha256::new();
+    hash.update(model.as_bytes());
+    hash_list(&mut hash, tokens);
+    hash.update(types.iter().map(|kind| *kind as u8).collect::<Vec<_>>());
+    hash
+}
+
+fn hash_list(hash: &mut Sha256, strings: &[String]) {
+    hash.update((strings.len() as u64).to_le_bytes());
+    for string in strings {
+        hash.update((string.len() as u64).to_le_bytes());
+        hash.update(string.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Writes GGUF files with metadata and no tensors.
+    struct Writer {
+        fields: u64,
+        bytes: Vec<u8>,
+    }
+
+    impl Writer {
+        fn new() -> Self {
+            let writer = Self {
+                fields: 0,
+                bytes: Vec::new(),
+            };
+            writer.str("general.architecture", "llama")
+        }
+
+        fn text(&mut self, text: &str) {
+            self.bytes.extend((text.len() as u64).to_le_bytes());
+            self.bytes.extend(text.as_bytes());
+        }
+
+        /// Begins a field of ggml's type number `kind`.
+        fn field(mut self, key: &str, kind: u32) -> Self {
+            self.fields += 1;
+            self.text(key);
+            self.bytes.extend(kind.to_le_bytes());
+            self
+        }
+
+        fn array(self, key: &str, kind: u32, len: usize) -> Self {
+            let mut writer = self.field(key, 9);
+            writer.bytes.extend(kind.to_le_bytes());
+            writer.bytes.extend((len as u64).to_le_bytes());
+            writer
+        }
+
+        fn str(self, key: &str, value: &str) -> Self {
+            let mut writer = self.field(key, 8);
+            writer.text(value);
+            writer
+        }
+
+        fn u32(self, key: &str, value: u32) -> Self {
+            let mut writer = self.field(key, 4);
+            writer.bytes.extend(value.to_le_bytes());
+            writer
+        }
+
+        fn bool(self, key: &str, value: bool) -> Self {
+            let mut writer = self.field(key, 7);
+            writer.bytes.push(value.into());
+            writer
+        }
+
+        fn strs(self, key: &str, values: &[&str]) -> Self {
+            let mut writer = self.array(key, 8, values.len());
+            for value in values {
+                writer.text(value);
+            }
+            writer
+        }
+
+        fn i32s(self, key: &str, values: &[i32]) -> Self {
+            let mut writer = self.array(key, 5, values.len());
+            writer
+                .bytes
+                .extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            writer
+        }
+
+        fn f32s(self, key: &str, values: &[f32]) -> Self {
+            let mut writer = self.array(key, 6, values.len());
+            writer
+                .bytes
+                .extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            writer
+        }
+
+        fn tokenizer(self) -> Result<Tokenizer> {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(b"GGUF").unwrap();
+            file.write_all(&3_u32.to_le_bytes()).unwrap();
+            file.write_all(&0_u64.to_le_bytes()).unwrap();
+            file.write_all(&self.fields.to_le_bytes()).unwrap();
+            file.write_all(&self.bytes).unwrap();
+            file.flush().unwrap();
+            Tokenizer::from_gguf(&GgufFile::open(file.path())?)
+        }
+
+        fn refusal(self) -> String {
+            let message = self.tokenizer().unwrap_err().to_string();
+            assert!(!message.contains('\n'));
+            message
+        }
+    }
+
+    /// A Llama 2 in small: a space before the text, bytes for what is not in the vocabulary.
+    fn llama() -> Writer {
+        let tokens = [
+            "<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "▁", "h", "i", "▁h", "▁hi", "hi", "\u{e9}x",
+        ];
+        Writer::new()
+            .str("tokenizer.ggml.model", "llama")
+            .strs(TOKENS, &tokens)
+            .i32s(TYPES, &[2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1, 1])
+            .f32s(
+                SCORES,
+                &[0., 0., 0., 0., 0., -3., -4., -5., -1., -2., -1.5, -9.],
+            )
+            .u32("tokenizer.ggml.bos_token_id", 1)
+            .u32("tokenizer.ggml.eos_token_id", 2)
+    }
+
+    fn gpt2() -> Writer {
+        Writer::new()
+            .str("tokenizer.ggml.model", "gpt2")
+            .str("tokenizer.ggml.pre", "gpt-2")
+            .strs(TOKENS, &["h", "i", "hi", "Ġ", "Ġhi", "<|end|>"])
+            .i32s(TYPES, &[1, 1, 1, 1, 1, 3])
+    }
+
+    #[test]
+    fn sentencepiece_puts_a_space_first_and_offsets_do_not_count_it() {
+        let tokenizer = llama().tokenizer().unwrap();
+        let encoding = tokenizer.encode("hi hié").unwrap();
+        assert_eq!(encoding.ids, [9, 9, 3, 4]);
+        assert_eq!(encoding.offsets, [(0, 2), (2, 5), (5, 6), (6, 7)]);
+        assert_eq!(tokenizer.decode(&encoding.ids, true), "hi hié");
+        assert_eq!(tokenizer.encode_prompt("hi").unwrap(), [1, 9]);
+        assert_eq!(tokenizer.encode_prompt("<s>hi").unwrap(), [1, 10]);
+        assert_eq!(
+            tokenizer.encode("").unwrap(),
+            super::super::Encoding::default()
+        );
+        assert!(tokenizer.is_end(2) && !tokenizer.is_end(1));
+
+        let bare = llama()
+            .bool("tokenizer.ggml.add_space_prefix", false)
+            .tokenizer()
+            .unwrap();
+        assert_eq!(bare.encode("hi hi").unwrap().ids, [10, 9]);
+        assert_eq!(bare.decode(&[9, 9], true), " hi hi");
+        assert_ne!(bare.sha256(), tokenizer.sha256());
+    }
+
+    #[test]
+    fn the_identity_changes_with_scores_merges_and_types() {
+        let of = |merges: &[&str], kind| {
+            let writer = Writer::new()
+                .str("tokenizer.ggml.model", "gpt2")
+                .strs(TOKENS, &["h", "i", "hi", "ih"])
+                .i32s(TYPES, &[1, 1, 1, kind])
+                .strs(MERGES, merges);
+            writer.tokenizer().unwrap().sha256().to_owned()
+        };
+        let first = of(&["h i", "i h"], 1);
+        assert_eq!(first, of(&["h i", "i h"], 1));
+        assert_ne!(first, of(&["i h", "h i"], 1));
+        assert_ne!(first, of(&["h i", "i h"], 4));
+    }
+
+    #[test]
+    fn metadata_that_contradicts_itself_is_refused_in_one_line() {
+        let merges = |merges: &[&str]| gpt2().strs(MERGES, merges).refusal();
+        assert!(gpt2().strs(MERGES, &["h i", "Ġ hi"]).tokenizer().is_ok());
+        assert!(merges(&["hi"]).ends_with("merge 0, `hi`, is not two tokens"));
+        assert!(
+            merges(&["h i", "hi hi"])
+                .ends_with("merge 1, `hi hi`, makes a token that is not there")
+        );
+        assert!(merges(&["q hi"]).contains("is not there"));
+        assert!(gpt2().refusal().contains(MERGES));
+
+        let other = |model: &str| {
+            Writer::new()
+                .str("tokenizer.ggml.model", model)
+                .strs(TOKENS, &[])
+        };
+        assert!(
+            other("rwkv")
+                .refusal()
+                .contains("tokenizer model `rwkv` is not supported")
+        );
+        let message = other("gpt2")
+            .str("tokenizer.ggml.pre", "new")
+            .strs(MERGES, &[])
+            .refusal();
+        assert!(message.contains("pre-tokenizer `new` is not supported, expected one of default,"));
+
+        assert!(
+            other("llama")
+                .f32s(SCORES, &[1.0])
+                .refusal()
+                .contains("has 1 values for 0 tokens")
+        );
+        assert!(
+            other("llama")
+                .i32s(TYPES, &[1])
+                .refusal()
+                .contains("has 1 values for 0 tokens")
+        );
+        let message = other("llama")
+            .f32s(SCORES, &[])
+            .u32("tokenizer.ggml.bos_token_id", 0)
+            .refusal();
+        assert!(
+            message.ends_with("is 0, but there are only 0 tokens"),
+            "{message}"
+        );
+        let odd = Writer::new()
+            .str("tokenizer.ggml.model", "llama")
+            .strs(TOKENS, &["a"])
+            .i32s(TYPES, &[9])
+            .f32s(SCORES, &[0.0]);
+        assert!(odd.refusal().contains("holds 9, expected 1 to 6"));
+        assert!(Writer::new().refusal().contains(TOKENS));
+    }
+}

@@ -1,0 +1,404 @@
+//! Text to token ids and back.
+//!
+//! A [`Tokenizer`] is built from a model's GGUF metadata or from a `tokenizer.json`. Every token
+//! carries the range of bytes of the original text that it stands for, so that two tokenizers of
+//! the same text can be aligned.
+
+mod added_tokens;
+mod byte_alphabet;
+mod byte_level_bpe;
+mod decode_stream;
+mod from_gguf;
+mod from_json;
+#[cfg(test)]
+mod golden_tests;
+mod pre_tokenizer;
+mod scored_bpe;
+mod stop_strings;
+mod token_bytes;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use added_tokens::{AddedTokens, Piece};
+use byte_level_bpe::ByteLevelBpe;
+use from_json::JsonPipeline;
+use scored_bpe::ScoredBpe;
+use token_bytes::TokenBytes;
+
+pub use decode_stream::DecodeStream;
+pub use stop_strings::StopStrings;
+
+use crate::{Error, Result};
+
+/// How SentencePiece spells a space: U+2581, lower one eighth block.
+const SPACE_MARK: char = '▁';
+
+/// A model's tokenizer. Cloning is cheap: the tables are shared.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<Tables>);
+
+struct Tables {
+    path: PathBuf,
+    pipeline: Pipeline,
+    bytes: TokenBytes,
+    /// By id: control tokens and the unknown token, which are not text.
+    special: Vec<bool>,
+    /// Ids of special and user-defined tokens by name.
+    names: HashMap<String, u32>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    /// Every token that ends a generation, sorted.
+    ends: Vec<u32>,
+    adds_bos: bool,
+    /// A space is put before the text, and the first space of a decoded text is dropped.
+    space_prefix: bool,
+    sha256: String,
+}
+
+/// How text becomes ids. In the first two, `plain` are the added tokens that are found in any text
+/// and `all` are those and the special ones.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a tokenizer has one, and it is never moved"
+)]
+enum Pipeline {
+    ByteLevel {
+        plain: AddedTokens,
+        all: AddedTokens,
+        model: ByteLevelBpe,
+    },
+    Scored {
+        plain: AddedTokens,
+        all: AddedTokens,
+        model: ScoredBpe,
+    },
+    Json(Box<JsonPipeline>),
+}
+
+/// Tokens of a text, and where each comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids, in order.
+    pub ids: Vec<u32>,
+    /// For each token the bytes of the original text that it stands for, `start..end`.
+    ///
+    /// Each range starts where the one before ends, and together they cover the text. Tokens that
+    /// are parts of one character split its bytes between them. Where the text was changed first
+    /// (Unicode normalisation), the range is that of the original characters, and tokens of one
+    /// character may share it.
+    pub offsets: Vec<(usize, usize)>,
+}
+
+impl Encoding {
+    fn push(&mut self, id: u32, start: usize, end: usize) {
+        self.ids.push(id);
+        self.offsets.push((start, end));
+    }
+
+    /// Appends tokens that are already there, of a text that was at `from` and is now at `to`.
+    fn repeat(&mut self, tokens: Range<usize>, from: usize, to: usize) {
+        for index in tokens {
+            let (start, end) = self.offsets[index];
+            self.push(self.ids[index], start - from + to, end - from + to);
+        }
+    }
+
+    /// Widens ranges until they cover a text of `len` bytes: what was composed or dropped before
+    /// tokens were made belongs to the token before it.
+    fn close_gaps(&mut self, len: usize) {
+        let mut next = len;
+        for (start, end) in self.offsets.iter_mut().rev() {
+            *end = (*end).max(next);
+            next = *start;
+        }
+        if let Some((start, _)) = self.offsets.first_mut() {
+            *start = 0;
+        }
+    }
+}
+
+/// What the names of special tokens in a text mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// Nothing: they are text like any other. For documents, which must not steer the model.
+    AsText,
+    /// The tokens themselves. For prompts that were written with them.
+    Recognised,
+}
+
+/// Names of tokens that end a turn or a text, whatever the file calls its end token. Source: the
+/// chat templates of the Llama, Qwen, Gemma, Mistral and Phi families.
+const END_NAMES: [&str; 9] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<eos>",
+    "</s>",
+];
+
+impl Tokenizer {
+    /// Text to tokens: no beginning or end token is added, and names of special tokens in the text
+    /// are text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if a `tokenizer.json` describes a step that fails on this text.
+    pub fn encode(&self, text: &str) -> Result<Encoding> {
+        self.encode_with(text, SpecialTokens::AsText)
+    }
+
+    /// As [`encode`](Self::encode), with a choice of what names of special tokens mean. Tokens that
+    /// the model calls user-defined (Gemma's line feeds, `<tool_call>`) are always found.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with(&self, text: &str, specials: SpecialTokens) -> Result<Encoding> {
+        match &self.0.pipeline {
+            Pipeline::ByteLevel { plain, all, model } => {
+                let added = if specials == SpecialTokens::AsText {
+                    plain
+                } else {
+                    all
+                };
+                self.encode_byte_level(text, added, model)
+            }
+            Pipeline::Scored { plain, all, model } => {
+                let added = if specials == SpecialTokens::AsText {
+                    plain
+                } else {
+                    all
+                };
+                Ok(self.encode_scored(text, added, model))
+            }
+            Pipeline::Json(pipeline) => {
+                let mut encoding = pipeline
+                    .encode(text, specials)
+                    .map_err(|reason| self.error(reason))?;
+                self.make_offsets_exact(text, &mut encoding);
+                Ok(encoding)
+            }
+        }
+    }
+
+    /// A prompt to tokens: special tokens are recognised, and the beginning token is added where
+    /// the tokenizer's own rule adds one and the text does not have it already. An end token that
+    /// the rule would append is not added: a prompt is there to be continued.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode_with(text, SpecialTokens::Recognised)?.ids;
+        if let Some(bos) = self.0.bos
+            && self.0.adds_bos
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    fn encode_byte_level(
+        &self,
+        text: &str,
+        added: &AddedTokens,
+        model: &ByteLevelBpe,
+    ) -> Result<Encoding> {
+        let mut encoding = Encoding::default();
+        let mut at = 0;
+        for piece in added.split(text) {
+            at += match piece {
+                Piece::Token(id, name) => {
+                    encoding.push(id, at, at + name.len());
+                    name.len()
+                }
+                Piece::Text(text) => {
+                    model
+                        .encode(text, at, &self.0.bytes, &mut encoding)
+                        .map_err(|reason| self.error(reason))?;
+                    text.len()
+                }
+            };
+        }
+        encoding.close_gaps(text.len());
+        Ok(encoding)
+    }
+
+    fn encode_scored(&self, text: &str, added: &AddedTokens, model: &ScoredBpe) -> Encoding {
+        // SentencePiece spells spaces as `▁`, so to it a `▁` in the text is a space too.
+        if text.contains(SPACE_MARK) {
+            let spaced = text.replace(SPACE_MARK, " ");
+            let mut encoding = self.encode_scored(&spaced, added, model);
+            let mut origins = Vec::with_capacity(spaced.len() + 1);
+            for (at, character) in text.char_indices() {
+                let bytes = if character == SPACE_MARK {
+                    1
+                } else {
+                    character.len_utf8()
+                };
+                origins.extend(at..at + bytes);
+            }
+            origins.push(text.len());
+            for (start, end) in &mut encoding.offsets {
+                (*start, *end) = (origins[*start], origins[*end]);
+            }
+            return encoding;
+        }
+        let mut encoding = Encoding::default();
+        let mut at = 0;
+        for piece in added.split(text) {
+            at += match piece {
+                Piece::Token(id, name) => {
+                    encoding.push(id, at, at + name.len());
+                    name.len()
+                }
+                Piece::Text(text) if at == 0 && self.0.space_prefix => {
+                    model.encode(&format!(" {text}"), 0, &mut encoding);
+                    for (start, end) in &mut encoding.offsets {
+                        (*start, *end) = (start.saturating_sub(1), end.saturating_sub(1));
+                    }
+                    text.len()
+                }
+                Piece::Text(text) => {
+                    model.encode(text, at, &mut encoding);
+                    text.len()
+                }
+            };
+        }
+        encoding
+    }
+
+    /// Gives each token its own bytes where the tokens spell the text byte for byte; the crate
+    /// gives every part of a character the whole character. Else it only closes gaps.
+    fn make_offsets_exact(&self, text: &str, encoding: &mut Encoding) {
+        let spelt: Vec<u8> = encoding
+            .ids
+            .iter()
+            .flat_map(|&id| self.0.bytes.get(id))
+            .copied()
+            .collect();
+        let added = match spelt.strip_suffix(text.as_bytes()) {
+            Some(b"") => 0,
+            Some(b" ") if self.0.space_prefix => 1,
+            _ => return encoding.close_gaps(text.len()),
+        };
+        let mut end = 0_usize;
+        for (&id, offsets) in encoding.ids.iter().zip(&mut encoding.offsets) {
+            let start = end;
+            end += self.0.bytes.get(id).len();
+            *offsets = (start.saturating_sub(added), end.saturating_sub(added));
+        }
+    }
+
+    /// Tokens to text. Ids outside the vocabulary are nothing, bytes that are not UTF-8 are U+FFFD.
+    /// With `skip_special`, control tokens are left out; else their names are in the text.
+    #[must_use]
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let mut stream = self.decode_stream(skip_special);
+        let mut text = String::new();
+        for &id in ids {
+            stream.push_into(id, &mut text);
+        }
+        text + &stream.finish()
+    }
+
+    /// A decoder for tokens that arrive one at a time.
+    #[must_use]
+    pub fn decode_stream(&self, skip_special: bool) -> DecodeStream {
+        DecodeStream::new(self.clone(), skip_special)
+    }
+
+    /// The bytes that a token stands for, often a part of a character; for a special token its
+    /// name, for an id outside the vocabulary nothing.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.0.bytes.get(id)
+    }
+
+    /// The id of a special or user-defined token, by its name.
+    #[must_use]
+    pub fn special_id(&self, name: &str) -> Option<u32> {
+        self.0.names.get(name).copied()
+    }
+
+    /// Whether a token is a control token, not text.
+    #[must_use]
+    pub fn is_special(&self, id: u32) -> bool {
+        usize::try_from(id)
+            .ok()
+            .and_then(|id| self.0.special.get(id))
+            .copied()
+            .unwrap_or(false)
+    }
+
+    /// Whether a token ends a generation: the end token, or one that ends a turn.
+    #[must_use]
+    pub fn is_end(&self, id: u32) -> bool {
+        self.0.ends.binary_search(&id).is_ok()
+    }
+
+    /// The beginning token, whether or not the rule adds it to prompts.
+    #[must_use]
+    pub fn bos(&self) -> Option<u32> {
+        self.0.bos
+    }
+
+    /// The end token.
+    #[must_use]
+    pub fn eos(&self) -> Option<u32> {
+        self.0.eos
+    }
+
+    /// Whether [`encode_prompt`](Self::encode_prompt) adds the beginning token.
+    #[must_use]
+    pub fn adds_bos(&self) -> bool {
+        self.0.adds_bos
+    }
+
+    /// The number of ids. The model's embedding table may have more rows.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.0.bytes.len()
+    }
+
+    /// What this tokenizer is, as a sha256 in hexadecimal. From GGUF: of the tokens, their types,
+    /// the scores or merges and the pre-tokenizer, so that files that differ only in their weights
+    /// agree. From `tokenizer.json`: of the file.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.0.sha256
+    }
+
+    /// The file that it was read from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    fn drops_first_space(&self) -> bool {
+        self.0.space_prefix
+    }
+
+    fn error(&self, reason: String) -> Error {
+        Error::Tokenizer {
+            path: self.0.path.clone(),
+            reason,
+        }
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Tokenizer")
+            .field("path", &self.0.path)
+            .field("vocab_size", &self.vocab_size())
+            .field("sha256", &self.0.sha256)
+            .finish_non_exhaustive()
+    }
+}

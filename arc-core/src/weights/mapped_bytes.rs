@@ -1,0 +1,99 @@
+//! A range of a read-only mapped file that keeps the map alive.
+
+use std::{
+    fs::File,
+    ops::{Deref, Range},
+    path::Path,
+    sync::Arc,
+};
+
+use memmap2::Mmap;
+
+use crate::{Error, Result};
+
+/// A range of bytes, of a mapped file or of memory. Cloning is cheap and copies no bytes.
+#[derive(Clone)]
+pub struct MappedBytes {
+    store: Arc<Store>,
+    /// Always inside the store: checked where it is made.
+    range: Range<usize>,
+}
+
+enum Store {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Store {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl MappedBytes {
+    /// Maps a whole file, read-only.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be opened or mapped.
+    pub fn map_file(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let metadata = file.metadata().map_err(Error::io("read", path))?;
+        if metadata.is_dir() {
+            // Linux opens folders and then fails to map them with an unhelpful reason.
+            return Err(Error::io("read", path)(
+                std::io::ErrorKind::IsADirectory.into(),
+            ));
+        }
+        if metadata.len() == 0 {
+            // An empty map is refused by some systems; an empty file is the parser's to judge.
+            return Ok(Self::from(Vec::new()));
+        }
+        // SAFETY: the map is private to this process and never written. That the file is not
+        // changed by others while it is mapped cannot be enforced; the cache this crate keeps
+        // replaces files by renaming, which leaves a map intact.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        let range = 0..map.len();
+        Ok(Self {
+            store: Arc::new(Store::Mapped(map)),
+            range,
+        })
+    }
+
+    /// The part `range` of these bytes, or nothing where it reaches beyond them.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        let start = self.range.start.checked_add(range.start)?;
+        let end = self.range.start.checked_add(range.end)?;
+        (start <= end && end <= self.range.end).then(|| Self {
+            store: Arc::clone(&self.store),
+            range: start..end,
+        })
+    }
+}
+
+impl Deref for MappedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.store.bytes()[self.range.clone()]
+    }
+}
+
+impl From<Vec<u8>> for MappedBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self {
+            store: Arc::new(Store::Owned(bytes)),
+            range,
+        }
+    }
+}
+
+impl std::fmt::Debug for MappedBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MappedBytes({} bytes)", self.range.len())
+    }
+}

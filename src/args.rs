@@ -1,0 +1,203 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use arc_core::decoder::GenerateOptions;
+use arc_core::device::DeviceName;
+use arc_core::sampling::SamplingOptions;
+use clap::{Args, Parser, Subcommand};
+
+/// Compress a text once, let many LLMs read it.
+#[derive(Debug, Parser)]
+#[command(name = "arc", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where to run: cpu, cuda, cuda:1, rocm, metal, vulkan, wgpu or auto
+    #[arg(long, global = true, value_name = "NAME", env = "ARC_DEVICE", default_value = "cpu", value_parser = parse_device)]
+    pub device: DeviceName,
+    /// A registry file; may be repeated, later ones win
+    #[arg(long, global = true, value_name = "FILE")]
+    pub registry: Vec<PathBuf>,
+    /// Print one JSON object on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Agree to downloads
+    #[arg(long, short = 'y', global = true)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Compress documents and ask decoders about them
+    Ask(Ask),
+    /// Continue a prompt, without an encoder
+    Generate(Generate),
+    /// Compress a text into a latents file that every decoder of the encoder can read
+    Compress(Compress),
+    /// Fit an adapter for a decoder by regression, without gradients
+    Fit(Fit),
+    /// Fetch models of the registry into the cache
+    Pull(Pull),
+    /// List the registry's models and what of them is in the cache
+    Models,
+    /// List the devices that this build and this machine have
+    Devices,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    /// Who answers, by name or alias; several names are asked in turn about the same latents
+    #[arg(long, required = true, value_name = "NAME", value_delimiter = ',')]
+    pub decoder: Vec<String>,
+    /// A text or a latents file (*.arc.safetensors); `-` is standard input; may be repeated
+    #[arg(long, required = true, value_name = "FILE")]
+    pub document: Vec<PathBuf>,
+    /// The encoder, where it is not the registry's default
+    #[arg(long, value_name = "NAME")]
+    pub encoder: Option<String>,
+    /// How many tokens a latent stands for
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub factor: Option<u16>,
+    /// Let the decoder read the documents as plain text, without compression
+    #[arg(long)]
+    pub open_book: bool,
+    #[command(flatten)]
+    pub sampling: Sampling,
+    /// What to ask
+    #[arg(required = true, value_name = "QUESTION")]
+    pub questions: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    /// Who writes, by name or alias
+    #[arg(long, value_name = "NAME")]
+    pub decoder: String,
+    /// The text to continue, as it stands
+    #[arg(long, value_name = "TEXT", required_unless_present = "file", conflicts_with = "file")]
+    pub prompt: Option<String>,
+    /// A file with the text to continue; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Report the K largest logits at the prompt's last position (with --json)
+    #[arg(long, value_name = "K", requires = "json")]
+    pub logits: Option<usize>,
+    /// Report the mean next-token loss of the prompt (with --json)
+    #[arg(long, requires = "json")]
+    pub loss: bool,
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compress {
+    /// The text; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where the latents go
+    #[arg(long, short, value_name = "FILE.arc.safetensors")]
+    pub output: PathBuf,
+    /// The encoder, where it is not the registry's default
+    #[arg(long, value_name = "NAME")]
+    pub encoder: Option<String>,
+    /// How many tokens a latent stands for
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub factor: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fit {
+    /// The decoder to fit for, by name or alias
+    #[arg(long, value_name = "NAME")]
+    pub decoder: String,
+    /// Text to fit on: plain text, or JSONL with a field `text`; may be repeated
+    #[arg(long, required = true, value_name = "FILE")]
+    pub text: Vec<PathBuf>,
+    /// The folder that the adapter package is written to
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
+    /// The encoder, where it is not the registry's default
+    #[arg(long, value_name = "NAME")]
+    pub encoder: Option<String>,
+    /// How many tokens a latent stands for; the encoder's own rate where it is left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub factor: Option<u16>,
+    /// Stop after this many latents
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    pub max_latents: usize,
+    /// A file with the prompt template (minijinja, with `document` and `question`)
+    #[arg(long, value_name = "FILE")]
+    pub template: Option<PathBuf>,
+    /// Held-out text to score the adapter on by continuation
+    #[arg(long, value_name = "FILE")]
+    pub score_on: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// Names or aliases of decoders and encoders
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// How to write.
+#[derive(Debug, Args)]
+pub(crate) struct Sampling {
+    /// Write at most this many tokens
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_tokens: usize,
+    /// 0 always takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Choose among the K most likely tokens; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// Choose among the most likely tokens that have this probability together
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Choose among tokens at least this many times as likely as the most likely one
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Above 1, tokens that have occurred become less likely
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// The same seed writes the same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// A text that ends the answer; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+impl Sampling {
+    /// The library's options.
+    pub(crate) fn options(&self) -> GenerateOptions {
+        GenerateOptions {
+            max_tokens: self.max_tokens,
+            sampling: SamplingOptions {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                repetition_penalty: self.repetition_penalty,
+                seed: self.seed,
+            },
+            stop: self.stop.clone(),
+        }
+    }
+}
+
+/// An unknown name is a usage error; a device that is not there is found out when it is opened.
+fn parse_device(text: &str) -> Result<DeviceName, String> {
+    text.parse().map_err(|error: arc_core::Error| {
+        error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}\n\nhint: {hint}"))
+    })
+}

@@ -1,0 +1,10 @@
+//! One file per command.
+
+pub(crate) mod ask;
+pub(crate) mod compress;
+pub(crate) mod devices;
+pub(crate) mod fit;
+pub(crate) mod generate;
+pub(crate) mod models;
+pub(crate) mod pull;
+mod setup;

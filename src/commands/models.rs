@@ -1,0 +1,52 @@
+//! `arc models`: what the registry knows, and what of it is here.
+
+use arc_core::hub::Cache;
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use super::setup::registry;
+use crate::Failure;
+use crate::args::Global;
+use crate::output::Output;
+
+pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
+    let registry = registry(global)?;
+    let cache = Cache::from_env()?;
+    let mut decoders = Vec::new();
+    for entry in registry.decoders() {
+        let path = cache.find(&entry.model, &entry.name);
+        let size = entry.model.bytes.map_or_else(|| "size unknown".to_owned(), |bytes| HumanBytes(bytes).to_string());
+        output.line(format!(
+            "{:<24} {:>12}  {:<8} {}{}",
+            entry.name,
+            size,
+            if path.is_some() { "here" } else { "not here" },
+            entry.description.as_deref().unwrap_or(""),
+            if entry.adapter.is_some() || entry.plugin.is_some() { "" } else { " (no adapter)" },
+        ))?;
+        decoders.push(json!({
+            "name": entry.name,
+            "aliases": entry.aliases,
+            "architecture": entry.architecture,
+            "description": entry.description,
+            "licence": entry.licence,
+            "bytes": entry.model.bytes,
+            "sha256": entry.model.sha256,
+            "path": path,
+            "adapter": entry.adapter,
+            "origin": entry.origin,
+        }));
+    }
+    let mut encoders = Vec::new();
+    for entry in registry.encoders() {
+        let is_default = registry.default_encoder() == Some(entry.name.as_str());
+        output.line(format!("{:<24} {:>12}  {}", entry.name, "encoder", if is_default { "default" } else { "" }))?;
+        encoders.push(json!({
+            "name": entry.name,
+            "package": entry.package,
+            "default": is_default,
+            "origin": entry.origin,
+        }));
+    }
+    output.json(&json!({ "decoders": decoders, "encoders": encoders, "cache": cache.folder() }))
+}

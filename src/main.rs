@@ -1,0 +1,73 @@
+//! The command line of arc-encoder: arguments in, calls into `arc-core`, printing out.
+
+mod args;
+mod commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Arguments, Command};
+use crate::output::Output;
+
+/// What a command ends with when it fails.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    /// The command was asked for something that makes no sense; nothing was done.
+    pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: Some(hint.into()), code: 2 }
+    }
+}
+
+impl From<arc_core::Error> for Failure {
+    fn from(error: arc_core::Error) -> Self {
+        // An argument that no library function accepts is a mistake in the command line.
+        let code = if matches!(error, arc_core::Error::InvalidArgument(_)) { 2 } else { 1 };
+        Self { message: error.to_string(), hint: error.hint(), code }
+    }
+}
+
+impl From<arc_adapters::Error> for Failure {
+    fn from(error: arc_adapters::Error) -> Self {
+        arc_core::Error::from(error).into()
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self { message: format!("cannot write the output: {error}"), hint: None, code: 1 }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(arguments.global.json);
+    let result = match &arguments.command {
+        Command::Ask(ask) => commands::ask::run(&arguments.global, ask, &output),
+        Command::Generate(generate) => commands::generate::run(&arguments.global, generate, &output),
+        Command::Compress(compress) => commands::compress::run(&arguments.global, compress, &output),
+        Command::Fit(fit) => commands::fit::run(&arguments.global, fit, &output),
+        Command::Pull(pull) => commands::pull::run(&arguments.global, pull, &output),
+        Command::Models => commands::models::run(&arguments.global, &output),
+        Command::Devices => commands::devices::run(&output),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of a pipe has seen enough.
+        Err(failure) if failure.message.contains("Broken pipe") => ExitCode::SUCCESS,
+        Err(Failure { message, hint, code }) => {
+            eprintln!("error: {message}");
+            if let Some(hint) = hint {
+                eprintln!("\nhint: {hint}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}

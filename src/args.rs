@@ -64,7 +64,7 @@ pub(crate) struct Ask {
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
     /// How many tokens a latent stands for
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub factor: Option<u16>,
     /// Let the decoder read the documents as plain text, without compression
     #[arg(long)]
@@ -88,7 +88,7 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Report the K largest logits at the prompt's last position (with --json)
-    #[arg(long, value_name = "K", requires = "json")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, requires = "json")]
     pub logits: Option<usize>,
     /// Report the mean next-token loss of the prompt (with --json)
     #[arg(long, requires = "json")]
@@ -109,7 +109,7 @@ pub(crate) struct Compress {
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
     /// How many tokens a latent stands for
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub factor: Option<u16>,
 }
 
@@ -128,10 +128,10 @@ pub(crate) struct Fit {
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
     /// How many tokens a latent stands for; the encoder's own rate where it is left out
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub factor: Option<u16>,
     /// Stop after this many latents
-    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 200_000)]
     pub max_latents: usize,
     /// A file with the prompt template (minijinja, with `document` and `question`)
     #[arg(long, value_name = "FILE")]
@@ -152,25 +152,25 @@ pub(crate) struct Pull {
 #[derive(Debug, Args)]
 pub(crate) struct Sampling {
     /// Write at most this many tokens
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 128)]
     pub max_tokens: usize,
     /// 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = 0.0)]
     pub temperature: f32,
     /// Choose among the K most likely tokens; 0 is all
-    #[arg(long, value_name = "K", default_value_t = 0)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, default_value_t = 0)]
     pub top_k: usize,
     /// Choose among the most likely tokens that have this probability together
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = 1.0)]
     pub top_p: f32,
     /// Choose among tokens at least this many times as likely as the most likely one
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = 0.0)]
     pub min_p: f32,
     /// Above 1, tokens that have occurred become less likely
-    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, default_value_t = 1.0)]
     pub repetition_penalty: f32,
     /// The same seed writes the same text
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     pub seed: u64,
     /// A text that ends the answer; may be repeated
     #[arg(long, value_name = "TEXT")]

@@ -58,7 +58,7 @@ fn worst(a: &[f32], b: &[f32]) -> f32 {
 /// The logits after `hidden`'s last position.
 fn logits_at_end(network: &Transformer, hidden: Tensor<3>) -> Vec<f32> {
     let s = hidden.dims()[1];
-    network.logits(hidden.narrow(1, s - 1, 1)).into_data().to_vec::<f32>().expect("f32")
+    network.logits(hidden.narrow(1, s - 1, 1)).try_into_vec_as::<f32>().expect("f32")
 }
 
 /// Asserts that `found` are the greedy tokens, save that they may part at a tie, which is shown.
@@ -138,7 +138,8 @@ fn the_cache_may_be_cut_at_any_place() {
         let expected = logits_at_end(&decoder.network, hidden);
         let embeddings = whole.embed(&decoder.network).unsqueeze::<3>();
         let n = golden.ids.len();
-        for cut in 1..n {
+        // Every place of the shortest prompts, a few of the others.
+        for cut in (1..n).step_by((n / 6).max(1)) {
             let mut cache = decoder.network.new_cache(vec![0]);
             let _ = decoder.network.forward(embeddings.clone().narrow(1, 0, cut), &mut cache);
             let hidden = decoder.network.forward(embeddings.clone().narrow(1, cut, n - cut), &mut cache);

@@ -8,14 +8,14 @@ use arc_core::decoder::Decoder;
 use arc_core::device::DeviceName;
 
 /// A path in this repository.
-pub fn repository(path: &str) -> PathBuf {
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// A session on the repository's own registry and the CPU, shared by the tests of one binary.
 /// Models are pulled on first use. `None`, with a line on standard error, where `ARC_OFFLINE`
 /// leaves out the tests that need models.
-pub fn session() -> Option<&'static Session> {
+pub(crate) fn session() -> Option<&'static Session> {
     static SESSION: OnceLock<Session> = OnceLock::new();
     if std::env::var_os("ARC_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0") {
         eprintln!("left out, since ARC_OFFLINE is set: this test needs a model");
@@ -27,6 +27,6 @@ pub fn session() -> Option<&'static Session> {
 }
 
 /// A decoder of the registry, or `None` as in [`session`].
-pub fn decoder(name: &str) -> Option<Arc<Decoder>> {
+pub(crate) fn decoder(name: &str) -> Option<Arc<Decoder>> {
     Some(session()?.language_model(name).unwrap_or_else(|error| panic!("{name}: {error}")))
 }

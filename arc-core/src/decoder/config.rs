@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::nn::{BlockConfig, RopeConfig};
-use crate::weights::{GgufFile, TensorNames, TensorSource as _};
+use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout};
+use crate::weights::{GgufFile, ModelArgs, TensorNames, TensorSource as _};
 use crate::{Error, Result};
 
 use super::{gemma3, llama, olmo, qwen2};
+
+/// The reference tabulates its rotation for so many positions.
+const META_CONTEXT: usize = 128_000;
 
 /// The architecture of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -139,6 +142,40 @@ impl DecoderConfig {
             Architecture::Olmo => olmo::from_hugging_face(&fields),
         }?;
         Ok((config.validate(path)?, layout))
+    }
+
+    /// The configuration of a backbone in Meta's layout, which states no context length.
+    #[must_use]
+    pub fn from_meta(args: &ModelArgs) -> Self {
+        let layout = if args.non_parametric_norm { RopeLayout::HalfSplit } else { RopeLayout::Interleaved };
+        let epsilon = args.norm_eps;
+        Self {
+            architecture: if args.non_parametric_norm { Architecture::Olmo } else { Architecture::Llama },
+            n_layers: args.n_layers,
+            block: BlockConfig {
+                d_model: args.dim,
+                d_ff: args.hidden_dim,
+                attention: AttentionConfig {
+                    n_heads: args.n_heads,
+                    n_kv_heads: args.n_kv_heads,
+                    head_dim: args.head_dim,
+                    scale: 1.0 / (args.head_dim as f64).sqrt(),
+                },
+                norm: if args.non_parametric_norm {
+                    NormConfig::NonParametricLayer { epsilon }
+                } else {
+                    NormConfig::Rms { epsilon }
+                },
+                activation: Activation::Silu,
+                sandwich: false,
+                qk_norm: false,
+                qkv_bias: false,
+            },
+            rope: RopeConfig::new(args.theta(), args.head_dim, layout),
+            local: None,
+            embedding_scale: None,
+            context_length: META_CONTEXT,
+        }
     }
 
     /// The width of the model, and of the embeddings that it reads.

@@ -10,7 +10,7 @@ use super::config::{DecoderConfig, Layout};
 use super::kv_cache::KvCache;
 use crate::Result;
 use crate::nn::{Block, Embedding, Linear, Loader, Norm, Residence};
-use crate::weights::{GgufFile, HfFolder, TensorSource};
+use crate::weights::{GgufFile, HfFolder, MetaFolder, TensorNames, TensorSource};
 
 /// Logits are made for at most this many positions at once when a loss is taken: a vocabulary of
 /// 262,144 takes a megabyte per position.
@@ -47,6 +47,16 @@ impl Transformer {
         let config_path = TensorSource::path(folder).join("config.json");
         let (config, layout) = DecoderConfig::from_hugging_face(folder.config(), Path::new(&config_path))?;
         Self::load(config, folder, &layout, device, residence)
+    }
+
+    /// Loads a folder in Meta's layout (`params.json` and `consolidated.safetensors`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Transformer::from_gguf`].
+    pub fn from_meta(folder: &MetaFolder, device: &Device, residence: Residence) -> Result<Self> {
+        let layout = Layout { names: TensorNames::META, norm_offset: 0.0 };
+        Self::load(DecoderConfig::from_meta(folder.args()), folder, &layout, device, residence)
     }
 
     fn load(

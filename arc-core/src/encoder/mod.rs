@@ -4,6 +4,7 @@ mod arc_encoder;
 mod latents;
 mod package;
 mod pooling;
+mod released;
 
 pub use arc_encoder::{ArcEncoder, ArcEncoderConfig, EncodedBatch};
 pub use latents::Latents;
@@ -11,3 +12,4 @@ pub use package::{CompressOptions, Encoder, encoder_id};
 pub use pooling::{
     ClusterMetric, Pooled, PoolType, Pooling, PoolingGroups, PoolingKind, PoolingPlace, PoolingRate,
 };
+pub use released::special_vector;

@@ -1,5 +1,7 @@
 //! What compression costs and keeps, measured.
 
 mod continuation;
+mod reference;
 
 pub use continuation::{ContinuationArms, ContinuationTask};
+pub use reference::{CaseReport, Deviation, check_reference};

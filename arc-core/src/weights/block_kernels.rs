@@ -54,13 +54,7 @@ impl InstructionSet {
 }
 
 /// Dequantises whole rows; `rows` are stored bytes, `values` is `[rows, cols]`.
-pub(super) fn decode(
-    set: InstructionSet,
-    dtype: StorageType,
-    rows: &[u8],
-    cols: usize,
-    values: &mut [f32],
-) {
+pub(super) fn decode(set: InstructionSet, dtype: StorageType, rows: &[u8], cols: usize, values: &mut [f32]) {
     check_rows(dtype, rows, cols, values.len() / cols);
     assert_eq!(values.len() % cols, 0, "values are whole rows");
     match set {
@@ -102,11 +96,7 @@ pub(super) fn dot(
 }
 
 fn check_rows(dtype: StorageType, bytes: &[u8], cols: usize, rows: usize) {
-    assert_eq!(
-        dtype.bytes_of_shape(&[rows, cols]),
-        Some(bytes.len()),
-        "{rows} rows of {cols}"
-    );
+    assert_eq!(dtype.bytes_of_shape(&[rows, cols]), Some(bytes.len()), "{rows} rows of {cols}");
 }
 
 /// Sums in eight lanes, which compilers turn into whatever vectors the target has.
@@ -147,11 +137,7 @@ unsafe impl Sync for SharedOutput {}
 
 impl SharedOutput {
     pub(super) fn new(y: &mut [f32], row_stride: usize) -> Self {
-        Self {
-            start: y.as_mut_ptr(),
-            len: y.len(),
-            row_stride,
-        }
+        Self { start: y.as_mut_ptr(), len: y.len(), row_stride }
     }
 }
 
@@ -160,24 +146,11 @@ impl SharedOutput {
 /// # Safety
 /// The slice that `y` was made of is still borrowed for it, and no other thread writes the same
 /// columns meanwhile.
-pub(super) unsafe fn multiply_tile(
-    w: &[f32],
-    x: &[f32],
-    cols: usize,
-    y: SharedOutput,
-    first: usize,
-) {
+pub(super) unsafe fn multiply_tile(w: &[f32], x: &[f32], cols: usize, y: SharedOutput, first: usize) {
     let (n, m) = (w.len() / cols, x.len() / cols);
-    assert!(
-        w.len() == n * cols && x.len() == m * cols,
-        "w and x are whole rows"
-    );
-    assert!(
-        first + n <= y.row_stride && m * y.row_stride <= y.len,
-        "the tile is inside y"
-    );
-    let stride =
-        |length: usize| isize::try_from(length).expect("a slice is at most isize::MAX long");
+    assert!(w.len() == n * cols && x.len() == m * cols, "w and x are whole rows");
+    assert!(first + n <= y.row_stride && m * y.row_stride <= y.len, "the tile is inside y");
+    let stride = |length: usize| isize::try_from(length).expect("a slice is at most isize::MAX long");
     // Transposed, `yᵀ = w xᵀ`, because gemm is fastest where a destination's columns are
     // contiguous.
     // SAFETY: the strides and sizes stay inside the slices, by the assertions above; the caller
@@ -229,20 +202,12 @@ mod x86 {
     impl Quants {
         #[inline(always)]
         fn scaled(q: __m256i, scale: f32) -> Self {
-            Self {
-                q,
-                scale: [scale; 2],
-                offset: [0.0; 2],
-            }
+            Self { q, scale: [scale; 2], offset: [0.0; 2] }
         }
 
         #[inline(always)]
         fn scaled_from(q: __m256i, scale: f32, offset: f32) -> Self {
-            Self {
-                q,
-                scale: [scale; 2],
-                offset: [offset; 2],
-            }
+            Self { q, scale: [scale; 2], offset: [offset; 2] }
         }
     }
 
@@ -266,12 +231,7 @@ mod x86 {
             unsafe {
                 let Quants { q, scale, offset } = Self::quants(header, block, group);
                 let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
-                let bytes = [
-                    low,
-                    _mm_unpackhi_epi64(low, low),
-                    high,
-                    _mm_unpackhi_epi64(high, high),
-                ];
+                let bytes = [low, _mm_unpackhi_epi64(low, low), high, _mm_unpackhi_epi64(high, high)];
                 let mut values = [_mm256_setzero_ps(); 4];
                 for i in 0..4 {
                     let q = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes[i]));
@@ -287,11 +247,7 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn group_avx512(
-            header: Self::Header,
-            block: *const u8,
-            group: usize,
-        ) -> [__m512; 2] {
+        unsafe fn group_avx512(header: Self::Header, block: *const u8, group: usize) -> [__m512; 2] {
             unsafe {
                 let Quants { q, scale, offset } = Self::quants(header, block, group);
                 let bytes = [_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q)];
@@ -357,12 +313,8 @@ mod x86 {
         unsafe {
             let bits = _mm256_set1_epi32(bits.cast::<i32>().read_unaligned());
             // Byte i of the 32 bits goes to bytes 8i to 8i + 7, each of which keeps its own bit.
-            let spread = _mm256_setr_epi64x(
-                0,
-                0x0101_0101_0101_0101,
-                0x0202_0202_0202_0202,
-                0x0303_0303_0303_0303,
-            );
+            let spread =
+                _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
             let own = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
             let kept = _mm256_and_si256(_mm256_shuffle_epi8(bits, spread), own);
             _mm256_and_si256(_mm256_cmpeq_epi8(kept, own), _mm256_set1_epi8(16))
@@ -377,10 +329,7 @@ mod x86 {
             // The look-up uses the lower four bits of each index alone.
             let low = _mm512_cvtepu8_epi32(bytes);
             let high = _mm512_srli_epi32::<4>(low);
-            [
-                _mm512_permutexvar_ps(low, table),
-                _mm512_permutexvar_ps(high, table),
-            ]
+            [_mm512_permutexvar_ps(low, table), _mm512_permutexvar_ps(high, table)]
         }
     }
 
@@ -389,8 +338,7 @@ mod x86 {
     unsafe fn count_from(first: f32) -> __m512 {
         unsafe {
             let count = _mm512_setr_ps(
-                0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0,
-                15.0,
+                0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
             );
             _mm512_add_ps(count, _mm512_set1_ps(first))
         }
@@ -471,10 +419,7 @@ mod x86 {
         unsafe fn group_avx512([d, m]: [f32; 2], block: *const u8, _: usize) -> [__m512; 2] {
             unsafe {
                 let (d, m) = (_mm512_set1_ps(d), _mm512_set1_ps(m));
-                look_up_nibbles(
-                    load_16(block.add(4)),
-                    _mm512_fmadd_ps(count_from(0.0), d, m),
-                )
+                look_up_nibbles(load_16(block.add(4)), _mm512_fmadd_ps(count_from(0.0), d, m))
             }
         }
     }
@@ -544,14 +489,10 @@ mod x86 {
                 let upper = |low: u64, high: u64| (low & four | (high >> 6 & two) << 4) << 32;
                 let scales = a & six | upper(c, a);
                 let offsets = b & six | upper(c >> 4, b);
-                let mut sub_blocks = Self {
-                    scale: [0.0; 8],
-                    offset: [0.0; 8],
-                };
-                for (bytes, factor, to) in [
-                    (scales, d, &mut sub_blocks.scale),
-                    (offsets, -d_min, &mut sub_blocks.offset),
-                ] {
+                let mut sub_blocks = Self { scale: [0.0; 8], offset: [0.0; 8] };
+                for (bytes, factor, to) in
+                    [(scales, d, &mut sub_blocks.scale), (offsets, -d_min, &mut sub_blocks.offset)]
+                {
                     let bytes = _mm_cvtsi64_si128(bytes.cast_signed());
                     let values = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
                     let values = _mm256_mul_ps(values, _mm256_set1_ps(factor));
@@ -568,11 +509,7 @@ mod x86 {
     unsafe fn half_of_bytes(bytes: *const u8, group: usize) -> __m256i {
         unsafe {
             let bytes = load_32(bytes.add(group / 2 * 32));
-            let half = if group.is_multiple_of(2) {
-                bytes
-            } else {
-                _mm256_srli_epi16::<4>(bytes)
-            };
+            let half = if group.is_multiple_of(2) { bytes } else { _mm256_srli_epi16::<4>(bytes) };
             _mm256_and_si256(half, _mm256_set1_epi8(15))
         }
     }
@@ -652,11 +589,7 @@ mod x86 {
             unsafe {
                 let (half, g) = (group / 4, group % 4);
                 let low = load_32(block.add(half * 64 + g % 2 * 32));
-                let low = if g < 2 {
-                    low
-                } else {
-                    _mm256_srli_epi16::<4>(low)
-                };
+                let low = if g < 2 { low } else { _mm256_srli_epi16::<4>(low) };
                 let low = _mm256_and_si256(low, _mm256_set1_epi8(15));
                 let high = load_32(block.add(128 + half * 32));
                 // Bits 2g and 2g + 1 move to bits 4 and 5.
@@ -669,11 +602,7 @@ mod x86 {
                 let high = _mm256_and_si256(high, _mm256_set1_epi8(0x30));
                 let q = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
                 let scale = [scales[group * 2], scales[group * 2 + 1]];
-                Quants {
-                    q,
-                    scale,
-                    offset: [0.0; 2],
-                }
+                Quants { q, scale, offset: [0.0; 2] }
             }
         }
     }
@@ -724,12 +653,8 @@ mod x86 {
         };
     }
 
-    plain_format!(F32, 4, |at| _mm256_loadu_ps(at.cast()), |at| {
-        _mm512_loadu_ps(at.cast())
-    });
-    plain_format!(F16, 2, |at| _mm256_cvtph_ps(load_16(at)), |at| {
-        _mm512_cvtph_ps(load_32(at))
-    });
+    plain_format!(F32, 4, |at| _mm256_loadu_ps(at.cast()), |at| { _mm512_loadu_ps(at.cast()) });
+    plain_format!(F16, 2, |at| _mm256_cvtph_ps(load_16(at)), |at| { _mm512_cvtph_ps(load_32(at)) });
     plain_format!(
         BF16,
         2,
@@ -776,11 +701,7 @@ mod x86 {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn $decode_format<F: Format>(
-                dtype: StorageType,
-                bytes: &[u8],
-                values: &mut [f32],
-            ) {
+            unsafe fn $decode_format<F: Format>(dtype: StorageType, bytes: &[u8], values: &mut [f32]) {
                 let blocks = values.len() / (F::GROUPS * GROUP);
                 for b in 0..blocks {
                     // SAFETY: block `b` and its values are inside their slices.
@@ -796,10 +717,8 @@ mod x86 {
                     }
                 }
                 // Rows of the plain types may end in part of a group.
-                dtype.dequantise(
-                    &bytes[blocks * F::BLOCK_BYTES..],
-                    &mut values[blocks * F::GROUPS * GROUP..],
-                );
+                dtype
+                    .dequantise(&bytes[blocks * F::BLOCK_BYTES..], &mut values[blocks * F::GROUPS * GROUP..]);
             }
 
             /// `y[rows, m] = rows · x[m, cols]`.
@@ -848,9 +767,7 @@ mod x86 {
                                 (true, 2..) => {
                                     $dot_block::<F, R, 2>(dtype, bytes, row_bytes, cols, x, m, i, y)
                                 }
-                                (true, _) => {
-                                    $dot_block::<F, R, 1>(dtype, bytes, row_bytes, cols, x, m, i, y)
-                                }
+                                (true, _) => $dot_block::<F, R, 1>(dtype, bytes, row_bytes, cols, x, m, i, y),
                                 (false, _) => {
                                     $dot_block::<F, 1, 1>(dtype, bytes, row_bytes, cols, x, m, i, y)
                                 }

@@ -16,8 +16,10 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Up to so many activations, weights are multiplied in registers.
-const FEW: usize = 8;
+/// Up to so many activations, weights are multiplied in registers, four activations at a time.
+/// Beyond, a tile's dequantisation and gemm's packing of it are paid for by gemm's higher speed
+/// (measured: they break even near 20).
+const FEW: usize = 16;
 /// Values of a tile: 512 KiB, a quarter of the second-level cache of current server cores, half of
 /// that of current desktop cores.
 const TILE_VALUES: usize = 128 * 1024;
@@ -50,10 +52,7 @@ impl PackedMatrix {
             ref shape => Err(Error::InvalidFile {
                 path: tensor.path().to_owned(),
                 format: "tensor",
-                reason: format!(
-                    "tensor `{}` has shape {shape:?}, not of a matrix",
-                    tensor.name()
-                ),
+                reason: format!("tensor `{}` has shape {shape:?}, not of a matrix", tensor.name()),
             }),
         }
     }
@@ -91,13 +90,7 @@ impl PackedMatrix {
         assert!(i < self.rows, "row {i} of a matrix of {} rows", self.rows);
         assert_eq!(values.len(), self.cols, "a row's values");
         let set = InstructionSet::best();
-        block_kernels::decode(
-            set,
-            self.tensor.dtype(),
-            self.row_bytes(i, 1),
-            self.cols,
-            values,
-        );
+        block_kernels::decode(set, self.tensor.dtype(), self.row_bytes(i, 1), self.cols, values);
     }
 
     /// `y = x Wᵀ`: `x` is `[m, cols]`, `y` is `[m, rows]`, both row-major.
@@ -125,7 +118,7 @@ impl PackedMatrix {
         match m {
             0 => {}
             1..=FEW => multiply_few(matrices, x, m, ys),
-            _ => multiply_many(matrices, x, m, ys),
+            _ => multiply_many(matrices, x, ys),
         }
     }
 }
@@ -147,11 +140,8 @@ impl RowsByFew<'_> {
 
 fn multiply_few(matrices: &[&PackedMatrix], x: &[f32], m: usize, ys: &mut [&mut [f32]]) {
     // Kernels write `[rows, m]`, so that threads write to slices of their own.
-    let mut transposed: Vec<Vec<f32>> = if m == 1 {
-        Vec::new()
-    } else {
-        ys.iter().map(|y| vec![0.0; y.len()]).collect()
-    };
+    let mut transposed: Vec<Vec<f32>> =
+        if m == 1 { Vec::new() } else { ys.iter().map(|y| vec![0.0; y.len()]).collect() };
     let outputs: Vec<&mut [f32]> = if m == 1 {
         ys.iter_mut().map(|y| &mut **y).collect()
     } else {
@@ -163,11 +153,7 @@ fn multiply_few(matrices: &[&PackedMatrix], x: &[f32], m: usize, ys: &mut [&mut 
     let mut jobs = Vec::new();
     for (&matrix, y) in matrices.iter().zip(outputs) {
         for (i, y) in y.chunks_mut(share * m).enumerate() {
-            jobs.push(RowsByFew {
-                matrix,
-                first: i * share,
-                y,
-            });
+            jobs.push(RowsByFew { matrix, first: i * share, y });
         }
     }
     if all_rows * cols * m < WORTH_A_THREAD {
@@ -219,24 +205,16 @@ impl Tile<'_> {
     }
 }
 
-fn multiply_many(matrices: &[&PackedMatrix], x: &[f32], _m: usize, ys: &mut [&mut [f32]]) {
+fn multiply_many(matrices: &[&PackedMatrix], x: &[f32], ys: &mut [&mut [f32]]) {
     let threads = rayon::current_num_threads();
     let mut tiles = Vec::new();
     for (&matrix, y) in matrices.iter().zip(ys) {
         let y = SharedOutput::new(y, matrix.rows);
         let fits = TILE_VALUES / matrix.cols / TILE_ROW_STEP * TILE_ROW_STEP;
-        let fair = matrix
-            .rows
-            .div_ceil(threads)
-            .next_multiple_of(TILE_ROW_STEP);
+        let fair = matrix.rows.div_ceil(threads).next_multiple_of(TILE_ROW_STEP);
         let count = fits.min(fair).max(TILE_ROW_STEP);
         for first in (0..matrix.rows).step_by(count) {
-            tiles.push(Tile {
-                matrix,
-                first,
-                count: count.min(matrix.rows - first),
-                y,
-            });
+            tiles.push(Tile { matrix, first, count: count.min(matrix.rows - first), y });
         }
     }
     tiles.into_par_iter().for_each(|tile| tile.multiply(x));
@@ -251,9 +229,7 @@ mod tests {
     fn noise(seed: u64, len: usize) -> Vec<f32> {
         let mut state = seed;
         let mut next = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1 << 23) as f32 - 1.0
         };
         (0..len).map(|_| next()).collect()
@@ -261,17 +237,10 @@ mod tests {
 
     /// Golden blocks of the type: three rows of 256 values, the last of which has the extremes.
     fn golden(dtype: StorageType) -> Vec<u8> {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../tests/golden/quants/quants.safetensors"
-        );
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/quants/quants.safetensors");
         let golden = std::fs::read(path).unwrap();
         let golden = safetensors::SafeTensors::deserialize(&golden).unwrap();
-        golden
-            .tensor(&format!("{dtype}.blocks"))
-            .unwrap()
-            .data()
-            .to_vec()
+        golden.tensor(&format!("{dtype}.blocks")).unwrap().data().to_vec()
     }
 
     /// A matrix `[rows, 512]` of golden blocks in changing order, but for the extremes, beside which
@@ -302,10 +271,7 @@ mod tests {
         assert_eq!(y.len(), expected.len());
         for (i, (y, (sum, size))) in y.iter().zip(expected).enumerate() {
             let error = (f64::from(*y) - sum).abs();
-            assert!(
-                error <= 2e-6 * size + 1e-12,
-                "{what} at {i}: {y} is not {sum}"
-            );
+            assert!(error <= 2e-6 * size + 1e-12, "{what} at {i}: {y} is not {sum}");
         }
     }
 
@@ -318,10 +284,7 @@ mod tests {
             for set in InstructionSet::available() {
                 let mut values = vec![f32::NAN; expected.len()];
                 block_kernels::decode(set, dtype, &bytes, 256, &mut values);
-                let same = values
-                    .iter()
-                    .zip(&expected)
-                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                let same = values.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{dtype} by {set:?}");
             }
         }
@@ -348,21 +311,13 @@ mod tests {
 
     #[test]
     fn products_are_right_in_both_regimes_and_at_their_border() {
-        for (dtype, rows) in [
-            (StorageType::Q4_1, 300),
-            (StorageType::Q6K, 64),
-            (StorageType::F32, 1),
-        ] {
+        for (dtype, rows) in [(StorageType::Q4_1, 300), (StorageType::Q6K, 64), (StorageType::F32, 1)] {
             let matrix = matrix(dtype, rows);
             for m in [0, 1, 2, 7, FEW, FEW + 1, 33, 130] {
                 let x = noise(7, m * 512);
                 let mut y = vec![f32::NAN; m * rows];
                 matrix.matmul(&x, m, &mut y);
-                assert_close(
-                    &y,
-                    &reference(&matrix, &x),
-                    &format!("{dtype} {rows}, m = {m}"),
-                );
+                assert_close(&y, &reference(&matrix, &x), &format!("{dtype} {rows}, m = {m}"));
             }
         }
     }
@@ -384,19 +339,14 @@ mod tests {
     fn rows_of_plain_types_may_have_any_width() {
         for dtype in [StorageType::F32, StorageType::F16, StorageType::BF16] {
             for cols in [1, 31, 33, 100] {
-                let bytes =
-                    matrix(dtype, 10).tensor().bytes()[..6 * cols * dtype.block_bytes()].to_vec();
+                let bytes = matrix(dtype, 10).tensor().bytes()[..6 * cols * dtype.block_bytes()].to_vec();
                 let tensor = RawTensor::new("w", dtype, vec![6, cols], bytes.into(), "x").unwrap();
                 let matrix = PackedMatrix::new(tensor).unwrap();
                 for m in [1, 3, 20] {
                     let x = noise(5, m * cols);
                     let mut y = vec![f32::NAN; m * 6];
                     matrix.matmul(&x, m, &mut y);
-                    assert_close(
-                        &y,
-                        &reference(&matrix, &x),
-                        &format!("{dtype} {cols}, m = {m}"),
-                    );
+                    assert_close(&y, &reference(&matrix, &x), &format!("{dtype} {cols}, m = {m}"));
                 }
                 let mut row = vec![f32::NAN; cols];
                 matrix.row(4, &mut row);

@@ -1,0 +1,182 @@
+//! This encoder against what the reference code computed.
+//!
+//! A folder holds a checkpoint in the released layout, its decoders as `decoderN/`, the inputs in
+//! `cases.json`, and what the reference made of them in float32 in `expected.safetensors`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::{Device, Int, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::decoder::Transformer;
+use crate::encoder::{ArcEncoder, special_vector};
+use crate::nn::Residence;
+use crate::projector::Projector;
+use crate::prompt::Prompt;
+use crate::weights::{ArcCheckpoint, MetaFolder, SafetensorsFile, Special, TensorSource, TrainingSources};
+use crate::{Error, Result};
+
+/// The input of one case.
+#[derive(Debug, Deserialize)]
+struct Case {
+    id: String,
+    /// The index of the decoder.
+    decoder: usize,
+    task: Task,
+    /// Encoder token ids, by sequence and context.
+    contexts: Vec<Vec<Vec<u32>>>,
+    /// Decoder token ids, by sequence.
+    tokens: Vec<Vec<u32>>,
+    /// After how many further tokens each context is inserted, by sequence and context.
+    insert_after: Vec<Vec<usize>>,
+}
+
+/// Which special vector follows the latents.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Task {
+    Continuation,
+    Reconstruction,
+}
+
+/// How far one tensor is from the reference's.
+#[derive(Clone, Debug, Serialize)]
+pub struct Deviation {
+    /// `latents`, `projected`, `projected_special` or `logits`.
+    pub tensor: String,
+    /// The largest absolute difference.
+    pub absolute: f64,
+    /// The largest absolute difference, over the tensor's largest magnitude where that is above 1.
+    /// Latents of the reference's cases are in the hundreds, where float32 itself resolves no
+    /// better than this.
+    pub scaled: f64,
+}
+
+/// How far one case is from the reference.
+#[derive(Clone, Debug, Serialize)]
+pub struct CaseReport {
+    /// The case's name.
+    pub id: String,
+    /// One entry for each tensor compared.
+    pub deviations: Vec<Deviation>,
+}
+
+impl CaseReport {
+    /// The largest scaled deviation; not a number if a tensor has such values.
+    #[must_use]
+    pub fn worst(&self) -> f64 {
+        self.deviations.iter().map(|deviation| deviation.scaled).fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
+    }
+}
+
+/// Runs every case of a folder.
+///
+/// # Errors
+///
+/// Whatever is wrong with the folder's files, by name.
+pub fn check_reference(folder: &Path, device: &Device) -> Result<Vec<CaseReport>> {
+    let checkpoint = ArcCheckpoint::open(folder, &TrainingSources::default())?;
+    let expected = SafetensorsFile::open(folder.join("expected.safetensors"))?;
+    let cases_path = folder.join("cases.json");
+    let text = std::fs::read_to_string(&cases_path).map_err(Error::io("read", &cases_path))?;
+    let cases: Vec<Case> = serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
+        path: cases_path.clone(),
+        format: "cases",
+        reason: error.to_string(),
+    })?;
+
+    let mut decoders = BTreeMap::new();
+    let mut reports = Vec::new();
+    for case in &cases {
+        if case.contexts.iter().flatten().any(Vec::is_empty) || case.contexts.is_empty() {
+            return Err(Error::InvalidFile {
+                path: cases_path.clone(),
+                format: "cases",
+                reason: format!("case `{}` has an empty context", case.id),
+            });
+        }
+        if !decoders.contains_key(&case.decoder) {
+            let network = MetaFolder::open(folder.join(format!("decoder{}", case.decoder)))?;
+            decoders.insert(case.decoder, Transformer::from_meta(&network, device, Residence::Dense)?);
+        }
+        reports.push(run(case, &checkpoint, &decoders[&case.decoder], &expected, device)?);
+    }
+    Ok(reports)
+}
+
+fn run(
+    case: &Case,
+    checkpoint: &ArcCheckpoint,
+    decoder: &Transformer,
+    expected: &SafetensorsFile,
+    device: &Device,
+) -> Result<CaseReport> {
+    let encoder = ArcEncoder::from_checkpoint(checkpoint, case.decoder, device)?;
+    let projector = Projector::from_checkpoint(checkpoint, case.decoder, device)?;
+    let special = match case.task {
+        Task::Continuation => Special::Cont,
+        Task::Reconstruction => Special::Rec,
+    };
+    let special = special_vector(checkpoint, special, case.decoder, device)?;
+    let project = |rows: Tensor<2>| match &projector {
+        Some(projector) => projector.forward(rows),
+        None => Ok(rows),
+    };
+
+    // All contexts of the case in one batch, whatever their lengths.
+    let contexts: Vec<Vec<u32>> = case.contexts.iter().flatten().cloned().collect();
+    let encoded = encoder.forward(&contexts, device);
+    let latents: Vec<Tensor<2>> = (0..contexts.len()).map(|row| encoded.row(row)).collect();
+    let projected = latents.iter().map(|latents| project(latents.clone())).collect::<Result<Vec<_>>>()?;
+    let projected_special = special.map(&project).transpose()?;
+
+    let mut logits = Vec::new();
+    let mut contexts = projected.iter();
+    for (tokens, insert_after) in case.tokens.iter().zip(&case.insert_after) {
+        let mut prompt = Prompt::new();
+        let mut rest = tokens.as_slice();
+        for (&count, latents) in insert_after.iter().zip(&mut contexts) {
+            let (before, after) = rest.split_at(count.min(rest.len()));
+            rest = after;
+            prompt = prompt.tokens(before.to_vec()).latents(latents.clone());
+            if let Some(special) = &projected_special {
+                prompt = prompt.latents(special.clone());
+            }
+        }
+        let prompt = prompt.tokens(rest.to_vec());
+        let mut cache = decoder.new_cache(vec![0]);
+        let hidden = decoder.forward(prompt.embed(decoder).unsqueeze(), &mut cache);
+        let places: Vec<i64> = prompt
+            .token_at_positions()
+            .iter()
+            .enumerate()
+            .filter_map(|(place, token)| token.map(|_| place as i64))
+            .collect();
+        let places = Tensor::<1, Int>::from_data(places.as_slice(), device);
+        logits.push(decoder.logits(hidden.select(1, places)).squeeze_dim::<2>(0));
+    }
+
+    let mut found = vec![("latents", Tensor::cat(latents, 0)), ("projected", Tensor::cat(projected, 0))];
+    found.extend(projected_special.map(|special| ("projected_special", special)));
+    found.push(("logits", Tensor::cat(logits, 0)));
+    let deviations = found
+        .into_iter()
+        .map(|(tensor, found)| {
+            let name = format!("{}.{tensor}", case.id);
+            let expected = expected.tensor_of_shape(&name, &found.dims())?.to_f32();
+            Ok(deviation(tensor, found, &expected))
+        })
+        .collect::<Result<_>>()?;
+    Ok(CaseReport { id: case.id.clone(), deviations })
+}
+
+fn deviation(tensor: &str, found: Tensor<2>, expected: &[f32]) -> Deviation {
+    let data = found.into_data().convert::<f32>();
+    let found = data.as_slice::<f32>().expect("converted to f32");
+    // A difference that is not a number must not pass for a small one.
+    let larger = |a: f64, b: f64| if b > a || b.is_nan() { b } else { a };
+    let absolute = found.iter().zip(expected).map(|(&a, &b)| f64::from(a - b).abs()).fold(0.0, larger);
+    let magnitude = expected.iter().map(|&value| f64::from(value).abs()).fold(1.0, larger);
+    Deviation { tensor: tensor.to_owned(), absolute, scaled: absolute / magnitude }
+}

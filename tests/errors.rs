@@ -1,0 +1,1100 @@
+//! What users are told when they get it wrong: one line, a hint, an exit code, and nothing half-written.
+//!
+//! Every claim goes through the binary. Where a model is needed it is a llama of one tiny layer that the
+//! test writes itself, so nothing is pulled, and what is wrong with a file is the only thing wrong with it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use arc_adapters::{EncoderManifest, sha256_hex};
+use arc_core::encoder::encoder_id;
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Wrong usage: nothing was tried.
+const USAGE: i32 = 2;
+/// It was tried, and failed.
+const FAILURE: i32 = 1;
+
+/// Width of the tiny model, `d`.
+const WIDTH: usize = 8;
+/// Width of its feed-forward layer, `f`.
+const HIDDEN: usize = 16;
+/// Its longest context, in positions.
+const WINDOW: u32 = 128;
+
+/// `<unk>`, `<s>`, `</s>` and a token for every byte.
+const VOCABULARY: usize = 3 + 256;
+
+mod a_control {
+    use super::*;
+
+    #[test]
+    fn the_tiny_model_generates_and_answers_where_nothing_is_wrong() {
+        let place = Place::with_adapter();
+        let text = place.file("text.txt", "a text of a few words");
+        let generated =
+            place.succeeds(&["generate", "--decoder", "tiny", "--prompt", "hello", "--max-tokens", "4"]);
+        assert_eq!(generated["prompt_tokens"], 6, "the beginning token and five bytes");
+        let question = ["ask", "--decoder", "tiny", "--document", &text, "--max-tokens", "4", "why"];
+        assert_eq!(place.succeeds(&question)["latents"], "a text of a few words".len());
+    }
+}
+
+mod names {
+    use super::*;
+
+    #[test]
+    fn an_unknown_decoder_is_answered_with_the_nearest_names() {
+        let place = Place::with_model(&tiny_llama());
+        let text = place.file("text.txt", "a text");
+        for arguments in [
+            &["generate", "--decoder", "tinny", "--prompt", "x"] as &[&str],
+            &["ask", "--decoder", "tinny", "--document", &text, "why"],
+            &["fit", "--decoder", "tinny", "--text", &text, "-o", "adapter"],
+            &["pull", "tinny"],
+        ] {
+            let refusal = place.fails(FAILURE, arguments);
+            refusal.says(&["no decoder is called `tinny`", "`tiny`"]);
+            refusal.hints(&["decoder"]);
+        }
+    }
+
+    #[test]
+    fn an_unknown_encoder_is_answered_with_the_nearest_names() {
+        let place = Place::with_encoder();
+        let text = place.file("text.txt", "a text");
+        let refusal = place.fails(FAILURE, &["compress", &text, "--encoder", "strat", "-o", LATENTS]);
+        refusal.says(&["no encoder is called `strat`", "`start`"]);
+        refusal.hints(&["encoder"]);
+    }
+
+    #[test]
+    fn a_folder_without_a_registry_is_a_usage_error() {
+        // Nothing is above the root, and the user's own registry is in a home that is empty here.
+        if Path::new("/registry.toml").exists() {
+            eprintln!("left out: there is a registry in the root folder");
+            return;
+        }
+        let place = Place::empty();
+        let mut command = place.arc(&["models"]);
+        let refusal = Refusal::of(command.current_dir("/").output(), USAGE);
+        refusal.says(&["no `registry.toml`"]);
+        refusal.hints(&["--registry"]);
+    }
+
+    #[test]
+    fn a_registry_that_is_not_one_is_refused_with_its_line() {
+        let place = Place::empty();
+        for (text, says) in [
+            ("schema = 1\n[decoders.x\n", "line 2"),
+            ("schema = 1\n[decoders.x]\n", "source"),
+            ("[decoders.x]\n", "`schema` is missing"),
+            ("schema = 99\n", "schema 99"),
+            ("schema = 1\n[decoders.x]\nsource = \"ftp:x\"\n", "ftp:x"),
+        ] {
+            place.file("registry.toml", text);
+            place.fails(FAILURE, &["models"]).says(&["registry.toml", says]);
+        }
+        place.registry("");
+        place.fails(FAILURE, &["models", "--registry", "none.toml"]).says(&["none.toml"]);
+    }
+}
+
+mod model_files {
+    use super::*;
+
+    const GENERATE: [&str; 5] = ["generate", "--decoder", "tiny", "--prompt", "hello"];
+
+    #[test]
+    fn a_gguf_file_that_is_cut_off_anywhere_is_refused() {
+        let whole = tiny_llama().to_bytes();
+        let place = Place::empty();
+        for kept in [0, 3, 4, 20, 100, 1000, whole.len() / 2, whole.len() - 1] {
+            place.decoder(&whole[..kept], "");
+            let refusal = place.fails(FAILURE, &GENERATE);
+            refusal.says(&["tiny.gguf", "not a valid GGUF file"]);
+            refusal.hints(&["cut off or corrupt"]);
+        }
+    }
+
+    #[test]
+    fn a_corrupt_gguf_file_is_refused_with_the_reason() {
+        let whole = tiny_llama().to_bytes();
+        let with = |at: usize, bytes: &[u8]| {
+            let mut damaged = whole.clone();
+            damaged[at..at + bytes.len()].copy_from_slice(bytes);
+            damaged
+        };
+        let place = Place::empty();
+        for (model, says) in [
+            (with(0, b"PK\x03\x04"), "not with `GGUF`"),
+            (with(4, &7_u32.to_le_bytes()), "version 7"),
+            (with(4, &3_u32.to_be_bytes()), "big-endian"),
+            (with(8, &u64::MAX.to_le_bytes()), "the count of tensors"),
+            (with(16, &u64::MAX.to_le_bytes()), "the count of metadata entries"),
+            (with(24, &u64::MAX.to_le_bytes()), "the key of metadata entry 0"),
+            (b"a text that was given the wrong name".to_vec(), "not with `GGUF`"),
+        ] {
+            place.decoder(&model, "");
+            let refusal = place.fails(FAILURE, &GENERATE);
+            refusal.says(&["not a valid GGUF file", says]);
+            refusal.hints(&["cut off or corrupt"]);
+        }
+    }
+
+    #[test]
+    fn an_unsupported_architecture_is_named_beside_those_that_are_supported() {
+        let mut model = tiny_llama();
+        model.set("general.architecture", Meta::Text("mamba".into()));
+        let refusal = Place::with_model(&model).fails(FAILURE, &GENERATE);
+        refusal.says(&["`mamba`", "not supported"]);
+        refusal.hints(&["llama", "qwen2", "gemma3", "olmo"]);
+    }
+
+    #[test]
+    fn an_unsupported_quantisation_is_named_with_its_tensor() {
+        for (kind, name) in [(10, "Q2_K"), (20, "IQ4_NL"), (77, "ggml type 77")] {
+            let mut model = tiny_llama();
+            model.tensor("blk.0.ffn_up.weight").kind = kind;
+            let refusal = Place::with_model(&model).fails(FAILURE, &GENERATE);
+            refusal.says(&["`blk.0.ffn_up.weight`", name, "not supported"]);
+            refusal.hints(&["Q4_K", "Q8_0"]);
+        }
+    }
+
+    #[test]
+    fn a_missing_tensor_is_named() {
+        for tensor in ["token_embd.weight", "blk.0.attn_q.weight", "output_norm.weight"] {
+            let mut model = tiny_llama();
+            model.tensors.retain(|other| other.name != tensor);
+            let refusal = Place::with_model(&model).fails(FAILURE, &GENERATE);
+            refusal.says(&["has no tensor", &format!("`{tensor}`")]);
+            refusal.hints(&["another model"]);
+        }
+    }
+
+    #[test]
+    fn a_tensor_of_another_shape_is_named_with_both_shapes() {
+        let mut model = tiny_llama();
+        model.tensor("blk.0.ffn_down.weight").shape = vec![HIDDEN, WIDTH];
+        let refusal = Place::with_model(&model).fails(FAILURE, &GENERATE);
+        refusal.says(&["`blk.0.ffn_down.weight`", "[16, 8]", "[8, 16]"]);
+        refusal.hints(&["another model"]);
+
+        let mut model = tiny_llama();
+        model.tensor("token_embd.weight").shape = vec![VOCABULARY * WIDTH];
+        Place::with_model(&model).fails(FAILURE, &GENERATE).says(&["`token_embd.weight`", "shape"]);
+    }
+
+    #[test]
+    fn senseless_settings_of_a_model_are_refused_by_name() {
+        for (key, value, says) in [
+            ("llama.block_count", None, "`llama.block_count` is missing"),
+            ("llama.attention.head_count", Some(Meta::U32(0)), "heads"),
+            ("llama.attention.head_count_kv", Some(Meta::U32(3)), "3 key heads"),
+            ("llama.embedding_length", Some(Meta::Text("wide".into())), "`llama.embedding_length`"),
+            ("tokenizer.ggml.tokens", None, "`tokenizer.ggml.tokens` is missing"),
+            ("tokenizer.ggml.model", Some(Meta::Text("rwkv".into())), "`rwkv` is not supported"),
+            ("tokenizer.ggml.bos_token_id", Some(Meta::U32(5000)), "5000"),
+            ("tokenizer.ggml.scores", Some(Meta::Floats(vec![0.0])), "1 values"),
+        ] {
+            let mut model = tiny_llama();
+            match value {
+                Some(value) => model.set(key, value),
+                None => model.metadata.retain(|(other, _)| *other != key),
+            }
+            Place::with_model(&model).fails(FAILURE, &GENERATE).says(&["tiny.gguf", says]);
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_larger_than_the_embedding_table_does_no_harm() {
+        let mut model = tiny_llama();
+        // The tokens of `hello` are beyond the rows that are left.
+        model.tensor("token_embd.weight").shape = vec![16, WIDTH];
+        Place::with_model(&model).fails(FAILURE, &GENERATE).says(&["tiny.gguf", "16"]);
+    }
+
+    #[test]
+    fn a_hugging_face_folder_with_a_damaged_checkpoint_is_refused() {
+        let place = Place::empty();
+        place.registry("[decoders.tiny]\nsource = \"file:folder\"\n");
+        let config = json!({
+            "model_type": "llama", "hidden_size": WIDTH, "intermediate_size": HIDDEN, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": WINDOW,
+        });
+        place.file("folder/config.json", config.to_string());
+        place.fails(FAILURE, &GENERATE).says(&["folder"]);
+
+        let values = [0; 4 * WIDTH * 2];
+        let table = TensorView::new(Dtype::F32, vec![2, WIDTH], &values).expect("a tensor");
+        let whole = serialize([("model.embed_tokens.weight", table)], None).expect("a checkpoint");
+        for kept in [4, 40, whole.len() - 1] {
+            place.file("folder/model.safetensors", &whole[..kept]);
+            let refusal = place.fails(FAILURE, &GENERATE);
+            refusal.says(&["model.safetensors", "not a valid safetensors file"]);
+            refusal.hints(&["cut off or corrupt"]);
+        }
+        place.file("folder/model.safetensors", &whole);
+        place.fails(FAILURE, &GENERATE).says(&["has no tensor `model.layers.0."]);
+
+        place.file("folder/config.json", "{");
+        place.fails(FAILURE, &GENERATE).says(&["config.json"]);
+    }
+
+    #[test]
+    fn a_damaged_adapter_is_refused() {
+        let place = Place::with_adapter();
+        let text = place.file("text.txt", "a text");
+        let ask = ["ask", "--decoder", "tiny", "--document", &text, "why"];
+        let weights = place.path("adapter/adapter.safetensors");
+        let whole = std::fs::read(&weights).expect("the adapter's weights");
+        std::fs::write(&weights, &whole[..whole.len() - 1]).expect("a cut copy");
+        place.fails(FAILURE, &ask).says(&["adapter.safetensors"]);
+        std::fs::remove_file(&weights).expect("the adapter's weights");
+        place.fails(FAILURE, &ask).says(&["adapter.safetensors"]);
+        place.file("adapter/adapter.json", "{");
+        place.fails(FAILURE, &ask).says(&["adapter.json"]);
+    }
+
+    #[test]
+    fn a_decoder_without_an_adapter_cannot_be_asked_and_is_told_how_to_get_one() {
+        let place = Place::with_encoder();
+        let text = place.file("text.txt", "a text");
+        let refusal = place.fails(FAILURE, &["ask", "--decoder", "tiny", "--document", &text, "why"]);
+        refusal.says(&["`tiny`", "adapter"]);
+        refusal.hints(&["arc fit --decoder tiny"]);
+    }
+
+    #[test]
+    fn an_adapter_of_another_decoder_is_refused() {
+        let place = Place::with_adapter();
+        let text = place.file("text.txt", "a text");
+        let mut other = tiny_llama();
+        other.seed += 1;
+        place.file("other.gguf", other.to_bytes());
+        place.add_to_registry("[decoders.other]\nsource = \"file:other.gguf\"\nadapter = \"adapter\"\n");
+        let refusal = place.fails(FAILURE, &["ask", "--decoder", "other", "--document", &text, "why"]);
+        refusal.says(&["adapter `tiny`", "embedding table"]);
+        refusal.hints(&["the adapter was made for"]);
+    }
+}
+
+mod documents {
+    use super::*;
+
+    #[test]
+    fn what_is_no_text_is_refused_before_anything_is_loaded() {
+        // The model is no model at all: nobody looks.
+        let place = Place::empty();
+        place.decoder(b"", "adapter = \"adapter\"\n");
+        std::fs::create_dir(place.path("folder")).expect("a folder");
+        place.file("empty.txt", "");
+        place.file("blank.txt", " \n\t\n");
+        place.file("binary.pdf", b"%PDF-1.7\n\0\0\x01");
+        place.file("latin1.txt", b"caf\xe9 noir");
+        place.file("utf16.txt", b"\xff\xfea\0b\0");
+        for (document, says, hint) in [
+            ("empty.txt", "is empty", "text"),
+            ("blank.txt", "is empty", "text"),
+            ("binary.pdf", "is binary: byte 9", "extract"),
+            ("latin1.txt", "is not UTF-8: byte 3", "convert"),
+            ("utf16.txt", "is UTF-16", "convert"),
+            ("folder", "is a folder", "files"),
+            ("none.txt", "cannot read", ""),
+        ] {
+            for arguments in [
+                &["compress", document, "-o", LATENTS] as &[&str],
+                &["ask", "--decoder", "tiny", "--document", document, "why"],
+                &["generate", "--decoder", "tiny", "--file", document],
+                &["fit", "--decoder", "tiny", "--text", document, "-o", "out"],
+            ] {
+                let refusal = place.fails(FAILURE, arguments);
+                refusal.says(&[document, says]);
+                if !hint.is_empty() {
+                    refusal.hints(&[hint]);
+                }
+            }
+            assert!(!place.path(LATENTS).exists(), "{document} left a latents file");
+            assert!(!place.path("out").exists(), "{document} left an adapter");
+        }
+    }
+
+    #[test]
+    fn empty_standard_input_is_an_empty_document() {
+        let place = Place::with_model(&tiny_llama());
+        let refusal = place.fails(FAILURE, &["generate", "--decoder", "tiny", "--file", "-"]);
+        refusal.says(&["standard input", "is empty"]);
+    }
+
+    #[test]
+    fn a_document_longer_than_the_window_is_refused_with_the_numbers() {
+        let place = Place::with_adapter();
+        let text = place.file("long.txt", "long ".repeat(40));
+        let refusal = place
+            .fails(FAILURE, &["ask", "--decoder", "tiny", "--document", &text, "--max-tokens", "4", "why"]);
+        refusal.says(&["window of 128", "4 more"]);
+        refusal.hints(&["larger pooling factor"]);
+        // The hint helps.
+        let question =
+            ["ask", "--decoder", "tiny", "--document", &text, "--factor", "4", "--max-tokens", "4", "why"];
+        assert_eq!(place.succeeds(&question)["latents"], 50);
+
+        let prompt = "x".repeat(WINDOW as usize);
+        let refusal = place.fails(FAILURE, &["generate", "--decoder", "tiny", "--prompt", &prompt]);
+        refusal.says(&["window of 128"]);
+        refusal.hints(&["fewer new tokens"]);
+    }
+}
+
+mod latents_files {
+    use super::*;
+
+    fn ask(document: &str) -> [&str; 6] {
+        ["ask", "--decoder", "tiny", "--document", document, "why"]
+    }
+
+    #[test]
+    fn a_damaged_latents_file_is_refused() {
+        let place = Place::with_adapter();
+        let text = place.file("text.txt", "a text");
+        place.succeeds(&["compress", &text, "-o", LATENTS]);
+        place.succeeds(&ask(LATENTS));
+
+        let whole = std::fs::read(place.path(LATENTS)).expect("the latents");
+        for damaged in [b"" as &[u8], b"a text with the wrong name", &whole[..whole.len() - 1]] {
+            place.file(LATENTS, damaged);
+            place.fails(FAILURE, &ask(LATENTS)).says(&[LATENTS, "is not a valid"]);
+        }
+    }
+
+    #[test]
+    fn what_a_latents_file_says_of_itself_is_checked() {
+        let place = Place::with_adapter();
+        let right = json!({
+            "format": "arc-latents", "schema": "1", "encoder_id": place.encoder_id(), "factor": "1",
+            "chunk_lengths": "[2]", "source_tokens": "2", "text_sha256": sha256_hex(b""),
+        });
+        place.latents([2, WIDTH], 0.5, &right);
+        place.succeeds(&ask(LATENTS));
+
+        for (field, value, says) in [
+            ("schema", "2", "schema is `2`"),
+            ("factor", "many", "`many`"),
+            ("source_tokens", "-1", "`-1`"),
+            ("chunk_lengths", "[1]", "chunk lengths"),
+            ("chunk_lengths", "[18446744073709551615, 3]", "chunk lengths"),
+            ("chunk_lengths", "2", "`chunk_lengths`"),
+        ] {
+            let mut wrong = right.clone();
+            wrong[field] = value.into();
+            place.latents([2, WIDTH], 0.5, &wrong);
+            place.fails(FAILURE, &ask(LATENTS)).says(&[LATENTS, says]);
+            wrong.as_object_mut().expect("an object").remove(field);
+            place.latents([2, WIDTH], 0.5, &wrong);
+            place.fails(FAILURE, &ask(LATENTS)).says(&[LATENTS, &format!("no `{field}`")]);
+        }
+        place.latents([2, WIDTH], f32::NAN, &right);
+        place.fails(FAILURE, &ask(LATENTS)).says(&[LATENTS, "not finite"]);
+        place.latents([2, WIDTH + 1], 0.5, &right);
+        place.fails(FAILURE, &ask(LATENTS)).says(&["width 8"]);
+        let mut nothing = right;
+        nothing["chunk_lengths"] = "[]".into();
+        place.latents([0, WIDTH], 0.5, &nothing);
+        place.fails(FAILURE, &ask(LATENTS)).says(&[LATENTS, "no latents"]);
+    }
+
+    #[test]
+    fn latents_of_another_encoder_are_refused() {
+        let place = Place::with_adapter();
+        let other = place.encoder("other", 32);
+        let text = place.file("text.txt", "a text");
+        place.succeeds(&["compress", &text, "--encoder", "other", "-o", LATENTS]);
+        let refusal = place.fails(FAILURE, &ask(LATENTS));
+        refusal.says(&["encoder", &other, &place.encoder_id()]);
+        refusal.hints(&["the adapter was made for"]);
+    }
+
+    #[test]
+    fn latents_are_no_open_book() {
+        let place = Place::with_model(&tiny_llama());
+        place.file(LATENTS, "");
+        let refusal =
+            place.fails(USAGE, &["ask", "--decoder", "tiny", "--open-book", "--document", LATENTS, "why"]);
+        refusal.says(&["latents"]);
+        refusal.hints(&["--open-book"]);
+    }
+}
+
+mod pulls {
+    use super::*;
+
+    #[test]
+    fn a_checksum_that_does_not_match_is_refused_with_both() {
+        let model = tiny_llama().to_bytes();
+        let pinned = sha256_hex(b"another file");
+        let place = Place::empty();
+        place.decoder(&model, &format!("sha256 = \"{pinned}\"\n"));
+        for arguments in
+            [&["pull", "tiny"] as &[&str], &["generate", "--decoder", "tiny", "--prompt", "hello"]]
+        {
+            let refusal = place.fails(FAILURE, arguments);
+            refusal.says(&["tiny.gguf", &pinned, &sha256_hex(&model)]);
+            refusal.hints(&["pull again"]);
+        }
+    }
+
+    #[test]
+    fn nothing_is_pulled_offline() {
+        let place = Place::empty();
+        place.registry(PIP_DECODER);
+        let refusal = place.fails(FAILURE, &["pull", "far"]);
+        refusal.says(&["cannot pull `far`", "`ARC_OFFLINE` is set"]);
+        refusal.hints(&["unset `ARC_OFFLINE`"]);
+    }
+
+    #[test]
+    fn a_file_source_that_is_not_there_is_named() {
+        let place = Place::empty();
+        place.registry("[decoders.tiny]\nsource = \"file:gone.gguf\"\n");
+        place.fails(FAILURE, &["pull", "tiny"]).says(&["cannot open", "gone.gguf"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pip_that_fails_is_reported_in_its_own_words() {
+        let place = Place::empty();
+        place.registry(PIP_DECODER);
+        let pull = |script: &str| {
+            let pip = place.program("pip.sh", script);
+            let mut command = place.arc(&["pull", "far"]);
+            command.env_remove("ARC_OFFLINE").env("ARC_PIP", pip);
+            let refusal = Refusal::of(command.output(), FAILURE);
+            refusal.says(&["cannot pull", "pip:far-away==1.0"]);
+            assert!(place.cached("far").is_null(), "a model was left behind");
+            refusal
+        };
+        pull("exit 1").says(&["without a word"]);
+        let unknown = pull("echo 'ERROR: No matching distribution found for far-away==1.0' >&2; exit 1");
+        unknown.says(&["No matching distribution"]);
+        unknown.hints(&["index"]);
+        pull("exit 0").says(&["left no wheel"]);
+
+        let mut command = place.arc(&["pull", "far"]);
+        command.env_remove("ARC_OFFLINE").env("ARC_PIP", place.path("no-such-program"));
+        let refusal = Refusal::of(command.output(), FAILURE);
+        refusal.says(&["cannot be run"]);
+        refusal.hints(&["`ARC_PIP`"]);
+    }
+
+    #[test]
+    fn a_connection_that_is_cut_leaves_no_model() {
+        use std::io::{BufRead as _, BufReader, Write as _};
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        // Ends with the test: every answer promises a thousand bytes and gives ten.
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let head = BufReader::new(&stream).lines().map_while(Result::ok);
+                head.take_while(|line| !line.is_empty()).for_each(drop);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n0123456789");
+            }
+        });
+        let place = Place::empty();
+        place.registry("[decoders.far]\nsource = \"hf:ORG/REPO@main#model.gguf\"\n");
+        let mut command = place.arc(&["pull", "far"]);
+        command.env_remove("ARC_OFFLINE").env("HF_ENDPOINT", endpoint);
+        let refusal = Refusal::of(command.output(), FAILURE);
+        refusal.says(&["cannot pull", "hf:ORG/REPO@main#model.gguf"]);
+        refusal.hints(&["check the network"]);
+        assert!(place.cached("far").is_null(), "a model was left behind");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_during_a_pull_leaves_nothing_behind() {
+        let place = Place::empty();
+        place.registry(PIP_DECODER);
+        let download =
+            "while [ \"$1\" != --dest ]; do shift; done\nhead -c 200000 /dev/zero > \"$2/far.whl\"";
+        let pip = place.program("pip.sh", download);
+        let mut command = place.arc(&["pull", "far"]);
+        let small = place.path("small");
+        command.env_remove("ARC_OFFLINE").env("ARC_PIP", pip).env("ARC_HOME", &small);
+        let Some(refusal) = on_a_small_disk(&small, &command) else { return };
+        refusal.says(&["cannot write", "space"]);
+        refusal.hints(&["free some space", "`ARC_HOME`"]);
+    }
+
+    const PIP_DECODER: &str = "[decoders.far]\nsource = \"pip:far-away==1.0#far/model.gguf\"\n";
+}
+
+mod devices {
+    use super::*;
+
+    const GENERATE: [&str; 5] = ["generate", "--decoder", "tiny", "--prompt", "hello"];
+
+    #[test]
+    fn an_unknown_device_is_a_usage_error_that_lists_the_names() {
+        let place = Place::with_model(&tiny_llama());
+        for name in ["gpu", "cuda:x", "CPU", ""] {
+            let refusal = place.fails(USAGE, &[&GENERATE as &[&str], &["--device", name]].concat());
+            refusal.says(&["--device"]);
+            refusal.hints(&["`cpu`", "`cuda:1`", "`vulkan`", "`auto`"]);
+        }
+        let mut command = place.arc(&GENERATE);
+        Refusal::of(command.env("ARC_DEVICE", "gpu").output(), USAGE).says(&["`gpu`"]);
+    }
+
+    #[test]
+    fn a_device_that_is_not_in_this_build_is_named_with_the_feature_to_build() {
+        let place = Place::with_model(&tiny_llama());
+        let all = place.succeeds(&["devices"]);
+        let kinds = all["devices"].as_array().expect("a list of devices");
+        let Some(missing) = kinds.iter().find(|kind| kind["built"] == false) else {
+            eprintln!("left out: this build has every backend");
+            return;
+        };
+        let name = missing["kind"].as_str().expect("a name");
+        let refusal = place.fails(FAILURE, &[&GENERATE as &[&str], &["--device", name]].concat());
+        refusal.says(&[&format!("`{name}`"), "this build has no"]);
+        refusal.hints(&[&format!("--features {name}"), "--device cpu"]);
+    }
+
+    #[test]
+    fn a_device_that_the_machine_lacks_is_named_with_those_it_has() {
+        let place = Place::with_model(&tiny_llama());
+        let refusal = place.fails(FAILURE, &[&GENERATE as &[&str], &["--device", "cpu:1"]].concat());
+        refusal.says(&["`cpu:1`", "one cpu device, number 0"]);
+        refusal.hints(&["arc devices"]);
+    }
+}
+
+mod usage {
+    use super::*;
+
+    #[test]
+    fn senseless_values_are_usage_errors_that_name_the_option() {
+        let place = Place::with_model(&tiny_llama());
+        for (option, value) in [
+            ("--temperature", "-1"),
+            ("--temperature", "nan"),
+            ("--temperature", "warm"),
+            ("--top-p", "1.5"),
+            ("--top-p", "-0.5"),
+            ("--min-p", "2"),
+            ("--repetition-penalty", "0"),
+            ("--max-tokens", "-3"),
+            ("--seed", "dice"),
+        ] {
+            let arguments = ["generate", "--decoder", "tiny", "--prompt", "hello", option, value];
+            let refusal = place.fails(USAGE, &arguments);
+            let name = option.trim_start_matches("--").replace('-', " ");
+            let named = [option, &name, &name.replace(' ', "_")].iter().any(|n| refusal.message.contains(n));
+            assert!(named, "{option} {value}: {}", refusal.message);
+            assert!(!refusal.message.contains("unexpected"), "{option} {value}: {}", refusal.message);
+        }
+        let text = place.file("text.txt", "a text");
+        for factor in ["0", "-4", "5000", "half"] {
+            let refusal = place.fails(USAGE, &["compress", &text, "-o", LATENTS, "--factor", factor]);
+            refusal.says(&["--factor"]);
+        }
+    }
+
+    #[test]
+    fn missing_arguments_are_usage_errors() {
+        let place = Place::with_model(&tiny_llama());
+        for arguments in [
+            &["generate"] as &[&str],
+            &["generate", "--decoder", "tiny"],
+            &["ask", "--decoder", "tiny", "why"],
+            &["ask", "--decoder", "tiny", "--document", "text.txt"],
+            &["compress", "text.txt"],
+            &["compress"],
+            &["fit", "--decoder", "tiny"],
+            &["pull"],
+        ] {
+            place.fails(USAGE, arguments).says(&["required arguments were not provided"]);
+        }
+    }
+
+    #[test]
+    fn unknown_commands_and_options_are_usage_errors() {
+        let place = Place::with_model(&tiny_llama());
+        place.fails(USAGE, &["asks"]).says(&["'asks'"]);
+        place.fails(USAGE, &["models", "--colour"]).says(&["--colour"]);
+        let both = ["generate", "--decoder", "tiny", "--prompt", "a", "--file", "b"];
+        place.fails(USAGE, &both).says(&["cannot be used with"]);
+    }
+
+    #[test]
+    fn an_empty_prompt_is_a_usage_error() {
+        let mut model = tiny_llama();
+        model.set("tokenizer.ggml.add_bos_token", Meta::Bool(false));
+        let place = Place::with_model(&model);
+        place.fails(USAGE, &["generate", "--decoder", "tiny", "--prompt", ""]).says(&["prompt"]);
+    }
+}
+
+mod outputs {
+    use super::*;
+
+    #[test]
+    fn latents_that_cannot_be_written_leave_nothing_behind() {
+        let place = Place::with_encoder();
+        let text = place.file("text.txt", "a text");
+        // The cache remembers the checksum of the backbone.
+        place.succeeds(&["pull", "start"]);
+        let before = place.listing();
+        // A file is no folder, and a folder is not replaced by a file. Rights would not stop root.
+        place.fails(FAILURE, &["compress", &text, "-o", "text.txt/x.arc.safetensors"]).says(&["text.txt"]);
+        place.fails(FAILURE, &["compress", &text, "-o", "encoder"]).says(&["cannot write `encoder`"]);
+        assert_eq!(place.listing(), before);
+    }
+
+    #[test]
+    fn a_failing_compression_keeps_the_latents_that_were_there() {
+        let place = Place::with_encoder();
+        let text = place.file("text.txt", "a text");
+        place.succeeds(&["compress", &text, "-o", LATENTS]);
+        let before = std::fs::read(place.path(LATENTS)).expect("latents");
+        place.file("tiny.gguf", "not the backbone any more");
+        place.fails(FAILURE, &["compress", &text, "-o", LATENTS]).says(&["tiny.gguf"]);
+        assert_eq!(std::fs::read(place.path(LATENTS)).expect("latents"), before);
+    }
+
+    #[test]
+    fn a_fit_on_too_little_text_writes_no_adapter() {
+        let place = Place::with_encoder();
+        let text = place.file("text.txt", "hi");
+        let fit = ["fit", "--decoder", "tiny", "--text", &text, "-o", "adapter"];
+        place.fails(USAGE, &fit).says(&["aligned latents", "at least"]);
+        assert!(!place.path("adapter").exists());
+    }
+
+    #[test]
+    fn a_fit_on_jsonl_without_text_names_the_line() {
+        let place = Place::with_encoder();
+        let text = place.file("texts.jsonl", "{\"text\": \"one\"}\n{\"body\": \"two\"}\n");
+        let fit = ["fit", "--decoder", "tiny", "--text", &text, "-o", "adapter"];
+        place.fails(FAILURE, &fit).says(&["texts.jsonl", "line 2"]);
+        let template = place.file("template.txt", "no place for the text");
+        let fit = ["fit", "--decoder", "tiny", "--text", &text, "--template", &template, "-o", "adapter"];
+        place.fails(FAILURE, &fit).says(&["template", "`document`"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_leaves_no_part_of_the_latents() {
+        let place = Place::with_encoder();
+        // Four bytes for each of eight values of each of these letters: more than the disk has.
+        let text = place.file("text.txt", "abcdefgh".repeat(400));
+        let small = place.path("small");
+        let output = small.join(LATENTS);
+        let command = place.arc(&["compress", &text, "-o", output.to_str().expect("UTF-8")]);
+        let Some(refusal) = on_a_small_disk(&small, &command) else { return };
+        refusal.says(&["cannot write", LATENTS, "No space left"]);
+        refusal.hints(&["free some space"]);
+    }
+}
+
+/// The name of the latents file in a place.
+const LATENTS: &str = "out.arc.safetensors";
+
+/// A folder to work in, with a registry, a cache and a home of its own: nothing of this machine gets in.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn empty() -> Self {
+        let place = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        place.registry("");
+        place
+    }
+
+    /// With the decoder `tiny`.
+    fn with_model(model: &Gguf) -> Self {
+        let place = Self::empty();
+        place.decoder(&model.to_bytes(), "");
+        place
+    }
+
+    /// With the decoder `tiny`, and the encoder `start` made of it.
+    fn with_encoder() -> Self {
+        let place = Self::with_model(&tiny_llama());
+        place.encoder("start", 64);
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        place.file("registry.toml", registry.replacen('\n', "\ndefault_encoder = \"start\"\n", 1));
+        place
+    }
+
+    /// With an adapter between the two, fitted on letters.
+    fn with_adapter() -> Self {
+        let place = Self::with_encoder();
+        let texts: String = (0..20_usize)
+            .map(|row| {
+                let letters = (0..24_usize)
+                    .map(|place| char::from(b"etaoinshrdlucmfwypvbgkjqxz"[(row * 7 + place * place) % 26]));
+                format!("{}\n", json!({ "text": letters.collect::<String>() }))
+            })
+            .collect();
+        let texts = place.file("texts.jsonl", texts);
+        place.succeeds(&["fit", "--decoder", "tiny", "--text", &texts, "-o", "adapter"]);
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        let source = "source = \"file:tiny.gguf\"\n";
+        place.file("registry.toml", registry.replace(source, &format!("{source}adapter = \"adapter\"\n")));
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file and gives back its name.
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("in the folder")).expect("its folder");
+        std::fs::write(path, content).expect("a file is written");
+        name.to_owned()
+    }
+
+    /// Writes a shell script that can be run.
+    #[cfg(unix)]
+    fn program(&self, name: &str, script: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let path = self.path(&self.file(name, format!("#!/bin/sh\n{script}\n")));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it may be run");
+        path
+    }
+
+    fn registry(&self, entries: &str) {
+        self.file("registry.toml", format!("schema = 1\n{entries}"));
+    }
+
+    fn add_to_registry(&self, entry: &str) {
+        let registry = std::fs::read_to_string(self.path("registry.toml")).expect("the registry");
+        self.file("registry.toml", format!("{registry}{entry}"));
+    }
+
+    /// Makes `model` the decoder `tiny`, with more fields of its entry.
+    fn decoder(&self, model: &[u8], fields: &str) {
+        self.file("tiny.gguf", model);
+        self.registry(&format!("[decoders.tiny]\nsource = \"file:tiny.gguf\"\n{fields}"));
+    }
+
+    /// Adds an encoder whose backbone is the decoder `tiny`; returns its identity.
+    fn encoder(&self, name: &str, chunk_tokens: usize) -> String {
+        let backbone = std::fs::read(self.path("tiny.gguf")).expect("the backbone");
+        let manifest = json!({
+            "schema": 1, "name": name, "encoder_id": "to be computed", "architecture": "llama",
+            "d_encoder": WIDTH, "n_truncated_layers": 0, "compress_rates": [-1], "pooling": "mean",
+            "where": "before", "causal": false, "memory_tokens": 0, "chunk_tokens": chunk_tokens,
+            "backbone": { "decoder": "tiny", "sha256": sha256_hex(&backbone) },
+            "weights": { "kind": "backbone" },
+        });
+        let mut manifest =
+            EncoderManifest::parse(&manifest.to_string(), Path::new("test")).expect("a manifest");
+        manifest.encoder_id = encoder_id(&manifest);
+        let folder = if name == "start" { "encoder".to_owned() } else { format!("encoder-{name}") };
+        manifest.write(&self.path(&folder)).expect("an encoder package");
+        self.add_to_registry(&format!("[encoders.{name}]\npackage = \"{folder}\"\n"));
+        manifest.encoder_id
+    }
+
+    /// The identity of the encoder `start`.
+    fn encoder_id(&self) -> String {
+        EncoderManifest::open(&self.path("encoder")).expect("the encoder").encoder_id
+    }
+
+    /// Writes a latents file in which every value is `value`.
+    fn latents(&self, shape: [usize; 2], value: f32, metadata: &Value) {
+        let values: Vec<u8> =
+            std::iter::repeat_n(value.to_le_bytes(), shape[0] * shape[1]).flatten().collect();
+        let latents = TensorView::new(Dtype::F32, shape.to_vec(), &values).expect("a tensor");
+        let metadata = serde_json::from_value(metadata.clone()).expect("text fields");
+        self.file(LATENTS, serialize([("latents", latents)], Some(metadata)).expect("a file"));
+    }
+
+    /// The path of a decoder's model in the cache, or null.
+    fn cached(&self, decoder: &str) -> Value {
+        let models = self.succeeds(&["models"]);
+        let decoders = models["decoders"].as_array().expect("a list of decoders");
+        decoders.iter().find(|entry| entry["name"] == decoder).expect("the decoder")["path"].clone()
+    }
+
+    /// The names of what is in the folder, sorted.
+    fn listing(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).expect("the folder");
+        let mut names: Vec<_> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn arc(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
+        command.args(arguments).current_dir(self.folder.path()).stdin(std::process::Stdio::null());
+        for variable in ["ARC_DEVICE", "ARC_PIP", "HF_ENDPOINT", "HF_TOKEN", "CLICOLOR_FORCE"] {
+            command.env_remove(variable);
+        }
+        for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            command.env_remove(variable).env_remove(variable.to_lowercase());
+        }
+        command.env("ARC_OFFLINE", "1").env("ARC_HOME", self.path("cache"));
+        command.env("HOME", self.path("home")).env("XDG_CONFIG_HOME", self.path("home"));
+        command
+    }
+
+    /// Runs a command that should do well, and returns its JSON.
+    fn succeeds(&self, arguments: &[&str]) -> Value {
+        let output = self.arc(arguments).arg("--json").output().expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    }
+
+    /// Runs a command that should fail, as text and as JSON: the two must say the same.
+    fn fails(&self, code: i32, arguments: &[&str]) -> Refusal {
+        let text = Refusal::of(self.arc(arguments).output(), code);
+        let json = Refusal::of(self.arc(arguments).arg("--json").output(), code);
+        assert_eq!((&text.message, &text.hint), (&json.message, &json.hint), "{arguments:?}");
+        text
+    }
+}
+
+/// What a failing command said.
+struct Refusal {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Refusal {
+    /// Checks the form that every failure has: the exit code, no data, one error, at most one hint.
+    fn of(output: std::io::Result<Output>, code: i32) -> Self {
+        let output = output.expect("the binary runs");
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8 on standard error");
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "data on standard output: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        let lines =
+            |start| stderr.lines().filter_map(move |line| line.strip_prefix(start)).map(str::to_owned);
+        let (messages, hints): (Vec<_>, Vec<_>) = (lines("error: ").collect(), lines("hint: ").collect());
+        let [message] = messages.as_slice() else { panic!("expected one error: {stderr}") };
+        assert!(hints.len() <= 1, "expected one hint: {stderr}");
+        assert!(!message.ends_with('.'), "a full stop: {message}");
+        assert!(!message.starts_with(|first: char| first.is_uppercase()), "a capital: {message}");
+        Self { message: message.clone(), hint: hints.into_iter().next() }
+    }
+
+    #[track_caller]
+    fn says(&self, parts: &[&str]) {
+        for part in parts {
+            assert!(self.message.contains(part), "no `{part}` in: {}", self.message);
+        }
+    }
+
+    #[track_caller]
+    fn hints(&self, parts: &[&str]) {
+        let Some(hint) = &self.hint else { panic!("no hint: {}", self.message) };
+        for part in parts {
+            assert!(hint.contains(part), "no `{part}` in the hint: {hint}");
+        }
+    }
+}
+
+/// Runs a command with a disk of 64 KiB at `folder`, and checks that it leaves no file with content
+/// there. `None`, with a line on standard error, where this user may not mount one.
+#[cfg(target_os = "linux")]
+fn on_a_small_disk(folder: &Path, command: &Command) -> Option<Refusal> {
+    // The disk is seen by this one process tree and is gone with it.
+    const SCRIPT: &str = "disk=$1; shift
+        mount -t tmpfs -o size=64k none \"$disk\" || exit 70
+        \"$@\"; code=$?
+        [ -z \"$(find \"$disk\" -type f -size +0)\" ] || { find \"$disk\" >&2; exit 71; }
+        exit $code";
+    std::fs::create_dir(folder).expect("a place for the disk");
+    for privileges in [&["--mount"] as &[&str], &["--map-root-user", "--mount"]] {
+        let mut inside = Command::new("unshare");
+        inside.args(privileges).args(["sh", "-c", SCRIPT, "sh"]).arg(folder);
+        inside.arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());
+        inside.current_dir(command.get_current_dir().expect("a folder"));
+        for (variable, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(variable, value),
+                None => inside.env_remove(variable),
+            };
+        }
+        let Ok(output) = inside.output() else { continue };
+        let arc_ran = String::from_utf8_lossy(&output.stderr).contains("error: ");
+        match output.status.code() {
+            Some(71) => panic!("left behind: {}", String::from_utf8_lossy(&output.stderr)),
+            _ if arc_ran => return Some(Refusal::of(Ok(output), FAILURE)),
+            Some(0) => panic!("64 KiB were enough"),
+            _ => {}
+        }
+    }
+    eprintln!("left out: a small disk cannot be mounted here");
+    None
+}
+
+/// A GGUF file under construction.
+struct Gguf {
+    metadata: Vec<(&'static str, Meta)>,
+    tensors: Vec<Tensor>,
+    /// Chooses the weights.
+    seed: u32,
+}
+
+/// A metadata value.
+enum Meta {
+    U32(u32),
+    F32(f32),
+    Bool(bool),
+    Text(String),
+    Texts(Vec<String>),
+    Ints(Vec<i32>),
+    Floats(Vec<f32>),
+}
+
+struct Tensor {
+    name: String,
+    /// Outermost first.
+    shape: Vec<usize>,
+    /// ggml's number of the storage type; whatever it says, four bytes per value are stored.
+    kind: u32,
+}
+
+/// A llama of one layer with a token for every byte.
+fn tiny_llama() -> Gguf {
+    let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
+    let tokens = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter().chain(bytes).collect();
+    // 2 is the unknown token, 3 a control token, 6 a byte.
+    let kinds = [2, 3, 3].into_iter().chain([6; 256]).collect();
+    let metadata = vec![
+        ("general.architecture", Meta::Text("llama".into())),
+        ("llama.block_count", Meta::U32(1)),
+        ("llama.embedding_length", Meta::U32(WIDTH as u32)),
+        ("llama.feed_forward_length", Meta::U32(HIDDEN as u32)),
+        ("llama.attention.head_count", Meta::U32(2)),
+        ("llama.attention.head_count_kv", Meta::U32(1)),
+        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(1e-5)),
+        ("llama.context_length", Meta::U32(WINDOW)),
+        ("tokenizer.ggml.model", Meta::Text("llama".into())),
+        ("tokenizer.ggml.tokens", Meta::Texts(tokens)),
+        ("tokenizer.ggml.token_type", Meta::Ints(kinds)),
+        ("tokenizer.ggml.scores", Meta::Floats(vec![0.0; VOCABULARY])),
+        ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
+        ("tokenizer.ggml.add_space_prefix", Meta::Bool(false)),
+    ];
+    let tensors = [
+        ("token_embd", vec![VOCABULARY, WIDTH]),
+        ("output_norm", vec![WIDTH]),
+        ("blk.0.attn_norm", vec![WIDTH]),
+        ("blk.0.attn_q", vec![WIDTH, WIDTH]),
+        ("blk.0.attn_k", vec![WIDTH / 2, WIDTH]),
+        ("blk.0.attn_v", vec![WIDTH / 2, WIDTH]),
+        ("blk.0.attn_output", vec![WIDTH, WIDTH]),
+        ("blk.0.ffn_norm", vec![WIDTH]),
+        ("blk.0.ffn_gate", vec![HIDDEN, WIDTH]),
+        ("blk.0.ffn_up", vec![HIDDEN, WIDTH]),
+        ("blk.0.ffn_down", vec![WIDTH, HIDDEN]),
+    ]
+    .map(|(name, shape)| Tensor { name: format!("{name}.weight"), shape, kind: 0 });
+    Gguf { metadata, tensors: tensors.into(), seed: 1 }
+}
+
+impl Gguf {
+    /// Gives a key another value, or adds it.
+    fn set(&mut self, key: &'static str, value: Meta) {
+        self.metadata.retain(|(other, _)| *other != key);
+        self.metadata.push((key, value));
+    }
+
+    fn tensor(&mut self, name: &str) -> &mut Tensor {
+        self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("a tensor of that name")
+    }
+
+    /// Version 3, after ggml's `docs/gguf.md`.
+    fn to_bytes(&self) -> Vec<u8> {
+        const ALIGNMENT: usize = 32;
+        let mut file = b"GGUF".to_vec();
+        file.extend(3_u32.to_le_bytes());
+        put_len(&mut file, self.tensors.len());
+        put_len(&mut file, self.metadata.len());
+        for (key, value) in &self.metadata {
+            put_text(&mut file, key);
+            value.put(&mut file);
+        }
+        let mut random = self.seed;
+        let mut data = Vec::new();
+        for Tensor { name, shape, kind } in &self.tensors {
+            put_text(&mut file, name);
+            file.extend((shape.len() as u32).to_le_bytes());
+            shape.iter().rev().for_each(|&extent| put_len(&mut file, extent));
+            file.extend(kind.to_le_bytes());
+            put_len(&mut file, data.len());
+            for _ in 0..shape.iter().product() {
+                // The generator of Numerical Recipes; its high bits are random enough.
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                data.extend(((random >> 8) as f32 / (1 << 23) as f32 - 1.0).to_le_bytes());
+            }
+            data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+        }
+        file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+        file.extend(data);
+        file
+    }
+}
+
+impl Meta {
+    /// The number of the type, then the value.
+    fn put(&self, file: &mut Vec<u8>) {
+        const ARRAY: u32 = 9;
+        match self {
+            Self::U32(value) => put_numbers(file, &[4, *value]),
+            Self::F32(value) => put_numbers(file, &[6, value.to_bits()]),
+            Self::Bool(value) => {
+                put_numbers(file, &[7]);
+                file.push(u8::from(*value));
+            }
+            Self::Text(value) => {
+                put_numbers(file, &[8]);
+                put_text(file, value);
+            }
+            Self::Texts(values) => {
+                put_numbers(file, &[ARRAY, 8]);
+                put_len(file, values.len());
+                values.iter().for_each(|value| put_text(file, value));
+            }
+            Self::Ints(values) => {
+                put_numbers(file, &[ARRAY, 5]);
+                put_len(file, values.len());
+                file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+            Self::Floats(values) => {
+                put_numbers(file, &[ARRAY, 6]);
+                put_len(file, values.len());
+                file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+        }
+    }
+}
+
+fn put_numbers(file: &mut Vec<u8>, numbers: &[u32]) {
+    file.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+}
+
+fn put_len(file: &mut Vec<u8>, len: usize) {
+    file.extend((len as u64).to_le_bytes());
+}
+
+fn put_text(file: &mut Vec<u8>, text: &str) {
+    put_len(file, text.len());
+    file.extend(text.as_bytes());
+}

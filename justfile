@@ -17,7 +17,7 @@ golden:
 
 # The benches; see benches/README.md.
 bench:
-    cargo bench --workspace
+    cargo bench --manifest-path benches/Cargo.toml
 
 # What a change must pass.
 ci:

@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Models,
     /// List the devices that this build and this machine have
     Devices,
+    /// Run the encoder on a folder of the reference code's golden data
+    CheckReference(CheckReference),
 }
 
 #[derive(Debug, Args)]
@@ -146,6 +148,16 @@ pub(crate) struct Pull {
     /// Names or aliases of decoders and encoders
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckReference {
+    /// The folder: a released checkpoint, `decoderN/`, `cases.json` and `expected.safetensors`
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// The largest deviation that passes, as a share of a tensor's largest magnitude (at least 1)
+    #[arg(long, value_name = "X", default_value_t = 1e-4)]
+    pub tolerance: f64,
 }
 
 /// How to write.

@@ -12,10 +12,11 @@ use arc_core::weights::{ArcCheckpoint, TensorSource as _, TrainingSources};
 const TOLERANCE: f64 = 1e-4;
 
 fn folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/reference"))
-        .expect("golden data")
-        .map(|entry| entry.expect("golden data").path())
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/reference"))
+            .expect("golden data")
+            .map(|entry| entry.expect("golden data").path())
+            .collect();
     folders.sort();
     assert_eq!(folders.len(), 8, "{folders:?}");
     folders
@@ -33,7 +34,8 @@ fn device() -> (burn::tensor::Device, f64) {
 fn every_case_of_the_reference_is_reproduced() {
     let (device, tolerance) = device();
     for folder in folders() {
-        let reports = check_reference(&folder, &device).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let reports =
+            check_reference(&folder, &device).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         assert!(!reports.is_empty());
         for report in reports {
             assert!(report.worst() <= tolerance, "{}: {report:?}", folder.display());
@@ -74,7 +76,11 @@ fn export_writes_the_bytes_that_were_imported() {
         checkpoint.write_released(copy.path(), &[]).expect("an export");
         for file in ["config.json", "model.safetensors"] {
             let original = std::fs::read(folder.join(file)).expect("the original");
-            assert!(original == std::fs::read(copy.path().join(file)).expect("the copy"), "{}", folder.display());
+            assert!(
+                original == std::fs::read(copy.path().join(file)).expect("the copy"),
+                "{}",
+                folder.display()
+            );
         }
         assert!(!checkpoint.names().is_empty());
     }

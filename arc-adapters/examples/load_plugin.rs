@@ -22,11 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let (plugin, sha256) = (first, args.next().ok_or("SHA256 is missing")?);
     let folder = args.next().ok_or("FOLDER is missing")?;
-    let mut policy = PluginPolicy {
-        allow: true,
-        folders: vec![PathBuf::from(folder)],
-        isolation: None,
-    };
+    let mut policy = PluginPolicy { allow: true, folders: vec![PathBuf::from(folder)], isolation: None };
     let (mut threads, mut calls, mut value) = (1usize, 1usize, 0.5f32);
     while let Some(arg) = args.next() {
         let mut next = || args.next().ok_or(format!("{arg} needs a value"));

@@ -35,10 +35,7 @@ pub struct ArcBytes {
 
 impl ArcBytes {
     /// Nothing.
-    pub const NULL: Self = Self {
-        data: std::ptr::null(),
-        len: 0,
-    };
+    pub const NULL: Self = Self { data: std::ptr::null(), len: 0 };
 }
 
 /// What a plugin is. The symbol `arc_adapter` gives a pointer to one that lives as long as the
@@ -79,13 +76,8 @@ pub struct ArcAdapter {
 pub(crate) type ArcBytesFn = unsafe extern "C-unwind" fn() -> ArcBytes;
 
 /// [`ArcAdapter::project`].
-pub(crate) type ArcProjectFn = unsafe extern "C-unwind" fn(
-    x: *const f32,
-    n: usize,
-    d_in: usize,
-    y: *mut f32,
-    capacity: usize,
-) -> i64;
+pub(crate) type ArcProjectFn =
+    unsafe extern "C-unwind" fn(x: *const f32, n: usize, d_in: usize, y: *mut f32, capacity: usize) -> i64;
 
 /// The two numbers that every version of the struct begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,34 +114,20 @@ pub(crate) unsafe fn read_adapter(adapter: *const ArcAdapter) -> Result<ArcAdapt
     // SAFETY: the pointer is aligned, and the caller vouches for two u32.
     let header = unsafe {
         let numbers = adapter.cast::<u32>();
-        Header {
-            struct_size: numbers.read(),
-            abi_version: numbers.add(1).read(),
-        }
+        Header { struct_size: numbers.read(), abi_version: numbers.add(1).read() }
     };
     let (major, minor) = (header.abi_version >> 16, header.abi_version & 0xffff);
     if major != ARC_ABI_MAJOR {
         return Err(Refusal::Abi { major, minor });
     }
-    let expected = if minor == 0 {
-        SIZE_AT_MINOR_0
-    } else {
-        size_of::<ArcAdapter>()
-    };
-    let short = Refusal::Short {
-        found: header.struct_size,
-        expected: u32::try_from(expected).unwrap_or(u32::MAX),
-    };
+    let expected = if minor == 0 { SIZE_AT_MINOR_0 } else { size_of::<ArcAdapter>() };
+    let short =
+        Refusal::Short { found: header.struct_size, expected: u32::try_from(expected).unwrap_or(u32::MAX) };
     if usize::try_from(header.struct_size).map_or(true, |size| size < expected) {
         return Err(short);
     }
-    let mut copy = ArcAdapter {
-        struct_size: 0,
-        abi_version: 0,
-        manifest: None,
-        weights: None,
-        project: None,
-    };
+    let mut copy =
+        ArcAdapter { struct_size: 0, abi_version: 0, manifest: None, weights: None, project: None };
     // SAFETY: `expected` is at most the size of `copy`, and at most what the plugin says it has.
     // All fields are valid for any bits of a C pointer or number.
     unsafe {
@@ -167,10 +145,7 @@ pub(crate) unsafe fn copy_bytes(bytes: ArcBytes, limit: u64) -> Result<Vec<u8>, 
         return Err("gave a null pointer".to_owned());
     }
     if bytes.len as u64 > limit || isize::try_from(bytes.len).is_err() {
-        return Err(format!(
-            "gave {} bytes, at most {limit} are accepted",
-            bytes.len
-        ));
+        return Err(format!("gave {} bytes, at most {limit} are accepted", bytes.len));
     }
     // SAFETY: not null, at most isize::MAX long, and the caller vouches for the rest.
     Ok(unsafe { std::slice::from_raw_parts(bytes.data, bytes.len) }.to_vec())
@@ -198,21 +173,10 @@ pub(crate) unsafe fn call_project(
     buffer.resize(GUARD + capacity + GUARD, guard);
     // SAFETY: x has n rows of d_in floats by the check of the caller, and `capacity` floats follow
     // the leading guard.
-    let written = unsafe {
-        project(
-            x.as_ptr(),
-            n,
-            d_in,
-            buffer.as_mut_ptr().add(GUARD),
-            capacity,
-        )
-    };
+    let written = unsafe { project(x.as_ptr(), n, d_in, buffer.as_mut_ptr().add(GUARD), capacity) };
     let mut output = buffer.split_off(GUARD);
     let tail = output.split_off(capacity);
-    let intact = buffer
-        .iter()
-        .chain(&tail)
-        .all(|v| v.to_bits() == guard.to_bits());
+    let intact = buffer.iter().chain(&tail).all(|v| v.to_bits() == guard.to_bits());
     Ok((written, output, intact))
 }
 
@@ -224,10 +188,7 @@ mod tests {
     use super::*;
 
     unsafe extern "C-unwind" fn five() -> ArcBytes {
-        ArcBytes {
-            data: b"bytes".as_ptr(),
-            len: 5,
-        }
+        ArcBytes { data: b"bytes".as_ptr(), len: 5 }
     }
 
     fn adapter(struct_size: usize, abi_version: u32) -> ArcAdapter {
@@ -265,17 +226,9 @@ mod tests {
     fn a_plugin_of_an_older_minor_is_read_without_the_newer_fields() {
         let old = adapter(SIZE_AT_MINOR_0, 1 << 16);
         let copy = read(&old).unwrap();
-        assert!(
-            copy.project.is_none(),
-            "what lies behind a minor 0 struct is not the plugin's"
-        );
+        assert!(copy.project.is_none(), "what lies behind a minor 0 struct is not the plugin's");
         assert!(copy.manifest.is_some() && copy.weights.is_some());
-        assert!(
-            read(&adapter(size_of::<ArcAdapter>(), ARC_ABI_VERSION))
-                .unwrap()
-                .project
-                .is_some()
-        );
+        assert!(read(&adapter(size_of::<ArcAdapter>(), ARC_ABI_VERSION)).unwrap().project.is_some());
     }
 
     #[test]
@@ -285,34 +238,17 @@ mod tests {
 
     #[test]
     fn other_majors_short_structs_and_null_are_refused() {
-        assert_eq!(
-            read(&adapter(40, 2 << 16)).unwrap_err(),
-            Refusal::Abi { major: 2, minor: 0 }
-        );
-        assert_eq!(
-            read(&adapter(40, 1)).unwrap_err(),
-            Refusal::Abi { major: 0, minor: 1 }
-        );
-        assert!(matches!(
-            read(&adapter(8, 1 << 16)).unwrap_err(),
-            Refusal::Short { found: 8, .. }
-        ));
+        assert_eq!(read(&adapter(40, 2 << 16)).unwrap_err(), Refusal::Abi { major: 2, minor: 0 });
+        assert_eq!(read(&adapter(40, 1)).unwrap_err(), Refusal::Abi { major: 0, minor: 1 });
+        assert!(matches!(read(&adapter(8, 1 << 16)).unwrap_err(), Refusal::Short { found: 8, .. }));
         let short = adapter(SIZE_AT_MINOR_0, ARC_ABI_VERSION);
         assert!(matches!(read(&short).unwrap_err(), Refusal::Short { .. }));
         // SAFETY: null is allowed.
-        assert_eq!(
-            unsafe { read_adapter(std::ptr::null()) }.unwrap_err(),
-            Refusal::Null
-        );
+        assert_eq!(unsafe { read_adapter(std::ptr::null()) }.unwrap_err(), Refusal::Null);
         let bytes = [0u8; 64];
-        let odd = bytes
-            .as_ptr()
-            .wrapping_add(1 + bytes.as_ptr().align_offset(8));
+        let odd = bytes.as_ptr().wrapping_add(1 + bytes.as_ptr().align_offset(8));
         // SAFETY: a misaligned pointer is not read.
-        assert_eq!(
-            unsafe { read_adapter(odd.cast()) }.unwrap_err(),
-            Refusal::Misaligned
-        );
+        assert_eq!(unsafe { read_adapter(odd.cast()) }.unwrap_err(), Refusal::Misaligned);
     }
 
     #[test]
@@ -334,10 +270,7 @@ mod tests {
             assert!(copy_bytes(five(), 4).unwrap_err().contains("at most 4"));
             assert_eq!(copy_bytes(five(), 5).unwrap(), b"bytes");
         }
-        let lie = ArcBytes {
-            data: b"x".as_ptr(),
-            len: usize::MAX,
-        };
+        let lie = ArcBytes { data: b"x".as_ptr(), len: usize::MAX };
         // SAFETY: refused before anything is read.
         assert!(unsafe { copy_bytes(lie, u64::MAX) }.is_err());
     }

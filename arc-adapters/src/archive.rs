@@ -34,10 +34,7 @@ pub struct Archive {
 
 /// Whether a file beside manifest and weights belongs into an archive.
 fn is_document(name: &str) -> bool {
-    matches!(
-        name,
-        "README.md" | "NOTICE" | "LICENSE" | "LICENCE" | "LICENSE-MIT" | "LICENSE-APACHE"
-    )
+    matches!(name, "README.md" | "NOTICE" | "LICENSE" | "LICENCE" | "LICENSE-MIT" | "LICENSE-APACHE")
 }
 
 /// Packs a package into an archive in `folder`, named as the adapter. The same package gives the
@@ -52,31 +49,16 @@ pub fn pack(package: &Path, folder: &Path) -> Result<Archive> {
     let path = folder.join(format!("{}.arc.tar.zst", manifest.name));
     let mut contents = BTreeMap::new();
     // What was verified is what is packed, whatever happens to the folder meanwhile.
-    contents.insert(
-        manifest.weights.file.clone(),
-        adapter.weights.as_bytes().to_vec(),
-    );
-    contents.insert(
-        MANIFEST_FILE.to_owned(),
-        manifest.to_json(package)?.into_bytes(),
-    );
+    contents.insert(manifest.weights.file.clone(), adapter.weights.as_bytes().to_vec());
+    contents.insert(MANIFEST_FILE.to_owned(), manifest.to_json(package)?.into_bytes());
     for entry in std::fs::read_dir(package).map_err(io_error("read", package))? {
         let entry = entry.map_err(io_error("read", package))?;
         if let Some(name) = entry.file_name().to_str().filter(|name| is_document(name)) {
-            contents.insert(
-                name.to_owned(),
-                read_bytes(&entry.path(), "document", MAX_TEXT_BYTES)?,
-            );
+            contents.insert(name.to_owned(), read_bytes(&entry.path(), "document", MAX_TEXT_BYTES)?);
         }
     }
-    let files: BTreeMap<_, _> = contents
-        .iter()
-        .map(|(name, b)| (name.clone(), sha256_hex(b)))
-        .collect();
-    let sums: String = files
-        .iter()
-        .map(|(name, sha256)| format!("{sha256}  {name}\n"))
-        .collect();
+    let files: BTreeMap<_, _> = contents.iter().map(|(name, b)| (name.clone(), sha256_hex(b))).collect();
+    let sums: String = files.iter().map(|(name, sha256)| format!("{sha256}  {name}\n")).collect();
 
     replace(&path, |file| {
         let mut tar = tar::Builder::new(zstd::Encoder::new(file, 10)?);
@@ -86,12 +68,7 @@ pub fn pack(package: &Path, folder: &Path) -> Result<Archive> {
         }
         tar.into_inner()?.finish()?.flush()
     })?;
-    Ok(Archive {
-        manifest,
-        sha256: sha256_file(&path)?,
-        files,
-        path,
-    })
+    Ok(Archive { manifest, sha256: sha256_file(&path)?, files, path })
 }
 
 fn append(
@@ -120,11 +97,7 @@ pub fn unpack(archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Arc
     let bytes = read_bytes(archive, WHAT, MAX_WEIGHTS_BYTES)?;
     let found = sha256_hex(&bytes);
     if let Some(expected) = sha256.filter(|expected| *expected != found) {
-        return Err(Error::Sha256Mismatch {
-            path: archive.to_owned(),
-            expected: expected.to_owned(),
-            found,
-        });
+        return Err(Error::Sha256Mismatch { path: archive.to_owned(), expected: expected.to_owned(), found });
     }
     let contents = read_archive(&bytes, archive)?;
     let folder = parent.join(&contents.manifest.name);
@@ -144,12 +117,7 @@ pub fn unpack(archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Arc
     // What is published verifies like any package.
     let manifest = Adapter::open(temporary.path())?.manifest;
     publish_folder(temporary, &folder)?;
-    Ok(Archive {
-        manifest,
-        sha256: found,
-        files,
-        path: folder,
-    })
+    Ok(Archive { manifest, sha256: found, files, path: folder })
 }
 
 /// What is in an archive.
@@ -166,11 +134,7 @@ pub struct ArchiveContents {
 /// # Errors
 /// As [`unpack`], but for writing.
 pub fn read_archive(bytes: &[u8], origin: &Path) -> Result<ArchiveContents> {
-    let invalid = |reason: String| Error::Invalid {
-        path: origin.to_owned(),
-        what: WHAT,
-        reason,
-    };
+    let invalid = |reason: String| Error::Invalid { path: origin.to_owned(), what: WHAT, reason };
     let broken = |e: std::io::Error| invalid(e.to_string().replace('\n', ", "));
     let mut decoder = zstd::Decoder::new(bytes).map_err(broken)?;
     // 128 MiB: what the zstd tool itself accepts without being told to.
@@ -182,9 +146,7 @@ pub fn read_archive(bytes: &[u8], origin: &Path) -> Result<ArchiveContents> {
     for entry in tar.entries().map_err(broken)? {
         let entry = entry.map_err(broken)?;
         if entry.header().entry_type() != tar::EntryType::Regular {
-            return Err(invalid(
-                "it has an entry that is not a regular file".to_owned(),
-            ));
+            return Err(invalid("it has an entry that is not a regular file".to_owned()));
         }
         let path = entry.path().map_err(broken)?.into_owned();
         let (parent, name) = folder_and_name(&path)
@@ -198,30 +160,19 @@ pub fn read_archive(bytes: &[u8], origin: &Path) -> Result<ArchiveContents> {
             MAX_WEIGHTS_BYTES
         };
         let mut content = Vec::new();
-        entry
-            .take(limit + 1)
-            .read_to_end(&mut content)
-            .map_err(broken)?;
+        entry.take(limit + 1).read_to_end(&mut content).map_err(broken)?;
         if content.len() as u64 > limit {
-            return Err(Error::TooLarge {
-                path: origin.join(&name),
-                what: "file in an archive",
-                limit,
-            });
+            return Err(Error::TooLarge { path: origin.join(&name), what: "file in an archive", limit });
         }
         let Some(sums) = &sums else {
             if name != SUMS_FILE {
-                return Err(invalid(format!(
-                    "it begins with `{name}`, expected `{SUMS_FILE}`"
-                )));
+                return Err(invalid(format!("it begins with `{name}`, expected `{SUMS_FILE}`")));
             }
             sums = Some(parse_sums(&content).map_err(invalid)?);
             continue;
         };
         // Each file is one that the sums name, so their number bounds what is held in memory.
-        let expected = sums
-            .get(&name)
-            .ok_or_else(|| invalid(format!("`{name}` is not in `{SUMS_FILE}`")))?;
+        let expected = sums.get(&name).ok_or_else(|| invalid(format!("`{name}` is not in `{SUMS_FILE}`")))?;
         let found = sha256_hex(&content);
         if found != *expected {
             return Err(Error::Sha256Mismatch {
@@ -246,16 +197,11 @@ pub fn read_archive(bytes: &[u8], origin: &Path) -> Result<ArchiveContents> {
         .ok_or_else(|| invalid(format!("it has no `{MANIFEST_FILE}` in UTF-8")))?;
     let manifest = AdapterManifest::parse(text, &origin.join(MANIFEST_FILE))?;
     if manifest.name != folder {
-        return Err(invalid(format!(
-            "its folder is `{folder}`, its adapter is `{}`",
-            manifest.name
-        )));
+        return Err(invalid(format!("its folder is `{folder}`, its adapter is `{}`", manifest.name)));
     }
     for name in files.keys() {
         if *name != manifest.weights.file && *name != MANIFEST_FILE && !is_document(name) {
-            return Err(invalid(format!(
-                "it has `{name}`, which no adapter package has"
-            )));
+            return Err(invalid(format!("it has `{name}`, which no adapter package has")));
         }
     }
     Ok(ArchiveContents { manifest, files })
@@ -278,9 +224,8 @@ fn parse_sums(bytes: &[u8]) -> Result<BTreeMap<String, String>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| format!("`{SUMS_FILE}` is not UTF-8"))?;
     let mut sums = BTreeMap::new();
     for line in text.lines() {
-        let (sha256, name) = line
-            .split_once("  ")
-            .ok_or_else(|| format!("`{SUMS_FILE}` has a malformed line"))?;
+        let (sha256, name) =
+            line.split_once("  ").ok_or_else(|| format!("`{SUMS_FILE}` has a malformed line"))?;
         check_sha256(SUMS_FILE, sha256)?;
         check_file_name(SUMS_FILE, name)?;
         sums.insert(name.to_owned(), sha256.to_owned());
@@ -329,20 +274,12 @@ mod tests {
         assert_eq!(packed.path, root.path().join("tiny.arc.tar.zst"));
         let names: Vec<_> = packed.files.keys().map(String::as_str).collect();
         assert_eq!(names, ["README.md", MANIFEST_FILE, WEIGHTS_FILE]);
-        let unpacked = unpack(
-            &packed.path,
-            &root.path().join("plugins"),
-            Some(&packed.sha256),
-        )
-        .unwrap();
+        let unpacked = unpack(&packed.path, &root.path().join("plugins"), Some(&packed.sha256)).unwrap();
         assert_eq!(unpacked.path, root.path().join("plugins/tiny"));
         for (name, sha256) in &packed.files {
             assert_eq!(sha256_file(&unpacked.path.join(name)).unwrap(), *sha256);
         }
-        assert_eq!(
-            Adapter::open(&unpacked.path).unwrap().manifest,
-            packed.manifest
-        );
+        assert_eq!(Adapter::open(&unpacked.path).unwrap().manifest, packed.manifest);
     }
 
     #[test]
@@ -362,10 +299,7 @@ mod tests {
         assert!(matches!(wrong, Err(Error::Sha256Mismatch { .. })));
         assert!(!plugins.exists());
         unpack(&packed.path, &plugins, None).unwrap();
-        assert!(matches!(
-            unpack(&packed.path, &plugins, None),
-            Err(Error::Exists { .. })
-        ));
+        assert!(matches!(unpack(&packed.path, &plugins, None), Err(Error::Exists { .. })));
         assert_eq!(std::fs::read_dir(&plugins).unwrap().count(), 1);
     }
 
@@ -376,53 +310,23 @@ mod tests {
         let sums = sums.as_bytes();
         for (entries, expected) in [
             (vec![], "empty"),
-            (
-                vec![("n/a", Regular, b"x".as_slice())],
-                "expected `SHA256SUMS`",
-            ),
-            (
-                vec![
-                    ("n/SHA256SUMS", Regular, sums),
-                    ("n/../../a", Regular, b"x"),
-                ],
-                "expected `NAME/FILE`",
-            ),
-            (
-                vec![("/n/SHA256SUMS", Regular, sums)],
-                "expected `NAME/FILE`",
-            ),
+            (vec![("n/a", Regular, b"x".as_slice())], "expected `SHA256SUMS`"),
+            (vec![("n/SHA256SUMS", Regular, sums), ("n/../../a", Regular, b"x")], "expected `NAME/FILE`"),
+            (vec![("/n/SHA256SUMS", Regular, sums)], "expected `NAME/FILE`"),
             (vec![("n/SHA256SUMS", Symlink, b"")], "not a regular file"),
             (vec![("n/", Directory, b"")], "not a regular file"),
-            (
-                vec![("n/SHA256SUMS", Regular, sums), ("m/a", Regular, b"x")],
-                "more than one folder",
-            ),
-            (
-                vec![("n/SHA256SUMS", Regular, sums), ("n/b", Regular, b"x")],
-                "`b` is not in",
-            ),
-            (
-                vec![("n/SHA256SUMS", Regular, sums), ("n/a", Regular, b"y")],
-                "pinned is",
-            ),
+            (vec![("n/SHA256SUMS", Regular, sums), ("m/a", Regular, b"x")], "more than one folder"),
+            (vec![("n/SHA256SUMS", Regular, sums), ("n/b", Regular, b"x")], "`b` is not in"),
+            (vec![("n/SHA256SUMS", Regular, sums), ("n/a", Regular, b"y")], "pinned is"),
             (vec![("n/SHA256SUMS", Regular, sums)], "`a` is missing"),
             (
-                vec![
-                    ("n/SHA256SUMS", Regular, sums),
-                    ("n/a", Regular, b"x"),
-                    ("n/a", Regular, b"x"),
-                ],
+                vec![("n/SHA256SUMS", Regular, sums), ("n/a", Regular, b"x"), ("n/a", Regular, b"x")],
                 "`a` twice",
             ),
-            (
-                vec![("n/SHA256SUMS", Regular, sums), ("n/a", Regular, b"x")],
-                "no `adapter.json`",
-            ),
+            (vec![("n/SHA256SUMS", Regular, sums), ("n/a", Regular, b"x")], "no `adapter.json`"),
             (vec![("n/SHA256SUMS", Regular, b"zz  a\n")], "64 lowercase"),
         ] {
-            let error = read_archive(&tar_of(&entries), Path::new("x"))
-                .unwrap_err()
-                .to_string();
+            let error = read_archive(&tar_of(&entries), Path::new("x")).unwrap_err().to_string();
             assert!(error.contains(expected), "{expected}: {error}");
         }
     }
@@ -432,10 +336,7 @@ mod tests {
         let zeros = vec![0u8; (MAX_MANIFEST_BYTES + 1) as usize];
         let bomb = tar_of(&[("n/SHA256SUMS", tar::EntryType::Regular, &zeros)]);
         assert!(bomb.len() < 4096);
-        assert!(matches!(
-            read_archive(&bomb, Path::new("x")),
-            Err(Error::TooLarge { .. })
-        ));
+        assert!(matches!(read_archive(&bomb, Path::new("x")), Err(Error::TooLarge { .. })));
     }
 
     #[test]
@@ -444,11 +345,7 @@ mod tests {
         let packed = pack(&folder, root.path()).unwrap();
         let bytes = std::fs::read(packed.path).unwrap();
         for n in (0..bytes.len() - 4).step_by(7) {
-            assert!(
-                read_archive(&bytes[..n], Path::new("x")).is_err(),
-                "{n} of {} bytes",
-                bytes.len()
-            );
+            assert!(read_archive(&bytes[..n], Path::new("x")).is_err(), "{n} of {} bytes", bytes.len());
         }
     }
 }

@@ -19,13 +19,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// # Errors
 /// [`Error::Io`] when the file cannot be read.
 pub fn sha256_file(path: &Path) -> Result<String> {
-    let io = |action| {
-        move |source| Error::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
-    };
+    let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
     let mut file = File::open(path).map_err(io("open"))?;
     let mut hasher = Sha256::new();
     let mut piece = vec![0u8; 1 << 20];

@@ -99,14 +99,8 @@ impl RegistryEditor {
         };
         // What is malformed already is not made worse.
         Registry::parse(&text, path)?;
-        let document = text
-            .parse::<DocumentMut>()
-            .map_err(|e| invalid(path, &e.to_string()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            document,
-            _lock: lock,
-        })
+        let document = text.parse::<DocumentMut>().map_err(|e| invalid(path, &e.to_string()))?;
+        Ok(Self { path: path.to_owned(), document, _lock: lock })
     }
 
     /// Adds a decoder.
@@ -129,16 +123,12 @@ impl RegistryEditor {
             entry.insert(key, Item::Value(item));
         }
         if let Some(tokenizer) = &new.tokenizer {
-            entry.insert(
-                "tokenizer",
-                value(model_items(tokenizer).collect::<InlineTable>()),
-            );
+            entry.insert("tokenizer", value(model_items(tokenizer).collect::<InlineTable>()));
         }
         if let Some(adapter) = &new.adapter {
             insert_adapter(&mut entry, adapter, &self.path)?;
         }
-        self.table(EntryKind::Decoder)?
-            .insert(&new.name, Item::Table(entry));
+        self.table(EntryKind::Decoder)?.insert(&new.name, Item::Table(entry));
         Ok(())
     }
 
@@ -151,8 +141,7 @@ impl RegistryEditor {
         let package = path_text(package, &self.path)?;
         let mut entry = Table::new();
         entry.insert("package", value(package));
-        self.table(EntryKind::Encoder)?
-            .insert(name, Item::Table(entry));
+        self.table(EntryKind::Encoder)?.insert(name, Item::Table(entry));
         Ok(())
     }
 
@@ -218,11 +207,7 @@ impl RegistryEditor {
                 searched: vec![self.path.clone()],
             });
         }
-        if let Some(aliases) = self
-            .entry(kind, &name)?
-            .get_mut("aliases")
-            .and_then(Item::as_array_mut)
-        {
+        if let Some(aliases) = self.entry(kind, &name)?.get_mut("aliases").and_then(Item::as_array_mut) {
             aliases.retain(|text| text.as_str() != Some(alias));
         }
         Ok(())
@@ -253,12 +238,7 @@ impl RegistryEditor {
         let text = self.text();
         let registry = Registry::parse(&text, &self.path)?;
         replace(&self.path, |file| file.write_all(text.as_bytes()))?;
-        sync_folder(
-            self.path
-                .parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new(".")),
-        )?;
+        sync_folder(self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
         Ok(registry)
     }
 
@@ -280,11 +260,9 @@ impl RegistryEditor {
         match self.resolve(kind, name) {
             Err(Error::UnknownName { .. }) => Ok(()),
             Err(error) => Err(error),
-            Ok(_) => Err(Error::NameTaken {
-                kind: kind.name(),
-                name: name.to_owned(),
-                path: self.path.clone(),
-            }),
+            Ok(_) => {
+                Err(Error::NameTaken { kind: kind.name(), name: name.to_owned(), path: self.path.clone() })
+            }
         }
     }
 
@@ -315,10 +293,7 @@ impl RegistryEditor {
 /// Locks the file beside the registry that stands for it.
 fn lock(path: &Path) -> Result<File> {
     let mut name = std::ffi::OsString::from(".");
-    name.push(
-        path.file_name()
-            .unwrap_or(std::ffi::OsStr::new("registry.toml")),
-    );
+    name.push(path.file_name().unwrap_or(std::ffi::OsStr::new("registry.toml")));
     name.push(".lock");
     let lock_path = path.with_file_name(name);
     if let Some(folder) = lock_path.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -336,20 +311,14 @@ fn lock(path: &Path) -> Result<File> {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(e)) => return Err(io_error("lock", &lock_path)(e)),
             Err(TryLockError::WouldBlock) if started.elapsed() > LOCK_TIMEOUT => {
-                return Err(Error::Locked {
-                    path: path.to_owned(),
-                });
+                return Err(Error::Locked { path: path.to_owned() });
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
 }
 
-fn insert_adapter(
-    entry: &mut dyn toml_edit::TableLike,
-    adapter: &NewAdapter,
-    registry: &Path,
-) -> Result<()> {
+fn insert_adapter(entry: &mut dyn toml_edit::TableLike, adapter: &NewAdapter, registry: &Path) -> Result<()> {
     let (key, item) = match adapter {
         NewAdapter::Package(path) => ("adapter", Value::from(path_text(path, registry)?)),
         NewAdapter::Plugin { path, sha256 } => {
@@ -394,25 +363,14 @@ fn strings(texts: &[String]) -> Array {
 
 /// A path as text, with `/` between its parts on every system.
 fn path_text(path: &Path, registry: &Path) -> Result<String> {
-    let text = path.to_str().ok_or_else(|| {
-        invalid(
-            registry,
-            &format!("the path `{}` is not Unicode", path.display()),
-        )
-    })?;
-    Ok(if cfg!(windows) {
-        text.replace('\\', "/")
-    } else {
-        text.to_owned()
-    })
+    let text = path
+        .to_str()
+        .ok_or_else(|| invalid(registry, &format!("the path `{}` is not Unicode", path.display())))?;
+    Ok(if cfg!(windows) { text.replace('\\', "/") } else { text.to_owned() })
 }
 
 fn invalid(path: &Path, reason: &str) -> Error {
-    Error::Invalid {
-        path: path.to_owned(),
-        what: WHAT,
-        reason: reason.replace('\n', ", "),
-    }
+    Error::Invalid { path: path.to_owned(), what: WHAT, reason: reason.replace('\n', ", ") }
 }
 
 #[cfg(test)]
@@ -467,10 +425,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let mut lines = text.lines();
         for old in TEXT.lines() {
-            assert!(
-                lines.any(|line| line == old),
-                "`{old}` is lost or moved in:\n{text}"
-            );
+            assert!(lines.any(|line| line == old), "`{old}` is lost or moved in:\n{text}");
         }
         let entry = saved.decoder("n2").unwrap();
         assert_eq!(entry.name, "new.model");
@@ -498,23 +453,13 @@ mod tests {
     fn taken_names_are_refused_and_nothing_changes() {
         let (_folder, path) = registry();
         let mut editor = RegistryEditor::open(&path).unwrap();
-        assert!(matches!(
-            editor.add_decoder(&new_decoder("zebra")),
-            Err(Error::NameTaken { .. })
-        ));
-        assert!(matches!(
-            editor.add_decoder(&new_decoder("aa")),
-            Err(Error::NameTaken { .. })
-        ));
+        assert!(matches!(editor.add_decoder(&new_decoder("zebra")), Err(Error::NameTaken { .. })));
+        assert!(matches!(editor.add_decoder(&new_decoder("aa")), Err(Error::NameTaken { .. })));
         assert!(matches!(
             editor.add_alias(EntryKind::Decoder, "zebra", "aardvark"),
             Err(Error::NameTaken { .. })
         ));
-        assert!(
-            editor
-                .add_alias(EntryKind::Decoder, "zebra", "../z")
-                .is_err()
-        );
+        assert!(editor.add_alias(EntryKind::Decoder, "zebra", "../z").is_err());
         assert_eq!(editor.text(), TEXT);
     }
 
@@ -525,10 +470,7 @@ mod tests {
         editor.add_alias(EntryKind::Decoder, "aa", "ant").unwrap();
         editor.add_alias(EntryKind::Decoder, "zebra", "zz").unwrap();
         editor.remove_alias(EntryKind::Decoder, "aa").unwrap();
-        assert!(
-            editor.remove_alias(EntryKind::Decoder, "zebra").is_err(),
-            "a name is not an alias"
-        );
+        assert!(editor.remove_alias(EntryKind::Decoder, "zebra").is_err(), "a name is not an alias");
         let registry = editor.save().unwrap();
         assert_eq!(registry.decoder("ant").unwrap().name, "aardvark");
         assert_eq!(registry.decoder("zz").unwrap().name, "zebra");
@@ -539,10 +481,7 @@ mod tests {
     fn a_plugin_takes_the_place_of_a_package() {
         let (_folder, path) = registry();
         let mut editor = RegistryEditor::open(&path).unwrap();
-        let plugin = NewAdapter::Plugin {
-            path: "p/libz.so".into(),
-            sha256: "b".repeat(64),
-        };
+        let plugin = NewAdapter::Plugin { path: "p/libz.so".into(), sha256: "b".repeat(64) };
         editor.set_adapter("zebra", &plugin).unwrap();
         let registry = editor.save().unwrap();
         let zebra = registry.decoder("zebra").unwrap();
@@ -562,10 +501,7 @@ mod tests {
         assert!(registry.decoder("zebra").is_err());
         assert_eq!(registry.default_encoder(), None);
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(
-            text.contains("# top") && text.contains("# aardvark\n[decoders.aardvark]"),
-            "{text}"
-        );
+        assert!(text.contains("# top") && text.contains("# aardvark\n[decoders.aardvark]"), "{text}");
     }
 
     #[test]
@@ -576,9 +512,7 @@ mod tests {
                 let path = &path;
                 scope.spawn(move || {
                     let mut editor = RegistryEditor::open(path).unwrap();
-                    editor
-                        .add_alias(EntryKind::Decoder, "zebra", &format!("z{i}"))
-                        .unwrap();
+                    editor.add_alias(EntryKind::Decoder, "zebra", &format!("z{i}")).unwrap();
                     editor.save().unwrap();
                 });
             }

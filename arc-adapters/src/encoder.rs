@@ -6,9 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{read_text, sync_folder};
-use crate::manifest::{
-    MAX_MANIFEST_BYTES, check_file_name, check_name, check_sha256, parse_versioned,
-};
+use crate::manifest::{MAX_MANIFEST_BYTES, check_file_name, check_name, check_sha256, parse_versioned};
 use crate::{Error, ModelSource, Result};
 
 /// The schema number that this version reads and writes.
@@ -172,36 +170,22 @@ impl EncoderManifest {
     /// # Errors
     /// [`Error::Invalid`] with the first contradiction found.
     pub fn check(&self, origin: &Path) -> Result<()> {
-        self.contradiction().map_or(Ok(()), |reason| {
-            Err(Error::Invalid {
-                path: origin.to_owned(),
-                what: WHAT,
-                reason,
-            })
-        })
+        self.contradiction()
+            .map_or(Ok(()), |reason| Err(Error::Invalid { path: origin.to_owned(), what: WHAT, reason }))
     }
 
     fn contradiction(&self) -> Option<String> {
         let check = || {
             if self.schema != ENCODER_SCHEMA {
-                return Err(format!(
-                    "schema is {}, expected {ENCODER_SCHEMA}",
-                    self.schema
-                ));
+                return Err(format!("schema is {}, expected {ENCODER_SCHEMA}", self.schema));
             }
             check_name("name", &self.name)?;
-            for (field, text) in [
-                ("encoder_id", &self.encoder_id),
-                ("architecture", &self.architecture),
-            ] {
+            for (field, text) in [("encoder_id", &self.encoder_id), ("architecture", &self.architecture)] {
                 if text.trim().is_empty() {
                     return Err(format!("`{field}` is empty"));
                 }
             }
-            for (field, n) in [
-                ("d_encoder", self.d_encoder),
-                ("chunk_tokens", self.chunk_tokens),
-            ] {
+            for (field, n) in [("d_encoder", self.d_encoder), ("chunk_tokens", self.chunk_tokens)] {
                 if !(1..=1 << 20).contains(&n) {
                     return Err(format!("`{field}` is {n}, expected 1 to {}", 1 << 20));
                 }
@@ -225,12 +209,7 @@ impl EncoderManifest {
                     check_file_name("weights.file", file)?;
                     check_sha256("weights.sha256", sha256)
                 }
-                EncoderWeights::Lora {
-                    file,
-                    sha256,
-                    rank,
-                    alpha,
-                } => {
+                EncoderWeights::Lora { file, sha256, rank, alpha } => {
                     check_file_name("weights.file", file)?;
                     check_sha256("weights.sha256", sha256)?;
                     if *rank == 0 || *rank > 1 << 16 || !alpha.is_finite() {
@@ -272,16 +251,8 @@ mod tests {
         for (from, to, expected) in [
             ("\"schema\": 1", "\"schema\": 9", "schema 9"),
             ("\"d_encoder\": 576", "\"d_encoder\": 0", "`d_encoder` is 0"),
-            (
-                "\"decoder\": \"smollm2-135m\",",
-                "",
-                "either `decoder` or `source`",
-            ),
-            (
-                "\"decoder\":",
-                "\"source\": \"file:x\", \"decoder\":",
-                "either `decoder` or `source`",
-            ),
+            ("\"decoder\": \"smollm2-135m\",", "", "either `decoder` or `source`"),
+            ("\"decoder\":", "\"source\": \"file:x\", \"decoder\":", "either `decoder` or `source`"),
             (
                 "{\"kind\": \"backbone\"}",
                 "{\"kind\": \"full\", \"file\": \"a/b\", \"sha256\": \"\"}",
@@ -292,9 +263,7 @@ mod tests {
         ] {
             let text = EXAMPLE.replacen(from, to, 1);
             assert_ne!(text, EXAMPLE);
-            let error = EncoderManifest::parse(&text, Path::new("encoder.json"))
-                .unwrap_err()
-                .to_string();
+            let error = EncoderManifest::parse(&text, Path::new("encoder.json")).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -362,15 +362,16 @@ impl Error {
             Self::PluginLoad { .. } => {
                 Some("build the plugin on this machine, for the target that arc was built for".to_owned())
             }
-            Self::PluginSymbol { .. } | Self::PluginAbi { .. } | Self::PluginContract { .. } => {
-                Some("build the plugin again with the `arc_adapter.h` or `arc-adapters` of this version".to_owned())
-            }
+            Self::PluginSymbol { .. } | Self::PluginAbi { .. } | Self::PluginContract { .. } => Some(
+                "build the plugin again with the `arc_adapter.h` or `arc-adapters` of this version"
+                    .to_owned(),
+            ),
             Self::PluginFailed { .. } | Self::PluginOutput { .. } => {
                 Some("this is a bug in the plugin: tell its maker".to_owned())
             }
-            Self::PluginProcess { .. } => {
-                Some("this is a bug in the plugin, contained by `--isolate-plugins`: tell its maker".to_owned())
-            }
+            Self::PluginProcess { .. } => Some(
+                "this is a bug in the plugin, contained by `--isolate-plugins`: tell its maker".to_owned(),
+            ),
             Self::PluginRefused { hint, .. } => hint.clone(),
             Self::UnsupportedSchema { found, supported, .. } => Some(if *found > u64::from(*supported) {
                 "update arc to a version that reads this file".to_owned()
@@ -406,7 +407,9 @@ impl Error {
             Self::MissingTensor { .. } | Self::UnexpectedTensor { .. } | Self::TensorShape { .. } => {
                 Some("`arc adapters inspect` lists the tensors that the manifest asks for".to_owned())
             }
-            Self::TensorDtype { .. } => Some("store adapter weights as float32, float16 or bfloat16".to_owned()),
+            Self::TensorDtype { .. } => {
+                Some("store adapter weights as float32, float16 or bfloat16".to_owned())
+            }
             Self::NotFinite { .. } => Some("the training that made these weights diverged".to_owned()),
         }
     }

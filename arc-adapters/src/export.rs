@@ -82,11 +82,9 @@ macro_rules! export_adapter {
 /// Hands out bytes of the plugin; nothing if making them panics.
 #[doc(hidden)]
 pub fn static_bytes(bytes: impl FnOnce() -> &'static [u8]) -> crate::abi::ArcBytes {
-    catch_unwind(AssertUnwindSafe(bytes)).map_or(crate::abi::ArcBytes::NULL, |bytes| {
-        crate::abi::ArcBytes {
-            data: bytes.as_ptr(),
-            len: bytes.len(),
-        }
+    catch_unwind(AssertUnwindSafe(bytes)).map_or(crate::abi::ArcBytes::NULL, |bytes| crate::abi::ArcBytes {
+        data: bytes.as_ptr(),
+        len: bytes.len(),
     })
 }
 
@@ -121,12 +119,7 @@ pub unsafe fn run_project<E: Display>(
         return ARC_ERROR_CAPACITY;
     }
     // SAFETY: the caller vouches for both; `n_out` is at most `capacity`.
-    let (x, y) = unsafe {
-        (
-            std::slice::from_raw_parts(x, n_in),
-            std::slice::from_raw_parts_mut(y, n_out),
-        )
-    };
+    let (x, y) = unsafe { (std::slice::from_raw_parts(x, n_in), std::slice::from_raw_parts_mut(y, n_out)) };
     match catch_unwind(AssertUnwindSafe(|| project(x, n, y))) {
         Ok(Ok(())) => i64::try_from(n_out).unwrap_or(ARC_ERROR_SHAPE),
         Ok(Err(error)) => {
@@ -150,17 +143,7 @@ mod tests {
         let x = [1.0f32; 6];
         let mut y = [0.0f32; 6];
         // SAFETY: two rows of at most three floats in, at most six out.
-        unsafe {
-            run_project(
-                project,
-                (3, 2),
-                x.as_ptr(),
-                2,
-                d_in,
-                y.as_mut_ptr(),
-                capacity,
-            )
-        }
+        unsafe { run_project(project, (3, 2), x.as_ptr(), 2, d_in, y.as_mut_ptr(), capacity) }
     }
 
     #[test]
@@ -179,15 +162,8 @@ mod tests {
         assert_eq!(call(|_, _, _| Ok(()), 2, 6), ARC_ERROR_SHAPE);
         assert_eq!(call(|_, _, _| Ok(()), 3, 3), ARC_ERROR_CAPACITY);
         assert_eq!(call(|_, _, _| Err("no".to_owned()), 3, 6), ARC_ERROR_OTHER);
-        assert_eq!(
-            call(|_, _, _| panic!("caught in the plugin"), 3, 6),
-            ARC_ERROR_PANIC
-        );
-        assert!(
-            static_bytes(|| panic!("caught in the plugin"))
-                .data
-                .is_null()
-        );
+        assert_eq!(call(|_, _, _| panic!("caught in the plugin"), 3, 6), ARC_ERROR_PANIC);
+        assert!(static_bytes(|| panic!("caught in the plugin")).data.is_null());
     }
 
     #[test]
@@ -196,15 +172,7 @@ mod tests {
         let mut y = [0.0f32];
         // SAFETY: refused before anything is read.
         let code = unsafe {
-            run_project::<String>(
-                |_, _, _| Ok(()),
-                (3, 2),
-                x.as_ptr(),
-                usize::MAX,
-                3,
-                y.as_mut_ptr(),
-                1,
-            )
+            run_project::<String>(|_, _, _| Ok(()), (3, 2), x.as_ptr(), usize::MAX, 3, y.as_mut_ptr(), 1)
         };
         assert_eq!(code, ARC_ERROR_SHAPE);
     }

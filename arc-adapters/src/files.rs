@@ -6,16 +6,9 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-pub(crate) fn io_error(
-    action: &'static str,
-    path: &Path,
-) -> impl FnOnce(io::Error) -> Error + use<> {
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
-    move |source| Error::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::Io { action, path, source }
 }
 
 /// The content of a file of at most `limit` bytes.
@@ -24,15 +17,9 @@ pub(crate) fn read_bytes(path: &Path, what: &'static str, limit: u64) -> Result<
     let mut bytes = Vec::new();
     // One byte beyond the limit tells a file of exactly that size from a longer one, whatever the
     // folder says about its length: pipes and devices say 0.
-    file.take(limit.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(io_error("read", path))?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io_error("read", path))?;
     if bytes.len() as u64 > limit {
-        return Err(Error::TooLarge {
-            path: path.to_owned(),
-            what,
-            limit,
-        });
+        return Err(Error::TooLarge { path: path.to_owned(), what, limit });
     }
     Ok(bytes)
 }
@@ -48,10 +35,7 @@ pub(crate) fn read_text(path: &Path, what: &'static str, limit: u64) -> Result<S
 
 /// Writes a file beside `path` and renames it over `path`, making the folder if needed.
 pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(io_error("create", folder))?;
     let mut temporary = tempfile::Builder::new()
         .prefix(".arc-")
@@ -63,25 +47,20 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<(
     {
         use std::os::unix::fs::PermissionsExt as _;
         let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode() & 0o777);
-        file.set_permissions(std::fs::Permissions::from_mode(mode))
-            .map_err(io_error("write", path))?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(io_error("write", path))?;
     }
     write(file)
         .and_then(|()| file.flush())
         .and_then(|()| file.sync_all())
         .map_err(io_error("write", path))?;
-    temporary
-        .persist(path)
-        .map_err(|e| io_error("write", path)(e.error))?;
+    temporary.persist(path).map_err(|e| io_error("write", path)(e.error))?;
     Ok(())
 }
 
 /// Makes a rename in `folder` survive a power cut, where folders can be synced.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
-    File::open(folder)
-        .and_then(|f| f.sync_all())
-        .map_err(io_error("write", folder))?;
+    File::open(folder).and_then(|f| f.sync_all()).map_err(io_error("write", folder))?;
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())

@@ -112,8 +112,7 @@ fn to_bytes(values: &[f32]) -> impl Iterator<Item = u8> {
 
 fn to_floats(bytes: &[u8]) -> Option<Vec<f32>> {
     let (values, rest) = bytes.as_chunks::<4>();
-    rest.is_empty()
-        .then(|| values.iter().map(|v| f32::from_le_bytes(*v)).collect())
+    rest.is_empty().then(|| values.iter().map(|v| f32::from_le_bytes(*v)).collect())
 }
 
 /// The child's side, over its standard input and output; returns when the input ends.
@@ -123,11 +122,7 @@ fn to_floats(bytes: &[u8]) -> Option<Vec<f32>> {
 /// # Errors
 /// [`Error::Io`] when the parent is gone.
 pub fn serve_plugin() -> Result<()> {
-    let stdio = |source| Error::Io {
-        action: "use",
-        path: PathBuf::from("stdout"),
-        source,
-    };
+    let stdio = |source| Error::Io { action: "use", path: PathBuf::from("stdout"), source };
     #[cfg(unix)]
     let mut output = {
         let saved = rustix::io::dup(io::stdout()).map_err(|e| stdio(e.into()))?;
@@ -150,14 +145,11 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
             (Tag::Load, None) => load(&payload).map(|(loaded, manifest, weights, projector)| {
                 let ready = vec![u8::from(projector.is_some())];
                 plugin = Some((loaded, projector));
-                vec![
-                    (Tag::Manifest, manifest),
-                    (Tag::Weights, weights),
-                    (Tag::Ready, ready),
-                ]
+                vec![(Tag::Manifest, manifest), (Tag::Weights, weights), (Tag::Ready, ready)]
             }),
-            (Tag::Project, Some((_, Some(projector)))) => project(projector.as_ref(), &payload)
-                .map(|y| vec![(Tag::Output, to_bytes(&y).collect())]),
+            (Tag::Project, Some((_, Some(projector)))) => {
+                project(projector.as_ref(), &payload).map(|y| vec![(Tag::Output, to_bytes(&y).collect())])
+            }
             _ => Err(protocol("a request out of order")),
         };
         match answer {
@@ -167,10 +159,7 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
                 }
             }
             Err(error) => {
-                let reply = ErrorReply {
-                    message: error.to_string(),
-                    hint: error.hint(),
-                };
+                let reply = ErrorReply { message: error.to_string(), hint: error.hint() };
                 write_frame(output, Tag::Error, &serde_json::to_vec(&reply)?)?;
             }
         }
@@ -180,15 +169,11 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
 type LoadedParts = (Loaded, Vec<u8>, Vec<u8>, Option<Arc<dyn HostProjector>>);
 
 fn load(request: &[u8]) -> Result<LoadedParts> {
-    let request: LoadRequest = serde_json::from_slice(request)
-        .map_err(|e| protocol(&format!("a malformed request: {e}")))?;
+    let request: LoadRequest =
+        serde_json::from_slice(request).map_err(|e| protocol(&format!("a malformed request: {e}")))?;
     // The parent sends only plugins that it would run.
-    let plugin = PluginEntry {
-        path: request.path,
-        sha256: request.sha256,
-        allowed: true,
-        folders: request.folders,
-    };
+    let plugin =
+        PluginEntry { path: request.path, sha256: request.sha256, allowed: true, folders: request.folders };
     let loaded = Loaded::load(&read_checked(&plugin, &PluginPolicy::default())?, &plugin)?;
     let (manifest, weights) = (loaded.manifest()?, loaded.weights()?);
     let mut projector = None;
@@ -208,10 +193,7 @@ fn project(projector: &dyn HostProjector, payload: &[u8]) -> Result<Vec<f32>> {
 }
 
 fn protocol(what: &str) -> Error {
-    Error::PluginRefused {
-        message: format!("the plugin process was sent {what}"),
-        hint: None,
-    }
+    Error::PluginRefused { message: format!("the plugin process was sent {what}"), hint: None }
 }
 
 /// A plugin that runs in a process of its own. After a crash the next call starts it anew.
@@ -247,10 +229,7 @@ impl Isolated {
     fn restart(&self) -> Result<Process> {
         let (process, manifest, ..) = Process::start(&self.plugin, &self.isolation)?;
         if sha256_hex(&manifest) != self.manifest_sha256 {
-            return Err(failed(
-                &self.plugin.path,
-                "gave another manifest when it was started again",
-            ));
+            return Err(failed(&self.plugin.path, "gave another manifest when it was started again"));
         }
         Ok(process)
     }
@@ -268,16 +247,10 @@ impl HostProjector for Isolated {
             Some(process) => process,
             None => self.restart()?,
         };
-        let payload = (n as u64)
-            .to_le_bytes()
-            .into_iter()
-            .chain(to_bytes(x))
-            .collect();
+        let payload = (n as u64).to_le_bytes().into_iter().chain(to_bytes(x)).collect();
         process.send(Tag::Project, payload)?;
         let y = match process.receive(Tag::Output) {
-            Ok(bytes) => {
-                to_floats(&bytes).filter(|y| y.len() == expected && y.iter().all(|v| v.is_finite()))
-            }
+            Ok(bytes) => to_floats(&bytes).filter(|y| y.len() == expected && y.iter().all(|v| v.is_finite())),
             // An error that the process reports is an answer; it goes on.
             Err(error @ Error::PluginRefused { .. }) => {
                 *slot = Some(process);
@@ -307,10 +280,7 @@ struct Process {
 impl Process {
     /// Starts a child and loads the plugin in it; gives the manifest, the weights, and whether the
     /// plugin has a `project`.
-    fn start(
-        plugin: &PluginEntry,
-        isolation: &Isolation,
-    ) -> Result<(Self, Vec<u8>, Vec<u8>, bool)> {
+    fn start(plugin: &PluginEntry, isolation: &Isolation) -> Result<(Self, Vec<u8>, Vec<u8>, bool)> {
         let path = plugin.path.clone();
         let cannot_start = |e: io::Error| failed(&path, &format!("cannot be started: {e}"));
         let mut child = Command::new(&isolation.program)
@@ -341,13 +311,7 @@ impl Process {
                 }
             }
         });
-        let mut process = Self {
-            path,
-            child,
-            requests,
-            replies,
-            timeout: isolation.timeout,
-        };
+        let mut process = Self { path, child, requests, replies, timeout: isolation.timeout };
         let request = LoadRequest {
             path: plugin.path.clone(),
             sha256: plugin.sha256.clone(),
@@ -378,10 +342,9 @@ impl Process {
             },
             Ok(Ok(_)) => Err(failed(&self.path, "gave an answer out of order")),
             Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
-            Err(RecvTimeoutError::Timeout) => Err(failed(
-                &self.path,
-                &format!("did not answer within {:?}", self.timeout),
-            )),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(failed(&self.path, &format!("did not answer within {:?}", self.timeout)))
+            }
         }
     }
 
@@ -404,10 +367,7 @@ impl Drop for Process {
 }
 
 fn failed(path: &Path, reason: &str) -> Error {
-    Error::PluginProcess {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
-    }
+    Error::PluginProcess { path: path.to_owned(), reason: reason.to_owned() }
 }
 
 #[cfg(test)]
@@ -420,10 +380,7 @@ mod tests {
         write_frame(&mut bytes, Tag::Manifest, b"{}").unwrap();
         write_frame(&mut bytes, Tag::Ready, &[1]).unwrap();
         let mut input = bytes.as_slice();
-        assert_eq!(
-            read_frame(&mut input).unwrap(),
-            (Tag::Manifest, b"{}".to_vec())
-        );
+        assert_eq!(read_frame(&mut input).unwrap(), (Tag::Manifest, b"{}".to_vec()));
         assert_eq!(read_frame(&mut input).unwrap(), (Tag::Ready, vec![1]));
         assert!(read_frame(&mut input).is_err());
     }
@@ -433,10 +390,7 @@ mod tests {
         let frame = |tag: u8, len: u64| [&[tag][..], &len.to_le_bytes(), b"abc"].concat();
         assert!(read_frame(&mut frame(9, 3).as_slice()).is_err());
         assert!(read_frame(&mut frame(3, MAX_MANIFEST_BYTES + 1).as_slice()).is_err());
-        assert!(
-            read_frame(&mut frame(6, 1 << 30).as_slice()).is_err(),
-            "fewer bytes than announced"
-        );
+        assert!(read_frame(&mut frame(6, 1 << 30).as_slice()).is_err(), "fewer bytes than announced");
         assert!(read_frame(&mut frame(6, u64::MAX).as_slice()).is_err());
     }
 

@@ -48,16 +48,14 @@ pub use isolate::{Isolation, serve_plugin};
 pub use loader::PluginPolicy;
 pub use manifest::{ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, WeightsFile};
 pub use package::{
-    Adapter, AdapterPackage, AdapterTensor, AdapterWeights, HostProjector, MANIFEST_FILE,
-    TensorF32, WEIGHTS_FILE, WeightType,
+    Adapter, AdapterPackage, AdapterTensor, AdapterWeights, HostProjector, MANIFEST_FILE, TensorF32,
+    WEIGHTS_FILE, WeightType,
 };
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};
-pub use registry::{
-    DecoderEntry, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA, Registry,
-};
+pub use registry::{DecoderEntry, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA, Registry};
 pub use report::{
-    Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, doctor,
-    inspect, list, verify,
+    Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, doctor, inspect, list,
+    verify,
 };
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};
 pub use source::{ModelFile, ModelSource, PipFile};

@@ -49,10 +49,9 @@ impl Adapter {
         match (&entry.adapter, &entry.plugin) {
             (_, Some(plugin)) => Self::load_plugin(plugin, policy),
             (Some(folder), None) => Self::open(folder),
-            (None, None) => Err(Error::NoAdapter {
-                decoder: entry.name.clone(),
-                origin: entry.origin.clone(),
-            }),
+            (None, None) => {
+                Err(Error::NoAdapter { decoder: entry.name.clone(), origin: entry.origin.clone() })
+            }
         }
     }
 
@@ -66,13 +65,7 @@ impl Adapter {
         if let Some(isolation) = &policy.isolation {
             let mut folders = plugin.folders.clone();
             folders.extend(policy.folders.iter().cloned());
-            return Isolated::load(
-                PluginEntry {
-                    folders,
-                    ..plugin.clone()
-                },
-                isolation.clone(),
-            );
+            return Isolated::load(PluginEntry { folders, ..plugin.clone() }, isolation.clone());
         }
         let loaded = Loaded::load(&bytes, plugin)?;
         drop(bytes);
@@ -99,10 +92,7 @@ pub(crate) fn from_plugin_parts(
     let manifest = AdapterManifest::parse(text, path)?;
     let host = projector(&manifest);
     if manifest.projector.is_custom() && host.is_none() {
-        return Err(contract(
-            path,
-            "its projector is `custom` and `project` is null",
-        ));
+        return Err(contract(path, "its projector is `custom` and `project` is null"));
     }
     Adapter::from_parts(manifest, weights, path, path.to_owned(), host)
 }
@@ -110,23 +100,11 @@ pub(crate) fn from_plugin_parts(
 /// The bytes of a plugin that may be loaded.
 pub(crate) fn read_checked(plugin: &PluginEntry, policy: &PluginPolicy) -> Result<Vec<u8>> {
     if !plugin.allowed && !policy.allow {
-        return Err(Error::PluginNotAllowed {
-            path: plugin.path.clone(),
-        });
+        return Err(Error::PluginNotAllowed { path: plugin.path.clone() });
     }
-    let path = plugin
-        .path
-        .canonicalize()
-        .map_err(io_error("open", &plugin.path))?;
-    let folders: Vec<_> = plugin
-        .folders
-        .iter()
-        .chain(&policy.folders)
-        .cloned()
-        .collect();
-    let listed = folders
-        .iter()
-        .any(|f| f.canonicalize().is_ok_and(|f| path.starts_with(f)));
+    let path = plugin.path.canonicalize().map_err(io_error("open", &plugin.path))?;
+    let folders: Vec<_> = plugin.folders.iter().chain(&policy.folders).cloned().collect();
+    let listed = folders.iter().any(|f| f.canonicalize().is_ok_and(|f| path.starts_with(f)));
     if !listed {
         return Err(Error::PluginOutsideFolders { path, folders });
     }
@@ -136,17 +114,10 @@ pub(crate) fn read_checked(plugin: &PluginEntry, policy: &PluginPolicy) -> Resul
     let bytes = read_bytes(&path, "code plugin", MAX_PLUGIN_BYTES)?;
     let found = sha256_hex(&bytes);
     if found != plugin.sha256 {
-        return Err(Error::Sha256Mismatch {
-            path,
-            expected: plugin.sha256.clone(),
-            found,
-        });
+        return Err(Error::Sha256Mismatch { path, expected: plugin.sha256.clone(), found });
     }
     if let Some(reason) = other_target(&bytes) {
-        return Err(Error::PluginLoad {
-            path,
-            reason: reason.to_owned(),
-        });
+        return Err(Error::PluginLoad { path, reason: reason.to_owned() });
     }
     Ok(bytes)
 }
@@ -181,11 +152,7 @@ fn writable_by_others(_path: &Path) -> Result<Option<PathBuf>> {
 
 /// Why the file cannot be a library for this target, told from its first bytes (System V gABI,
 /// chapter 4): the loader's own message would name a file that the user does not know.
-#[cfg(all(
-    target_os = "linux",
-    target_pointer_width = "64",
-    target_endian = "little"
-))]
+#[cfg(all(target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
 fn other_target(bytes: &[u8]) -> Option<&'static str> {
     const MACHINE: Option<u16> = match std::env::consts::ARCH.as_bytes() {
         b"x86_64" => Some(62),
@@ -197,8 +164,7 @@ fn other_target(bytes: &[u8]) -> Option<&'static str> {
         return Some("it is not an ELF library");
     };
     let u16_at = |at: usize| Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
-    let u64_at =
-        |at: usize| usize::try_from(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?)).ok();
+    let u64_at = |at: usize| usize::try_from(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?)).ok();
     let (Some(kind), Some(machine)) = (u16_at(16), u16_at(18)) else {
         return Some("it is cut off");
     };
@@ -211,10 +177,7 @@ fn other_target(bytes: &[u8]) -> Option<&'static str> {
         let (table, size, n) = (u64_at(32)?, u16_at(54)?, u16_at(56)?);
         for i in 0..usize::from(n) {
             let header = i.checked_mul(usize::from(size))?.checked_add(table)?;
-            let (offset, len) = (
-                u64_at(header.checked_add(8)?)?,
-                u64_at(header.checked_add(32)?)?,
-            );
+            let (offset, len) = (u64_at(header.checked_add(8)?)?, u64_at(header.checked_add(32)?)?);
             if offset.checked_add(len)? > bytes.len() {
                 return None;
             }
@@ -227,11 +190,7 @@ fn other_target(bytes: &[u8]) -> Option<&'static str> {
     (kind != 3).then_some("it is not a shared library")
 }
 
-#[cfg(not(all(
-    target_os = "linux",
-    target_pointer_width = "64",
-    target_endian = "little"
-)))]
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
 fn other_target(_bytes: &[u8]) -> Option<&'static str> {
     None
 }
@@ -253,10 +212,7 @@ impl Loaded {
         // Nothing is left half done when a holder of the lock panics.
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(adapter) = loaded.get(&plugin.sha256) {
-            return Ok(Self {
-                path,
-                adapter: *adapter,
-            });
+            return Ok(Self { path, adapter: *adapter });
         }
         let adapter = load_once(bytes, &path)?;
         loaded.insert(plugin.sha256.clone(), adapter);
@@ -285,54 +241,37 @@ impl Loaded {
     /// The plugin's own projector, if it has one.
     pub(crate) fn projector(&self, d_in: usize, d_out: usize) -> Option<Arc<dyn HostProjector>> {
         let project = self.adapter.project?;
-        Some(Arc::new(InProcess {
-            path: self.path.clone(),
-            project,
-            d_in,
-            d_out,
-        }))
+        Some(Arc::new(InProcess { path: self.path.clone(), project, d_in, d_out }))
     }
 }
 
 fn load_once(bytes: &[u8], path: &Path) -> Result<ArcAdapter> {
-    let load_error = |reason: String| Error::PluginLoad {
-        path: path.to_owned(),
-        reason,
-    };
+    let load_error = |reason: String| Error::PluginLoad { path: path.to_owned(), reason };
     let copy = private_copy(bytes).map_err(io_error("copy", path))?;
     // SAFETY: loading runs the library's constructors. The user allowed plugins, and the bytes are
     // the pinned ones.
-    let library =
-        unsafe { open_library(copy.path()) }.map_err(|e| load_error(one_line(&e, copy.path())))?;
+    let library = unsafe { open_library(copy.path()) }.map_err(|e| load_error(one_line(&e, copy.path())))?;
     copy.keep();
     // A library is never unloaded: threads that it started and pointers that it gave outlive any
     // adapter made of it.
     let library: &'static libloading::Library = Box::leak(Box::new(library));
     // SAFETY: the ABI says what the symbol is; a library that uses the name for something else
     // cannot be told apart.
-    let entry =
-        unsafe { library.get::<unsafe extern "C-unwind" fn() -> *const ArcAdapter>(SYMBOL) }
-            .map_err(|_| Error::PluginSymbol {
-                path: path.to_owned(),
-                symbol: SYMBOL,
-            })?;
+    let entry = unsafe { library.get::<unsafe extern "C-unwind" fn() -> *const ArcAdapter>(SYMBOL) }
+        .map_err(|_| Error::PluginSymbol { path: path.to_owned(), symbol: SYMBOL })?;
     // SAFETY: as above.
     let pointer = caught(path, SYMBOL, || unsafe { entry() })?;
     // SAFETY: the ABI says that the pointer is null or points to a struct that begins with its
     // version and size.
     unsafe { read_adapter(pointer) }.map_err(|refusal| match refusal {
-        Refusal::Abi { major, minor } => Error::PluginAbi {
-            path: path.to_owned(),
-            major,
-            minor,
-            supported: ARC_ABI_MAJOR,
-        },
+        Refusal::Abi { major, minor } => {
+            Error::PluginAbi { path: path.to_owned(), major, minor, supported: ARC_ABI_MAJOR }
+        }
         Refusal::Null => contract(path, "`arc_adapter` gave a null pointer"),
         Refusal::Misaligned => contract(path, "`arc_adapter` gave a misaligned pointer"),
-        Refusal::Short { found, expected } => contract(
-            path,
-            &format!("struct_size is {found}, its version has {expected}"),
-        ),
+        Refusal::Short { found, expected } => {
+            contract(path, &format!("struct_size is {found}, its version has {expected}"))
+        }
     })
 }
 
@@ -397,9 +336,7 @@ fn private_copy(bytes: &[u8]) -> std::io::Result<PrivateCopy> {
         return Ok(copy);
     }
     let folder = tempfile::Builder::new().prefix("arc-plugin-").tempdir()?;
-    let path = folder
-        .path()
-        .join(format!("plugin{}", std::env::consts::DLL_SUFFIX));
+    let path = folder.path().join(format!("plugin{}", std::env::consts::DLL_SUFFIX));
     std::fs::write(&path, bytes)?;
     Ok(PrivateCopy::InFolder(folder, path))
 }
@@ -409,16 +346,10 @@ fn sealed_copy(bytes: &[u8]) -> std::io::Result<PrivateCopy> {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
     use std::io::Write as _;
     use std::os::fd::AsRawFd as _;
-    let fd = memfd_create(
-        "arc-plugin",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?;
+    let fd = memfd_create("arc-plugin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = File::from(fd);
     file.write_all(bytes)?;
-    fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     Ok(PrivateCopy::Sealed(file, path))
 }
@@ -456,24 +387,13 @@ impl HostProjector for InProcess {
 /// How many values the projection of `x` has.
 pub(crate) fn output_len(x: &[f32], n: usize, d_in: usize, d_out: usize) -> Result<usize> {
     match (n.checked_mul(d_in), n.checked_mul(d_out)) {
-        (Some(n_in), Some(n_out)) if n_in == x.len() && n_out < isize::MAX as usize / 8 => {
-            Ok(n_out)
-        }
-        _ => Err(Error::InputShape {
-            n,
-            d_in,
-            found: x.len(),
-        }),
+        (Some(n_in), Some(n_out)) if n_in == x.len() && n_out < isize::MAX as usize / 8 => Ok(n_out),
+        _ => Err(Error::InputShape { n, d_in, found: x.len() }),
     }
 }
 
 fn check_output(path: &Path, written: i64, y: &[f32], intact: bool) -> Result<()> {
-    let bad = |reason: String| {
-        Err(Error::PluginOutput {
-            path: path.to_owned(),
-            reason,
-        })
-    };
+    let bad = |reason: String| Err(Error::PluginOutput { path: path.to_owned(), reason });
     if !intact {
         return bad("it wrote outside of its output".to_owned());
     }
@@ -484,23 +404,13 @@ fn check_output(path: &Path, written: i64, y: &[f32], intact: bool) -> Result<()
             ARC_ERROR_PANIC => "it panicked",
             _ => "no further reason",
         };
-        return Err(Error::PluginFailed {
-            path: path.to_owned(),
-            code: written,
-            meaning,
-        });
+        return Err(Error::PluginFailed { path: path.to_owned(), code: written, meaning });
     }
     if usize::try_from(written) != Ok(y.len()) {
-        return bad(format!(
-            "it says that it wrote {written} values, expected {}",
-            y.len()
-        ));
+        return bad(format!("it says that it wrote {written} values, expected {}", y.len()));
     }
     match y.iter().position(|v| !v.is_finite()) {
-        Some(i) => bad(format!(
-            "value {i} is {}",
-            y.get(i).copied().unwrap_or(f32::NAN)
-        )),
+        Some(i) => bad(format!("value {i} is {}", y.get(i).copied().unwrap_or(f32::NAN))),
         None => Ok(()),
     }
 }
@@ -508,15 +418,11 @@ fn check_output(path: &Path, written: i64, y: &[f32], intact: bool) -> Result<()
 /// Calls foreign code. An unwind that reaches this frame is an error where Rust can catch it, and
 /// ends the process where it cannot.
 fn caught<T>(path: &Path, what: &str, call: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(call))
-        .map_err(|_| contract(path, &format!("`{what}` let a panic out")))
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| contract(path, &format!("`{what}` let a panic out")))
 }
 
 fn contract(path: &Path, reason: &str) -> Error {
-    Error::PluginContract {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
-    }
+    Error::PluginContract { path: path.to_owned(), reason: reason.to_owned() }
 }
 
 /// The loader's reason without the path of the private copy, which means nothing to the user.
@@ -525,7 +431,5 @@ fn one_line(error: &libloading::Error, copy: &Path) -> String {
     if let Some(source) = std::error::Error::source(error) {
         reason = source.to_string();
     }
-    reason
-        .replace(&format!("{}: ", copy.display()), "")
-        .replace('\n', ", ")
+    reason.replace(&format!("{}: ", copy.display()), "").replace('\n', ", ")
 }

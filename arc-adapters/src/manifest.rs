@@ -117,8 +117,7 @@ impl AdapterManifest {
     /// [`Error::Invalid`] when the manifest contradicts itself.
     pub fn to_json(&self, origin: &Path) -> Result<String> {
         self.check(origin)?;
-        let mut json =
-            serde_json::to_string_pretty(self).map_err(|e| invalid(origin, e.to_string()))?;
+        let mut json = serde_json::to_string_pretty(self).map_err(|e| invalid(origin, e.to_string()))?;
         json.push('\n');
         Ok(json)
     }
@@ -130,10 +129,7 @@ impl AdapterManifest {
     pub fn check(&self, origin: &Path) -> Result<()> {
         let fail = |reason: String| Err(invalid(origin, reason));
         if self.schema != ADAPTER_SCHEMA {
-            return fail(format!(
-                "schema is {}, expected {ADAPTER_SCHEMA}",
-                self.schema
-            ));
+            return fail(format!("schema is {}, expected {ADAPTER_SCHEMA}", self.schema));
         }
         check_name("name", &self.name).or_else(fail)?;
         check_name("decoder.name", &self.decoder.name).or_else(fail)?;
@@ -155,33 +151,19 @@ impl AdapterManifest {
             check_sha256(field, digest).or_else(fail)?;
         }
         check_file_name("weights.file", &self.weights.file).or_else(fail)?;
-        self.projector
-            .check(self.d_encoder, self.d_decoder)
-            .or_else(fail)?;
+        self.projector.check(self.d_encoder, self.d_decoder).or_else(fail)?;
         if let Some(d_hidden) = self.d_hidden {
             use crate::ProjectorLayer::Linear;
-            if !self
-                .projector
-                .layers
-                .iter()
-                .any(|l| matches!(l, Linear { d_out, .. } if *d_out == d_hidden))
+            if !self.projector.layers.iter().any(|l| matches!(l, Linear { d_out, .. } if *d_out == d_hidden))
             {
-                return fail(format!(
-                    "d_hidden is {d_hidden}, no linear layer gives that width"
-                ));
+                return fail(format!("d_hidden is {d_hidden}, no linear layer gives that width"));
             }
         }
         if self.pooling_factors.is_empty() {
             return fail("`pooling_factors` is empty".to_owned());
         }
-        if let Some(factor) = self
-            .pooling_factors
-            .iter()
-            .find(|f| !(1..=4096).contains(*f))
-        {
-            return fail(format!(
-                "`pooling_factors` has {factor}, expected 1 to 4096"
-            ));
+        if let Some(factor) = self.pooling_factors.iter().find(|f| !(1..=4096).contains(*f)) {
+            return fail(format!("`pooling_factors` has {factor}, expected 1 to 4096"));
         }
         Ok(())
     }
@@ -191,10 +173,7 @@ impl AdapterManifest {
     pub fn required_tensors(&self) -> Vec<WeightSlot> {
         let mut slots = self.projector.weight_slots();
         if self.append == Append::Cont {
-            slots.push(WeightSlot {
-                name: "tokens.cont".to_owned(),
-                shape: vec![self.d_encoder],
-            });
+            slots.push(WeightSlot { name: "tokens.cont".to_owned(), shape: vec![self.d_encoder] });
         }
         slots
     }
@@ -202,15 +181,9 @@ impl AdapterManifest {
     /// The tensors that the weights may have beside the required ones.
     #[must_use]
     pub fn optional_tensors(&self) -> Vec<WeightSlot> {
-        let mut slots = vec![WeightSlot {
-            name: "tokens.rec".to_owned(),
-            shape: vec![self.d_encoder],
-        }];
+        let mut slots = vec![WeightSlot { name: "tokens.rec".to_owned(), shape: vec![self.d_encoder] }];
         if self.append == Append::None {
-            slots.push(WeightSlot {
-                name: "tokens.cont".to_owned(),
-                shape: vec![self.d_encoder],
-            });
+            slots.push(WeightSlot { name: "tokens.cont".to_owned(), shape: vec![self.d_encoder] });
         }
         slots
     }
@@ -234,16 +207,8 @@ impl AdapterManifest {
         tokenizer_sha256: &str,
     ) -> Result<()> {
         self.check_pin(Pin::Architecture, &self.decoder.architecture, architecture)?;
-        self.check_pin(
-            Pin::EmbeddingTable,
-            &self.decoder.embedding_sha256,
-            embedding_sha256,
-        )?;
-        self.check_pin(
-            Pin::Tokenizer,
-            &self.decoder.tokenizer_sha256,
-            tokenizer_sha256,
-        )
+        self.check_pin(Pin::EmbeddingTable, &self.decoder.embedding_sha256, embedding_sha256)?;
+        self.check_pin(Pin::Tokenizer, &self.decoder.tokenizer_sha256, tokenizer_sha256)
     }
 
     fn check_pin(&self, what: Pin, expected: &str, found: &str) -> Result<()> {
@@ -260,11 +225,7 @@ impl AdapterManifest {
 }
 
 fn invalid(origin: &Path, reason: String) -> Error {
-    Error::Invalid {
-        path: origin.to_owned(),
-        what: WHAT,
-        reason,
-    }
+    Error::Invalid { path: origin.to_owned(), what: WHAT, reason }
 }
 
 /// Reads a JSON object that has a `schema` number. The number is looked at before anything else,
@@ -279,29 +240,16 @@ pub(crate) fn parse_versioned<T: DeserializeOwned>(
     struct Schema {
         schema: Option<u64>,
     }
-    let invalid = |reason: String| Error::Invalid {
-        path: origin.to_owned(),
-        what,
-        reason,
-    };
+    let invalid = |reason: String| Error::Invalid { path: origin.to_owned(), what, reason };
     if text.len() as u64 > MAX_MANIFEST_BYTES {
-        return Err(Error::TooLarge {
-            path: origin.to_owned(),
-            what,
-            limit: MAX_MANIFEST_BYTES,
-        });
+        return Err(Error::TooLarge { path: origin.to_owned(), what, limit: MAX_MANIFEST_BYTES });
     }
     let head: Schema = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
     let Some(found) = head.schema else {
         return Err(invalid("`schema` is missing".to_owned()));
     };
     if found != u64::from(supported) {
-        return Err(Error::UnsupportedSchema {
-            path: origin.to_owned(),
-            what,
-            found,
-            supported,
-        });
+        return Err(Error::UnsupportedSchema { path: origin.to_owned(), what, found, supported });
     }
     serde_json::from_str(text).map_err(|e| invalid(e.to_string()))
 }
@@ -309,11 +257,7 @@ pub(crate) fn parse_versioned<T: DeserializeOwned>(
 /// Names become folders and command line arguments, so they hold nothing that either interprets.
 pub(crate) fn check_name(field: &str, name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.is_empty()
-        || name.len() > 128
-        || !name.chars().all(plain)
-        || name.starts_with(['.', '-'])
-    {
+    if name.is_empty() || name.len() > 128 || !name.chars().all(plain) || name.starts_with(['.', '-']) {
         return Err(format!(
             "`{field}` is `{}`, expected letters, digits, `.`, `_` and `-`, beginning with a letter or digit",
             name.escape_debug()
@@ -332,10 +276,7 @@ pub(crate) fn check_sha256(field: &str, digest: &str) -> Result<(), String> {
 pub(crate) fn check_file_name(field: &str, name: &str) -> Result<(), String> {
     let bad = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':');
     if name.is_empty() || name.len() > 255 || name == "." || name == ".." || name.chars().any(bad) {
-        return Err(format!(
-            "`{field}` is `{}`, expected a file name without a folder",
-            name.escape_debug()
-        ));
+        return Err(format!("`{field}` is `{}`, expected a file name without a folder", name.escape_debug()));
     }
     Ok(())
 }
@@ -355,10 +296,7 @@ pub(crate) mod tests {
                 embedding_sha256: "a".repeat(64),
                 tokenizer_sha256: "b".repeat(64),
             },
-            encoder: EncoderPin {
-                name: "start".into(),
-                encoder_id: "c".repeat(64),
-            },
+            encoder: EncoderPin { name: "start".into(), encoder_id: "c".repeat(64) },
             d_encoder: 4,
             d_hidden: Some(2),
             d_decoder: 6,
@@ -366,10 +304,7 @@ pub(crate) mod tests {
             pooling_factors: vec![4, 8],
             append: Append::Cont,
             prompt_template: "{{ document }}\nQuestion: {{ question }}\nAnswer:".into(),
-            weights: WeightsFile {
-                file: "adapter.safetensors".into(),
-                sha256: "d".repeat(64),
-            },
+            weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "d".repeat(64) },
             training: json!({"steps": 3}),
             scores: serde_json::Value::Null,
         }
@@ -383,26 +318,13 @@ pub(crate) mod tests {
     fn a_manifest_is_read_back_as_it_was_written() {
         let manifest = example();
         let json = manifest.to_json(Path::new("adapter.json")).unwrap();
-        assert_eq!(
-            AdapterManifest::parse(&json, Path::new("adapter.json")).unwrap(),
-            manifest
-        );
+        assert_eq!(AdapterManifest::parse(&json, Path::new("adapter.json")).unwrap(), manifest);
     }
 
     #[test]
     fn a_newer_schema_is_called_newer_and_not_malformed() {
         let error = parse(&json!({"schema": 2, "flavour": "new"})).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::UnsupportedSchema {
-                    found: 2,
-                    supported: 1,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, Error::UnsupportedSchema { found: 2, supported: 1, .. }), "{error}");
         assert!(error.hint().unwrap().contains("update"));
     }
 
@@ -414,11 +336,7 @@ pub(crate) mod tests {
             ("/name", json!("../x"), "`name`"),
             ("/name", json!(""), "`name`"),
             ("/name", json!("-rf"), "`name`"),
-            (
-                "/decoder/embedding_sha256",
-                json!("abc"),
-                "`decoder.embedding_sha256`",
-            ),
+            ("/decoder/embedding_sha256", json!("abc"), "`decoder.embedding_sha256`"),
             ("/weights/sha256", json!("D".repeat(64)), "`weights.sha256`"),
             ("/weights/file", json!("../w"), "`weights.file`"),
             ("/weights/file", json!(".."), "`weights.file`"),
@@ -443,12 +361,7 @@ pub(crate) mod tests {
     fn unknown_fields_are_named() {
         let mut value = serde_json::to_value(example()).unwrap();
         value["decoder"]["colour"] = json!(1);
-        assert!(
-            parse(&value)
-                .unwrap_err()
-                .to_string()
-                .contains("unknown field `colour`")
-        );
+        assert!(parse(&value).unwrap_err().to_string().contains("unknown field `colour`"));
     }
 
     #[test]

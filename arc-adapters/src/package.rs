@@ -56,10 +56,8 @@ impl Adapter {
     /// are not the ones that the manifest names; the tensor errors when they do not fit it.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
-        let manifest = AdapterManifest::parse(
-            &read_text(&path, "adapter manifest", MAX_MANIFEST_BYTES)?,
-            &path,
-        )?;
+        let manifest =
+            AdapterManifest::parse(&read_text(&path, "adapter manifest", MAX_MANIFEST_BYTES)?, &path)?;
         if manifest.projector.is_custom() {
             return Err(Error::Invalid {
                 path,
@@ -90,12 +88,7 @@ impl Adapter {
         }
         let weights = AdapterWeights::parse(weights, weights_path)?;
         weights.check(&manifest)?;
-        Ok(Self {
-            manifest,
-            weights,
-            origin,
-            host,
-        })
+        Ok(Self { manifest, weights, origin, host })
     }
 
     /// The plugin's own projector, for a `custom` projector or to compare with the built-in one.
@@ -155,11 +148,8 @@ impl AdapterWeights {
     /// [`Error::Invalid`] when it is not a safetensors file, [`Error::TensorDtype`] when a tensor
     /// is not float32, float16 or bfloat16.
     pub fn parse(bytes: Vec<u8>, path: &Path) -> Result<Self> {
-        let invalid = |e: SafeTensorError| Error::Invalid {
-            path: path.to_owned(),
-            what: WHAT,
-            reason: e.to_string(),
-        };
+        let invalid =
+            |e: SafeTensorError| Error::Invalid { path: path.to_owned(), what: WHAT, reason: e.to_string() };
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
         // Deserializing checks that the offsets tile the file exactly.
         SafeTensors::deserialize(&bytes).map_err(invalid)?;
@@ -179,22 +169,10 @@ impl AdapterWeights {
             };
             // The header is preceded by its own length, 8 bytes.
             let data = header.saturating_add(8);
-            let range =
-                data.saturating_add(info.data_offsets.0)..data.saturating_add(info.data_offsets.1);
-            tensors.insert(
-                name,
-                StoredTensor {
-                    dtype,
-                    shape: info.shape.clone(),
-                    range,
-                },
-            );
+            let range = data.saturating_add(info.data_offsets.0)..data.saturating_add(info.data_offsets.1);
+            tensors.insert(name, StoredTensor { dtype, shape: info.shape.clone(), range });
         }
-        Ok(Self {
-            path: path.to_owned(),
-            bytes: bytes.into(),
-            tensors,
-        })
+        Ok(Self { path: path.to_owned(), bytes: bytes.into(), tensors })
     }
 
     /// Checks that these are exactly the tensors that the manifest asks for, and finite.
@@ -204,25 +182,12 @@ impl AdapterWeights {
     /// [`Error::NotFinite`].
     pub fn check(&self, manifest: &AdapterManifest) -> Result<()> {
         let (required, optional) = (manifest.required_tensors(), manifest.optional_tensors());
-        if let Some(slot) = required
-            .iter()
-            .find(|slot| !self.tensors.contains_key(&slot.name))
-        {
-            return Err(Error::MissingTensor {
-                path: self.path.clone(),
-                tensor: slot.name.clone(),
-            });
+        if let Some(slot) = required.iter().find(|slot| !self.tensors.contains_key(&slot.name)) {
+            return Err(Error::MissingTensor { path: self.path.clone(), tensor: slot.name.clone() });
         }
         for (name, tensor) in &self.tensors {
-            let Some(slot) = required
-                .iter()
-                .chain(&optional)
-                .find(|slot| slot.name == *name)
-            else {
-                return Err(Error::UnexpectedTensor {
-                    path: self.path.clone(),
-                    tensor: name.clone(),
-                });
+            let Some(slot) = required.iter().chain(&optional).find(|slot| slot.name == *name) else {
+                return Err(Error::UnexpectedTensor { path: self.path.clone(), tensor: name.clone() });
             };
             if slot.shape != tensor.shape {
                 return Err(Error::TensorShape {
@@ -232,17 +197,9 @@ impl AdapterWeights {
                     found: tensor.shape.clone(),
                 });
             }
-            let not_finite = self
-                .stored_values(tensor)
-                .enumerate()
-                .find(|(_, v)| !v.is_finite());
+            let not_finite = self.stored_values(tensor).enumerate().find(|(_, v)| !v.is_finite());
             if let Some((index, value)) = not_finite {
-                return Err(Error::NotFinite {
-                    path: self.path.clone(),
-                    tensor: name.clone(),
-                    value,
-                    index,
-                });
+                return Err(Error::NotFinite { path: self.path.clone(), tensor: name.clone(), value, index });
             }
         }
         Ok(())
@@ -276,14 +233,11 @@ impl AdapterWeights {
     /// # Errors
     /// [`Error::MissingTensor`].
     pub fn tensor(&self, name: &str) -> Result<TensorF32> {
-        let tensor = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
-            path: self.path.clone(),
-            tensor: name.to_owned(),
-        })?;
-        Ok(TensorF32 {
-            shape: tensor.shape.clone(),
-            values: self.stored_values(tensor).collect(),
-        })
+        let tensor = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::MissingTensor { path: self.path.clone(), tensor: name.to_owned() })?;
+        Ok(TensorF32 { shape: tensor.shape.clone(), values: self.stored_values(tensor).collect() })
     }
 
     /// The safetensors file as it was read.
@@ -295,15 +249,13 @@ impl AdapterWeights {
     fn stored_values(&self, tensor: &StoredTensor) -> impl Iterator<Item = f32> {
         let bytes = self.bytes.get(tensor.range.clone()).unwrap_or_default();
         let dtype = tensor.dtype;
-        bytes
-            .chunks_exact(dtype.size())
-            .map(move |value| match (dtype, value) {
-                (WeightType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
-                (WeightType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
-                (WeightType::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
-                // Chunks have the size of the type.
-                _ => f32::NAN,
-            })
+        bytes.chunks_exact(dtype.size()).map(move |value| match (dtype, value) {
+            (WeightType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            (WeightType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
+            (WeightType::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
+            // Chunks have the size of the type.
+            _ => f32::NAN,
+        })
     }
 }
 
@@ -343,21 +295,10 @@ impl AdapterTensor {
     pub fn new(name: &str, shape: &[usize], values: &[f32], dtype: WeightType) -> Self {
         let bytes = match dtype {
             WeightType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            WeightType::F16 => values
-                .iter()
-                .flat_map(|v| f16::from_f32(*v).to_le_bytes())
-                .collect(),
-            WeightType::Bf16 => values
-                .iter()
-                .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
-                .collect(),
+            WeightType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            WeightType::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
         };
-        Self {
-            name: name.to_owned(),
-            dtype,
-            shape: shape.to_vec(),
-            bytes,
-        }
+        Self { name: name.to_owned(), dtype, shape: shape.to_vec(), bytes }
     }
 }
 
@@ -397,33 +338,22 @@ impl AdapterPackage {
             sync_folder(folder)?;
             return Ok(manifest);
         }
-        let parent = folder
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(io_error("create", parent))?;
         let temporary = tempfile::Builder::new()
             .prefix(".arc-")
             .tempdir_in(parent)
             .map_err(io_error("create a folder in", parent))?;
         let inside = temporary.path();
-        crate::files::replace(&inside.join(&manifest.weights.file), |f| {
-            f.write_all(weights.as_bytes())
-        })?;
-        crate::files::replace(&inside.join(MANIFEST_FILE), |f| {
-            f.write_all(json.as_bytes())
-        })?;
+        crate::files::replace(&inside.join(&manifest.weights.file), |f| f.write_all(weights.as_bytes()))?;
+        crate::files::replace(&inside.join(MANIFEST_FILE), |f| f.write_all(json.as_bytes()))?;
         crate::files::publish_folder(temporary, folder)?;
         Ok(manifest)
     }
 }
 
 fn serialize(tensors: &[AdapterTensor], path: &Path) -> Result<Vec<u8>> {
-    let invalid = |reason: String| Error::Invalid {
-        path: path.to_owned(),
-        what: WHAT,
-        reason,
-    };
+    let invalid = |reason: String| Error::Invalid { path: path.to_owned(), what: WHAT, reason };
     let mut views = BTreeMap::new();
     for tensor in tensors {
         let dtype = match tensor.dtype {
@@ -483,14 +413,8 @@ pub(crate) mod tests {
         AdapterPackage::write(&folder, &example(), &tensors(WeightType::F16)).unwrap();
         std::fs::write(folder.join("README.md"), "mine").unwrap();
         AdapterPackage::write(&folder, &example(), &tensors(WeightType::F32)).unwrap();
-        assert_eq!(
-            std::fs::read_to_string(folder.join("README.md")).unwrap(),
-            "mine"
-        );
-        assert_eq!(
-            Adapter::open(&folder).unwrap().weights.dtype("tokens.cont"),
-            Some(WeightType::F32)
-        );
+        assert_eq!(std::fs::read_to_string(folder.join("README.md")).unwrap(), "mine");
+        assert_eq!(Adapter::open(&folder).unwrap().weights.dtype("tokens.cont"), Some(WeightType::F32));
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3);
     }
 
@@ -503,9 +427,7 @@ pub(crate) mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert!(
-            matches!(Adapter::open(&folder), Err(Error::Sha256Mismatch { path: p, .. }) if p == path)
-        );
+        assert!(matches!(Adapter::open(&folder), Err(Error::Sha256Mismatch { path: p, .. }) if p == path));
     }
 
     #[test]
@@ -517,12 +439,9 @@ pub(crate) mod tests {
             change(&mut tensors);
             AdapterPackage::write(&folder, &example(), &tensors).unwrap_err()
         };
-        let new =
-            |name, shape: &[usize], v: &[f32]| AdapterTensor::new(name, shape, v, WeightType::F32);
+        let new = |name, shape: &[usize], v: &[f32]| AdapterTensor::new(name, shape, v, WeightType::F32);
         let error = write(&|t| drop(t.remove(1)));
-        assert!(
-            matches!(error, Error::MissingTensor { tensor, .. } if tensor == "projector.1.weight")
-        );
+        assert!(matches!(error, Error::MissingTensor { tensor, .. } if tensor == "projector.1.weight"));
         let error = write(&|t| t.push(new("projector.9.weight", &[1], &[0.0])));
         assert!(matches!(error, Error::UnexpectedTensor { .. }));
         let error = write(&|t| t[0] = new("projector.0.weight", &[4, 2], &[0.0; 8]));
@@ -546,10 +465,7 @@ pub(crate) mod tests {
     fn a_cut_off_file_is_refused_at_every_length() {
         let bytes = serialize(&tensors(WeightType::F16), Path::new("w")).unwrap();
         for n in 0..bytes.len() {
-            assert!(
-                AdapterWeights::parse(bytes[..n].to_vec(), Path::new("w")).is_err(),
-                "{n} bytes"
-            );
+            assert!(AdapterWeights::parse(bytes[..n].to_vec(), Path::new("w")).is_err(), "{n} bytes");
         }
         assert!(AdapterWeights::parse(bytes, Path::new("w")).is_ok());
     }

@@ -86,14 +86,8 @@ impl ProjectorSpec {
     /// The projector of the ARC-Encoder paper: two linear layers without bias, nothing in between.
     #[must_use]
     pub fn two_linear(d_encoder: usize, d_hidden: usize, d_decoder: usize) -> Self {
-        let linear = |d_in, d_out| ProjectorLayer::Linear {
-            d_in,
-            d_out,
-            bias: false,
-        };
-        Self {
-            layers: vec![linear(d_encoder, d_hidden), linear(d_hidden, d_decoder)],
-        }
+        let linear = |d_in, d_out| ProjectorLayer::Linear { d_in, d_out, bias: false };
+        Self { layers: vec![linear(d_encoder, d_hidden), linear(d_hidden, d_decoder)] }
     }
 
     /// Whether the projector is the `project` function of a code plugin.
@@ -124,16 +118,9 @@ impl ProjectorSpec {
         let mut n_layers = 0;
         let found = check_layers("projector", &self.layers, d_in, 0, &mut n_layers)?;
         if found != d_out {
-            return Err(format!(
-                "the projector gives width {found}, d_decoder is {d_out}"
-            ));
+            return Err(format!("the projector gives width {found}, d_decoder is {d_out}"));
         }
-        if !self.is_custom()
-            && self
-                .layers
-                .iter()
-                .any(|l| matches!(l, ProjectorLayer::Custom { .. }))
-        {
+        if !self.is_custom() && self.layers.iter().any(|l| matches!(l, ProjectorLayer::Custom { .. })) {
             return Err("a `custom` layer must be the only one".to_owned());
         }
         Ok(())
@@ -165,11 +152,7 @@ fn check_layers(
             return Err(format!("the projector has more than {MAX_LAYERS} layers"));
         }
         let takes = |d_in: usize, d: usize| {
-            if d_in == d {
-                Ok(())
-            } else {
-                Err(format!("`{at}` takes width {d_in}, it is given {d}"))
-            }
+            if d_in == d { Ok(()) } else { Err(format!("`{at}` takes width {d_in}, it is given {d}")) }
         };
         match layer {
             ProjectorLayer::Linear { d_in, d_out, .. } | ProjectorLayer::Custom { d_in, d_out } => {
@@ -177,8 +160,7 @@ fn check_layers(
                 check_width(&format!("d_out of `{at}`"), *d_out)?;
                 d = *d_out;
             }
-            ProjectorLayer::RmsNorm { d: width, eps }
-            | ProjectorLayer::LayerNorm { d: width, eps } => {
+            ProjectorLayer::RmsNorm { d: width, eps } | ProjectorLayer::LayerNorm { d: width, eps } => {
                 takes(*width, d)?;
                 if !(eps.is_finite() && *eps >= 0.0) {
                     return Err(format!("eps of `{at}` is {eps}, expected 0 or more"));
@@ -194,10 +176,7 @@ fn check_layers(
                 if layers.is_empty() {
                     return Err(format!("`{at}` has no layers"));
                 }
-                if layers
-                    .iter()
-                    .any(|l| matches!(l, ProjectorLayer::Custom { .. }))
-                {
+                if layers.iter().any(|l| matches!(l, ProjectorLayer::Custom { .. })) {
                     return Err("a `custom` layer must be the only one".to_owned());
                 }
                 let inner = check_layers(&at, layers, d, depth + 1, n_layers)?;
@@ -214,10 +193,7 @@ fn collect_slots(at: &str, layers: &[ProjectorLayer], slots: &mut Vec<WeightSlot
     for (i, layer) in layers.iter().enumerate() {
         let at = format!("{at}.{i}");
         let mut slot = |field: &str, shape: Vec<usize>| {
-            slots.push(WeightSlot {
-                name: format!("{at}.{field}"),
-                shape,
-            });
+            slots.push(WeightSlot { name: format!("{at}.{field}"), shape });
         };
         match layer {
             ProjectorLayer::Linear { d_in, d_out, bias } => {
@@ -245,10 +221,7 @@ mod tests {
     use super::*;
 
     fn names(spec: &ProjectorSpec) -> Vec<String> {
-        spec.weight_slots()
-            .into_iter()
-            .map(|slot| slot.name)
-            .collect()
+        spec.weight_slots().into_iter().map(|slot| slot.name).collect()
     }
 
     #[test]
@@ -256,20 +229,8 @@ mod tests {
         let spec = ProjectorSpec::two_linear(4, 2, 6);
         assert_eq!(spec.check(4, 6), Ok(()));
         let slots = spec.weight_slots();
-        assert_eq!(
-            slots[0],
-            WeightSlot {
-                name: "projector.0.weight".into(),
-                shape: vec![2, 4]
-            }
-        );
-        assert_eq!(
-            slots[1],
-            WeightSlot {
-                name: "projector.1.weight".into(),
-                shape: vec![6, 2]
-            }
-        );
+        assert_eq!(slots[0], WeightSlot { name: "projector.0.weight".into(), shape: vec![2, 4] });
+        assert_eq!(slots[1], WeightSlot { name: "projector.1.weight".into(), shape: vec![6, 2] });
     }
 
     #[test]
@@ -295,8 +256,7 @@ mod tests {
                 "projector.2.1.weight",
             ]
         );
-        let again: ProjectorSpec =
-            serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
+        let again: ProjectorSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
         assert_eq!(again, spec);
     }
 
@@ -308,20 +268,13 @@ mod tests {
             r#"{"layers": [{"kind": "relu"}]}"#,
             r#"{"layers": [{"kind": "linear", "d_in": -1, "d_out": 1}]}"#,
         ] {
-            assert!(
-                serde_json::from_str::<ProjectorSpec>(json).is_err(),
-                "{json}"
-            );
+            assert!(serde_json::from_str::<ProjectorSpec>(json).is_err(), "{json}");
         }
     }
 
     #[test]
     fn widths_that_do_not_fit_are_named() {
-        let linear = |d_in, d_out| ProjectorLayer::Linear {
-            d_in,
-            d_out,
-            bias: false,
-        };
+        let linear = |d_in, d_out| ProjectorLayer::Linear { d_in, d_out, bias: false };
         let check = |layers: Vec<ProjectorLayer>| ProjectorSpec { layers }.check(4, 6).unwrap_err();
         assert!(check(vec![]).contains("no layers"));
         assert!(check(vec![linear(5, 6)]).contains("`projector.0` takes width 5, it is given 4"));
@@ -329,17 +282,11 @@ mod tests {
         assert!(check(vec![linear(4, 0)]).contains("d_out of `projector.0` is 0"));
         assert!(check(vec![linear(4, usize::MAX)]).contains("expected 1 to"));
         assert!(
-            check(vec![ProjectorLayer::Residual {
-                layers: vec![linear(4, 6)]
-            }])
-            .contains("`projector.0` adds width 6 to width 4")
+            check(vec![ProjectorLayer::Residual { layers: vec![linear(4, 6)] }])
+                .contains("`projector.0` adds width 6 to width 4")
         );
         assert!(
-            check(vec![
-                linear(4, 4),
-                ProjectorLayer::Custom { d_in: 4, d_out: 6 }
-            ])
-            .contains("the only one")
+            check(vec![linear(4, 4), ProjectorLayer::Custom { d_in: 4, d_out: 6 }]).contains("the only one")
         );
         let mut deep = ProjectorLayer::Gelu {};
         for _ in 0..10 {

@@ -83,12 +83,7 @@ impl PluginEntry {
     /// A plugin that no registry names: only a [`PluginPolicy`](crate::PluginPolicy) can let it run.
     #[must_use]
     pub fn new(path: PathBuf, sha256: String) -> Self {
-        Self {
-            path,
-            sha256,
-            allowed: false,
-            folders: Vec::new(),
-        }
+        Self { path, sha256, allowed: false, folders: Vec::new() }
     }
 }
 
@@ -126,11 +121,7 @@ impl Registry {
     /// [`Error::UnsupportedSchema`] for another format version, [`Error::Invalid`] for anything
     /// that is not a registry, or where two entries claim one name.
     pub fn parse(text: &str, origin: &Path) -> Result<Self> {
-        let invalid = |reason: String| Error::Invalid {
-            path: origin.to_owned(),
-            what: WHAT,
-            reason,
-        };
+        let invalid = |reason: String| Error::Invalid { path: origin.to_owned(), what: WHAT, reason };
         let head: SchemaText = toml::from_str(text).map_err(|e| invalid(toml_reason(text, &e)))?;
         let Some(found) = head.schema else {
             return Err(invalid("`schema` is missing".to_owned()));
@@ -143,8 +134,7 @@ impl Registry {
                 supported: REGISTRY_SCHEMA,
             });
         }
-        let file: RegistryText =
-            toml::from_str(text).map_err(|e| invalid(toml_reason(text, &e)))?;
+        let file: RegistryText = toml::from_str(text).map_err(|e| invalid(toml_reason(text, &e)))?;
         file.into_registry(origin).map_err(invalid)
     }
 
@@ -184,9 +174,7 @@ impl Registry {
     /// # Errors
     /// [`Error::UnknownName`] with the nearest names.
     pub fn decoder(&self, name: &str) -> Result<&DecoderEntry> {
-        self.decoders
-            .get(name)
-            .ok_or_else(|| self.unknown("decoder", name, self.decoders.nearest(name)))
+        self.decoders.get(name).ok_or_else(|| self.unknown("decoder", name, self.decoders.nearest(name)))
     }
 
     /// The encoder of this name or alias.
@@ -194,9 +182,7 @@ impl Registry {
     /// # Errors
     /// [`Error::UnknownName`] with the nearest names.
     pub fn encoder(&self, name: &str) -> Result<&EncoderEntry> {
-        self.encoders
-            .get(name)
-            .ok_or_else(|| self.unknown("encoder", name, self.encoders.nearest(name)))
+        self.encoders.get(name).ok_or_else(|| self.unknown("encoder", name, self.encoders.nearest(name)))
     }
 
     /// Every decoder, sorted by name.
@@ -222,12 +208,7 @@ impl Registry {
     }
 
     fn unknown(&self, kind: &'static str, name: &str, nearest: Vec<String>) -> Error {
-        Error::UnknownName {
-            kind,
-            name: name.to_owned(),
-            nearest,
-            searched: self.sources.clone(),
-        }
+        Error::UnknownName { kind, name: name.to_owned(), nearest, searched: self.sources.clone() }
     }
 }
 
@@ -250,10 +231,7 @@ trait Entry {
 
 impl<T> Default for Entries<T> {
     fn default() -> Self {
-        Self {
-            by_name: BTreeMap::new(),
-            aliases: HashMap::new(),
-        }
+        Self { by_name: BTreeMap::new(), aliases: HashMap::new() }
     }
 }
 
@@ -264,31 +242,19 @@ impl<T: Entry> Entries<T> {
             for alias in entry.aliases() {
                 check_name(&format!("{}s.{}.aliases", T::KIND, entry.name()), alias)?;
                 if let Some(other) = this.aliases.insert(alias.clone(), entry.name().to_owned()) {
-                    return Err(format!(
-                        "`{alias}` is an alias of `{other}` and of `{}`",
-                        entry.name()
-                    ));
+                    return Err(format!("`{alias}` is an alias of `{other}` and of `{}`", entry.name()));
                 }
             }
             this.by_name.insert(entry.name().to_owned(), entry);
         }
-        if let Some((alias, name)) = this
-            .aliases
-            .iter()
-            .find(|(a, _)| this.by_name.contains_key(*a))
-        {
-            return Err(format!(
-                "`{alias}` is the name of a {} and an alias of `{name}`",
-                T::KIND
-            ));
+        if let Some((alias, name)) = this.aliases.iter().find(|(a, _)| this.by_name.contains_key(*a)) {
+            return Err(format!("`{alias}` is the name of a {} and an alias of `{name}`", T::KIND));
         }
         Ok(this)
     }
 
     fn get(&self, name: &str) -> Option<&T> {
-        self.by_name
-            .get(name)
-            .or_else(|| self.by_name.get(self.aliases.get(name)?))
+        self.by_name.get(name).or_else(|| self.by_name.get(self.aliases.get(name)?))
     }
 
     fn overlay(&mut self, later: Self) {
@@ -317,11 +283,7 @@ impl<T: Entry> Entries<T> {
             .filter(|(score, _)| *score >= 0.7)
             .collect();
         scored.sort_by(|(a, x), (b, y)| b.total_cmp(a).then(x.cmp(y)));
-        scored
-            .into_iter()
-            .take(N_NEAREST)
-            .map(|(_, known)| known.to_owned())
-            .collect()
+        scored.into_iter().take(N_NEAREST).map(|(_, known)| known.to_owned()).collect()
     }
 }
 
@@ -433,16 +395,10 @@ impl RegistryText {
         for (name, text) in self.decoders {
             check_name("decoders", &name)?;
             let at = |field: &str| format!("decoders.{name}.{field}");
-            let model = ModelFile {
-                source: text.source,
-                sha256: text.sha256,
-                bytes: text.bytes,
-            };
+            let model = ModelFile { source: text.source, sha256: text.sha256, bytes: text.bytes };
             let model = resolve(model, folder, &at("sha256"))?;
-            let tokenizer = text
-                .tokenizer
-                .map(|file| resolve(file, folder, &at("tokenizer.sha256")))
-                .transpose()?;
+            let tokenizer =
+                text.tokenizer.map(|file| resolve(file, folder, &at("tokenizer.sha256"))).transpose()?;
             if text.adapter.is_some() && text.plugin.is_some() {
                 return Err(format!("`decoders.{name}` has both `adapter` and `plugin`"));
             }
@@ -536,16 +492,10 @@ source = "file:models/l.gguf"
         let registry = parse(EXAMPLE).unwrap();
         let entry = registry.decoder("smollm2-135m").unwrap();
         assert_eq!(registry.decoder("smollm2").unwrap(), entry);
-        assert_eq!(
-            entry.adapter.as_deref(),
-            Some(Path::new("/r/plugins/smollm2-135m"))
-        );
+        assert_eq!(entry.adapter.as_deref(), Some(Path::new("/r/plugins/smollm2-135m")));
         assert_eq!(entry.model.bytes, Some(98_362_432));
         assert_eq!(registry.default_encoder(), Some("start"));
-        assert_eq!(
-            registry.encoder("start").unwrap().package,
-            Path::new("/r/encoders/start")
-        );
+        assert_eq!(registry.encoder("start").unwrap().package, Path::new("/r/encoders/start"));
         assert_eq!(registry.decoders().len(), 3);
     }
 
@@ -553,45 +503,21 @@ source = "file:models/l.gguf"
     fn local_files_are_found_from_the_folder_of_the_registry() {
         let registry = parse(EXAMPLE).unwrap();
         let source = |name: &str| registry.decoder(name).unwrap().model.source.clone();
-        assert_eq!(
-            source("local"),
-            ModelSource::File {
-                path: "/r/models/l.gguf".into()
-            }
-        );
-        let tokenizer = registry
-            .decoder("gemma3-270m")
-            .unwrap()
-            .tokenizer
-            .clone()
-            .unwrap();
-        assert_eq!(
-            tokenizer.source,
-            ModelSource::File {
-                path: "/r/tok.json".into()
-            }
-        );
+        assert_eq!(source("local"), ModelSource::File { path: "/r/models/l.gguf".into() });
+        let tokenizer = registry.decoder("gemma3-270m").unwrap().tokenizer.clone().unwrap();
+        assert_eq!(tokenizer.source, ModelSource::File { path: "/r/tok.json".into() });
     }
 
     #[test]
     fn an_unknown_name_lists_the_nearest_and_never_falls_back() {
         let registry = parse(EXAMPLE).unwrap();
         let error = registry.decoder("SmolLM2_135M").unwrap_err();
-        let Error::UnknownName { nearest, .. } = &error else {
-            panic!("{error}")
-        };
+        let Error::UnknownName { nearest, .. } = &error else { panic!("{error}") };
         assert_eq!(nearest[0], "smollm2-135m");
-        assert!(
-            error
-                .to_string()
-                .starts_with("no decoder is called `SmolLM2_135M`, the nearest names are")
-        );
+        assert!(error.to_string().starts_with("no decoder is called `SmolLM2_135M`, the nearest names are"));
         let error = registry.decoder("zzz").unwrap_err();
         assert_eq!(error.to_string(), "no decoder is called `zzz`");
-        assert!(
-            registry.encoder("smollm2").is_err(),
-            "decoders are not encoders"
-        );
+        assert!(registry.encoder("smollm2").is_err(), "decoders are not encoders");
     }
 
     #[test]
@@ -603,14 +529,8 @@ source = "file:models/l.gguf"
         assert_eq!(entry.origin, Path::new("/u/registry.toml"));
         assert_eq!(entry.replaces, [Path::new("/r/registry.toml")]);
         assert_eq!(registry.decoder("s").unwrap(), entry);
-        assert!(
-            registry.decoder("smollm2").is_err(),
-            "an alias goes with its entry"
-        );
-        assert_eq!(
-            registry.decoder("local").unwrap().origin,
-            Path::new("/r/registry.toml")
-        );
+        assert!(registry.decoder("smollm2").is_err(), "an alias goes with its entry");
+        assert_eq!(registry.decoder("local").unwrap().origin, Path::new("/r/registry.toml"));
         assert_eq!(registry.default_encoder(), Some("start"));
         assert_eq!(registry.sources().len(), 2);
     }
@@ -624,19 +544,10 @@ source = "file:models/l.gguf"
         let layered = |first: &str, second: &str| {
             let mut registry = parse(&format!("schema = 1\n{first}\n{plugin}")).unwrap();
             registry.overlay(parse(&format!("schema = 1\n{second}")).unwrap());
-            registry
-                .decoder("p")
-                .unwrap()
-                .plugin
-                .clone()
-                .unwrap()
-                .allowed
+            registry.decoder("p").unwrap().plugin.clone().unwrap().allowed
         };
         assert!(layered("allow_code_plugins = true", ""));
-        assert!(!layered(
-            "allow_code_plugins = true",
-            "allow_code_plugins = false"
-        ));
+        assert!(!layered("allow_code_plugins = true", "allow_code_plugins = false"));
         assert!(!layered("", "allow_code_plugins = true"));
         assert!(!layered("", ""));
     }
@@ -649,23 +560,11 @@ source = "file:models/l.gguf"
             ("schema = 1\nschema = 1", "line 2: duplicate key"),
             ("schema = 1\ncolour = 1", "line 2: unknown field `colour`"),
             ("schema = 1\n[decoders.a]", "missing field `source`"),
-            (
-                "schema = 1\n[decoders.a]\nsource = 'x'",
-                "line 3: `x` is not a model source",
-            ),
-            (
-                "schema = 1\n[decoders.a]\nsource = 3",
-                "expected a model source",
-            ),
+            ("schema = 1\n[decoders.a]\nsource = 'x'", "line 3: `x` is not a model source"),
+            ("schema = 1\n[decoders.a]\nsource = 3", "expected a model source"),
             ("schema = 1\n[decoders.'../a']\nsource = 'file:x'", "`../a`"),
-            (
-                "schema = 1\n[decoders.a]\nsource = 'file:x'\nsha256 = 'A'",
-                "decoders.a.sha256",
-            ),
-            (
-                "schema = 1\n[decoders.a]\nsource = 'file:x'\naliases = ['a b']",
-                "decoders.a.aliases",
-            ),
+            ("schema = 1\n[decoders.a]\nsource = 'file:x'\nsha256 = 'A'", "decoders.a.sha256"),
+            ("schema = 1\n[decoders.a]\nsource = 'file:x'\naliases = ['a b']", "decoders.a.aliases"),
             (
                 "schema = 1\n[decoders.a]\nsource = 'file:x'\naliases = ['c']\n\
                  [decoders.b]\nsource = 'file:x'\naliases = ['c']",

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::{
-    Adapter, AdapterManifest, DecoderEntry, EncoderManifest, Error, ModelSource, PluginPolicy,
-    Registry, Result, WeightType, sha256_file,
+    Adapter, AdapterManifest, DecoderEntry, EncoderManifest, Error, ModelSource, PluginPolicy, Registry,
+    Result, WeightType, sha256_file,
 };
 
 /// One decoder of [`list`].
@@ -101,10 +101,7 @@ pub fn inspect(adapter: &Adapter) -> Inspection {
     Inspection {
         origin: adapter.origin.clone(),
         manifest: adapter.manifest.clone(),
-        n_parameters: tensors
-            .iter()
-            .map(|t| t.shape.iter().product::<usize>())
-            .sum(),
+        n_parameters: tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum(),
         tensors,
         trainable: adapter.is_trainable(),
     }
@@ -144,30 +141,16 @@ impl Check {
     fn of<T>(what: impl Into<String>, result: Result<T>) -> (Self, Option<T>) {
         let what = what.into();
         match result {
-            Ok(value) => (
-                Self {
-                    what,
-                    outcome: Outcome::Passed,
-                },
-                Some(value),
-            ),
+            Ok(value) => (Self { what, outcome: Outcome::Passed }, Some(value)),
             Err(error) => {
-                let outcome = Outcome::Failed {
-                    message: error.to_string(),
-                    hint: error.hint(),
-                };
+                let outcome = Outcome::Failed { message: error.to_string(), hint: error.hint() };
                 (Self { what, outcome }, None)
             }
         }
     }
 
     fn skipped(what: &str, reason: impl Into<String>) -> Self {
-        Self {
-            what: what.to_owned(),
-            outcome: Outcome::Skipped {
-                reason: reason.into(),
-            },
-        }
+        Self { what: what.to_owned(), outcome: Outcome::Skipped { reason: reason.into() } }
     }
 
     /// Whether it failed.
@@ -194,24 +177,14 @@ pub fn verify(
     let entry = registry.decoder(decoder)?;
     let mut checks = Vec::new();
 
-    let (check, adapter) = Check::of(
-        "adapter: manifest, sha256, shapes, values",
-        Adapter::resolve(entry, policy),
-    );
+    let (check, adapter) =
+        Check::of("adapter: manifest, sha256, shapes, values", Adapter::resolve(entry, policy));
     checks.push(check);
     match &adapter {
-        None => checks.push(Check::skipped(
-            "adapter: matches decoder and encoder",
-            "there is no adapter to match",
-        )),
+        None => checks
+            .push(Check::skipped("adapter: matches decoder and encoder", "there is no adapter to match")),
         Some(adapter) => {
-            checks.push(
-                Check::of(
-                    "adapter: made for this decoder",
-                    made_for(entry, &adapter.manifest),
-                )
-                .0,
-            );
+            checks.push(Check::of("adapter: made for this decoder", made_for(entry, &adapter.manifest)).0);
             checks.extend(check_encoder(registry, entry, &adapter.manifest));
             if let Some(projector) = adapter.host_projector() {
                 let d_encoder = adapter.manifest.d_encoder;
@@ -227,10 +200,7 @@ pub fn verify(
         _ => model,
     };
     checks.push(match (local, &entry.model.sha256) {
-        (None, _) => Check::skipped(
-            what,
-            format!("not pulled yet: `arc pull {}` checks it", entry.name),
-        ),
+        (None, _) => Check::skipped(what, format!("not pulled yet: `arc pull {}` checks it", entry.name)),
         (_, None) => Check::skipped(what, "the registry pins no sha256"),
         (Some(path), Some(expected)) => Check::of(what, check_sha256(path, expected)).0,
     });
@@ -240,29 +210,21 @@ pub fn verify(
 fn made_for(entry: &DecoderEntry, manifest: &AdapterManifest) -> Result<()> {
     // Names differ between registries, so the name alone proves nothing; the architecture must fit.
     match &entry.architecture {
-        Some(architecture) if *architecture != manifest.decoder.architecture => {
-            Err(Error::PinMismatch {
-                adapter: manifest.name.clone(),
-                what: crate::Pin::Architecture,
-                expected: manifest.decoder.architecture.clone(),
-                found: architecture.clone(),
-            })
-        }
+        Some(architecture) if *architecture != manifest.decoder.architecture => Err(Error::PinMismatch {
+            adapter: manifest.name.clone(),
+            what: crate::Pin::Architecture,
+            expected: manifest.decoder.architecture.clone(),
+            found: architecture.clone(),
+        }),
         _ => Ok(()),
     }
 }
 
-fn check_encoder(
-    registry: &Registry,
-    entry: &DecoderEntry,
-    manifest: &AdapterManifest,
-) -> Vec<Check> {
+fn check_encoder(registry: &Registry, entry: &DecoderEntry, manifest: &AdapterManifest) -> Vec<Check> {
     let Some(name) = entry.encoder.as_deref().or(registry.default_encoder()) else {
         return vec![Check::skipped("encoder", "no default encoder is set")];
     };
-    let open = registry
-        .encoder(name)
-        .and_then(|encoder| EncoderManifest::open(&encoder.package));
+    let open = registry.encoder(name).and_then(|encoder| EncoderManifest::open(&encoder.package));
     let (check, encoder) = Check::of(format!("encoder `{name}`: manifest"), open);
     let mut checks = vec![check];
     if let Some(encoder) = encoder {
@@ -289,11 +251,7 @@ fn check_sha256(path: &Path, expected: &str) -> Result<()> {
     if found == expected {
         return Ok(());
     }
-    Err(Error::Sha256Mismatch {
-        path: path.to_owned(),
-        expected: expected.to_owned(),
-        found,
-    })
+    Err(Error::Sha256Mismatch { path: path.to_owned(), expected: expected.to_owned(), found })
 }
 
 /// A cause of trouble that [`doctor`] found.
@@ -344,11 +302,7 @@ pub fn doctor(
     for path in registries {
         match Registry::open(path) {
             Ok(layer) => registry.overlay(layer),
-            Err(error) => findings.push(finding(
-                Likelihood::Certain,
-                &path.display().to_string(),
-                &error,
-            )),
+            Err(error) => findings.push(finding(Likelihood::Certain, &path.display().to_string(), &error)),
         }
     }
     match registry.default_encoder() {
@@ -361,9 +315,7 @@ pub fn doctor(
             likelihood: Likelihood::Possible,
             subject: "default_encoder".to_owned(),
             problem: "no default encoder is set".to_owned(),
-            hint: Some(
-                "set `default_encoder` in a registry, or name an encoder in each call".to_owned(),
-            ),
+            hint: Some("set `default_encoder` in a registry, or name an encoder in each call".to_owned()),
         }),
         None => {}
     }
@@ -374,20 +326,11 @@ pub fn doctor(
             } else {
                 Likelihood::Likely
             };
-            findings.push(finding(
-                likelihood,
-                &format!("encoder `{}`", encoder.name),
-                &error,
-            ));
+            findings.push(finding(likelihood, &format!("encoder `{}`", encoder.name), &error));
         }
     }
     for decoder in registry.decoders() {
-        findings.extend(examine(
-            &registry,
-            decoder,
-            policy,
-            model(decoder).as_deref(),
-        ));
+        findings.extend(examine(&registry, decoder, policy, model(decoder).as_deref()));
     }
     // Stable, so that within a likelihood registries come before encoders before decoders.
     findings.sort_by_key(|finding| finding.likelihood);
@@ -412,9 +355,7 @@ fn examine(
             let manifest = encoder
                 .and_then(|name| registry.encoder(name).ok())
                 .and_then(|entry| EncoderManifest::open(&entry.package).ok());
-            if let Some(Err(error)) =
-                manifest.map(|m| adapter.manifest.check_encoder(&m.encoder_id))
-            {
+            if let Some(Err(error)) = manifest.map(|m| adapter.manifest.check_encoder(&m.encoder_id)) {
                 findings.push(finding(Likelihood::Likely, &subject, &error));
             }
         }
@@ -425,10 +366,9 @@ fn examine(
             "put the file there, or change `source` in the registry".to_owned(),
         )),
         ModelSource::File { .. } => None,
-        _ if model.is_none() => Some((
-            "its model has not been pulled".to_owned(),
-            format!("run `arc pull {}`", decoder.name),
-        )),
+        _ if model.is_none() => {
+            Some(("its model has not been pulled".to_owned(), format!("run `arc pull {}`", decoder.name)))
+        }
         _ => None,
     };
     if let Some((problem, hint)) = missing {
@@ -455,12 +395,7 @@ fn examine(
 }
 
 fn finding(likelihood: Likelihood, subject: &str, error: &Error) -> Finding {
-    Finding {
-        likelihood,
-        subject: subject.to_owned(),
-        problem: error.to_string(),
-        hint: error.hint(),
-    }
+    Finding { likelihood, subject: subject.to_owned(), problem: error.to_string(), hint: error.hint() }
 }
 
 #[cfg(test)]
@@ -479,11 +414,8 @@ mod tests {
         let path = root.path().join("registry.toml");
         std::fs::write(root.path().join("model.gguf"), "abc").unwrap();
         std::fs::create_dir(root.path().join("start")).unwrap();
-        std::fs::write(
-            root.path().join("start/encoder.json"),
-            ENCODER.replace("SHA", &"a".repeat(64)),
-        )
-        .unwrap();
+        std::fs::write(root.path().join("start/encoder.json"), ENCODER.replace("SHA", &"a".repeat(64)))
+            .unwrap();
         scaffold("tiny").package(&root.path().join("tiny")).unwrap();
         let sha256 = crate::sha256_hex(b"abc");
         std::fs::write(
@@ -509,10 +441,7 @@ mod tests {
         let registry = Registry::open(&path).unwrap();
         let checks = verify(&registry, "tiny", &PluginPolicy::default(), None).unwrap();
         assert_eq!(checks.len(), 5);
-        assert!(
-            checks.iter().all(|c| c.outcome == Outcome::Passed),
-            "{checks:?}"
-        );
+        assert!(checks.iter().all(|c| c.outcome == Outcome::Passed), "{checks:?}");
     }
 
     #[test]
@@ -520,10 +449,7 @@ mod tests {
         let break_it = |change: &dyn Fn(&Path)| {
             let (root, path) = setup();
             change(root.path());
-            examine(&path)
-                .into_iter()
-                .map(|f| (f.likelihood, f.subject, f.problem))
-                .collect::<Vec<_>>()
+            examine(&path).into_iter().map(|f| (f.likelihood, f.subject, f.problem)).collect::<Vec<_>>()
         };
         let edit = |root: &Path, file: &str, from: &str, to: &str| {
             let text = std::fs::read_to_string(root.join(file)).unwrap();
@@ -532,8 +458,7 @@ mod tests {
         };
         for (change, likelihood, subject, problem) in [
             (
-                &(|r: &Path| edit(r, "registry.toml", "schema = 1", "schema = 7"))
-                    as &dyn Fn(&Path),
+                &(|r: &Path| edit(r, "registry.toml", "schema = 1", "schema = 7")) as &dyn Fn(&Path),
                 Likelihood::Certain,
                 "registry.toml",
                 "schema 7",
@@ -576,36 +501,18 @@ mod tests {
             ),
         ] {
             let found = break_it(change);
-            let (l, s, p) = found
-                .first()
-                .unwrap_or_else(|| panic!("nothing found, expected {problem}"));
-            assert!(
-                *l == likelihood && s.ends_with(subject) && p.contains(problem),
-                "{found:?}"
-            );
+            let (l, s, p) = found.first().unwrap_or_else(|| panic!("nothing found, expected {problem}"));
+            assert!(*l == likelihood && s.ends_with(subject) && p.contains(problem), "{found:?}");
         }
-        assert_eq!(
-            doctor(&[], &PluginPolicy::default(), &|_| None)[0].likelihood,
-            Likelihood::Certain
-        );
+        assert_eq!(doctor(&[], &PluginPolicy::default(), &|_| None)[0].likelihood, Likelihood::Certain);
     }
 
     #[test]
     fn a_changed_model_fails_its_check() {
         let (root, path) = setup();
         std::fs::write(root.path().join("model.gguf"), "abd").unwrap();
-        let checks = verify(
-            &Registry::open(&path).unwrap(),
-            "tiny",
-            &PluginPolicy::default(),
-            None,
-        )
-        .unwrap();
-        let failed: Vec<_> = checks
-            .iter()
-            .filter(|c| c.failed())
-            .map(|c| c.what.as_str())
-            .collect();
+        let checks = verify(&Registry::open(&path).unwrap(), "tiny", &PluginPolicy::default(), None).unwrap();
+        let failed: Vec<_> = checks.iter().filter(|c| c.failed()).map(|c| c.what.as_str()).collect();
         assert_eq!(failed, ["model: sha256"]);
     }
 

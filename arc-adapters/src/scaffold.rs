@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::files::replace;
 use crate::manifest::{ADAPTER_SCHEMA, check_name};
 use crate::{
-    AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin, Error,
-    MANIFEST_FILE, ProjectorSpec, Result, WEIGHTS_FILE, WeightType, WeightsFile,
+    AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin, Error, MANIFEST_FILE,
+    ProjectorSpec, Result, WEIGHTS_FILE, WeightType, WeightsFile,
 };
 
 /// The prompt of a new adapter: the document, then the question.
@@ -42,9 +42,7 @@ impl Scaffold {
     /// [`Error::Exists`] when the folder is there already, otherwise as [`AdapterPackage::write`].
     pub fn package(&self, folder: &Path) -> Result<AdapterManifest> {
         if folder.exists() {
-            return Err(Error::Exists {
-                path: folder.to_owned(),
-            });
+            return Err(Error::Exists { path: folder.to_owned() });
         }
         let manifest = self.manifest();
         // Checked before memory is taken for the widths that it names.
@@ -66,14 +64,9 @@ impl Scaffold {
     /// As [`Scaffold::package`], and [`Error::Invalid`] when `dependency` is not a TOML value.
     pub fn plugin_crate(&self, folder: &Path, dependency: &str) -> Result<AdapterManifest> {
         let path = folder.join("Cargo.toml");
-        let invalid = |reason: String| Error::Invalid {
-            path: path.clone(),
-            what: "Cargo.toml",
-            reason,
-        };
-        let dependency: toml_edit::Value = dependency
-            .parse()
-            .map_err(|e: toml_edit::TomlError| invalid(e.message().replace('\n', ", ")))?;
+        let invalid = |reason: String| Error::Invalid { path: path.clone(), what: "Cargo.toml", reason };
+        let dependency: toml_edit::Value =
+            dependency.parse().map_err(|e: toml_edit::TomlError| invalid(e.message().replace('\n', ", ")))?;
         check_name("name", &self.name).map_err(invalid)?;
         let crate_name = format!("arc-adapter-{}", self.name.replace('.', "-").to_lowercase());
         let manifest = self.package(folder)?;
@@ -116,10 +109,7 @@ impl Scaffold {
             append: Append::Cont,
             prompt_template: self.prompt_template.clone(),
             // Set when the weights are written.
-            weights: WeightsFile {
-                file: WEIGHTS_FILE.to_owned(),
-                sha256: "0".repeat(64),
-            },
+            weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: "0".repeat(64) },
             training: serde_json::json!({ "state": "untrained" }),
             scores: serde_json::Value::Null,
         }
@@ -128,9 +118,7 @@ impl Scaffold {
 
 /// Weights uniform in ±1/√d_in, the usual start of a linear layer, the same for the same name.
 fn random_tensors(manifest: &AdapterManifest) -> Vec<AdapterTensor> {
-    let seed = manifest.name.bytes().fold(0u64, |seed, b| {
-        seed.wrapping_mul(257).wrapping_add(b.into())
-    });
+    let seed = manifest.name.bytes().fold(0u64, |seed, b| seed.wrapping_mul(257).wrapping_add(b.into()));
     let mut numbers = SplitMix64(seed);
     manifest
         .required_tensors()
@@ -181,10 +169,7 @@ pub(crate) mod tests {
                 tokenizer_sha256: "b".repeat(64),
             },
             d_decoder: 12,
-            encoder: EncoderPin {
-                name: "start".into(),
-                encoder_id: "e".into(),
-            },
+            encoder: EncoderPin { name: "start".into(), encoder_id: "e".into() },
             d_encoder: 8,
             d_hidden: 4,
             pooling_factors: vec![4],
@@ -202,10 +187,7 @@ pub(crate) mod tests {
         let weight = adapter.weights.tensor("projector.0.weight").unwrap().values;
         assert!(weight.iter().all(|v| v.abs() <= 1.0 / 8f32.sqrt()));
         assert!(weight.iter().any(|v| *v > 0.1) && weight.iter().any(|v| *v < -0.1));
-        assert!(matches!(
-            scaffold("new").package(&folder),
-            Err(Error::Exists { .. })
-        ));
+        assert!(matches!(scaffold("new").package(&folder), Err(Error::Exists { .. })));
     }
 
     #[test]
@@ -213,16 +195,9 @@ pub(crate) mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("new");
         assert!(scaffold("../up").package(&folder).is_err());
-        assert!(
-            scaffold("a\"\n[x]")
-                .plugin_crate(&folder, "\"0.1\"")
-                .is_err()
-        );
+        assert!(scaffold("a\"\n[x]").plugin_crate(&folder, "\"0.1\"").is_err());
         assert!(scaffold("new").plugin_crate(&folder, "0.1 [x]").is_err());
-        let wide = Scaffold {
-            d_decoder: usize::MAX,
-            ..scaffold("new")
-        };
+        let wide = Scaffold { d_decoder: usize::MAX, ..scaffold("new") };
         assert!(wide.package(&folder).is_err());
         assert!(!folder.exists());
     }

@@ -86,10 +86,7 @@ impl ModelSource {
                     match Self::parse_one(text.as_ref())? {
                         Self::Pip { parts: part } => parts.extend(part),
                         _ => {
-                            return Err(invalid(
-                                text.as_ref(),
-                                "only `pip:` files are joined from parts",
-                            ));
+                            return Err(invalid(text.as_ref(), "only `pip:` files are joined from parts"));
                         }
                     }
                 }
@@ -104,11 +101,7 @@ impl ModelSource {
         match self {
             Self::File { path } => vec![format!("file:{}", path.display())],
             Self::Pip { parts } => parts.iter().map(ToString::to_string).collect(),
-            Self::Hf {
-                repo,
-                revision,
-                file,
-            } => vec![format!("hf:{repo}@{revision}#{file}")],
+            Self::Hf { repo, revision, file } => vec![format!("hf:{repo}@{revision}#{file}")],
         }
     }
 
@@ -116,9 +109,7 @@ impl ModelSource {
     #[must_use]
     pub fn resolved_against(self, folder: &Path) -> Self {
         match self {
-            Self::File { path } => Self::File {
-                path: folder.join(path),
-            },
+            Self::File { path } => Self::File { path: folder.join(path) },
             other => other,
         }
     }
@@ -128,37 +119,26 @@ impl ModelSource {
             if path.is_empty() {
                 return Err(invalid(text, "the path is empty"));
             }
-            return Ok(Self::File {
-                path: PathBuf::from(path),
-            });
+            return Ok(Self::File { path: PathBuf::from(path) });
         }
         if let Some(rest) = text.strip_prefix("pip:") {
-            let (requirement, file) = rest
-                .split_once('#')
-                .ok_or_else(|| invalid(text, "`#FILE-IN-WHEEL` is missing"))?;
-            let (package, version) = requirement
-                .split_once("==")
-                .ok_or_else(|| invalid(text, "`==VERSION` is missing"))?;
+            let (requirement, file) =
+                rest.split_once('#').ok_or_else(|| invalid(text, "`#FILE-IN-WHEEL` is missing"))?;
+            let (package, version) =
+                requirement.split_once("==").ok_or_else(|| invalid(text, "`==VERSION` is missing"))?;
             check_word(text, "package", package)?;
             check_word(text, "version", version)?;
             check_inner_path(text, file)?;
-            let part = PipFile {
-                package: package.to_owned(),
-                version: version.to_owned(),
-                file: file.to_owned(),
-            };
+            let part =
+                PipFile { package: package.to_owned(), version: version.to_owned(), file: file.to_owned() };
             return Ok(Self::Pip { parts: vec![part] });
         }
         if let Some(rest) = text.strip_prefix("hf:") {
-            let (at, file) = rest
-                .split_once('#')
-                .ok_or_else(|| invalid(text, "`#FILE` is missing"))?;
-            let (repo, revision) = at
-                .split_once('@')
-                .ok_or_else(|| invalid(text, "`@REVISION` is missing"))?;
-            let (org, name) = repo
-                .split_once('/')
-                .ok_or_else(|| invalid(text, "the repository is not `ORG/REPO`"))?;
+            let (at, file) = rest.split_once('#').ok_or_else(|| invalid(text, "`#FILE` is missing"))?;
+            let (repo, revision) =
+                at.split_once('@').ok_or_else(|| invalid(text, "`@REVISION` is missing"))?;
+            let (org, name) =
+                repo.split_once('/').ok_or_else(|| invalid(text, "the repository is not `ORG/REPO`"))?;
             check_word(text, "organisation", org)?;
             check_word(text, "repository", name)?;
             check_inner_path(text, revision)?;
@@ -169,10 +149,7 @@ impl ModelSource {
                 file: file.to_owned(),
             });
         }
-        Err(invalid(
-            text,
-            "it starts with none of `file:`, `pip:` and `hf:`",
-        ))
+        Err(invalid(text, "it starts with none of `file:`, `pip:` and `hf:`"))
     }
 }
 
@@ -208,10 +185,7 @@ impl fmt::Display for PipFile {
 
 /// The form of a source in TOML and JSON.
 #[derive(Clone, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a model source: a string, or an array of `pip:` strings"
-)]
+#[serde(untagged, expecting = "expected a model source: a string, or an array of `pip:` strings")]
 enum SourceText {
     One(String),
     Parts(Vec<String>),
@@ -252,23 +226,15 @@ fn check_word(text: &str, what: &str, word: &str) -> Result<()> {
 
 /// A path inside a wheel or repository stays inside it.
 fn check_inner_path(text: &str, path: &str) -> Result<()> {
-    let steps_out = path
-        .split('/')
-        .any(|step| step.is_empty() || step == "." || step == "..");
-    if steps_out
-        || path.contains(['\\', '\0', '#', '?', '%', ':'])
-        || path.chars().any(char::is_control)
-    {
+    let steps_out = path.split('/').any(|step| step.is_empty() || step == "." || step == "..");
+    if steps_out || path.contains(['\\', '\0', '#', '?', '%', ':']) || path.chars().any(char::is_control) {
         return Err(invalid(text, &format!("`{path}` is not a path inside it")));
     }
     Ok(())
 }
 
 fn invalid(text: &str, reason: &str) -> Error {
-    Error::InvalidSource {
-        text: text.to_owned(),
-        reason: reason.to_owned(),
-    }
+    Error::InvalidSource { text: text.to_owned(), reason: reason.to_owned() }
 }
 
 #[cfg(test)]
@@ -287,29 +253,16 @@ mod tests {
             let source: ModelSource = text.parse().unwrap();
             assert_eq!(source.to_string(), text);
             let json = serde_json::to_string(&source).unwrap();
-            assert_eq!(
-                serde_json::from_str::<ModelSource>(&json).unwrap(),
-                source,
-                "{json}"
-            );
+            assert_eq!(serde_json::from_str::<ModelSource>(&json).unwrap(), source, "{json}");
         }
     }
 
     #[test]
     fn parts_keep_their_order() {
         let json = r#"["pip:a==1#x/1", "pip:b==2#x/2"]"#;
-        let ModelSource::Pip { parts } = serde_json::from_str(json).unwrap() else {
-            panic!("not pip")
-        };
+        let ModelSource::Pip { parts } = serde_json::from_str(json).unwrap() else { panic!("not pip") };
         assert_eq!(parts[0].package, "a");
-        assert_eq!(
-            parts[1],
-            PipFile {
-                package: "b".into(),
-                version: "2".into(),
-                file: "x/2".into()
-            }
-        );
+        assert_eq!(parts[1], PipFile { package: "b".into(), version: "2".into(), file: "x/2".into() });
     }
 
     #[test]

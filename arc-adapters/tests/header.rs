@@ -8,11 +8,8 @@ use std::path::Path;
 fn the_checked_in_header_is_generated_from_the_source() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).unwrap();
-    let bindings = cbindgen::Builder::new()
-        .with_config(config)
-        .with_src(root.join("src/abi.rs"))
-        .generate()
-        .unwrap();
+    let bindings =
+        cbindgen::Builder::new().with_config(config).with_src(root.join("src/abi.rs")).generate().unwrap();
     let mut generated = Vec::new();
     bindings.write(&mut generated);
     let generated = String::from_utf8(generated).unwrap();
@@ -20,9 +17,5 @@ fn the_checked_in_header_is_generated_from_the_source() {
     if std::env::var_os("ARC_WRITE_HEADER").is_some() {
         std::fs::write(&path, &generated).unwrap();
     }
-    assert_eq!(
-        std::fs::read_to_string(&path).unwrap(),
-        generated,
-        "run with ARC_WRITE_HEADER=1"
-    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), generated, "run with ARC_WRITE_HEADER=1");
 }

@@ -28,26 +28,15 @@ fn custom_manifest() -> AdapterManifest {
             embedding_sha256: "0".repeat(64),
             tokenizer_sha256: "0".repeat(64),
         },
-        encoder: EncoderPin {
-            name: "none".into(),
-            encoder_id: "none".into(),
-        },
+        encoder: EncoderPin { name: "none".into(), encoder_id: "none".into() },
         d_encoder: D_IN,
         d_hidden: None,
         d_decoder: D_OUT,
-        projector: ProjectorSpec {
-            layers: vec![ProjectorLayer::Custom {
-                d_in: D_IN,
-                d_out: D_OUT,
-            }],
-        },
+        projector: ProjectorSpec { layers: vec![ProjectorLayer::Custom { d_in: D_IN, d_out: D_OUT }] },
         pooling_factors: vec![4],
         append: Append::Cont,
         prompt_template: "{{ document }}{{ question }}".into(),
-        weights: WeightsFile {
-            file: "adapter.safetensors".into(),
-            sha256: "0".repeat(64),
-        },
+        weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "0".repeat(64) },
         training: serde_json::Value::Null,
         scores: serde_json::Value::Null,
     }
@@ -93,13 +82,7 @@ impl Workshop {
         let library = self.root.path().join(format!("lib{variant}.so"));
         let marker = self.root.path().join("marker");
         let output = Command::new("cc")
-            .args([
-                "-shared",
-                "-fPIC",
-                "-Wall",
-                "-Werror",
-                "-Wno-unused-function",
-            ])
+            .args(["-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-function"])
             .arg(format!("-DVARIANT={variant}"))
             .arg(format!("-DMARKER_PATH=\"{}\"", marker.display()))
             .arg("-I")
@@ -111,23 +94,14 @@ impl Workshop {
             .arg(source.join("tests/plugins/variant.c"))
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         library
     }
 
     /// Compiles a variant and loads it.
     fn load(&self, variant: &str, args: &[&str]) -> Vec<String> {
         let library = self.compile(variant);
-        lines(&run(
-            &library,
-            &sha256_file(&library).unwrap(),
-            self.root.path(),
-            args,
-        ))
+        lines(&run(&library, &sha256_file(&library).unwrap(), self.root.path(), args))
     }
 }
 
@@ -139,13 +113,7 @@ fn example(name: &str) -> PathBuf {
 }
 
 fn run(library: &Path, sha256: &str, folder: &Path, args: &[&str]) -> Output {
-    Command::new(example("load_plugin"))
-        .arg(library)
-        .arg(sha256)
-        .arg(folder)
-        .args(args)
-        .output()
-        .unwrap()
+    Command::new(example("load_plugin")).arg(library).arg(sha256).arg(folder).args(args).output().unwrap()
 }
 
 /// What the host printed, which must have lived to the end.
@@ -179,11 +147,7 @@ fn right_plugins_of_this_and_other_minor_versions_work() {
         load_in_both_ways(&workshop, variant, RIGHT);
     }
     // Before minor 1 there was no `project`, so its projector cannot be custom.
-    load_in_both_ways(
-        &workshop,
-        "OLD_MINOR",
-        "its projector is `custom` and `project` is null",
-    );
+    load_in_both_ways(&workshop, "OLD_MINOR", "its projector is `custom` and `project` is null");
     let scaffolded = workshop.root.path().join("scaffolded");
     described_package(&scaffolded);
     workshop.embed(
@@ -211,10 +175,7 @@ fn described_package(folder: &Path) {
 
 #[test]
 fn what_an_isolated_plugin_prints_does_not_disturb_its_answers() {
-    assert_eq!(
-        Workshop::new().load("PRINTS", &["--isolate", "--calls", "2"]),
-        [RIGHT, RIGHT]
-    );
+    assert_eq!(Workshop::new().load("PRINTS", &["--isolate", "--calls", "2"]), [RIGHT, RIGHT]);
 }
 
 #[test]
@@ -229,10 +190,7 @@ fn plugins_that_break_the_contract_are_refused() {
         ("NULL_MANIFEST_FUNCTION", "`manifest` is null"),
         ("MALFORMED_JSON", "is not a valid adapter manifest"),
         ("HUGE_MANIFEST", "at most 1048576 are accepted"),
-        (
-            "NO_PROJECT",
-            "its projector is `custom` and `project` is null",
-        ),
+        ("NO_PROJECT", "its projector is `custom` and `project` is null"),
     ] {
         load_in_both_ways(&workshop, variant, expected);
     }
@@ -274,10 +232,7 @@ fn weights_of_other_shapes_are_refused() {
 fn a_crash_or_a_hang_is_contained_by_isolation() {
     let workshop = Workshop::new();
     let lines = workshop.load("CRASH", &["--isolate", "--calls", "2"]);
-    assert!(
-        lines.len() == 2 && lines.iter().all(|l| l.contains("ended with signal: 6")),
-        "{lines:?}"
-    );
+    assert!(lines.len() == 2 && lines.iter().all(|l| l.contains("ended with signal: 6")), "{lines:?}");
     let lines = workshop.load("HANG", &["--isolate"]);
     assert!(lines[0].contains("did not answer within 5s"), "{lines:?}");
 }
@@ -287,12 +242,7 @@ fn a_crash_or_a_hang_is_contained_by_isolation() {
 fn a_crash_without_isolation_ends_the_host() {
     let workshop = Workshop::new();
     let library = workshop.compile("CRASH");
-    let output = run(
-        &library,
-        &sha256_file(&library).unwrap(),
-        workshop.root.path(),
-        &[],
-    );
+    let output = run(&library, &sha256_file(&library).unwrap(), workshop.root.path(), &[]);
     assert!(!output.status.success());
 }
 
@@ -311,10 +261,7 @@ fn a_rust_plugin_turns_panics_and_errors_into_codes() {
             let mut args = vec!["--value", value];
             args.extend(isolation);
             let lines = lines(&run(&library, &sha256, &folder, &args));
-            assert!(
-                lines.len() == 1 && lines[0].contains(expected),
-                "{value}: {lines:?}"
-            );
+            assert!(lines.len() == 1 && lines[0].contains(expected), "{value}: {lines:?}");
         }
     }
 }
@@ -322,15 +269,10 @@ fn a_rust_plugin_turns_panics_and_errors_into_codes() {
 #[test]
 fn eight_threads_call_at_once() {
     let workshop = Workshop::new();
-    for args in [
-        &["--threads", "8", "--calls", "100"][..],
-        &["--threads", "8", "--calls", "20", "--isolate"],
-    ] {
+    for args in [&["--threads", "8", "--calls", "100"][..], &["--threads", "8", "--calls", "20", "--isolate"]]
+    {
         let lines = workshop.load("RIGHT", args);
-        assert!(
-            lines.len() >= 160 && lines.iter().all(|l| l == RIGHT),
-            "{lines:?}"
-        );
+        assert!(lines.len() >= 160 && lines.iter().all(|l| l == RIGHT), "{lines:?}");
     }
 }
 
@@ -344,23 +286,12 @@ fn nothing_runs_before_the_checks_pass() {
     let elsewhere = tempfile::tempdir().unwrap();
     let refused = |sha256: &str, folder: &Path, args: &[&str], expected: &str| {
         let lines = lines(&run(&library, sha256, folder, args));
-        assert!(
-            lines.len() == 1 && lines[0].contains(expected),
-            "{lines:?}, expected {expected}"
-        );
-        assert!(
-            !marker.exists(),
-            "the library was loaded before: {expected}"
-        );
+        assert!(lines.len() == 1 && lines[0].contains(expected), "{lines:?}, expected {expected}");
+        assert!(!marker.exists(), "the library was loaded before: {expected}");
     };
     refused(&"0".repeat(64), root, &[], "pinned is");
     refused(&sha256, root, &["--forbid"], "code plugins are not allowed");
-    refused(
-        &sha256,
-        elsewhere.path(),
-        &[],
-        "in none of the listed plugin folders",
-    );
+    refused(&sha256, elsewhere.path(), &[], "in none of the listed plugin folders");
     set_mode(root, 0o777);
     refused(&sha256, root, &[], "is writable for all");
     set_mode(root, 0o700);
@@ -396,17 +327,9 @@ fn files_that_are_no_library_for_this_machine_are_refused() {
         (library[..40].to_vec(), "cannot be loaded: it is cut off"),
     ] {
         std::fs::write(&path, bytes).unwrap();
-        let lines = lines(&run(
-            &path,
-            &sha256_file(&path).unwrap(),
-            folder.path(),
-            &[],
-        ));
+        let lines = lines(&run(&path, &sha256_file(&path).unwrap(), folder.path(), &[]));
         assert!(lines[0].contains(expected), "{lines:?}");
-        assert!(
-            !lines[0].contains("/proc/"),
-            "the private copy is nobody's business: {lines:?}"
-        );
+        assert!(!lines[0].contains("/proc/"), "the private copy is nobody's business: {lines:?}");
     }
 }
 
@@ -435,18 +358,12 @@ fn a_file_swapped_after_the_check_is_never_loaded() {
         });
         for _ in 0..60 {
             let lines = lines(&run(&path, &sha256, &folder, &[]));
-            assert!(
-                lines[0] == RIGHT || lines[0].contains("pinned is"),
-                "{lines:?}"
-            );
+            assert!(lines[0] == RIGHT || lines[0].contains("pinned is"), "{lines:?}");
             seen.insert(lines[0] == RIGHT);
         }
         done.store(true, Ordering::Relaxed);
     });
-    assert!(
-        !workshop.root.path().join("marker").exists(),
-        "the swapped file was loaded"
-    );
+    assert!(!workshop.root.path().join("marker").exists(), "the swapped file was loaded");
     assert_eq!(seen.len(), 2, "the race was not run: {seen:?}");
 }
 
@@ -454,12 +371,7 @@ fn a_file_swapped_after_the_check_is_never_loaded() {
 fn the_c_example_is_the_package_that_it_embeds() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/example-c");
     let folder = tempfile::tempdir().unwrap();
-    for file in [
-        "adapter.c",
-        "adapter.json",
-        "adapter.safetensors",
-        "Makefile",
-    ] {
+    for file in ["adapter.c", "adapter.json", "adapter.safetensors", "Makefile"] {
         std::fs::copy(example.join(file), folder.path().join(file)).unwrap();
     }
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
@@ -469,18 +381,9 @@ fn the_c_example_is_the_package_that_it_embeds() {
         .current_dir(folder.path())
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let library = folder.path().join("libarc_adapter_example_c.so");
-    let lines = lines(&run(
-        &library,
-        &sha256_file(&library).unwrap(),
-        folder.path(),
-        &[],
-    ));
+    let lines = lines(&run(&library, &sha256_file(&library).unwrap(), folder.path(), &[]));
     assert_eq!(lines, ["ok without project"]);
 }
 
@@ -495,10 +398,6 @@ fn the_package_of_the_rust_example_is_up_to_date() {
     write_package(&folder.path().join("p"));
     for file in ["adapter.json", "adapter.safetensors"] {
         let (new, old) = (folder.path().join("p").join(file), checked_in.join(file));
-        assert_eq!(
-            std::fs::read(new).unwrap(),
-            std::fs::read(old).unwrap(),
-            "{file}"
-        );
+        assert_eq!(std::fs::read(new).unwrap(), std::fs::read(old).unwrap(), "{file}");
     }
 }

@@ -66,9 +66,20 @@ impl AdaptedDecoder {
     ///
     /// # Errors
     ///
-    /// [`Error::Adapter`] if another encoder made the latents.
+    /// [`Error::Adapter`] if another encoder made the latents, [`Error::Mismatch`] if they are of
+    /// another width.
     pub fn project(&self, latents: &Latents) -> Result<Tensor<2>> {
         self.adapter.manifest.check_encoder(&latents.encoder_id)?;
+        let (expected, found) = (self.adapter.manifest.d_encoder, latents.values.dims()[1]);
+        if found != expected {
+            return Err(Error::Mismatch {
+                what: format!("adapter `{}` (width of the latents)", self.adapter.manifest.name),
+                expected: expected.to_string(),
+                found: found.to_string(),
+                hint: "the latents file was changed after it was made: make it again with `arc compress`"
+                    .into(),
+            });
+        }
         let values = latents.values.clone().to_device(self.decoder.network.device());
         let rows = match &self.cont {
             Some(cont) => Tensor::cat(vec![values, cont.clone()], 0),
@@ -103,7 +114,12 @@ impl AdaptedDecoder {
     /// # Errors
     ///
     /// As [`AdaptedDecoder::prompt`] and [`Decoder::generate`].
-    pub fn ask(&self, documents: &[Latents], question: &str, options: &GenerateOptions) -> Result<Generations> {
+    pub fn ask(
+        &self,
+        documents: &[Latents],
+        question: &str,
+        options: &GenerateOptions,
+    ) -> Result<Generations> {
         let prompt = self.prompt(documents, question)?;
         self.decoder.generate(&[prompt], options, |_, _| {})
     }

@@ -29,34 +29,25 @@ pub(crate) fn write_atomically<T>(
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
 
     let mut builder = tempfile::Builder::new();
-    let permissions = fs::metadata(&target)
-        .ok()
-        .map(|metadata| metadata.permissions());
+    let permissions = fs::metadata(&target).ok().map(|metadata| metadata.permissions());
     if let Some(permissions) = permissions.clone().or_else(usual_permissions) {
         builder.permissions(permissions);
     }
-    let temporary = builder
-        .tempfile_in(folder)
-        .map_err(Error::io("create a file in", folder))?;
+    let temporary = builder.tempfile_in(folder).map_err(Error::io("create a file in", folder))?;
     let (file, temporary) = temporary.into_parts();
 
     let mut writer = BufWriter::new(file);
     let value = write(&mut writer)?;
     writer.flush().map_err(Error::io("write", path))?;
-    let file = writer
-        .into_inner()
-        .map_err(|error| Error::io("write", path)(error.into_error()))?;
+    let file = writer.into_inner().map_err(|error| Error::io("write", path)(error.into_error()))?;
     if let Some(permissions) = permissions {
         // Unlike those of a file that is being created, these are not cut by the umask.
-        file.set_permissions(permissions)
-            .map_err(Error::io("write", path))?;
+        file.set_permissions(permissions).map_err(Error::io("write", path))?;
     }
     file.sync_all().map_err(Error::io("write", path))?;
     // Windows does not rename a file that is open.
     drop(file);
-    temporary
-        .persist(&target)
-        .map_err(|error| Error::io("write", path)(error.error))?;
+    temporary.persist(&target).map_err(|error| Error::io("write", path)(error.error))?;
     sync_folder(folder);
     Ok(value)
 }
@@ -88,9 +79,7 @@ mod tests {
 
     fn names_in(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     #[test]
@@ -116,8 +105,7 @@ mod tests {
         let path = folder.path().join("a/b/file.json");
         for content in ["first, the longer one", "second"] {
             let written = write_atomically(&path, |file| {
-                file.write_all(content.as_bytes())
-                    .map_err(Error::io("write", &path))?;
+                file.write_all(content.as_bytes()).map_err(Error::io("write", &path))?;
                 Ok(content.len())
             });
             assert_eq!(written.unwrap(), content.len());
@@ -137,17 +125,11 @@ mod tests {
         fs::set_permissions(&real, Permissions::from_mode(0o664)).unwrap();
         symlink(&real, &link).unwrap();
 
-        write_atomically(&link, |file| {
-            file.write_all(b"new").map_err(Error::io("write", &link))
-        })
-        .unwrap();
+        write_atomically(&link, |file| file.write_all(b"new").map_err(Error::io("write", &link))).unwrap();
 
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&real).unwrap(), "new");
-        assert_eq!(
-            fs::metadata(&real).unwrap().permissions().mode() & 0o777,
-            0o664
-        );
+        assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o664);
     }
 
     #[cfg(unix)]

@@ -28,10 +28,7 @@ pub struct Message {
 impl Message {
     /// A turn of `role`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
+        Self { role: role.into(), content: content.into() }
     }
 }
 
@@ -56,19 +53,12 @@ impl ChatTemplate {
         let mut syntax = SyntaxConfig::builder();
         syntax.trim_blocks(true).lstrip_blocks(true);
         environment.set_syntax(syntax.build().map_err(|error| failure(&error))?);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", civil_time::now);
         environment.add_filter("tojson", to_json);
-        environment
-            .add_template_owned(NAME, source.to_owned())
-            .map_err(|error| failure(&error))?;
-        Ok(Self {
-            environment,
-            bos_token: bos_token.into(),
-            eos_token: eos_token.into(),
-        })
+        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| failure(&error))?;
+        Ok(Self { environment, bos_token: bos_token.into(), eos_token: eos_token.into() })
     }
 
     /// The template of a GGUF model; nothing if it has none, as base models often have not.
@@ -111,16 +101,14 @@ impl ChatTemplate {
             })?,
             None => serde_json::Value::Null,
         };
-        let of_config = config
-            .get("chat_template")
-            .and_then(|template| match template {
-                serde_json::Value::Array(several) => several
-                    .iter()
-                    .find(|one| one.get("name").and_then(|name| name.as_str()) == Some("default"))?
-                    .get("template")?
-                    .as_str(),
-                one => one.as_str(),
-            });
+        let of_config = config.get("chat_template").and_then(|template| match template {
+            serde_json::Value::Array(several) => several
+                .iter()
+                .find(|one| one.get("name").and_then(|name| name.as_str()) == Some("default"))?
+                .get("template")?
+                .as_str(),
+            one => one.as_str(),
+        });
         let of_file = read_if_there(&folder.join("chat_template.jinja"))?;
         let Some(source) = of_file.as_deref().or(of_config) else {
             return Ok(None);
@@ -193,10 +181,7 @@ fn failure(error: &minijinja::Error) -> Error {
         reason.push_str(&format!(" (line {line})"));
     }
     let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
-    Error::Template {
-        what: NAME.into(),
-        reason,
-    }
+    Error::Template { what: NAME.into(), reason }
 }
 
 /// How templates refuse a conversation.
@@ -228,9 +213,7 @@ fn write_json(
 ) -> std::result::Result<(), minijinja::Error> {
     let refuse = |reason: String| minijinja::Error::new(ErrorKind::BadSerialization, reason);
     if depth > MAX_JSON_DEPTH {
-        return Err(refuse(format!(
-            "nested deeper than {MAX_JSON_DEPTH} levels"
-        )));
+        return Err(refuse(format!("nested deeper than {MAX_JSON_DEPTH} levels")));
     }
     let quote = |text: &str| serde_json::to_string(text).map_err(|error| refuse(error.to_string()));
     // What separates one element from the next, or from the bracket.
@@ -293,23 +276,14 @@ mod tests {
             {{- message['content'].strip() + message.role.upper() + messages[::-1][0].role }}\n\
             {%- endfor %}\n\
             {{- ns.n ~ bos_token ~ eos_token ~ ('a-b'.split('-')[1]) ~ ({'k': 1}.items() | list | length) }}";
-        let messages = [
-            Message::new("user", " hi "),
-            Message::new("assistant", "yo"),
-        ];
-        assert_eq!(
-            render(source, &messages).unwrap(),
-            "hiUSERassistantyoASSISTANTassistant2<s></s>b1"
-        );
+        let messages = [Message::new("user", " hi "), Message::new("assistant", "yo")];
+        assert_eq!(render(source, &messages).unwrap(), "hiUSERassistantyoASSISTANTassistant2<s></s>b1");
     }
 
     #[test]
     fn json_is_written_as_python_writes_it() {
         let source = r#"{{ {"a": [1, "<é'>"], "b": none} | tojson }}"#;
-        assert_eq!(
-            render(source, &[]).unwrap(),
-            r#"{"a": [1, "<é'>"], "b": null}"#
-        );
+        assert_eq!(render(source, &[]).unwrap(), r#"{"a": [1, "<é'>"], "b": null}"#);
         // json.dumps({"a": [1, []], "b": {}}, indent=2)
         let source = r#"{{ {"a": [1, []], "b": {}} | tojson(indent=2) }}"#;
         let expected = "{\n  \"a\": [\n    1,\n    []\n  ],\n  \"b\": {}\n}";
@@ -328,36 +302,23 @@ mod tests {
     #[test]
     fn a_broken_template_is_an_error_in_one_line() {
         let message = render("{% for %}", &[]).unwrap_err().to_string();
-        assert!(
-            message.starts_with("the chat template failed: syntax error"),
-            "{message}"
-        );
+        assert!(message.starts_with("the chat template failed: syntax error"), "{message}");
         assert!(!message.contains('\n'));
     }
 
     #[test]
     fn block_lines_leave_no_trace() {
-        assert_eq!(
-            render("  {% if true %}\nx\n  {% endif %}\ny", &[]).unwrap(),
-            "x\ny"
-        );
+        assert_eq!(render("  {% if true %}\nx\n  {% endif %}\ny", &[]).unwrap(), "x\ny");
     }
 
     #[test]
     fn folders_hold_their_template_in_a_file_or_in_the_configuration() {
         let folder = tempfile::tempdir().unwrap();
-        let write =
-            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        let rendered = || {
-            ChatTemplate::from_folder(folder.path())
-                .unwrap()
-                .map(|t| t.render(&[], false).unwrap())
-        };
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let rendered =
+            || ChatTemplate::from_folder(folder.path()).unwrap().map(|t| t.render(&[], false).unwrap());
         assert_eq!(rendered(), None);
-        write(
-            "tokenizer_config.json",
-            r#"{"bos_token": {"content": "<b>"}}"#,
-        );
+        write("tokenizer_config.json", r#"{"bos_token": {"content": "<b>"}}"#);
         assert_eq!(rendered(), None);
         write(
             "tokenizer_config.json",
@@ -369,9 +330,6 @@ mod tests {
         write("chat_template.jinja", "file{{ bos_token }}");
         assert_eq!(rendered().as_deref(), Some("file<b>"));
         write("tokenizer_config.json", "{");
-        assert!(matches!(
-            ChatTemplate::from_folder(folder.path()),
-            Err(Error::InvalidFile { .. })
-        ));
+        assert!(matches!(ChatTemplate::from_folder(folder.path()), Err(Error::InvalidFile { .. })));
     }
 }

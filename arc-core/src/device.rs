@@ -26,8 +26,7 @@ pub enum DeviceKind {
 
 impl DeviceKind {
     /// All kinds, the ones that `auto` prefers first.
-    pub const ALL: [Self; 6] =
-        [Self::Cuda, Self::Rocm, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Cpu];
+    pub const ALL: [Self; 6] = [Self::Cuda, Self::Rocm, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Cpu];
 
     /// The name users write.
     #[must_use]

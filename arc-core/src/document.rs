@@ -35,11 +35,7 @@ impl Document {
         let name = path.display().to_string();
         // Opening a folder succeeds on some systems and fails without saying why on others.
         if path.is_dir() {
-            return Err(refuse(
-                name,
-                "is a folder",
-                "name the files in it one by one",
-            ));
+            return Err(refuse(name, "is a folder", "name the files in it one by one"));
         }
         let file = File::open(path).map_err(Error::io("read", path))?;
         Self::from_reader(name, file)
@@ -97,11 +93,7 @@ impl Document {
 }
 
 fn refuse(name: String, reason: &str, hint: &str) -> Error {
-    Error::Document {
-        name,
-        reason: reason.into(),
-        hint: hint.into(),
-    }
+    Error::Document { name, reason: reason.into(), hint: hint.into() }
 }
 
 #[cfg(test)]
@@ -117,13 +109,7 @@ mod tests {
     #[test]
     fn text_is_kept_as_it_is_but_for_the_byte_order_mark() {
         let document = Document::from_bytes("x", "\u{feff} é\r\n\tz ".into()).unwrap();
-        assert_eq!(
-            document,
-            Document {
-                name: "x".into(),
-                text: " é\r\n\tz ".into()
-            }
-        );
+        assert_eq!(document, Document { name: "x".into(), text: " é\r\n\tz ".into() });
     }
 
     #[test]
@@ -131,14 +117,8 @@ mod tests {
         assert_eq!(refusal(b""), "document `x.txt` is empty");
         assert_eq!(refusal(b" \n\t"), "document `x.txt` is empty");
         assert_eq!(refusal(b"\xef\xbb\xbf \n"), "document `x.txt` is empty");
-        assert_eq!(
-            refusal(b"PK\x03\x04\0\0"),
-            "document `x.txt` is binary: byte 4 is zero"
-        );
-        assert_eq!(
-            refusal(b"caf\xe9 noir"),
-            "document `x.txt` is not UTF-8: byte 3 is 0xe9"
-        );
+        assert_eq!(refusal(b"PK\x03\x04\0\0"), "document `x.txt` is binary: byte 4 is zero");
+        assert_eq!(refusal(b"caf\xe9 noir"), "document `x.txt` is not UTF-8: byte 3 is 0xe9");
         assert_eq!(
             refusal("abc\u{e9}".as_bytes().split_last().unwrap().1),
             "document `x.txt` is not UTF-8: byte 3 is 0xc3"
@@ -150,10 +130,7 @@ mod tests {
     fn a_document_over_the_limit_is_refused_without_reading_it_whole() {
         let read = |text: &str| Document::from_reader_at_most("x".into(), text.as_bytes(), 4);
         assert_eq!(read("four").unwrap().text, "four");
-        assert_eq!(
-            read("fives").unwrap_err().to_string(),
-            "document `x` is larger than 4 bytes"
-        );
+        assert_eq!(read("fives").unwrap_err().to_string(), "document `x` is larger than 4 bytes");
         let endless = Document::from_reader_at_most("x".into(), std::io::repeat(b'a'), 1000);
         assert!(matches!(endless, Err(Error::Document { .. })));
     }
@@ -163,17 +140,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("d.txt");
         std::fs::write(&path, "text").unwrap();
-        assert_eq!(
-            Document::read(&path).unwrap().name,
-            path.display().to_string()
-        );
-        assert!(matches!(
-            Document::read(folder.path()),
-            Err(Error::Document { .. })
-        ));
-        assert!(matches!(
-            Document::read(folder.path().join("none")),
-            Err(Error::Io { .. })
-        ));
+        assert_eq!(Document::read(&path).unwrap().name, path.display().to_string());
+        assert!(matches!(Document::read(folder.path()), Err(Error::Document { .. })));
+        assert!(matches!(Document::read(folder.path().join("none")), Err(Error::Io { .. })));
     }
 }

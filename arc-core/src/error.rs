@@ -194,10 +194,7 @@ fn nearest(name: &Option<String>) -> String {
 
 impl Error {
     /// Wraps an I/O error with the path and what was tried.
-    pub fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
@@ -219,9 +216,9 @@ impl Error {
             Self::MissingTensor { .. } | Self::TensorShape { .. } => {
                 Some("the file may hold another model than its configuration says".into())
             }
-            Self::UnsupportedQuantisation { .. } => Some(
-                "supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K".into(),
-            ),
+            Self::UnsupportedQuantisation { .. } => {
+                Some("supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K".into())
+            }
             Self::UnsupportedArchitecture { .. } => {
                 Some("supported are llama (Llama 2 and 3, Mistral, SmolLM2), qwen2, gemma3 and olmo".into())
             }

@@ -25,6 +25,10 @@ const HELD_OUT_EVERY: usize = 10;
 /// The strengths that are tried, in units of each input's own mean square.
 const STRENGTHS: [f64; 7] = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 
+/// Directions of the map weaker than this share of its strongest one are left out when it is
+/// inverted: they carry noise.
+const SMALLEST_SINGULAR_VALUE: f64 = 1e-3;
+
 /// The sums that a regression needs, over any number of samples.
 #[derive(Clone, Debug)]
 struct NormalEquations {
@@ -104,7 +108,6 @@ pub struct Fit<'a> {
     factor: usize,
     fitted: NormalEquations,
     held_out: NormalEquations,
-    latent_sum: Tensor<2>,
     latents: usize,
     texts: usize,
 }
@@ -146,7 +149,6 @@ impl<'a> Fit<'a> {
             factor,
             fitted: NormalEquations::new(e, d),
             held_out: NormalEquations::new(e, d),
-            latent_sum: Tensor::zeros([1, e], encoder.device()),
             latents: 0,
             texts: 0,
         })
@@ -168,8 +170,11 @@ impl<'a> Fit<'a> {
 
         let options = CompressOptions { factor: Some(self.factor) };
         let chunks = self.encoder.encode_chunks(&encoding.ids, options)?;
-        let equations =
-            if self.texts % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 { &mut self.held_out } else { &mut self.fitted };
+        let equations = if self.texts % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 {
+            &mut self.held_out
+        } else {
+            &mut self.fitted
+        };
         self.texts += 1;
         let mut first = 0;
         for (latents, ids) in chunks.into_iter().zip(encoding.ids.chunks(self.encoder.chunk_tokens())) {
@@ -184,7 +189,6 @@ impl<'a> Fit<'a> {
                 .unzip();
             first += ids.len();
             self.latents += latents.dims()[0];
-            self.latent_sum = self.latent_sum.clone() + latents.clone().sum_dim(0);
             if places.is_empty() {
                 continue;
             }
@@ -223,7 +227,9 @@ impl<'a> Fit<'a> {
             .into_iter()
             .filter_map(|strength| Some((strength, fitted.solve(strength)?)))
             .max_by(|(_, a), (_, b)| held_out.r_squared(a).total_cmp(&held_out.r_squared(b)))
-            .ok_or_else(|| Error::InvalidArgument("the regression has no solution: the latents are degenerate".into()))?;
+            .ok_or_else(|| {
+                Error::InvalidArgument("the regression has no solution: the latents are degenerate".into())
+            })?;
         let (r_squared, r_squared_held_out) = (fitted.r_squared(&map), held_out.r_squared(&map));
 
         let rank = e.min(d);
@@ -241,16 +247,29 @@ impl<'a> Fit<'a> {
             .flat_map(|o| (0..rank).map(move |h| (o, h)))
             .map(|(o, h)| (vt[(h, o)] * root[h]) as f32)
             .collect();
-        // Untrained, the special vector is the least surprising latent: the mean.
-        let mean = self.latent_sum / self.latents.max(1) as f32;
-        let mean = mean.into_data().convert::<f32>();
-        let mean = mean.as_slice::<f32>().expect("converted to f32");
+        // Untrained, the special vector is what the projector maps nearest to a line feed: a token
+        // that decoders know between a context and what follows. The mean of the latents is not:
+        // averages of embeddings confuse a decoder more than no context at all.
+        let line_feed = decoder.tokenizer.encode("\n")?.ids;
+        let target = decoder.network.embed(line_feed.last().map_or(&[0], std::slice::from_ref));
+        let target = target.into_data().convert::<f32>();
+        let target = target.as_slice::<f32>().expect("converted to f32");
+        let singular = &decomposition.singular_values;
+        let smallest = singular.max() * SMALLEST_SINGULAR_VALUE;
+        let weights: Vec<f64> = (0..rank)
+            .map(|h| {
+                let along: f64 = (0..d).map(|o| vt[(h, o)] * f64::from(target[o])).sum();
+                if singular[h] > smallest { along / singular[h] } else { 0.0 }
+            })
+            .collect();
+        let special: Vec<f32> =
+            (0..e).map(|i| (0..rank).map(|h| u[(i, h)] * weights[h]).sum::<f64>() as f32).collect();
 
         let tensors = vec![
             AdapterTensor::new("projector.0.weight", &[rank, e], &first, WeightType::F32),
             AdapterTensor::new("projector.1.weight", &[d, rank], &second, WeightType::F32),
-            AdapterTensor::new("tokens.cont", &[e], mean, WeightType::F32),
-            AdapterTensor::new("tokens.rec", &[e], mean, WeightType::F32),
+            AdapterTensor::new("tokens.cont", &[e], &special, WeightType::F32),
+            AdapterTensor::new("tokens.rec", &[e], &special, WeightType::F32),
         ];
         let manifest = AdapterManifest {
             schema: ADAPTER_SCHEMA,

@@ -1,4 +1,26 @@
-//! The engine of arc-encoder.
+//! The engine of arc-encoder: text is compressed once by a shared encoder, and any decoder of the
+//! registry reads the latents through its adapter.
+//!
+//! ```no_run
+//! use arc_core::Session;
+//! use arc_core::decoder::GenerateOptions;
+//! use arc_core::device::DeviceName;
+//! use arc_core::encoder::CompressOptions;
+//!
+//! # fn main() -> arc_core::Result<()> {
+//! let session = Session::open("registry.toml".as_ref(), DeviceName::CPU)?;
+//! let latents = session.encoder()?.compress("A long text …", CompressOptions::default())?;
+//! for name in ["smollm2-135m", "gemma3-270m"] {
+//!     let documents = std::slice::from_ref(&latents);
+//!     let answers = session.decoder(name)?.ask(documents, "Who …?", &GenerateOptions::default())?;
+//!     println!("{name}: {}", answers.rows[0].text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Data moves one way: text → token ids → hidden states → latents → projected latents → spans of a
+//! prompt → logits → text. Each arrow is one function with one home.
 
 mod adapted;
 mod atomic_file;

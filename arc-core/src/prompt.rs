@@ -6,6 +6,7 @@ use crate::decoder::Transformer;
 
 /// A run of positions of a prompt.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a prompt has a handful of spans")]
 pub enum Span {
     /// Token ids of the decoder.
     Tokens(Vec<u32>),

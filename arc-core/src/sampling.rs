@@ -36,14 +36,7 @@ pub struct SamplingOptions {
 
 impl Default for SamplingOptions {
     fn default() -> Self {
-        Self {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            seed: 0,
-        }
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
     }
 }
 
@@ -57,35 +50,17 @@ impl SamplingOptions {
             if good {
                 return Ok(());
             }
-            Err(Error::InvalidArgument(format!(
-                "{name} is `{value}`, expected {range}"
-            )))
+            Err(Error::InvalidArgument(format!("{name} is `{value}`, expected {range}")))
         };
-        let Self {
-            temperature,
-            top_p,
-            min_p,
-            repetition_penalty,
-            ..
-        } = *self;
+        let Self { temperature, top_p, min_p, repetition_penalty, .. } = *self;
         check(
             temperature >= 0.0 && temperature.is_finite(),
             "temperature",
             temperature,
             "a number of at least 0",
         )?;
-        check(
-            top_p > 0.0 && top_p <= 1.0,
-            "top-p",
-            top_p,
-            "a number above 0 and at most 1",
-        )?;
-        check(
-            (0.0..=1.0).contains(&min_p),
-            "min-p",
-            min_p,
-            "a number from 0 to 1",
-        )?;
+        check(top_p > 0.0 && top_p <= 1.0, "top-p", top_p, "a number above 0 and at most 1")?;
+        check((0.0..=1.0).contains(&min_p), "min-p", min_p, "a number from 0 to 1")?;
         check(
             repetition_penalty > 0.0 && repetition_penalty.is_finite(),
             "repetition penalty",
@@ -120,10 +95,7 @@ struct Candidate {
 impl Candidate {
     /// The most likely first, of equal ones the lowest id.
     fn rank(&self, other: &Self) -> Ordering {
-        other
-            .logit
-            .total_cmp(&self.logit)
-            .then(self.id.cmp(&other.id))
+        other.logit.total_cmp(&self.logit).then(self.id.cmp(&other.id))
     }
 }
 
@@ -137,11 +109,7 @@ impl Sampler {
     /// As [`SamplingOptions::validate`].
     pub fn new(options: SamplingOptions) -> Result<Self> {
         options.validate()?;
-        Ok(Self {
-            options,
-            random: StdRng::seed_from_u64(options.seed),
-            candidates: Vec::new(),
-        })
+        Ok(Self { options, random: StdRng::seed_from_u64(options.seed), candidates: Vec::new() })
     }
 
     /// The options it was made with.
@@ -167,26 +135,16 @@ impl Sampler {
         let largest = f64::from(best.logit);
         self.candidates.clear();
         self.candidates.extend(
-            (0..)
-                .zip(logits.iter())
-                .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
-                .map(|(id, &logit)| Candidate {
-                    id,
-                    logit,
-                    weight: ((f64::from(logit) - largest) / temperature).exp(),
-                }),
+            (0..).zip(logits.iter()).filter(|(_, logit)| **logit > f32::NEG_INFINITY).map(|(id, &logit)| {
+                Candidate { id, logit, weight: ((f64::from(logit) - largest) / temperature).exp() }
+            }),
         );
         self.keep_top_k();
         self.keep_top_p();
         let least = f64::from(self.options.min_p);
-        self.candidates
-            .retain(|candidate| candidate.weight >= least);
+        self.candidates.retain(|candidate| candidate.weight >= least);
 
-        let total: f64 = self
-            .candidates
-            .iter()
-            .map(|candidate| candidate.weight)
-            .sum();
+        let total: f64 = self.candidates.iter().map(|candidate| candidate.weight).sum();
         let mut left = self.random.random::<f64>() * total;
         for candidate in &self.candidates {
             left -= candidate.weight;
@@ -195,10 +153,7 @@ impl Sampler {
             }
         }
         // Rounding may leave a last bit of the total over.
-        Ok(self
-            .candidates
-            .last()
-            .map_or(best.id, |candidate| candidate.id))
+        Ok(self.candidates.last().map_or(best.id, |candidate| candidate.id))
     }
 
     fn keep_top_k(&mut self) {
@@ -206,8 +161,7 @@ impl Sampler {
         if k == 0 || k >= self.candidates.len() {
             return;
         }
-        self.candidates
-            .select_nth_unstable_by(k - 1, Candidate::rank);
+        self.candidates.select_nth_unstable_by(k - 1, Candidate::rank);
         self.candidates.truncate(k);
     }
 
@@ -217,12 +171,7 @@ impl Sampler {
         if top_p >= 1.0 {
             return;
         }
-        let enough = top_p
-            * self
-                .candidates
-                .iter()
-                .map(|candidate| candidate.weight)
-                .sum::<f64>();
+        let enough = top_p * self.candidates.iter().map(|candidate| candidate.weight).sum::<f64>();
         let (mut sorted, mut sum) = (0, 0.0);
         while sorted < self.candidates.len() {
             let rest = &mut self.candidates[sorted..];
@@ -250,11 +199,7 @@ fn penalise(logits: &mut [f32], history: &[u32], penalty: f32) {
     }
     for &id in &history.iter().collect::<HashSet<_>>() {
         if let Some(logit) = usize::try_from(*id).ok().and_then(|id| logits.get_mut(id)) {
-            *logit = if *logit > 0.0 {
-                *logit / penalty
-            } else {
-                *logit * penalty
-            };
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         }
     }
 }
@@ -264,16 +209,10 @@ fn greedy(logits: &[f32]) -> Result<Candidate> {
     let mut best: Option<Candidate> = None;
     for (id, &logit) in (0..).zip(logits) {
         if logit.is_nan() || logit == f32::INFINITY {
-            return Err(Error::InvalidArgument(format!(
-                "the logit of token {id} is {logit}"
-            )));
+            return Err(Error::InvalidArgument(format!("the logit of token {id} is {logit}")));
         }
         if logit > best.map_or(f32::NEG_INFINITY, |best| best.logit) {
-            best = Some(Candidate {
-                id,
-                logit,
-                weight: 1.0,
-            });
+            best = Some(Candidate { id, logit, weight: 1.0 });
         }
     }
     best.ok_or_else(|| Error::InvalidArgument("no logit is finite, nothing can be chosen".into()))
@@ -298,10 +237,7 @@ mod tests {
             let id = sampler.sample(&mut logits.to_vec(), history).unwrap();
             counts[id as usize] += 1;
         }
-        counts
-            .into_iter()
-            .map(|count| f64::from(count) / f64::from(DRAWS))
-            .collect()
+        counts.into_iter().map(|count| f64::from(count) / f64::from(DRAWS)).collect()
     }
 
     /// Softmax of `logits / temperature` over `kept`, computed the plain way.
@@ -309,13 +245,7 @@ mod tests {
         let weights: Vec<f64> = logits
             .iter()
             .enumerate()
-            .map(|(id, &logit)| {
-                if kept.contains(&id) {
-                    (f64::from(logit) / temperature).exp()
-                } else {
-                    0.0
-                }
-            })
+            .map(|(id, &logit)| if kept.contains(&id) { (f64::from(logit) / temperature).exp() } else { 0.0 })
             .collect();
         let total: f64 = weights.iter().sum();
         weights.into_iter().map(|weight| weight / total).collect()
@@ -324,14 +254,8 @@ mod tests {
     fn assert_close(found: &[f64], expected: &[f64]) {
         for (id, (found, expected)) in found.iter().zip(expected).enumerate() {
             // Five standard deviations of the mean of 40,000 draws are at most 0.0125.
-            assert!(
-                (found - expected).abs() < 0.0125,
-                "token {id}: {found}, expected {expected}"
-            );
-            assert!(
-                *expected > 0.0 || *found == 0.0,
-                "token {id} was cut but chosen"
-            );
+            assert!((found - expected).abs() < 0.0125, "token {id}: {found}, expected {expected}");
+            assert!(*expected > 0.0 || *found == 0.0, "token {id} was cut but chosen");
         }
     }
 
@@ -340,10 +264,7 @@ mod tests {
     #[test]
     fn frequencies_are_the_softmax_at_the_temperature() {
         for temperature in [0.5, 1.0, 2.0] {
-            let options = SamplingOptions {
-                temperature,
-                ..Default::default()
-            };
+            let options = SamplingOptions { temperature, ..Default::default() };
             let expected = expected(&LOGITS, f64::from(temperature), &ALL);
             assert_close(&frequencies(options, &LOGITS, &[]), &expected);
         }
@@ -351,44 +272,20 @@ mod tests {
 
     #[test]
     fn top_k_keeps_exactly_k_and_of_equals_the_lowest_id() {
-        for (top_k, kept) in [
-            (1, &[1][..]),
-            (2, &[1, 3]),
-            (3, &[1, 3, 5]),
-            (6, &ALL),
-            (99, &ALL),
-        ] {
-            let options = SamplingOptions {
-                temperature: 1.0,
-                top_k,
-                ..Default::default()
-            };
-            assert_close(
-                &frequencies(options, &LOGITS, &[]),
-                &expected(&LOGITS, 1.0, kept),
-            );
+        for (top_k, kept) in [(1, &[1][..]), (2, &[1, 3]), (3, &[1, 3, 5]), (6, &ALL), (99, &ALL)] {
+            let options = SamplingOptions { temperature: 1.0, top_k, ..Default::default() };
+            assert_close(&frequencies(options, &LOGITS, &[]), &expected(&LOGITS, 1.0, kept));
         }
     }
 
     #[test]
     fn top_p_keeps_the_fewest_that_reach_it() {
         // Probabilities in order: 0.386 (1), 0.386 (3), 0.142 (5), 0.052 (0), 0.032 (4), 0.003 (2).
-        for (top_p, kept) in [
-            (0.01, &[1][..]),
-            (0.38, &[1]),
-            (0.40, &[1, 3]),
-            (0.78, &[1, 3, 5]),
-            (1.0, &ALL),
-        ] {
-            let options = SamplingOptions {
-                temperature: 1.0,
-                top_p,
-                ..Default::default()
-            };
-            assert_close(
-                &frequencies(options, &LOGITS, &[]),
-                &expected(&LOGITS, 1.0, kept),
-            );
+        for (top_p, kept) in
+            [(0.01, &[1][..]), (0.38, &[1]), (0.40, &[1, 3]), (0.78, &[1, 3, 5]), (1.0, &ALL)]
+        {
+            let options = SamplingOptions { temperature: 1.0, top_p, ..Default::default() };
+            assert_close(&frequencies(options, &LOGITS, &[]), &expected(&LOGITS, 1.0, kept));
         }
     }
 
@@ -397,11 +294,7 @@ mod tests {
         // Equal logits: top-p 0.5 must keep the first half of the ids, which is more than
         // `FIRST_SORTED`.
         let logits = vec![0.0; 4 * FIRST_SORTED];
-        let options = SamplingOptions {
-            temperature: 1.0,
-            top_p: 0.5,
-            ..Default::default()
-        };
+        let options = SamplingOptions { temperature: 1.0, top_p: 0.5, ..Default::default() };
         let mut sampler = sampler(options);
         let mut largest = 0;
         for _ in 0..20_000 {
@@ -413,21 +306,9 @@ mod tests {
     #[test]
     fn min_p_is_relative_to_the_most_likely() {
         // Ratios to the most likely: exp(2 - 3) = 0.37 for 5, exp(1 - 3) = 0.14 for 0.
-        for (min_p, kept) in [
-            (0.4, &[1, 3][..]),
-            (0.3, &[1, 3, 5]),
-            (0.13, &[0, 1, 3, 5]),
-            (1.0, &[1, 3]),
-        ] {
-            let options = SamplingOptions {
-                temperature: 1.0,
-                min_p,
-                ..Default::default()
-            };
-            assert_close(
-                &frequencies(options, &LOGITS, &[]),
-                &expected(&LOGITS, 1.0, kept),
-            );
+        for (min_p, kept) in [(0.4, &[1, 3][..]), (0.3, &[1, 3, 5]), (0.13, &[0, 1, 3, 5]), (1.0, &[1, 3])] {
+            let options = SamplingOptions { temperature: 1.0, min_p, ..Default::default() };
+            assert_close(&frequencies(options, &LOGITS, &[]), &expected(&LOGITS, 1.0, kept));
         }
     }
 
@@ -435,15 +316,8 @@ mod tests {
     fn temperature_comes_before_top_p() {
         // At temperature 4 the distribution is flat enough that 0.5 needs three tokens; before the
         // temperature two would do.
-        let options = SamplingOptions {
-            temperature: 4.0,
-            top_p: 0.5,
-            ..Default::default()
-        };
-        assert_close(
-            &frequencies(options, &LOGITS, &[]),
-            &expected(&LOGITS, 4.0, &[1, 3, 5]),
-        );
+        let options = SamplingOptions { temperature: 4.0, top_p: 0.5, ..Default::default() };
+        assert_close(&frequencies(options, &LOGITS, &[]), &expected(&LOGITS, 4.0, &[1, 3, 5]));
     }
 
     #[test]
@@ -451,42 +325,23 @@ mod tests {
         let mut logits = [2.0, -2.0, 4.0];
         penalise(&mut logits, &[0, 1, 0, 7, 0], 2.0);
         assert_eq!(logits, [1.0, -4.0, 4.0]);
-        let options = SamplingOptions {
-            repetition_penalty: 4.0,
-            ..Default::default()
-        };
-        assert_eq!(
-            sampler(options)
-                .sample(&mut LOGITS.to_vec(), &[1, 3])
-                .unwrap(),
-            5
-        );
+        let options = SamplingOptions { repetition_penalty: 4.0, ..Default::default() };
+        assert_eq!(sampler(options).sample(&mut LOGITS.to_vec(), &[1, 3]).unwrap(), 5);
     }
 
     #[test]
     fn temperature_zero_takes_the_largest_and_of_equals_the_lowest_id() {
         let mut sampler = sampler(SamplingOptions::default());
         assert_eq!(sampler.sample(&mut LOGITS.to_vec(), &[]).unwrap(), 1);
-        assert_eq!(
-            sampler
-                .sample(&mut [f32::NEG_INFINITY, -5.0, -5.0], &[])
-                .unwrap(),
-            1
-        );
+        assert_eq!(sampler.sample(&mut [f32::NEG_INFINITY, -5.0, -5.0], &[]).unwrap(), 1);
     }
 
     #[test]
     fn a_seed_gives_one_sequence_and_another_seed_another() {
         let draw = |seed| {
-            let options = SamplingOptions {
-                temperature: 1.0,
-                seed,
-                ..Default::default()
-            };
+            let options = SamplingOptions { temperature: 1.0, seed, ..Default::default() };
             let mut sampler = sampler(options);
-            (0..64)
-                .map(|_| sampler.sample(&mut LOGITS.to_vec(), &[]).unwrap())
-                .collect::<Vec<_>>()
+            (0..64).map(|_| sampler.sample(&mut LOGITS.to_vec(), &[]).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
@@ -494,23 +349,14 @@ mod tests {
 
     #[test]
     fn logits_that_are_no_numbers_are_an_error_and_minus_infinity_is_never_chosen() {
-        let options = SamplingOptions {
-            temperature: 1.0,
-            ..Default::default()
-        };
+        let options = SamplingOptions { temperature: 1.0, ..Default::default() };
         let mut sampler = sampler(options);
-        let message = sampler
-            .sample(&mut [0.0, f32::NAN], &[])
-            .unwrap_err()
-            .to_string();
+        let message = sampler.sample(&mut [0.0, f32::NAN], &[]).unwrap_err().to_string();
         assert_eq!(message, "the logit of token 1 is NaN");
         assert!(sampler.sample(&mut [f32::NEG_INFINITY], &[]).is_err());
         assert!(sampler.sample(&mut [], &[]).is_err());
         for _ in 0..100 {
-            assert_eq!(
-                sampler.sample(&mut [f32::NEG_INFINITY, 0.0], &[]).unwrap(),
-                1
-            );
+            assert_eq!(sampler.sample(&mut [f32::NEG_INFINITY, 0.0], &[]).unwrap(), 1);
         }
     }
 
@@ -519,38 +365,20 @@ mod tests {
         let default = SamplingOptions::default();
         for (options, message) in [
             (
-                SamplingOptions {
-                    temperature: -1.0,
-                    ..default
-                },
+                SamplingOptions { temperature: -1.0, ..default },
                 "temperature is `-1`, expected a number of at least 0",
             ),
             (
-                SamplingOptions {
-                    top_p: 0.0,
-                    ..default
-                },
+                SamplingOptions { top_p: 0.0, ..default },
                 "top-p is `0`, expected a number above 0 and at most 1",
             ),
             (
-                SamplingOptions {
-                    top_p: f32::NAN,
-                    ..default
-                },
+                SamplingOptions { top_p: f32::NAN, ..default },
                 "top-p is `NaN`, expected a number above 0 and at most 1",
             ),
+            (SamplingOptions { min_p: 1.5, ..default }, "min-p is `1.5`, expected a number from 0 to 1"),
             (
-                SamplingOptions {
-                    min_p: 1.5,
-                    ..default
-                },
-                "min-p is `1.5`, expected a number from 0 to 1",
-            ),
-            (
-                SamplingOptions {
-                    repetition_penalty: 0.0,
-                    ..default
-                },
+                SamplingOptions { repetition_penalty: 0.0, ..default },
                 "repetition penalty is `0`, expected a number above 0",
             ),
         ] {

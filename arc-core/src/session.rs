@@ -37,7 +37,8 @@ impl Session {
     /// device.
     pub fn open(registry: &Path, device: DeviceName) -> Result<Self> {
         let cache = Cache::from_env()?;
-        let locate = move |model: &ModelFile, name: &str| hub::pull(model, name, &cache, &Silent, Consent::Given);
+        let locate =
+            move |model: &ModelFile, name: &str| hub::pull(model, name, &cache, &Silent, Consent::Given);
         Self::new(Registry::open(registry)?, device, Box::new(locate))
     }
 
@@ -113,18 +114,17 @@ impl Session {
                         what: format!("encoder `{}` (sha256 of its backbone)", manifest.name),
                         expected: backbone.sha256.clone(),
                         found: model.sha256.unwrap_or_default(),
-                        hint: format!("the registry's `{name}` is another file than the encoder was made from"),
+                        hint: format!(
+                            "the registry's `{name}` is another file than the encoder was made from"
+                        ),
                     });
                 }
                 model.sha256 = Some(backbone.sha256.clone());
                 (self.locate)(&model, &entry.name)
             }
             (None, Some(source)) => {
-                let model = ModelFile {
-                    source: source.clone(),
-                    sha256: Some(backbone.sha256.clone()),
-                    bytes: None,
-                };
+                let model =
+                    ModelFile { source: source.clone(), sha256: Some(backbone.sha256.clone()), bytes: None };
                 (self.locate)(&model, &manifest.name)
             }
             (None, None) => {
@@ -170,7 +170,10 @@ impl Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("registry", &self.registry.sources()).field("device", &self.device).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("registry", &self.registry.sources())
+            .field("device", &self.device)
+            .finish_non_exhaustive()
     }
 }
 

@@ -15,6 +15,7 @@ use crate::args::{Ask, Global};
 use crate::output::Output;
 
 /// A document as the decoders get it.
+#[expect(clippy::large_enum_variant, reason = "there are as many as documents")]
 enum Material {
     Latents(Latents),
     Text(String),
@@ -41,7 +42,11 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
                 ));
             }
             if ask.decoder.len() > 1 || ask.questions.len() > 1 {
-                output.line(format!("{}{}: {question}", if answers.is_empty() { "" } else { "\n" }, decoder.decoder.name))?;
+                output.line(format!(
+                    "{}{}: {question}",
+                    if answers.is_empty() { "" } else { "\n" },
+                    decoder.decoder.name
+                ))?;
             }
             let answer = answer(&decoder, &materials, question, ask, output)?;
             answers.push(answer);
@@ -91,7 +96,8 @@ fn read_documents(session: &Session, ask: &Ask) -> Result<(Vec<Material>, usize,
             None => session.encoder()?,
         };
         let start = Instant::now();
-        let latents = encoder.compress(&document.text, CompressOptions { factor: ask.factor.map(usize::from) })?;
+        let latents =
+            encoder.compress(&document.text, CompressOptions { factor: ask.factor.map(usize::from) })?;
         session.device().sync().ok();
         seconds += start.elapsed().as_secs_f64();
         source_tokens += latents.source_tokens;
@@ -127,11 +133,12 @@ fn answer(
         decoder.prompt(&latents, question)?
     };
     let mut printed = Ok(());
-    let generated = decoder.decoder.generate(std::slice::from_ref(&prompt), &ask.sampling.options(), |_, text| {
-        if printed.is_ok() {
-            printed = output.piece(text);
-        }
-    })?;
+    let generated =
+        decoder.decoder.generate(std::slice::from_ref(&prompt), &ask.sampling.options(), |_, text| {
+            if printed.is_ok() {
+                printed = output.piece(text);
+            }
+        })?;
     printed?;
     output.line("")?;
     let row = &generated.rows[0];

@@ -19,7 +19,8 @@ pub(crate) fn run(global: &Global, compress: &Compress, output: &Output) -> Resu
         None => session.encoder()?,
     };
     let start = Instant::now();
-    let latents = encoder.compress(&document.text, CompressOptions { factor: compress.factor.map(usize::from) })?;
+    let latents =
+        encoder.compress(&document.text, CompressOptions { factor: compress.factor.map(usize::from) })?;
     latents.save(&compress.output)?;
     let seconds = start.elapsed().as_secs_f64();
     output.line(format!(

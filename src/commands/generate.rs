@@ -18,7 +18,9 @@ pub(crate) fn run(global: &Global, generate: &Generate, output: &Output) -> Resu
     let text = match (&generate.prompt, &generate.file) {
         (Some(text), _) => text.clone(),
         (None, Some(file)) => Document::read(file)?.text,
-        (None, None) => return Err(Failure::usage("there is no prompt", "give `--prompt TEXT` or `--file FILE`")),
+        (None, None) => {
+            return Err(Failure::usage("there is no prompt", "give `--prompt TEXT` or `--file FILE`"));
+        }
     };
     let decoder = session.language_model(&generate.decoder)?;
     let prompt_ids = decoder.tokenizer.encode_prompt(&text)?;
@@ -45,7 +47,10 @@ pub(crate) fn run(global: &Global, generate: &Generate, output: &Output) -> Resu
         "timings": timings(&generated.timings),
     });
     if let Some(count) = generate.logits {
-        object["logits"] = best(&row.prompt_logits, count).into_iter().map(|(id, logit)| json!({"id": id, "logit": logit})).collect();
+        object["logits"] = best(&row.prompt_logits, count)
+            .into_iter()
+            .map(|(id, logit)| json!({"id": id, "logit": logit}))
+            .collect();
     }
     if generate.loss {
         object["loss"] = json!(decoder.loss(&prompt)?);

@@ -15,7 +15,10 @@ pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let mut decoders = Vec::new();
     for entry in registry.decoders() {
         let path = cache.find(&entry.model, &entry.name);
-        let size = entry.model.bytes.map_or_else(|| "size unknown".to_owned(), |bytes| HumanBytes(bytes).to_string());
+        let size = entry
+            .model
+            .bytes
+            .map_or_else(|| "size unknown".to_owned(), |bytes| HumanBytes(bytes).to_string());
         output.line(format!(
             "{:<24} {:>12}  {:<8} {}{}",
             entry.name,
@@ -40,7 +43,12 @@ pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let mut encoders = Vec::new();
     for entry in registry.encoders() {
         let is_default = registry.default_encoder() == Some(entry.name.as_str());
-        output.line(format!("{:<24} {:>12}  {}", entry.name, "encoder", if is_default { "default" } else { "" }))?;
+        output.line(format!(
+            "{:<24} {:>12}  {}",
+            entry.name,
+            "encoder",
+            if is_default { "default" } else { "" }
+        ))?;
         encoders.push(json!({
             "name": entry.name,
             "package": entry.package,

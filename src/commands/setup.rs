@@ -56,7 +56,8 @@ pub(super) fn locate(model: &ModelFile, name: &str, yes: bool) -> arc_core::Resu
 
 /// Asks at the terminal before a large download.
 fn agrees(name: &str, bytes: Option<u64>) -> bool {
-    let size = bytes.map_or_else(|| "a file of unknown size".to_owned(), |bytes| HumanBytes(bytes).to_string());
+    let size =
+        bytes.map_or_else(|| "a file of unknown size".to_owned(), |bytes| HumanBytes(bytes).to_string());
     eprint!("`{name}` is not on this machine: download {size}? [Y/n] ");
     let _ = std::io::stderr().flush();
     let mut answer = String::new();

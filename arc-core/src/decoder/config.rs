@@ -69,7 +69,7 @@ impl LocalLayers {
     /// Whether a layer is local.
     #[must_use]
     pub fn contains(&self, layer: usize) -> bool {
-        self.period == Self::ALL || (layer + 1) % self.period != 0
+        self.period == Self::ALL || !(layer + 1).is_multiple_of(self.period)
     }
 }
 
@@ -189,13 +189,12 @@ impl DecoderConfig {
         let attention = self.block.attention;
         let problem = if self.n_layers == 0 || self.block.d_model == 0 || self.block.d_ff == 0 {
             Some("layers and widths must be positive".to_owned())
-        } else if attention.n_heads == 0 || attention.n_kv_heads == 0 || attention.n_heads % attention.n_kv_heads != 0
+        } else if attention.n_heads == 0
+            || attention.n_kv_heads == 0
+            || !attention.n_heads.is_multiple_of(attention.n_kv_heads)
         {
-            Some(format!(
-                "{} query heads cannot share {} key heads",
-                attention.n_heads, attention.n_kv_heads
-            ))
-        } else if attention.head_dim == 0 || attention.head_dim % 2 != 0 {
+            Some(format!("{} query heads cannot share {} key heads", attention.n_heads, attention.n_kv_heads))
+        } else if attention.head_dim == 0 || !attention.head_dim.is_multiple_of(2) {
             Some(format!("a head width of {} cannot be rotated", attention.head_dim))
         } else {
             None

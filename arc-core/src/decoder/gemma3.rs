@@ -51,10 +51,9 @@ pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layou
         Some(kinds) => {
             let is_global = |kind: &serde_json::Value| kind.as_str() == Some("full_attention");
             let period = kinds.iter().position(is_global).map_or(LocalLayers::ALL, |first| first + 1);
-            let regular = kinds
-                .iter()
-                .enumerate()
-                .all(|(layer, kind)| is_global(kind) == (period != LocalLayers::ALL && (layer + 1) % period == 0));
+            let regular = kinds.iter().enumerate().all(|(layer, kind)| {
+                is_global(kind) == (period != LocalLayers::ALL && (layer + 1) % period == 0)
+            });
             if !regular {
                 return Err(fields.error("field `layer_types` does not repeat with one period".into()));
             }

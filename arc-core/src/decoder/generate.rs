@@ -260,7 +260,16 @@ impl Decoder {
     /// Refuses a prompt that is empty or does not leave room for `max_new` tokens.
     fn check_window(&self, prompt: &Prompt, max_new: usize) -> Result<()> {
         if prompt.is_empty() {
-            return Err(Error::InvalidArgument("the prompt is empty: it has neither tokens nor latents".into()));
+            return Err(Error::InvalidArgument(
+                "the prompt is empty: it has neither tokens nor latents".into(),
+            ));
+        }
+        let vocabulary = self.network.vocabulary();
+        if let Some(id) = prompt.token_ids().into_iter().find(|&id| id as usize >= vocabulary) {
+            return Err(Error::Tokenizer {
+                path: self.path.clone(),
+                reason: format!("it gives token {id}, but the model has {vocabulary} embeddings"),
+            });
         }
         let window = self.network.config().context_length;
         if prompt.len().saturating_add(max_new) > window {

@@ -83,9 +83,7 @@ impl KvCache {
                 let grow = |old: Option<Tensor<4>>| {
                     let room = Tensor::zeros([b, g, capacity, k], &new.keys.device());
                     match old {
-                        Some(old) if from > 0 => {
-                            room.slice_assign(slots(0..from), old.slice(slots(0..from)))
-                        }
+                        Some(old) if from > 0 => room.slice_assign(slots(0..from), old.slice(slots(0..from))),
                         _ => room,
                     }
                 };

@@ -29,7 +29,8 @@ pub(super) fn from_gguf_as(
         Some(epsilon) => epsilon,
         None => fields.f64("attention.layer_norm_epsilon")?,
     };
-    let mut rope = RopeConfig::new(fields.optional_f64("rope.freq_base")?.unwrap_or(10_000.0), head_dim, layout);
+    let mut rope =
+        RopeConfig::new(fields.optional_f64("rope.freq_base")?.unwrap_or(10_000.0), head_dim, layout);
     if fields.optional_str("rope.scaling.type")? == Some("linear") {
         rope.scaling = Some(RopeScaling::Linear { factor: fields.f64("rope.scaling.factor")? });
     }
@@ -83,10 +84,10 @@ pub(super) fn from_hugging_face_as(fields: &Fields, architecture: Architecture) 
         RopeLayout::HalfSplit,
     );
     // Transformers 5 moved the rotation into one object; 4 had it at the top.
-    if let Some(parameters) = fields.object("rope_parameters") {
-        if let Some(theta) = parameters.optional_f64("rope_theta")? {
-            rope.theta = theta;
-        }
+    if let Some(parameters) = fields.object("rope_parameters")
+        && let Some(theta) = parameters.optional_f64("rope_theta")?
+    {
+        rope.theta = theta;
     }
     if let Some(scaling) = fields.object("rope_scaling").or_else(|| fields.object("rope_parameters")) {
         rope.scaling = rope_scaling(&scaling)?;

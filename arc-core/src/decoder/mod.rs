@@ -62,7 +62,7 @@ impl Decoder {
             let folder = HfFolder::open(path)?;
             (
                 Transformer::from_hugging_face(&folder, device, residence)?,
-                Tokenizer::from_file(&path.join("tokenizer.json"))?,
+                Tokenizer::from_file(path.join("tokenizer.json"))?,
                 ChatTemplate::from_folder(path)?,
                 folder.tensor(TensorNames::HUGGING_FACE.embedding)?,
             )

@@ -77,9 +77,8 @@ impl Transformer {
         } else {
             embedding.tied_head()
         };
-        let blocks = (0..config.n_layers)
-            .map(|layer| loader.block(layer, &config.block))
-            .collect::<Result<_>>()?;
+        let blocks =
+            (0..config.n_layers).map(|layer| loader.block(layer, &config.block)).collect::<Result<_>>()?;
         let norm = loader.norm(layout.names.output_norm, d, config.block.norm)?;
         Ok(Self { config, embedding, blocks, norm, head, device: device.clone() })
     }

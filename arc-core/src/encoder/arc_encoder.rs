@@ -70,9 +70,8 @@ impl ArcEncoder {
     /// An error for each tensor that is missing or misshapen.
     pub fn load(config: ArcEncoderConfig, loader: &Loader, memory: Option<Tensor<2>>) -> Result<Self> {
         let embedding = loader.embedding(loader.names().embedding, config.block.d_model)?;
-        let blocks = (0..config.n_layers)
-            .map(|layer| loader.block(layer, &config.block))
-            .collect::<Result<_>>()?;
+        let blocks =
+            (0..config.n_layers).map(|layer| loader.block(layer, &config.block)).collect::<Result<_>>()?;
         Ok(Self { embedding, blocks, memory: memory.map(Param::from_tensor), config })
     }
 
@@ -151,7 +150,9 @@ impl ArcEncoder {
         let latents = lengths
             .iter()
             .enumerate()
-            .map(|(row, &length)| x.clone().narrow(0, row, 1).narrow(1, length - memory_tokens, memory_tokens))
+            .map(|(row, &length)| {
+                x.clone().narrow(0, row, 1).narrow(1, length - memory_tokens, memory_tokens)
+            })
             .collect();
         EncodedBatch { states: Tensor::cat(latents, 0), lengths: vec![memory_tokens; lengths.len()] }
     }
@@ -180,8 +181,7 @@ impl ArcEncoder {
                 let queries = block
                     .attention
                     .queries(block.attention_norm.forward(pooled.states.clone()), &after.rotation);
-                let context =
-                    block.attention.keys_values(block.attention_norm.forward(x), &frame.rotation);
+                let context = block.attention.keys_values(block.attention_norm.forward(x), &frame.rotation);
                 let visibility = self.visibility_of_pooled(&pooled.lengths, lengths, device);
                 let attended = block.attention.attend(queries, context, &visibility);
                 let states = block.add_attention(pooled.states, attended);
@@ -190,8 +190,7 @@ impl ArcEncoder {
             PoolingPlace::Before => {
                 let pooled = kind.pool(x, lengths, rate);
                 let after = Frame::new(self, &pooled.lengths, device);
-                let attended =
-                    block.attend(pooled.states, &after.rotation, &after.visibility, |new| new);
+                let attended = block.attend(pooled.states, &after.rotation, &after.visibility, |new| new);
                 (block.feed_forward(attended), pooled.lengths)
             }
         }
@@ -222,8 +221,9 @@ impl Frame {
         let visibility = match (uniform, encoder.config.causal) {
             (true, false) => Visibility::All,
             (true, true) => Visibility::Causal,
-            (false, causal) => padding_mask(longest, lengths, causal, device)
-                .map_or(Visibility::All, Visibility::Masked),
+            (false, causal) => {
+                padding_mask(longest, lengths, causal, device).map_or(Visibility::All, Visibility::Masked)
+            }
         };
         Self { rotation, visibility }
     }

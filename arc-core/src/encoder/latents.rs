@@ -68,7 +68,8 @@ impl Latents {
             ("text_sha256", self.text_sha256.clone()),
         ]
         .map(|(key, value)| (key.to_owned(), value));
-        let bytes = serialize([("latents", latents)], Some(metadata.into_iter().collect())).map_err(invalid)?;
+        let bytes =
+            serialize([("latents", latents)], Some(metadata.into_iter().collect())).map_err(invalid)?;
         write_atomically(path, |file| file.write_all(&bytes).map_err(Error::io("write", path)))
     }
 
@@ -80,7 +81,8 @@ impl Latents {
     /// file.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let file = SafetensorsFile::open(path)?;
-        let invalid = |reason: String| Error::InvalidFile { path: path.to_owned(), format: "latents", reason };
+        let invalid =
+            |reason: String| Error::InvalidFile { path: path.to_owned(), format: "latents", reason };
         let field = |key: &str| {
             file.meta(key).map(str::to_owned).ok_or_else(|| invalid(format!("its metadata has no `{key}`")))
         };

@@ -10,6 +10,6 @@ pub use arc_encoder::{ArcEncoder, ArcEncoderConfig, EncodedBatch};
 pub use latents::Latents;
 pub use package::{CompressOptions, Encoder, encoder_id};
 pub use pooling::{
-    ClusterMetric, Pooled, PoolType, Pooling, PoolingGroups, PoolingKind, PoolingPlace, PoolingRate,
+    ClusterMetric, PoolType, Pooled, Pooling, PoolingGroups, PoolingKind, PoolingPlace, PoolingRate,
 };
 pub use released::special_vector;

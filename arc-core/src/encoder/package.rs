@@ -6,7 +6,9 @@ use arc_adapters::{EncoderManifest, EncoderWeights};
 use burn::tensor::{Device, Tensor};
 use sha2::{Digest as _, Sha256};
 
-use super::{ArcEncoder, ArcEncoderConfig, Latents, PoolType, Pooling, PoolingKind, PoolingPlace, PoolingRate};
+use super::{
+    ArcEncoder, ArcEncoderConfig, Latents, PoolType, Pooling, PoolingKind, PoolingPlace, PoolingRate,
+};
 use crate::decoder::{Architecture, DecoderConfig};
 use crate::nn::{Loader, Residence};
 use crate::tokenizer::Tokenizer;
@@ -123,12 +125,13 @@ impl Encoder {
             )));
         }
         let n_layers = decoder.n_layers.checked_sub(manifest.n_truncated_layers);
-        let n_layers = n_layers.filter(|&kept| kept >= manifest.compress_rates.len().max(1)).ok_or_else(|| {
-            invalid(format!(
-                "`n_truncated_layers` is {} of the backbone's {} layers",
-                manifest.n_truncated_layers, decoder.n_layers
-            ))
-        })?;
+        let n_layers =
+            n_layers.filter(|&kept| kept >= manifest.compress_rates.len().max(1)).ok_or_else(|| {
+                invalid(format!(
+                    "`n_truncated_layers` is {} of the backbone's {} layers",
+                    manifest.n_truncated_layers, decoder.n_layers
+                ))
+            })?;
         let compress_rates = manifest
             .compress_rates
             .iter()

@@ -43,8 +43,7 @@ impl TryFrom<i64> for PoolingRate {
 
     fn try_from(rate: i64) -> Result<Self> {
         let size = usize::try_from(rate.unsigned_abs());
-        let size = size
-            .map_err(|_| Error::InvalidArgument(format!("pooling rate `{rate}` is too large")))?;
+        let size = size.map_err(|_| Error::InvalidArgument(format!("pooling rate `{rate}` is too large")))?;
         Ok(match rate {
             -1 => Self::Off,
             0 => Self::Whole,
@@ -98,11 +97,7 @@ impl PoolingGroups {
             return Self { sizes: Vec::new() };
         }
         let (size, larger) = (positions / groups, positions % groups);
-        Self {
-            sizes: (0..groups)
-                .map(|group| size + usize::from(group < larger))
-                .collect(),
-        }
+        Self { sizes: (0..groups).map(|group| size + usize::from(group < larger)).collect() }
     }
 
     /// The number of groups.
@@ -168,14 +163,8 @@ const KIND_NAMES: [(&str, PoolingKind); 6] = [
     ("last", PoolingKind::Last),
     ("sum", PoolingKind::Sum),
     ("fusion", PoolingKind::Fusion),
-    (
-        "metric_kmeans_euclidean",
-        PoolingKind::KMeans(ClusterMetric::Euclidean),
-    ),
-    (
-        "metric_kmeans_cosine",
-        PoolingKind::KMeans(ClusterMetric::Cosine),
-    ),
+    ("metric_kmeans_euclidean", PoolingKind::KMeans(ClusterMetric::Euclidean)),
+    ("metric_kmeans_cosine", PoolingKind::KMeans(ClusterMetric::Cosine)),
 ];
 
 /// A configuration's `pool_type`: how groups are pooled, and whether keys and values are too.
@@ -210,10 +199,7 @@ impl FromStr for PoolType {
 
 impl fmt::Display for PoolType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = KIND_NAMES
-            .iter()
-            .find(|(_, kind)| *kind == self.kind)
-            .map_or("", |(name, _)| name);
+        let name = KIND_NAMES.iter().find(|(_, kind)| *kind == self.kind).map_or("", |(name, _)| name);
         f.write_str(name)?;
         f.write_str(if self.queries_only { QUERIES_ONLY } else { "" })
     }
@@ -258,14 +244,8 @@ pub struct Pooling {
 /// The reference's default, and that of every published encoder.
 impl Default for Pooling {
     fn default() -> Self {
-        let pool_type = PoolType {
-            kind: PoolingKind::Mean,
-            queries_only: true,
-        };
-        Self {
-            pool_type,
-            place: PoolingPlace::Before,
-        }
+        let pool_type = PoolType { kind: PoolingKind::Mean, queries_only: true };
+        Self { pool_type, place: PoolingPlace::Before }
     }
 }
 
@@ -295,20 +275,10 @@ impl PoolingKind {
     #[must_use]
     pub fn pool(self, states: Tensor<3>, lengths: &[usize], rate: PoolingRate) -> Pooled {
         let [b, s, _] = states.dims();
-        assert_eq!(
-            lengths.len(),
-            b,
-            "one length for each sequence of the batch"
-        );
-        assert!(
-            lengths.iter().all(|&length| length <= s),
-            "lengths {lengths:?} of {s} positions"
-        );
+        assert_eq!(lengths.len(), b, "one length for each sequence of the batch");
+        assert!(lengths.iter().all(|&length| length <= s), "lengths {lengths:?} of {s} positions");
         if rate == PoolingRate::Off {
-            return Pooled {
-                states,
-                lengths: lengths.to_vec(),
-            };
+            return Pooled { states, lengths: lengths.to_vec() };
         }
 
         let assignment = match self {
@@ -327,10 +297,7 @@ impl PoolingKind {
                 means * largest / squared.clamp_min(MIN_SQUARED_NORM).sqrt()
             }
         };
-        Pooled {
-            states: pooled,
-            lengths: assignment.lengths,
-        }
+        Pooled { states: pooled, lengths: assignment.lengths }
     }
 }
 
@@ -346,24 +313,14 @@ struct Assignment {
 
 impl Assignment {
     fn consecutive(positions: usize, lengths: &[usize], rate: PoolingRate) -> Self {
-        let groups = lengths
-            .iter()
-            .map(|&length| consecutive_groups(length, rate))
-            .collect();
+        let groups = lengths.iter().map(|&length| consecutive_groups(length, rate)).collect();
         Self::new(positions, groups)
     }
 
-    fn clusters(
-        states: &Tensor<3>,
-        lengths: &[usize],
-        rate: PoolingRate,
-        metric: ClusterMetric,
-    ) -> Self {
+    fn clusters(states: &Tensor<3>, lengths: &[usize], rate: PoolingRate, metric: ClusterMetric) -> Self {
         let [_, positions, d] = states.dims();
         let values = states.clone().detach().into_data().convert::<f32>();
-        let values = values
-            .as_slice::<f32>()
-            .expect("converted to f32 just above");
+        let values = values.as_slice::<f32>().expect("converted to f32 just above");
         let rows = values.chunks_exact((positions * d).max(1));
         let groups = rows.zip(lengths).map(|(row, &length)| {
             let clusters = match rate {
@@ -379,23 +336,13 @@ impl Assignment {
     }
 
     fn new(positions: usize, groups: Vec<Vec<usize>>) -> Self {
-        let lengths = groups
-            .iter()
-            .map(|groups| groups.iter().max().map_or(0, |last| last + 1))
-            .collect();
-        Self {
-            positions,
-            groups,
-            lengths,
-        }
+        let lengths = groups.iter().map(|groups| groups.iter().max().map_or(0, |last| last + 1)).collect();
+        Self { positions, groups, lengths }
     }
 
     /// `[b, n]`
     fn dims(&self) -> [usize; 2] {
-        [
-            self.lengths.len(),
-            self.lengths.iter().copied().max().unwrap_or(0),
-        ]
+        [self.lengths.len(), self.lengths.iter().copied().max().unwrap_or(0)]
     }
 
     /// A value for each position of each group, 0 elsewhere: `[b, n, s]`, as `like` is stored.
@@ -411,10 +358,7 @@ impl Assignment {
                 matrix[(row * n + group) * s + position] = value(sizes[group]);
             }
         }
-        Tensor::from_data(
-            TensorData::new(matrix, [b, n, s]),
-            (&like.device(), like.dtype()),
-        )
+        Tensor::from_data(TensorData::new(matrix, [b, n, s]), (&like.device(), like.dtype()))
     }
 
     fn membership(&self, like: &Tensor<3>) -> Tensor<3> {
@@ -422,8 +366,7 @@ impl Assignment {
     }
 
     fn means(&self, states: Tensor<3>) -> Tensor<3> {
-        self.matrix(&states, |size| 1.0 / size as f32)
-            .matmul(states)
+        self.matrix(&states, |size| 1.0 / size as f32).matmul(states)
     }
 
     /// `[b, s, d] → [b, n, d]`. A gather and not a product, so that not a bit changes.
@@ -437,16 +380,14 @@ impl Assignment {
             }
         }
         let places = Tensor::<1, Int>::from_data(TensorData::new(places, [b * n]), &device);
-        let last = states
-            .reshape([b * s, d])
-            .select(0, places)
-            .reshape([b, n, d]);
+        let last = states.reshape([b * s, d]).select(0, places).reshape([b, n, d]);
         if self.lengths.iter().all(|&length| length == n) {
             return last;
         }
-        let present = self.lengths.iter().flat_map(|&length| {
-            (0..n).map(move |group| if group < length { 1.0_f32 } else { 0.0 })
-        });
+        let present = self
+            .lengths
+            .iter()
+            .flat_map(|&length| (0..n).map(move |group| if group < length { 1.0_f32 } else { 0.0 }));
         let present = TensorData::new(present.collect(), [b, n, 1]);
         last * Tensor::from_data(present, (&device, dtype))
     }
@@ -463,9 +404,7 @@ impl Assignment {
 fn consecutive_groups(length: usize, rate: PoolingRate) -> Vec<usize> {
     let groups = PoolingGroups::new(length, rate);
     let sizes = groups.sizes().iter().enumerate();
-    sizes
-        .flat_map(|(group, &size)| std::iter::repeat_n(group, size))
-        .collect()
+    sizes.flat_map(|(group, &size)| std::iter::repeat_n(group, size)).collect()
 }
 
 /// Lloyd's k-means from a start of consecutive groups: the cluster of each state.
@@ -484,10 +423,7 @@ fn cluster(states: &[f32], d: usize, clusters: usize, metric: ClusterMetric) -> 
     let mut centroids = vec![0.0_f32; clusters * d];
     for _ in 0..MAX_ROUNDS {
         update_centroids(&mut centroids, &rows, &nearest);
-        let next: Vec<_> = rows
-            .iter()
-            .map(|row| nearest_centroid(row, &centroids, metric))
-            .collect();
+        let next: Vec<_> = rows.iter().map(|row| nearest_centroid(row, &centroids, metric)).collect();
         if next == nearest {
             break;
         }
@@ -496,9 +432,9 @@ fn cluster(states: &[f32], d: usize, clusters: usize, metric: ClusterMetric) -> 
 
     let mut numbers = vec![None; clusters];
     let mut next_number = 0..;
-    let numbered = nearest.iter().map(|&cluster| {
-        *numbers[cluster].get_or_insert_with(|| next_number.next().unwrap_or(usize::MAX))
-    });
+    let numbered = nearest
+        .iter()
+        .map(|&cluster| *numbers[cluster].get_or_insert_with(|| next_number.next().unwrap_or(usize::MAX)));
     numbered.collect()
 }
 
@@ -506,11 +442,7 @@ fn cluster(states: &[f32], d: usize, clusters: usize, metric: ClusterMetric) -> 
 fn update_centroids(centroids: &mut [f32], rows: &[&[f32]], nearest: &[usize]) {
     let d = rows.first().map_or(1, |row| row.len());
     for (number, centroid) in centroids.chunks_exact_mut(d).enumerate() {
-        let members = || {
-            rows.iter()
-                .zip(nearest)
-                .filter(|&(_, &cluster)| cluster == number)
-        };
+        let members = || rows.iter().zip(nearest).filter(|&(_, &cluster)| cluster == number);
         let count = members().count();
         if count == 0 {
             continue;
@@ -554,12 +486,8 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [PoolingKind; 4] = [
-        PoolingKind::Mean,
-        PoolingKind::Last,
-        PoolingKind::Sum,
-        PoolingKind::Fusion,
-    ];
+    const KINDS: [PoolingKind; 4] =
+        [PoolingKind::Mean, PoolingKind::Last, PoolingKind::Sum, PoolingKind::Fusion];
     const RATES: [PoolingRate; 6] = [
         PoolingRate::Off,
         PoolingRate::Whole,
@@ -570,9 +498,7 @@ mod tests {
     ];
 
     fn sizes(positions: usize, rate: i64) -> Vec<usize> {
-        PoolingGroups::new(positions, PoolingRate::try_from(rate).unwrap())
-            .sizes()
-            .to_vec()
+        PoolingGroups::new(positions, PoolingRate::try_from(rate).unwrap()).sizes().to_vec()
     }
 
     #[test]
@@ -623,9 +549,7 @@ mod tests {
                 let covered: Vec<_> = groups.ranges().flatten().collect();
                 assert_eq!(covered, (0..positions).collect::<Vec<_>>());
                 let (first, last) = (groups.sizes()[0], groups.sizes()[groups.len() - 1]);
-                assert!(
-                    last > 0 && first - last <= 1 && groups.sizes().is_sorted_by(|a, b| a >= b)
-                );
+                assert!(last > 0 && first - last <= 1 && groups.sizes().is_sorted_by(|a, b| a >= b));
             }
         }
     }
@@ -654,14 +578,8 @@ mod tests {
 
     #[test]
     fn an_unknown_pool_type_is_named_with_what_is_known() {
-        let error = "median_pooled_queries"
-            .parse::<PoolType>()
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("`median_pooled_queries`") && error.contains("`fusion`"),
-            "{error}"
-        );
+        let error = "median_pooled_queries".parse::<PoolType>().unwrap_err().to_string();
+        assert!(error.contains("`median_pooled_queries`") && error.contains("`fusion`"), "{error}");
     }
 
     fn random(dims: [usize; 3], device: &Device) -> Tensor<3> {
@@ -675,10 +593,8 @@ mod tests {
     /// The definition, in f64, one sequence and one group at a time.
     fn by_definition(kind: PoolingKind, states: &[f32], d: usize, rate: PoolingRate) -> Vec<f64> {
         let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let rows: Vec<Vec<f64>> = states
-            .chunks(d)
-            .map(|row| row.iter().map(|&x| f64::from(x)).collect())
-            .collect();
+        let rows: Vec<Vec<f64>> =
+            states.chunks(d).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect();
         let pool = |rows: &[Vec<f64>]| -> Vec<f64> {
             let sum = |column: usize| rows.iter().map(|row| row[column]).sum::<f64>();
             let sums: Vec<f64> = (0..d).map(sum).collect();
@@ -688,10 +604,7 @@ mod tests {
                 PoolingKind::Last => rows[rows.len() - 1].clone(),
                 PoolingKind::Fusion => {
                     let largest = rows.iter().map(|row| norm(row)).fold(0.0, f64::max);
-                    means
-                        .iter()
-                        .map(|mean| mean * largest / norm(&means))
-                        .collect()
+                    means.iter().map(|mean| mean * largest / norm(&means)).collect()
                 }
                 _ => means,
             }
@@ -700,10 +613,7 @@ mod tests {
             return rows.concat();
         }
         let groups = PoolingGroups::new(rows.len(), rate);
-        groups
-            .ranges()
-            .flat_map(|range| pool(&rows[range]))
-            .collect()
+        groups.ranges().flat_map(|range| pool(&rows[range])).collect()
     }
 
     #[test]
@@ -723,10 +633,7 @@ mod tests {
                     assert_eq!(expected.len(), pooled.lengths[row] * d, "{kind:?} {rate:?}");
                     let got = &got[row * n * d..][..n * d];
                     for (got, expected) in got.iter().zip(&expected) {
-                        assert!(
-                            (f64::from(*got) - expected).abs() < 1e-5,
-                            "{kind:?} {rate:?}"
-                        );
+                        assert!((f64::from(*got) - expected).abs() < 1e-5, "{kind:?} {rate:?}");
                     }
                     if rate != PoolingRate::Off {
                         assert!(got[expected.len()..].iter().all(|x| *x == 0.0), "{kind:?}");
@@ -744,9 +651,7 @@ mod tests {
         let states = random(dims, &device);
         let weights = random([2, 3, 3], &device);
         for kind in [PoolingKind::Mean, PoolingKind::Last, PoolingKind::Sum] {
-            let loss = |states: Tensor<3>| {
-                (kind.pool(states, &lengths, rate).states * weights.clone()).sum()
-            };
+            let loss = |states: Tensor<3>| (kind.pool(states, &lengths, rate).states * weights.clone()).sum();
             let leaf = Tensor::<3>::from_data(states.to_data(), &device).require_grad();
             let gradients = loss(leaf.clone()).backward();
             let gradient = values(&leaf.grad(&gradients).unwrap());
@@ -755,10 +660,7 @@ mod tests {
                 let at = |delta: f32| {
                     let mut moved = base.clone();
                     moved[i] += delta;
-                    values(&loss(Tensor::from_data(
-                        TensorData::new(moved, dims),
-                        &device,
-                    )))[0]
+                    values(&loss(Tensor::from_data(TensorData::new(moved, dims), &device)))[0]
                 };
                 let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
                 assert!((gradient[i] - expected).abs() < 1e-3, "{kind:?} at {i}");
@@ -773,9 +675,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let states = random([1, 4, 3], &device);
         let leaf = Tensor::<3>::from_data(states.to_data(), &device).require_grad();
-        let pooled = PoolingKind::Fusion
-            .pool(leaf.clone(), &[4], PoolingRate::Whole)
-            .states;
+        let pooled = PoolingKind::Fusion.pool(leaf.clone(), &[4], PoolingRate::Whole).states;
         // The squared norm of the result is that of the longest state: a constant.
         let gradients = pooled.square().sum().backward();
         let gradient = values(&leaf.grad(&gradients).unwrap());
@@ -786,27 +686,14 @@ mod tests {
     fn fusion_has_a_finite_gradient_where_sequences_are_padded() {
         let device = Device::flex().autodiff();
         let leaf = random([2, 6, 3], &device).require_grad();
-        let pooled = PoolingKind::Fusion
-            .pool(leaf.clone(), &[1, 6], PoolingRate::Factor(2))
-            .states;
+        let pooled = PoolingKind::Fusion.pool(leaf.clone(), &[1, 6], PoolingRate::Factor(2)).states;
         let gradients = (pooled * random([2, 3, 3], &device)).sum().backward();
-        assert!(
-            values(&leaf.grad(&gradients).unwrap())
-                .iter()
-                .all(|x| x.is_finite())
-        );
+        assert!(values(&leaf.grad(&gradients).unwrap()).iter().all(|x| x.is_finite()));
     }
 
     /// Two far apart bundles, interleaved: consecutive groups would mix them.
     fn interleaved_bundles(device: &Device) -> Tensor<3> {
-        let rows = [
-            [1.0, 0.1],
-            [9.0, 9.1],
-            [1.1, 0.0],
-            [9.1, 9.0],
-            [0.9, 0.1],
-            [9.0, 9.2],
-        ];
+        let rows = [[1.0, 0.1], [9.0, 9.1], [1.1, 0.0], [9.1, 9.0], [0.9, 0.1], [9.0, 9.2]];
         Tensor::from_data(TensorData::new(rows.concat(), [1, 6, 2]), device)
     }
 
@@ -834,10 +721,7 @@ mod tests {
             update_centroids(&mut centroids, &rows, groups);
             let distances = rows.iter().zip(groups).map(|(row, &group)| {
                 let centroid = &centroids[group * d..][..d];
-                row.iter()
-                    .zip(centroid)
-                    .map(|(a, b)| (a - b) * (a - b))
-                    .sum::<f32>()
+                row.iter().zip(centroid).map(|(a, b)| (a - b) * (a - b)).sum::<f32>()
             });
             distances.sum::<f32>()
         };

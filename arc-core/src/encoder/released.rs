@@ -46,7 +46,8 @@ impl ArcEncoder {
             memory_tokens: embedder.memory_tokens,
         };
         let memory = checkpoint.memory(decoder)?.map(|memory| matrix(&memory, device));
-        let loader = Loader::new(checkpoint, &TensorNames::META, device, Residence::Dense).with_prefix("embedder.");
+        let loader =
+            Loader::new(checkpoint, &TensorNames::META, device, Residence::Dense).with_prefix("embedder.");
         Self::load(encoder, &loader, memory)
     }
 }
@@ -57,7 +58,11 @@ impl Projector {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] if there is no such decoder.
-    pub fn from_checkpoint(checkpoint: &ArcCheckpoint, decoder: usize, device: &Device) -> Result<Option<Self>> {
+    pub fn from_checkpoint(
+        checkpoint: &ArcCheckpoint,
+        decoder: usize,
+        device: &Device,
+    ) -> Result<Option<Self>> {
         let Some(tensors) = checkpoint.projector(decoder)? else { return Ok(None) };
         let mut layers = Vec::new();
         let mut weights = Vec::new();
@@ -70,7 +75,11 @@ impl Projector {
                 return Err(Error::InvalidFile {
                     path: checkpoint.path().to_owned(),
                     format: "checkpoint",
-                    reason: format!("tensor `{}` has shape {:?}, not of a matrix", linear.name(), linear.shape()),
+                    reason: format!(
+                        "tensor `{}` has shape {:?}, not of a matrix",
+                        linear.name(),
+                        linear.shape()
+                    ),
                 });
             };
             layers.push(ProjectorLayer::Linear { d_in, d_out, bias: false });

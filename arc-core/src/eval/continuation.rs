@@ -65,7 +65,8 @@ impl ContinuationTask {
     ) -> Result<ContinuationArms> {
         let encoding = decoder.tokenizer.encode(text)?;
         let length = self.context_tokens + self.continuation_tokens;
-        let bos: Vec<u32> = decoder.tokenizer.bos().filter(|_| decoder.tokenizer.adds_bos()).into_iter().collect();
+        let bos: Vec<u32> =
+            decoder.tokenizer.bos().filter(|_| decoder.tokenizer.adds_bos()).into_iter().collect();
         let mut arms = ContinuationArms::default();
         for start in (0..encoding.ids.len()).step_by(length.max(1)).take(limit) {
             let Some(ids) = encoding.ids.get(start..start + length) else { break };
@@ -95,9 +96,13 @@ impl ContinuationTask {
             )));
         }
         let n = arms.samples as f64;
-        for sum in
-            [&mut arms.no_context, &mut arms.full_context, &mut arms.truncation, &mut arms.latents, &mut arms.mean_latents]
-        {
+        for sum in [
+            &mut arms.no_context,
+            &mut arms.full_context,
+            &mut arms.truncation,
+            &mut arms.latents,
+            &mut arms.mean_latents,
+        ] {
             *sum /= n;
         }
         Ok(arms)

@@ -3,7 +3,7 @@
 //! A folder holds a checkpoint in the released layout, its decoders as `decoderN/`, the inputs in
 //! `cases.json`, and what the reference made of them in float32 in `expected.safetensors`.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor};
@@ -66,7 +66,10 @@ impl CaseReport {
     /// The largest scaled deviation; not a number if a tensor has such values.
     #[must_use]
     pub fn worst(&self) -> f64 {
-        self.deviations.iter().map(|deviation| deviation.scaled).fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
+        self.deviations
+            .iter()
+            .map(|deviation| deviation.scaled)
+            .fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
     }
 }
 
@@ -96,11 +99,14 @@ pub fn check_reference(folder: &Path, device: &Device) -> Result<Vec<CaseReport>
                 reason: format!("case `{}` has an empty context", case.id),
             });
         }
-        if !decoders.contains_key(&case.decoder) {
-            let network = MetaFolder::open(folder.join(format!("decoder{}", case.decoder)))?;
-            decoders.insert(case.decoder, Transformer::from_meta(&network, device, Residence::Dense)?);
-        }
-        reports.push(run(case, &checkpoint, &decoders[&case.decoder], &expected, device)?);
+        let decoder = match decoders.entry(case.decoder) {
+            Entry::Occupied(decoder) => decoder.into_mut(),
+            Entry::Vacant(place) => {
+                let weights = MetaFolder::open(folder.join(format!("decoder{}", case.decoder)))?;
+                place.insert(Transformer::from_meta(&weights, device, Residence::Dense)?)
+            }
+        };
+        reports.push(run(case, &checkpoint, decoder, &expected, device)?);
     }
     Ok(reports)
 }

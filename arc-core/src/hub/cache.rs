@@ -76,17 +76,14 @@ impl Cache {
         match directories::ProjectDirs::from("", "", "arc-encoder") {
             Some(folders) => Ok(Self::at(folders.cache_dir())),
             None => Err(Error::InvalidArgument(
-                "there is no folder for caches, since the user has no home folder: set `ARC_HOME`"
-                    .into(),
+                "there is no folder for caches, since the user has no home folder: set `ARC_HOME`".into(),
             )),
         }
     }
 
     /// The cache in `folder`, which is created by the first pull.
     pub fn at(folder: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: folder.into(),
-        }
+        Self { folder: folder.into() }
     }
 
     /// The cache's folder.
@@ -101,9 +98,7 @@ impl Cache {
     pub fn find(&self, model: &ModelFile, name: &str) -> Option<PathBuf> {
         let entry = self.entry(model, name).ok()?;
         match (&model.source, &model.sha256) {
-            (ModelSource::File { .. }, None) => {
-                entry.content.exists().then(|| entry.content.clone())
-            }
+            (ModelSource::File { .. }, None) => entry.content.exists().then(|| entry.content.clone()),
             _ => (entry.state() == State::Good).then(|| entry.content.clone()),
         }
     }
@@ -134,9 +129,7 @@ impl Cache {
     /// [`Error::InvalidArgument`] if the cache has no such name, [`Error::Checksum`] for the first
     /// file that is no longer what was pulled, [`Error::Io`] if one cannot be read.
     pub fn verify(&self, name: &str) -> Result<CachedModel> {
-        let model = self
-            .cached_model(name)?
-            .ok_or_else(|| self.not_cached(name))?;
+        let model = self.cached_model(name)?.ok_or_else(|| self.not_cached(name))?;
         for file in &model.files {
             let record_path = with_suffix(&file.path, RECORD_SUFFIX);
             let Some(record) = Record::read(&record_path) else {
@@ -144,11 +137,7 @@ impl Cache {
             };
             let found = sha256_of_file(&file.path)?;
             if found != record.sha256 {
-                return Err(Error::Checksum {
-                    path: file.path.clone(),
-                    expected: record.sha256,
-                    found,
-                });
+                return Err(Error::Checksum { path: file.path.clone(), expected: record.sha256, found });
             }
             if file.sha256.is_none() {
                 Record::write(&record_path, &file.path, &record.source, found)?;
@@ -163,9 +152,7 @@ impl Cache {
     /// [`Error::InvalidArgument`] if the cache has no such name or another process is pulling it,
     /// [`Error::Io`] if the system refuses.
     pub fn remove(&self, name: &str) -> Result<u64> {
-        let model = self
-            .cached_model(name)?
-            .ok_or_else(|| self.not_cached(name))?;
+        let model = self.cached_model(name)?.ok_or_else(|| self.not_cached(name))?;
         let Some(_lock) = self.try_lock(name)? else {
             return Err(Error::InvalidArgument(format!(
                 "`{name}` is being pulled by another process: wait for it or end it first"
@@ -176,22 +163,14 @@ impl Cache {
     }
 
     fn not_cached(&self, name: &str) -> Error {
-        Error::InvalidArgument(format!(
-            "`{name}` is not in the cache `{}`",
-            self.folder.display()
-        ))
+        Error::InvalidArgument(format!("`{name}` is not in the cache `{}`", self.folder.display()))
     }
 
     /// What is there as `name`, or none.
     fn cached_model(&self, name: &str) -> Result<Option<CachedModel>> {
         check_name(name)?;
         let folder = self.folder.join("models").join(name);
-        let mut model = CachedModel {
-            name: name.into(),
-            folder,
-            files: Vec::new(),
-            partial_bytes: 0,
-        };
+        let mut model = CachedModel { name: name.into(), folder, files: Vec::new(), partial_bytes: 0 };
         for path in children(&model.folder)? {
             let Ok(metadata) = fs::metadata(&path) else {
                 continue;
@@ -199,13 +178,11 @@ impl Cache {
             let text = path.file_name().unwrap_or_default().to_string_lossy();
             if metadata.is_dir() && text.ends_with(PARTIAL_SUFFIX) {
                 model.partial_bytes += bytes_in(&path);
-            } else if metadata.is_file() && !text.starts_with('.') && !text.ends_with(RECORD_SUFFIX)
-            {
+            } else if metadata.is_file() && !text.starts_with('.') && !text.ends_with(RECORD_SUFFIX) {
                 let record = Record::read(&with_suffix(&path, RECORD_SUFFIX));
                 let unchanged = record.as_ref().is_some_and(|record| record.fits(&metadata));
-                let (source, sha256) = record.map_or((None, None), |record| {
-                    (Some(record.source), Some(record.sha256))
-                });
+                let (source, sha256) =
+                    record.map_or((None, None), |record| (Some(record.source), Some(record.sha256)));
                 model.files.push(CachedFile {
                     path,
                     bytes: metadata.len(),
@@ -245,9 +222,7 @@ impl Cache {
         if let Some(lock) = self.try_lock(name)? {
             return Ok(lock);
         }
-        progress.message(&format!(
-            "waiting for another process that is pulling `{name}`"
-        ));
+        progress.message(&format!("waiting for another process that is pulling `{name}`"));
         let (path, lock) = self.lock_file(name)?;
         lock.lock().map_err(Error::io("lock", path))?;
         Ok(lock)
@@ -310,10 +285,7 @@ impl Entry {
         let Ok(metadata) = fs::metadata(&self.content) else {
             return State::Absent;
         };
-        let pinned = self
-            .sha256
-            .as_ref()
-            .map(|sha256| sha256.to_ascii_lowercase());
+        let pinned = self.sha256.as_ref().map(|sha256| sha256.to_ascii_lowercase());
         let record = Record::read(&self.record).filter(|record| match &pinned {
             Some(pinned) => *pinned == record.sha256,
             None => self.source == record.source,
@@ -386,9 +358,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// The paths in `folder`; none if it does not exist.
 fn children(folder: &Path) -> Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
-        Ok(entries) => entries
-            .map(|entry| Ok(entry.map_err(Error::io("read", folder))?.path()))
-            .collect(),
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(Error::io("read", folder))?.path())).collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io("read", folder)(error)),
     }
@@ -424,9 +394,7 @@ fn check_name(name: &str) -> Result<()> {
 fn is_plain(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('.')
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || ".-_+".contains(c))
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || ".-_+".contains(c))
 }
 
 /// The file's name in the cache: the one that it has in its source.
@@ -476,14 +444,8 @@ mod tests {
     use super::*;
 
     fn pip(files: &[&str]) -> ModelSource {
-        let part = |file: &&str| PipFile {
-            package: "p".into(),
-            version: "1".into(),
-            file: (*file).into(),
-        };
-        ModelSource::Pip {
-            parts: files.iter().map(part).collect(),
-        }
+        let part = |file: &&str| PipFile { package: "p".into(), version: "1".into(), file: (*file).into() };
+        ModelSource::Pip { parts: files.iter().map(part).collect() }
     }
 
     #[test]
@@ -499,14 +461,9 @@ mod tests {
     fn no_name_leads_out_of_the_cache() {
         let root = tempfile::tempdir().unwrap();
         let cache = Cache::at(root.path());
-        for name in [
-            "", ".", "..", "../x", "a/b", "a\\b", "/etc", "c:x", ".hidden", "a b",
-        ] {
+        for name in ["", ".", "..", "../x", "a/b", "a\\b", "/etc", "c:x", ".hidden", "a b"] {
             let error = cache.remove(name).unwrap_err();
-            assert!(
-                matches!(error, Error::InvalidArgument(_)),
-                "{name}: {error}"
-            );
+            assert!(matches!(error, Error::InvalidArgument(_)), "{name}: {error}");
         }
         for file in ["", "..", "a/..", "a/", "c:\\x", ".hidden"] {
             assert!(cached_file_name(&pip(&[file]), "m").is_err(), "{file}");

@@ -96,11 +96,7 @@ struct Transfer<'a> {
 
 impl<'a> Transfer<'a> {
     fn new(pull: &'a Pull<'a>, file: &HubFile<'_>) -> Self {
-        let HubFile {
-            repo,
-            revision,
-            file,
-        } = file;
+        let HubFile { repo, revision, file } = file;
         let endpoint = &pull.environment.hf_endpoint;
         let agent = Agent::config_builder()
             .http_status_as_error(false)
@@ -149,9 +145,7 @@ impl<'a> Transfer<'a> {
                 request = request.header(header::IF_RANGE, etag);
             }
         }
-        let response = request
-            .call()
-            .map_err(|error| self.transport_error(&error))?;
+        let response = request.call().map_err(|error| self.transport_error(&error))?;
         let total = match response.status() {
             StatusCode::OK => {
                 if start > 0 {
@@ -165,17 +159,13 @@ impl<'a> Transfer<'a> {
                 Some((first, total)) if first == start && start > 0 => total,
                 _ => {
                     self.restart(partial)?;
-                    return Err(Cut::Retry(
-                        "the server sent another range than asked".into(),
-                    ));
+                    return Err(Cut::Retry("the server sent another range than asked".into()));
                 }
             },
             // More is here than there is there: it is another file by now.
             StatusCode::RANGE_NOT_SATISFIABLE if start > 0 => {
                 self.restart(partial)?;
-                return Err(Cut::Retry(
-                    "the file on the server is shorter by now".into(),
-                ));
+                return Err(Cut::Retry("the file on the server is shorter by now".into()));
             }
             status => return Err(self.refusal(status)),
         };
@@ -227,9 +217,7 @@ impl<'a> Transfer<'a> {
         let mut body = response.into_body().into_reader();
         let mut block = vec![0; BLOCK];
         loop {
-            let n = body
-                .read(&mut block)
-                .map_err(|error| lost(&error.to_string(), partial))?;
+            let n = body.read(&mut block).map_err(|error| lost(&error.to_string(), partial))?;
             if n == 0 {
                 break;
             }
@@ -252,19 +240,11 @@ impl<'a> Transfer<'a> {
 
     fn transport_error(&self, error: &ureq::Error) -> Cut {
         match error {
-            ureq::Error::HostNotFound | ureq::Error::Tls(_) | ureq::Error::RequireHttpsOnly(_) => {
-                Cut::Final(pull_error(
-                    &self.what,
-                    error.to_string(),
-                    "check the network, the proxy and `HF_ENDPOINT`",
-                ))
-            }
+            ureq::Error::HostNotFound | ureq::Error::Tls(_) | ureq::Error::RequireHttpsOnly(_) => Cut::Final(
+                pull_error(&self.what, error.to_string(), "check the network, the proxy and `HF_ENDPOINT`"),
+            ),
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TooManyRedirects => {
-                Cut::Final(pull_error(
-                    &self.what,
-                    error.to_string(),
-                    "check `HF_ENDPOINT`",
-                ))
+                Cut::Final(pull_error(&self.what, error.to_string(), "check `HF_ENDPOINT`"))
             }
             _ => Cut::Retry(error.to_string()),
         }
@@ -294,10 +274,7 @@ impl<'a> Transfer<'a> {
 }
 
 fn lost(reason: &str, partial: &Partial) -> Cut {
-    Cut::Retry(format!(
-        "the connection was lost after {} bytes: {reason}",
-        partial.length()
-    ))
+    Cut::Retry(format!("the connection was lost after {} bytes: {reason}", partial.length()))
 }
 
 fn header_text(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
@@ -310,9 +287,7 @@ fn header_number(response: &Response<Body>, name: header::HeaderName) -> Option<
 
 /// The `ETag`, unless it is a weak one: those do not promise the same bytes (RFC 9110, 8.8.1).
 fn strong_etag(response: &Response<Body>) -> Option<String> {
-    header_text(response, header::ETAG)
-        .filter(|etag| etag.starts_with('"'))
-        .map(Into::into)
+    header_text(response, header::ETAG).filter(|etag| etag.starts_with('"')).map(Into::into)
 }
 
 /// The first byte and the total of `Content-Range: bytes FIRST-LAST/TOTAL`.
@@ -327,9 +302,7 @@ fn content_range(response: &Response<Body>) -> Option<(u64, Option<u64>)> {
 fn percent_encoded(text: &str, kept: &str) -> String {
     text.bytes()
         .map(|byte| match char::from(byte) {
-            c if c.is_ascii_alphanumeric() || "-._~".contains(c) || kept.contains(c) => {
-                c.to_string()
-            }
+            c if c.is_ascii_alphanumeric() || "-._~".contains(c) || kept.contains(c) => c.to_string(),
             _ => format!("%{byte:02X}"),
         })
         .collect()

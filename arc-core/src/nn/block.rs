@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::{Activation, Attention, AttentionConfig, FeedForward, KeyValue, Norm, NormConfig, Rotation, Visibility};
+use super::{
+    Activation, Attention, AttentionConfig, FeedForward, KeyValue, Norm, NormConfig, Rotation, Visibility,
+};
 
 /// The widths and kinds of a block.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -24,11 +24,7 @@ impl Linear {
     /// A trainable map from a weight of shape `[d_in, d_out]`.
     #[must_use]
     pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self {
-            weight: Some(Param::from_tensor(weight)),
-            bias: bias.map(Param::from_tensor),
-            packed: None,
-        }
+        Self { weight: Some(Param::from_tensor(weight)), bias: bias.map(Param::from_tensor), packed: None }
     }
 
     /// A map whose weight `[d_out, d_in]` stays as stored. For tensors on the CPU device only.

@@ -89,9 +89,8 @@ impl<'a> Loader<'a> {
     ///
     /// As [`Loader::vector`].
     pub fn linear(&self, name: &str, [d_in, d_out]: [usize; 2], bias: bool) -> Result<Linear> {
-        let weight = self
-            .source
-            .tensor_of_shape(&self.full_name(&format!("{name}.weight")), &[d_out, d_in])?;
+        let weight =
+            self.source.tensor_of_shape(&self.full_name(&format!("{name}.weight")), &[d_out, d_in])?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), d_out)).transpose()?;
         Ok(match self.residence {
             Residence::Packed => Linear::packed(PackedMatrix::new(weight)?, bias),
@@ -139,9 +138,7 @@ impl<'a> Loader<'a> {
     pub fn norm(&self, name: &str, d: usize, config: NormConfig) -> Result<Norm> {
         Ok(match config {
             NormConfig::NonParametricLayer { epsilon } => Norm::non_parametric_layer(epsilon),
-            NormConfig::Rms { epsilon } => {
-                Norm::rms(self.vector(name, d)? + self.norm_offset, epsilon)
-            }
+            NormConfig::Rms { epsilon } => Norm::rms(self.vector(name, d)? + self.norm_offset, epsilon),
         })
     }
 
@@ -157,10 +154,7 @@ impl<'a> Loader<'a> {
         let heads = config.attention.n_heads * config.attention.head_dim;
         let kv_heads = config.attention.n_kv_heads * config.attention.head_dim;
         let head_norm = |name: &str| {
-            config
-                .qk_norm
-                .then(|| self.norm(&of(name), config.attention.head_dim, config.norm))
-                .transpose()
+            config.qk_norm.then(|| self.norm(&of(name), config.attention.head_dim, config.norm)).transpose()
         };
         let sandwich_norm =
             |name: &str| config.sandwich.then(|| self.norm(&of(name), d, config.norm)).transpose();

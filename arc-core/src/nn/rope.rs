@@ -112,8 +112,8 @@ impl RopeScaling {
             Self::Linear { factor } => frequency / factor,
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let wavelength = 2.0 * std::f64::consts::PI / frequency;
-                let smooth = (original_context / wavelength - low_freq_factor)
-                    / (high_freq_factor - low_freq_factor);
+                let smooth =
+                    (original_context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
                 let smooth = smooth.clamp(0.0, 1.0);
                 frequency * (smooth + (1.0 - smooth) / factor)
             }
@@ -159,10 +159,7 @@ impl Rotation {
                 let even = pairs.clone().narrow(4, 0, 1).reshape([b, h, s, half]);
                 let odd = pairs.narrow(4, 1, 1).reshape([b, h, s, half]);
                 let rotated: Tensor<5> = Tensor::stack(
-                    vec![
-                        even.clone() * cos.clone() - odd.clone() * sin.clone(),
-                        odd * cos + even * sin,
-                    ],
+                    vec![even.clone() * cos.clone() - odd.clone() * sin.clone(), odd * cos + even * sin],
                     4,
                 );
                 rotated.reshape([b, h, s, k])

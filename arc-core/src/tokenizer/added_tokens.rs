@@ -52,10 +52,7 @@ impl AddedTokens {
             }
         }
         let finder = SysRegex::new(&expression).map_err(|error| error.to_string())?;
-        Ok(Self {
-            ids,
-            finder: Some(finder),
-        })
+        Ok(Self { ids, finder: Some(finder) })
     }
 
     /// The pieces of `text`, in order; together they are the text.
@@ -104,12 +101,8 @@ mod tests {
     #[test]
     fn thousands_of_tokens_are_searched_at_once() {
         let names: Vec<String> = (0..6000).map(|n| format!("<unused{n}>")).collect();
-        let added =
-            AddedTokens::new((0..).zip(&names).map(|(id, name)| (name.as_str(), id))).unwrap();
-        assert_eq!(
-            added.split("a<unused599>b"),
-            [Text("a"), Token(599, "<unused599>"), Text("b")]
-        );
+        let added = AddedTokens::new((0..).zip(&names).map(|(id, name)| (name.as_str(), id))).unwrap();
+        assert_eq!(added.split("a<unused599>b"), [Text("a"), Token(599, "<unused599>"), Text("b")]);
     }
 
     #[test]

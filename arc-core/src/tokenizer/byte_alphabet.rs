@@ -56,9 +56,7 @@ pub(super) fn byte_of(spelling: char) -> Option<u8> {
     let code = u32::from(spelling);
     match u8::try_from(code) {
         Ok(byte) => stands_for_itself(byte).then_some(byte),
-        Err(_) => MOVED_BYTES
-            .get(usize::try_from(code).ok()?.checked_sub(0x100)?)
-            .copied(),
+        Err(_) => MOVED_BYTES.get(usize::try_from(code).ok()?.checked_sub(0x100)?).copied(),
     }
 }
 

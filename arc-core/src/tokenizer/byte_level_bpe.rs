@@ -42,9 +42,7 @@ impl ByteLevelBpe {
                 if vocabulary.contains_key([left, right].concat().as_str()) {
                     Ok((left.to_owned(), right.to_owned()))
                 } else {
-                    Err(format!(
-                        "merge {rank}, `{merge}`, makes a token that is not there"
-                    ))
+                    Err(format!("merge {rank}, `{merge}`, makes a token that is not there"))
                 }
             })
             .collect::<std::result::Result<_, _>>()?;
@@ -60,11 +58,7 @@ impl ByteLevelBpe {
             .iter()
             .map(|expression| SysRegex::new(expression).map_err(|error| error.to_string()))
             .collect::<std::result::Result<_, _>>()?;
-        Ok(Self {
-            bpe,
-            expressions,
-            nfc: pre_tokenizer.nfc,
-        })
+        Ok(Self { bpe, expressions, nfc: pre_tokenizer.nfc })
     }
 
     /// Appends the tokens of `text`, which begins `start` bytes into the whole text. Where

@@ -17,12 +17,7 @@ pub struct DecodeStream {
 
 impl DecodeStream {
     pub(super) fn new(tokenizer: Tokenizer, skip_special: bool) -> Self {
-        Self {
-            tokenizer,
-            skip_special,
-            at_start: true,
-            pending: Vec::new(),
-        }
+        Self { tokenizer, skip_special, at_start: true, pending: Vec::new() }
     }
 
     /// Takes the next token and returns the text that is complete with it, often a word, sometimes

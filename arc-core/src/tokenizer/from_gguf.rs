@@ -71,10 +71,7 @@ impl Tokenizer {
     /// fields contradict each other, or the model or pre-tokenizer is not supported.
     pub fn from_gguf(gguf: &GgufFile) -> Result<Self> {
         let path = gguf.path().to_owned();
-        let refuse = |reason: String| Error::Tokenizer {
-            path: path.clone(),
-            reason,
-        };
+        let refuse = |reason: String| Error::Tokenizer { path: path.clone(), reason };
 
         let tokens = gguf.strings(TOKENS)?;
         let types = token_types(gguf, tokens.len()).map_err(|error| match error {
@@ -90,15 +87,10 @@ impl Tokenizer {
             .map(|((token, id), _)| (token.to_owned(), id))
             .collect();
         let user_defined = |kind: TokenType| kind == TokenType::UserDefined;
-        let any_added =
-            |kind: TokenType| kind == TokenType::UserDefined || kind == TokenType::Control;
+        let any_added = |kind: TokenType| kind == TokenType::UserDefined || kind == TokenType::Control;
         // What a token of that text is looked for as.
         let literal = |token: &str, scored: bool| {
-            if scored {
-                token.replace(SPACE_MARK, " ")
-            } else {
-                token.to_owned()
-            }
+            if scored { token.replace(SPACE_MARK, " ") } else { token.to_owned() }
         };
         let added = |scored: bool, wanted: &dyn Fn(TokenType) -> bool| {
             let literals: Vec<(String, u32)> = numbered(tokens)
@@ -106,14 +98,12 @@ impl Tokenizer {
                 .filter(|(_, kind)| wanted(**kind))
                 .map(|((token, id), _)| (literal(token, scored), id))
                 .collect();
-            AddedTokens::new(literals.iter().map(|(token, id)| (token.as_str(), *id)))
-                .map_err(refuse)
+            AddedTokens::new(literals.iter().map(|(token, id)| (token.as_str(), *id))).map_err(refuse)
         };
 
         let (pipeline, bytes, adds_bos, space_prefix) = match model {
             "gpt2" => {
-                let name =
-                    optional(gguf, "tokenizer.ggml.pre", GgufFile::str)?.unwrap_or("default");
+                let name = optional(gguf, "tokenizer.ggml.pre", GgufFile::str)?.unwrap_or("default");
                 let pre = pre_tokenizer::by_name(name).ok_or_else(|| {
                     refuse(format!(
                         "pre-tokenizer `{name}` is not supported, expected one of {}",
@@ -134,12 +124,7 @@ impl Tokenizer {
                 }
                 let plain = added(false, &user_defined)?;
                 let all = added(false, &any_added)?;
-                (
-                    Pipeline::ByteLevel { plain, all, model },
-                    bytes,
-                    pre.adds_bos,
-                    false,
-                )
+                (Pipeline::ByteLevel { plain, all, model }, bytes, pre.adds_bos, false)
             }
             "llama" => {
                 let scores = gguf.f32s(SCORES)?;
@@ -178,17 +163,11 @@ impl Tokenizer {
                     .map(|((token, id), _)| (literal(token, true), id));
                 let model = ScoredBpe::new(merged, scores.to_vec(), byte_ids, unknown);
                 let space_prefix =
-                    optional(gguf, "tokenizer.ggml.add_space_prefix", GgufFile::bool)?
-                        .unwrap_or(true);
+                    optional(gguf, "tokenizer.ggml.add_space_prefix", GgufFile::bool)?.unwrap_or(true);
                 hash.update([u8::from(space_prefix)]);
                 let plain = added(true, &user_defined)?;
                 let all = added(true, &any_added)?;
-                (
-                    Pipeline::Scored { plain, all, model },
-                    bytes,
-                    true,
-                    space_prefix,
-                )
+                (Pipeline::Scored { plain, all, model }, bytes, true, space_prefix)
             }
             other => {
                 return Err(refuse(format!(
@@ -219,14 +198,9 @@ impl Tokenizer {
             bos,
             eos,
             ends,
-            adds_bos: optional(gguf, "tokenizer.ggml.add_bos_token", GgufFile::bool)?
-                .unwrap_or(adds_bos),
+            adds_bos: optional(gguf, "tokenizer.ggml.add_bos_token", GgufFile::bool)?.unwrap_or(adds_bos),
             space_prefix,
-            sha256: hash
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
             path,
         })))
     }
@@ -258,9 +232,8 @@ fn token_types(gguf: &GgufFile, tokens: usize) -> std::result::Result<Vec<TokenT
     numbers
         .iter()
         .map(|&number| {
-            TokenType::from_number(number).ok_or_else(|| {
-                TypesError::Reason(format!("`{TYPES}` holds {number}, expected 1 to 6"))
-            })
+            TokenType::from_number(number)
+                .ok_or_else(|| TypesError::Reason(format!("`{TYPES}` holds {number}, expected 1 to 6")))
         })
         .collect()
 }
@@ -309,10 +282,7 @@ mod tests {
 
     impl Writer {
         fn new() -> Self {
-            let writer = Self {
-                fields: 0,
-                bytes: Vec::new(),
-            };
+            let writer = Self { fields: 0, bytes: Vec::new() };
             writer.str("general.architecture", "llama")
         }
 
@@ -364,17 +334,13 @@ mod tests {
 
         fn i32s(self, key: &str, values: &[i32]) -> Self {
             let mut writer = self.array(key, 5, values.len());
-            writer
-                .bytes
-                .extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            writer.bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             writer
         }
 
         fn f32s(self, key: &str, values: &[f32]) -> Self {
             let mut writer = self.array(key, 6, values.len());
-            writer
-                .bytes
-                .extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            writer.bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             writer
         }
 
@@ -398,17 +364,13 @@ mod tests {
 
     /// A Llama 2 in small: a space before the text, bytes for what is not in the vocabulary.
     fn llama() -> Writer {
-        let tokens = [
-            "<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "▁", "h", "i", "▁h", "▁hi", "hi", "\u{e9}x",
-        ];
+        let tokens =
+            ["<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "▁", "h", "i", "▁h", "▁hi", "hi", "\u{e9}x"];
         Writer::new()
             .str("tokenizer.ggml.model", "llama")
             .strs(TOKENS, &tokens)
             .i32s(TYPES, &[2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1, 1])
-            .f32s(
-                SCORES,
-                &[0., 0., 0., 0., 0., -3., -4., -5., -1., -2., -1.5, -9.],
-            )
+            .f32s(SCORES, &[0., 0., 0., 0., 0., -3., -4., -5., -1., -2., -1.5, -9.])
             .u32("tokenizer.ggml.bos_token_id", 1)
             .u32("tokenizer.ggml.eos_token_id", 2)
     }
@@ -430,16 +392,10 @@ mod tests {
         assert_eq!(tokenizer.decode(&encoding.ids, true), "hi hié");
         assert_eq!(tokenizer.encode_prompt("hi").unwrap(), [1, 9]);
         assert_eq!(tokenizer.encode_prompt("<s>hi").unwrap(), [1, 10]);
-        assert_eq!(
-            tokenizer.encode("").unwrap(),
-            super::super::Encoding::default()
-        );
+        assert_eq!(tokenizer.encode("").unwrap(), super::super::Encoding::default());
         assert!(tokenizer.is_end(2) && !tokenizer.is_end(1));
 
-        let bare = llama()
-            .bool("tokenizer.ggml.add_space_prefix", false)
-            .tokenizer()
-            .unwrap();
+        let bare = llama().bool("tokenizer.ggml.add_space_prefix", false).tokenizer().unwrap();
         assert_eq!(bare.encode("hi hi").unwrap().ids, [10, 9]);
         assert_eq!(bare.decode(&[9, 9], true), " hi hi");
         assert_ne!(bare.sha256(), tokenizer.sha256());
@@ -466,49 +422,19 @@ mod tests {
         let merges = |merges: &[&str]| gpt2().strs(MERGES, merges).refusal();
         assert!(gpt2().strs(MERGES, &["h i", "Ġ hi"]).tokenizer().is_ok());
         assert!(merges(&["hi"]).ends_with("merge 0, `hi`, is not two tokens"));
-        assert!(
-            merges(&["h i", "hi hi"])
-                .ends_with("merge 1, `hi hi`, makes a token that is not there")
-        );
+        assert!(merges(&["h i", "hi hi"]).ends_with("merge 1, `hi hi`, makes a token that is not there"));
         assert!(merges(&["q hi"]).contains("is not there"));
         assert!(gpt2().refusal().contains(MERGES));
 
-        let other = |model: &str| {
-            Writer::new()
-                .str("tokenizer.ggml.model", model)
-                .strs(TOKENS, &[])
-        };
-        assert!(
-            other("rwkv")
-                .refusal()
-                .contains("tokenizer model `rwkv` is not supported")
-        );
-        let message = other("gpt2")
-            .str("tokenizer.ggml.pre", "new")
-            .strs(MERGES, &[])
-            .refusal();
+        let other = |model: &str| Writer::new().str("tokenizer.ggml.model", model).strs(TOKENS, &[]);
+        assert!(other("rwkv").refusal().contains("tokenizer model `rwkv` is not supported"));
+        let message = other("gpt2").str("tokenizer.ggml.pre", "new").strs(MERGES, &[]).refusal();
         assert!(message.contains("pre-tokenizer `new` is not supported, expected one of default,"));
 
-        assert!(
-            other("llama")
-                .f32s(SCORES, &[1.0])
-                .refusal()
-                .contains("has 1 values for 0 tokens")
-        );
-        assert!(
-            other("llama")
-                .i32s(TYPES, &[1])
-                .refusal()
-                .contains("has 1 values for 0 tokens")
-        );
-        let message = other("llama")
-            .f32s(SCORES, &[])
-            .u32("tokenizer.ggml.bos_token_id", 0)
-            .refusal();
-        assert!(
-            message.ends_with("is 0, but there are only 0 tokens"),
-            "{message}"
-        );
+        assert!(other("llama").f32s(SCORES, &[1.0]).refusal().contains("has 1 values for 0 tokens"));
+        assert!(other("llama").i32s(TYPES, &[1]).refusal().contains("has 1 values for 0 tokens"));
+        let message = other("llama").f32s(SCORES, &[]).u32("tokenizer.ggml.bos_token_id", 0).refusal();
+        assert!(message.ends_with("is 0, but there are only 0 tokens"), "{message}");
         let odd = Writer::new()
             .str("tokenizer.ggml.model", "llama")
             .strs(TOKENS, &["a"])

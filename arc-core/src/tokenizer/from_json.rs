@@ -6,14 +6,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokenizers::{
-    AddedVocabulary, Model, OffsetType, PreTokenizer, Token, Tokenizer as HfTokenizer,
-};
+use tokenizers::{AddedVocabulary, Model, OffsetType, PreTokenizer, Token, Tokenizer as HfTokenizer};
 
 use super::token_bytes::{TokenBytes, byte_token};
-use super::{
-    END_NAMES, Encoding, Pipeline, SPACE_MARK, SpecialTokens, Tables, Tokenizer, byte_alphabet,
-};
+use super::{END_NAMES, Encoding, Pipeline, SPACE_MARK, SpecialTokens, Tables, Tokenizer, byte_alphabet};
 use crate::{Error, Result};
 
 /// The crate's tokenizer, and its added tokens once more with special ones as text.
@@ -44,10 +40,7 @@ impl JsonPipeline {
             pieces.into_encoding(None, 0, OffsetType::Byte)
         };
         let encoding = run().map_err(|error| error.to_string())?;
-        Ok(Encoding {
-            ids: encoding.get_ids().to_vec(),
-            offsets: encoding.get_offsets().to_vec(),
-        })
+        Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 }
 
@@ -70,33 +63,19 @@ impl Tokenizer {
         let path = path.as_ref();
         let content = std::fs::read(path).map_err(Error::io("read", path))?;
         let mut tokenizer = HfTokenizer::from_bytes(&content).map_err(|error| {
-            let reason = error
-                .to_string()
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            Error::InvalidFile {
-                path: path.to_owned(),
-                format: "tokenizer.json",
-                reason,
-            }
+            let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+            Error::InvalidFile { path: path.to_owned(), format: "tokenizer.json", reason }
         })?;
-        let refuse = |reason: String| Error::Tokenizer {
-            path: path.to_owned(),
-            reason,
-        };
-        let decoder = serde_json::to_value(tokenizer.get_decoder())
-            .map_err(|error| refuse(error.to_string()))?;
-        let (spelling, space_prefix) = spelling(&decoder).ok_or_else(|| {
-            refuse("its decoder is neither byte-level nor SentencePiece's".to_owned())
-        })?;
+        let refuse = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
+        let decoder =
+            serde_json::to_value(tokenizer.get_decoder()).map_err(|error| refuse(error.to_string()))?;
+        let (spelling, space_prefix) = spelling(&decoder)
+            .ok_or_else(|| refuse("its decoder is neither byte-level nor SentencePiece's".to_owned()))?;
 
         let folder = path.parent().unwrap_or(Path::new(""));
         let config = beside(folder, "tokenizer_config.json")?;
         let generation = beside(folder, "generation_config.json")?;
-        let token =
-            |key: &str| named_token(&config, key).and_then(|name| tokenizer.token_to_id(name));
+        let token = |key: &str| named_token(&config, key).and_then(|name| tokenizer.token_to_id(name));
         let mut bos = token("bos_token");
         let eos_ids = numbers(generation.get("eos_token_id"));
         let eos = token("eos_token").or_else(|| eos_ids.first().copied());
@@ -104,10 +83,8 @@ impl Tokenizer {
         bos = rule.or(bos);
 
         let added = tokenizer.get_added_tokens_decoder();
-        let names: HashMap<String, u32> = added
-            .iter()
-            .map(|(id, token)| (token.content.clone(), *id))
-            .collect();
+        let names: HashMap<String, u32> =
+            added.iter().map(|(id, token)| (token.content.clone(), *id)).collect();
         // Ids need not be without gaps: an added token may lie far beyond the others.
         let size = tokenizer
             .get_vocab(true)
@@ -121,9 +98,7 @@ impl Tokenizer {
             if let Some(token) = added.get(&id) {
                 special.push(token.special);
                 let content = match spelling {
-                    Spelling::SentencePiece if !token.special => {
-                        token.content.replace(SPACE_MARK, " ")
-                    }
+                    Spelling::SentencePiece if !token.special => token.content.replace(SPACE_MARK, " "),
                     _ => token.content.clone(),
                 };
                 bytes.push(content.as_bytes());
@@ -144,12 +119,7 @@ impl Tokenizer {
         }
         let is_special = |id: u32| special.get(id as usize).copied().unwrap_or(false);
         let mut ends: Vec<u32> = eos.into_iter().chain(eos_ids).collect();
-        ends.extend(
-            END_NAMES
-                .iter()
-                .filter_map(|name| names.get(*name))
-                .filter(|id| is_special(**id)),
-        );
+        ends.extend(END_NAMES.iter().filter_map(|name| names.get(*name)).filter(|id| is_special(**id)));
         ends.sort_unstable();
         ends.dedup();
 
@@ -167,10 +137,7 @@ impl Tokenizer {
             ends,
             adds_bos: rule.is_some(),
             space_prefix,
-            sha256: Sha256::digest(&content)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            sha256: Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect(),
         })))
     }
 }
@@ -188,19 +155,13 @@ fn spelling(decoder: &Value) -> Option<(Spelling, bool)> {
             if let Some(decoder) = steps.iter().find(|step| kind(step) == "ByteLevel") {
                 return spelling(decoder);
             }
-            steps
-                .iter()
-                .any(|step| kind(step) == "ByteFallback")
-                .then(|| {
-                    let strips = steps.iter().any(|step| {
-                        kind(step) == "Strip"
-                            && step
-                                .get("start")
-                                .and_then(Value::as_u64)
-                                .is_some_and(|start| start > 0)
-                    });
-                    (Spelling::SentencePiece, strips)
-                })
+            steps.iter().any(|step| kind(step) == "ByteFallback").then(|| {
+                let strips = steps.iter().any(|step| {
+                    kind(step) == "Strip"
+                        && step.get("start").and_then(Value::as_u64).is_some_and(|start| start > 0)
+                });
+                (Spelling::SentencePiece, strips)
+            })
         }
         _ => None,
     }
@@ -214,14 +175,8 @@ fn kind(step: &Value) -> &str {
 fn beginning(tokenizer: &HfTokenizer) -> std::result::Result<Option<u32>, String> {
     const TEXT: u32 = u32::MAX;
     let text = tokenizers::Encoding::from_tokens(vec![Token::new(TEXT, "x".into(), (0, 1))], 0);
-    let processed = tokenizer
-        .post_process(text, None, true)
-        .map_err(|error| error.to_string())?;
-    Ok(processed
-        .get_ids()
-        .first()
-        .copied()
-        .filter(|&id| id != TEXT))
+    let processed = tokenizer.post_process(text, None, true).map_err(|error| error.to_string())?;
+    Ok(processed.get_ids().first().copied().filter(|&id| id != TEXT))
 }
 
 /// A JSON file of the same folder; null if there is none.
@@ -312,10 +267,7 @@ mod tests {
         assert_eq!(tokenizer.decode(&encoding.ids, true), "hi hié");
         // A space that is there already is a token of its own.
         let encoding = tokenizer.encode(" hi").unwrap();
-        assert_eq!(
-            (encoding.ids, encoding.offsets),
-            (vec![4, 8], vec![(0, 0), (0, 3)])
-        );
+        assert_eq!((encoding.ids, encoding.offsets), (vec![4, 8], vec![(0, 0), (0, 3)]));
         assert_eq!(tokenizer.decode(&[4, 8], true), " hi");
     }
 
@@ -323,17 +275,10 @@ mod tests {
     fn the_post_processor_says_whether_a_beginning_token_is_added() {
         let (folder, path) = write(&sentencepiece().to_string());
         let tokenizer = Tokenizer::from_file(&path).unwrap();
-        assert_eq!(
-            (tokenizer.bos(), tokenizer.adds_bos(), tokenizer.eos()),
-            (Some(1), true, None)
-        );
+        assert_eq!((tokenizer.bos(), tokenizer.adds_bos(), tokenizer.eos()), (Some(1), true, None));
         assert_eq!(tokenizer.encode_prompt("hi").unwrap(), [1, 8]);
         assert_eq!(tokenizer.encode("hi").unwrap().ids, [8]);
-        std::fs::write(
-            folder.path().join("generation_config.json"),
-            r#"{"eos_token_id": [7, 0]}"#,
-        )
-        .unwrap();
+        std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": [7, 0]}"#).unwrap();
         let tokenizer = Tokenizer::from_file(&path).unwrap();
         assert_eq!(tokenizer.eos(), Some(7));
         assert!(tokenizer.is_end(7) && tokenizer.is_end(0) && !tokenizer.is_end(8));
@@ -348,22 +293,12 @@ mod tests {
             assert!(!error.to_string().contains('\n'), "{error}");
         }
         let mut wordpiece = sentencepiece();
-        wordpiece["decoder"] =
-            serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
+        wordpiece["decoder"] = serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
         let (_folder, path) = write(&wordpiece.to_string());
-        assert!(matches!(
-            Tokenizer::from_file(&path),
-            Err(Error::Tokenizer { .. })
-        ));
+        assert!(matches!(Tokenizer::from_file(&path), Err(Error::Tokenizer { .. })));
         let (folder, path) = write(&sentencepiece().to_string());
         std::fs::write(folder.path().join("tokenizer_config.json"), "{").unwrap();
-        assert!(matches!(
-            Tokenizer::from_file(&path),
-            Err(Error::InvalidFile { .. })
-        ));
-        assert!(matches!(
-            Tokenizer::from_file("/nowhere/t.json"),
-            Err(Error::Io { .. })
-        ));
+        assert!(matches!(Tokenizer::from_file(&path), Err(Error::InvalidFile { .. })));
+        assert!(matches!(Tokenizer::from_file("/nowhere/t.json"), Err(Error::Io { .. })));
     }
 }

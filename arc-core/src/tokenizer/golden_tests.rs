@@ -60,11 +60,7 @@ fn tokenizer(name: &str) -> Option<Tokenizer> {
 fn assert_partition(text: &str, encoding: &Encoding) {
     let mut at = 0;
     for &(start, end) in &encoding.offsets {
-        assert_eq!(
-            start, at,
-            "gap or overlap in {text:?}: {:?}",
-            encoding.offsets
-        );
+        assert_eq!(start, at, "gap or overlap in {text:?}: {:?}", encoding.offsets);
         assert!(end >= start);
         at = end;
     }
@@ -80,24 +76,13 @@ fn prompts_of_every_model_have_the_ids_of_transformers() {
         };
         for case in golden[key].as_array().unwrap() {
             let prompt = case["prompt"].as_str().unwrap();
-            assert_eq!(
-                tokenizer.encode_prompt(prompt).unwrap(),
-                ids(&case["ids"]),
-                "{name}: {prompt:?}"
-            );
+            assert_eq!(tokenizer.encode_prompt(prompt).unwrap(), ids(&case["ids"]), "{name}: {prompt:?}");
             let greedy = ids(&case["greedy"]);
             let text = case["greedy_text"].as_str().unwrap();
             assert_eq!(tokenizer.decode(&greedy, false), text, "{name}");
             let (last, before) = greedy.split_last().unwrap();
-            assert_eq!(
-                tokenizer.is_end(*last),
-                greedy.len() < 32,
-                "{name}: {prompt:?}"
-            );
-            assert!(
-                !before.iter().any(|&id| tokenizer.is_end(id)),
-                "{name}: {prompt:?}"
-            );
+            assert_eq!(tokenizer.is_end(*last), greedy.len() < 32, "{name}: {prompt:?}");
+            assert!(!before.iter().any(|&id| tokenizer.is_end(id)), "{name}: {prompt:?}");
         }
     }
 }
@@ -111,9 +96,7 @@ fn messy_text_has_the_ids_of_the_official_tokenizers() {
         };
         for case in cases.as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
-            let encoding = tokenizer
-                .encode_with(text, SpecialTokens::Recognised)
-                .unwrap();
+            let encoding = tokenizer.encode_with(text, SpecialTokens::Recognised).unwrap();
             assert_eq!(encoding.ids, ids(&case[name]), "{name}: {text:?}");
         }
     }
@@ -137,11 +120,7 @@ fn messy_text_comes_back_and_every_token_covers_its_own_bytes() {
                 assert_eq!(tokenizer.decode(&encoding.ids, false), text, "{name}");
                 assert_partition(text, &encoding);
                 for (&id, &(start, end)) in encoding.ids.iter().zip(&encoding.offsets) {
-                    assert_eq!(
-                        tokenizer.token_bytes(id),
-                        &text.as_bytes()[start..end],
-                        "{name}: {text:?}"
-                    );
+                    assert_eq!(tokenizer.token_bytes(id), &text.as_bytes()[start..end], "{name}: {text:?}");
                 }
             }
         }
@@ -155,10 +134,7 @@ fn offsets_of_normalised_text_are_those_of_the_original() {
     let encoding = qwen.encode(text).unwrap();
     assert_eq!(encoding.ids, qwen.encode("caf\u{e9} noir").unwrap().ids);
     assert_eq!(encoding.offsets.last(), Some(&(6, 11)));
-    assert_eq!(
-        encoding.offsets.iter().map(|range| range.1).nth_back(1),
-        Some(6)
-    );
+    assert_eq!(encoding.offsets.iter().map(|range| range.1).nth_back(1), Some(6));
 
     assert_partition(text, &encoding);
 
@@ -176,11 +152,7 @@ fn bytes_that_a_vocabulary_lacks_do_not_shift_what_follows() {
     let Some(smol) = tokenizer(SMOL) else { return };
     let text = "a!\u{4}? b";
     let encoding = smol.encode(text).unwrap();
-    assert_eq!(
-        smol.decode(&encoding.ids, false),
-        "a!? b",
-        "SmolLM2 has no token for byte 4"
-    );
+    assert_eq!(smol.decode(&encoding.ids, false), "a!? b", "SmolLM2 has no token for byte 4");
     assert_eq!(encoding.offsets, [(0, 1), (1, 3), (3, 4), (4, 6)]);
 }
 
@@ -194,14 +166,9 @@ fn special_names_in_a_document_are_text() {
         assert!(tokenizer.is_special(id) && tokenizer.is_end(id));
         let text = format!("a{special}b");
         let as_text = tokenizer.encode(&text).unwrap();
-        assert!(
-            !as_text.ids.iter().any(|&id| tokenizer.is_special(id)),
-            "{name}"
-        );
+        assert!(!as_text.ids.iter().any(|&id| tokenizer.is_special(id)), "{name}");
         assert_eq!(tokenizer.decode(&as_text.ids, true), text);
-        let recognised = tokenizer
-            .encode_with(&text, SpecialTokens::Recognised)
-            .unwrap();
+        let recognised = tokenizer.encode_with(&text, SpecialTokens::Recognised).unwrap();
         assert!(recognised.ids.contains(&id));
         assert_eq!(tokenizer.decode(&recognised.ids, true), "ab");
     }
@@ -219,10 +186,7 @@ fn the_beginning_token_is_added_once_and_only_by_rule() {
     assert_eq!(gemma.encode_prompt("").unwrap(), [bos]);
     assert!(!gemma.encode("hi").unwrap().ids.contains(&bos));
     let Some(smol) = tokenizer(SMOL) else { return };
-    assert_eq!(
-        smol.encode_prompt("hi").unwrap(),
-        smol.encode("hi").unwrap().ids
-    );
+    assert_eq!(smol.encode_prompt("hi").unwrap(), smol.encode("hi").unwrap().ids);
 }
 
 #[test]
@@ -245,22 +209,15 @@ fn a_stream_of_tokens_gives_whole_characters_and_the_same_text() {
             assert_eq!(text, tokenizer.decode(&ids, false));
             // Cut off in the middle of a character, and of bytes in any order.
             let reversed: Vec<u32> = ids.iter().rev().copied().collect();
-            let bytes: Vec<u8> = reversed
-                .iter()
-                .flat_map(|&id| tokenizer.token_bytes(id).to_vec())
-                .collect();
-            assert_eq!(
-                tokenizer.decode(&reversed, false),
-                String::from_utf8_lossy(&bytes)
-            );
+            let bytes: Vec<u8> = reversed.iter().flat_map(|&id| tokenizer.token_bytes(id).to_vec()).collect();
+            assert_eq!(tokenizer.decode(&reversed, false), String::from_utf8_lossy(&bytes));
         }
     }
 }
 
 #[test]
 fn the_identity_is_of_the_tokenizer() {
-    let (Some(smol), Some(again), Some(qwen)) = (tokenizer(SMOL), tokenizer(SMOL), tokenizer(QWEN))
-    else {
+    let (Some(smol), Some(again), Some(qwen)) = (tokenizer(SMOL), tokenizer(SMOL), tokenizer(QWEN)) else {
         return;
     };
     assert_eq!(smol.sha256(), again.sha256());
@@ -270,29 +227,16 @@ fn the_identity_is_of_the_tokenizer() {
 
 #[test]
 fn instruct_models_render_their_own_templates_and_base_models_have_none() {
-    let turns = [
-        Message::new("user", "Hi"),
-        Message::new("assistant", "Yo"),
-        Message::new("user", "Bye"),
-    ];
+    let turns = [Message::new("user", "Hi"), Message::new("assistant", "Yo"), Message::new("user", "Bye")];
     let Some(smol) = model(SMOL) else { return };
     let system = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by \
                   Hugging Face<|im_end|>\n";
     let talk = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n\
                 <|im_start|>user\nBye<|im_end|>\n";
     let template = ChatTemplate::from_gguf(&smol).unwrap().unwrap();
-    assert_eq!(
-        template.render(&turns, false).unwrap(),
-        format!("{system}{talk}")
-    );
-    assert_eq!(
-        template.render(&turns, true).unwrap(),
-        format!("{system}{talk}<|im_start|>assistant\n")
-    );
-    let own = [
-        Message::new("system", "Be brief."),
-        Message::new("user", "Hi"),
-    ];
+    assert_eq!(template.render(&turns, false).unwrap(), format!("{system}{talk}"));
+    assert_eq!(template.render(&turns, true).unwrap(), format!("{system}{talk}<|im_start|>assistant\n"));
+    let own = [Message::new("system", "Be brief."), Message::new("user", "Hi")];
     assert_eq!(
         template.render(&own, false).unwrap(),
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
@@ -302,10 +246,7 @@ fn instruct_models_render_their_own_templates_and_base_models_have_none() {
     let template = ChatTemplate::from_gguf(&qwen).unwrap().unwrap();
     let system = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful \
                   assistant.<|im_end|>\n";
-    assert_eq!(
-        template.render(&turns, true).unwrap(),
-        format!("{system}{talk}<|im_start|>assistant\n")
-    );
+    assert_eq!(template.render(&turns, true).unwrap(), format!("{system}{talk}<|im_start|>assistant\n"));
 
     let Some(gemma) = model(GEMMA) else { return };
     assert!(ChatTemplate::from_gguf(&gemma).unwrap().is_none());
@@ -316,11 +257,8 @@ fn instruct_models_render_their_own_templates_and_base_models_have_none() {
 fn smol_json(gguf: &GgufFile) -> Value {
     let tokens = gguf.strings("tokenizer.ggml.tokens").unwrap();
     let types = gguf.i32s("tokenizer.ggml.token_type").unwrap();
-    let vocabulary: serde_json::Map<_, _> = tokens
-        .iter()
-        .enumerate()
-        .map(|(id, token)| (token.clone(), id.into()))
-        .collect();
+    let vocabulary: serde_json::Map<_, _> =
+        tokens.iter().enumerate().map(|(id, token)| (token.clone(), id.into())).collect();
     let added: Vec<Value> = (tokens.iter().zip(types).enumerate())
         .filter(|(_, (_, kind))| **kind == 3)
         .map(|(id, (token, _))| {
@@ -360,10 +298,7 @@ fn a_tokenizer_json_and_a_gguf_file_make_the_same_tokenizer() {
     let of_json = Tokenizer::from_file(&path).unwrap();
     let of_gguf = Tokenizer::from_gguf(&gguf).unwrap();
     assert_eq!(of_json.vocab_size(), of_gguf.vocab_size());
-    assert_eq!(
-        (of_json.bos(), of_json.eos()),
-        (of_gguf.bos(), of_gguf.eos())
-    );
+    assert_eq!((of_json.bos(), of_json.eos()), (of_gguf.bos(), of_gguf.eos()));
     assert_eq!(of_json.adds_bos(), of_gguf.adds_bos());
     for id in 0..u32::try_from(of_gguf.vocab_size()).unwrap() {
         assert_eq!(of_json.token_bytes(id), of_gguf.token_bytes(id));
@@ -373,15 +308,9 @@ fn a_tokenizer_json_and_a_gguf_file_make_the_same_tokenizer() {
     for case in golden("tokenizers/messy.json").as_array().unwrap() {
         let text = case["text"].as_str().unwrap();
         for specials in [SpecialTokens::AsText, SpecialTokens::Recognised] {
-            let (a, b) = (
-                of_json.encode_with(text, specials),
-                of_gguf.encode_with(text, specials),
-            );
+            let (a, b) = (of_json.encode_with(text, specials), of_gguf.encode_with(text, specials));
             assert_eq!(a.unwrap(), b.unwrap(), "{text:?}");
         }
-        assert_eq!(
-            of_json.encode_prompt(text).unwrap(),
-            of_gguf.encode_prompt(text).unwrap()
-        );
+        assert_eq!(of_json.encode_prompt(text).unwrap(), of_gguf.encode_prompt(text).unwrap());
     }
 }

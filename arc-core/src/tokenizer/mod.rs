@@ -60,21 +60,10 @@ struct Tables {
 
 /// How text becomes ids. In the first two, `plain` are the added tokens that are found in any text
 /// and `all` are those and the special ones.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a tokenizer has one, and it is never moved"
-)]
+#[expect(clippy::large_enum_variant, reason = "a tokenizer has one, and it is never moved")]
 enum Pipeline {
-    ByteLevel {
-        plain: AddedTokens,
-        all: AddedTokens,
-        model: ByteLevelBpe,
-    },
-    Scored {
-        plain: AddedTokens,
-        all: AddedTokens,
-        model: ScoredBpe,
-    },
+    ByteLevel { plain: AddedTokens, all: AddedTokens, model: ByteLevelBpe },
+    Scored { plain: AddedTokens, all: AddedTokens, model: ScoredBpe },
     Json(Box<JsonPipeline>),
 }
 
@@ -161,25 +150,15 @@ impl Tokenizer {
     pub fn encode_with(&self, text: &str, specials: SpecialTokens) -> Result<Encoding> {
         match &self.0.pipeline {
             Pipeline::ByteLevel { plain, all, model } => {
-                let added = if specials == SpecialTokens::AsText {
-                    plain
-                } else {
-                    all
-                };
+                let added = if specials == SpecialTokens::AsText { plain } else { all };
                 self.encode_byte_level(text, added, model)
             }
             Pipeline::Scored { plain, all, model } => {
-                let added = if specials == SpecialTokens::AsText {
-                    plain
-                } else {
-                    all
-                };
+                let added = if specials == SpecialTokens::AsText { plain } else { all };
                 Ok(self.encode_scored(text, added, model))
             }
             Pipeline::Json(pipeline) => {
-                let mut encoding = pipeline
-                    .encode(text, specials)
-                    .map_err(|reason| self.error(reason))?;
+                let mut encoding = pipeline.encode(text, specials).map_err(|reason| self.error(reason))?;
                 self.make_offsets_exact(text, &mut encoding);
                 Ok(encoding)
             }
@@ -203,12 +182,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    fn encode_byte_level(
-        &self,
-        text: &str,
-        added: &AddedTokens,
-        model: &ByteLevelBpe,
-    ) -> Result<Encoding> {
+    fn encode_byte_level(&self, text: &str, added: &AddedTokens, model: &ByteLevelBpe) -> Result<Encoding> {
         let mut encoding = Encoding::default();
         let mut at = 0;
         for piece in added.split(text) {
@@ -236,11 +210,7 @@ impl Tokenizer {
             let mut encoding = self.encode_scored(&spaced, added, model);
             let mut origins = Vec::with_capacity(spaced.len() + 1);
             for (at, character) in text.char_indices() {
-                let bytes = if character == SPACE_MARK {
-                    1
-                } else {
-                    character.len_utf8()
-                };
+                let bytes = if character == SPACE_MARK { 1 } else { character.len_utf8() };
                 origins.extend(at..at + bytes);
             }
             origins.push(text.len());
@@ -276,12 +246,7 @@ impl Tokenizer {
     /// Gives each token its own bytes where the tokens spell the text byte for byte; the crate
     /// gives every part of a character the whole character. Else it only closes gaps.
     fn make_offsets_exact(&self, text: &str, encoding: &mut Encoding) {
-        let spelt: Vec<u8> = encoding
-            .ids
-            .iter()
-            .flat_map(|&id| self.0.bytes.get(id))
-            .copied()
-            .collect();
+        let spelt: Vec<u8> = encoding.ids.iter().flat_map(|&id| self.0.bytes.get(id)).copied().collect();
         let added = match spelt.strip_suffix(text.as_bytes()) {
             Some(b"") => 0,
             Some(b" ") if self.0.space_prefix => 1,
@@ -329,11 +294,7 @@ impl Tokenizer {
     /// Whether a token is a control token, not text.
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {
-        usize::try_from(id)
-            .ok()
-            .and_then(|id| self.0.special.get(id))
-            .copied()
-            .unwrap_or(false)
+        usize::try_from(id).ok().and_then(|id| self.0.special.get(id)).copied().unwrap_or(false)
     }
 
     /// Whether a token ends a generation: the end token, or one that ends a turn.
@@ -385,10 +346,7 @@ impl Tokenizer {
     }
 
     fn error(&self, reason: String) -> Error {
-        Error::Tokenizer {
-            path: self.0.path.clone(),
-            reason,
-        }
+        Error::Tokenizer { path: self.0.path.clone(), reason }
     }
 }
 

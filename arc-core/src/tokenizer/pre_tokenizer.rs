@@ -43,40 +43,19 @@ pub(super) const KNOWN: &str = "default, gpt-2, olmo, smollm, starcoder, refact,
 /// `default` is what converters write when they do not recognise a model; GPT-2's expression is
 /// what such models most often use.
 pub(super) fn by_name(name: &str) -> Option<PreTokenizer> {
-    let plain = PreTokenizer {
-        expressions: &[GPT2],
-        nfc: false,
-        ignore_merges: false,
-        adds_bos: false,
-    };
+    let plain = PreTokenizer { expressions: &[GPT2], nfc: false, ignore_merges: false, adds_bos: false };
     Some(match name {
         "default" | "gpt-2" | "phi-2" | "mpt" => plain,
         "olmo" => PreTokenizer { nfc: true, ..plain },
-        "smollm" | "starcoder" | "refact" | "command-r" => PreTokenizer {
-            expressions: &[SINGLE_DIGITS, GPT2],
-            ..plain
-        },
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" => PreTokenizer {
-            expressions: &[LLAMA3],
-            ignore_merges: true,
-            adds_bos: true,
-            ..plain
-        },
-        "dbrx" | "smaug-bpe" => PreTokenizer {
-            expressions: &[LLAMA3],
-            ..plain
-        },
-        "qwen2" | "deepseek-r1-qwen" => PreTokenizer {
-            expressions: &[QWEN2],
-            nfc: true,
-            ..plain
-        },
-        "tekken" => PreTokenizer {
-            expressions: &[TEKKEN],
-            ignore_merges: true,
-            adds_bos: true,
-            ..plain
-        },
+        "smollm" | "starcoder" | "refact" | "command-r" => {
+            PreTokenizer { expressions: &[SINGLE_DIGITS, GPT2], ..plain }
+        }
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" => {
+            PreTokenizer { expressions: &[LLAMA3], ignore_merges: true, adds_bos: true, ..plain }
+        }
+        "dbrx" | "smaug-bpe" => PreTokenizer { expressions: &[LLAMA3], ..plain },
+        "qwen2" | "deepseek-r1-qwen" => PreTokenizer { expressions: &[QWEN2], nfc: true, ..plain },
+        "tekken" => PreTokenizer { expressions: &[TEKKEN], ignore_merges: true, adds_bos: true, ..plain },
         _ => return None,
     })
 }

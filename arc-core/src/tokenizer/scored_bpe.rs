@@ -51,9 +51,7 @@ struct Pair {
 
 impl Ord for Pair {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.score
-            .total_cmp(&other.score)
-            .then_with(|| other.left.cmp(&self.left))
+        self.score.total_cmp(&other.score).then_with(|| other.left.cmp(&self.left))
     }
 }
 
@@ -92,22 +90,12 @@ impl ScoredBpe {
             if token.contains(' ') {
                 let followers = token.chars().skip(1);
                 before_space.extend(
-                    token
-                        .chars()
-                        .zip(followers)
-                        .filter(|&(a, b)| a != ' ' && b == ' ')
-                        .map(|(a, _)| a),
+                    token.chars().zip(followers).filter(|&(a, b)| a != ' ' && b == ' ').map(|(a, _)| a),
                 );
             }
             ids.entry(token).or_insert(id);
         }
-        Self {
-            ids,
-            scores,
-            byte_ids,
-            unknown,
-            before_space,
-        }
+        Self { ids, scores, byte_ids, unknown, before_space }
     }
 
     /// Appends the tokens of `text`, which begins `start` bytes into the whole text.
@@ -204,28 +192,15 @@ impl ScoredBpe {
         let len = symbols[left].len + symbols[right].len;
         if let Some(&id) = self.ids.get(&word[start..start + len]) {
             let score = self.scores.get(id as usize).copied().unwrap_or(0.0);
-            queue.push(Pair {
-                score,
-                left,
-                right,
-                len,
-            });
+            queue.push(Pair { score, left, right, len });
         }
     }
 
     /// Appends a character that is not in the vocabulary: as bytes, else as the unknown token, one
     /// for a run of them. Says whether it was the unknown token.
-    fn fall_back(
-        &self,
-        character: &str,
-        start: usize,
-        after_unknown: bool,
-        encoding: &mut Encoding,
-    ) -> bool {
-        let bytes: Option<Vec<u32>> = character
-            .bytes()
-            .map(|byte| self.byte_ids[usize::from(byte)])
-            .collect();
+    fn fall_back(&self, character: &str, start: usize, after_unknown: bool, encoding: &mut Encoding) -> bool {
+        let bytes: Option<Vec<u32>> =
+            character.bytes().map(|byte| self.byte_ids[usize::from(byte)]).collect();
         if let Some(ids) = bytes {
             for (at, id) in ids.into_iter().enumerate() {
                 encoding.push(id, start + at, start + at + 1);
@@ -249,10 +224,7 @@ mod tests {
 
     fn model(tokens: &[(&str, f32)]) -> ScoredBpe {
         ScoredBpe::new(
-            tokens
-                .iter()
-                .zip(0..)
-                .map(|((token, _), id)| ((*token).to_owned(), id)),
+            tokens.iter().zip(0..).map(|((token, _), id)| ((*token).to_owned(), id)),
             tokens.iter().map(|&(_, score)| score).collect(),
             [None; 256],
             Some(99),
@@ -267,14 +239,7 @@ mod tests {
 
     #[test]
     fn the_best_score_merges_first_and_the_leftmost_of_equals() {
-        let tokens = [
-            ("a", -9.0),
-            ("b", -9.0),
-            ("c", -9.0),
-            ("ab", -2.0),
-            ("bc", -1.0),
-            ("aa", -3.0),
-        ];
+        let tokens = [("a", -9.0), ("b", -9.0), ("c", -9.0), ("ab", -2.0), ("bc", -1.0), ("aa", -3.0)];
         let model = model(&tokens);
         assert_eq!(encode(&model, "abc").ids, [0, 4]);
         assert_eq!(encode(&model, "aaa").ids, [5, 0]);
@@ -289,14 +254,7 @@ mod tests {
 
     #[test]
     fn a_token_that_reaches_across_a_space_is_still_found() {
-        let tokens = [
-            ("a", -5.0),
-            (">", -5.0),
-            (" ", -5.0),
-            ("> ", -1.0),
-            ("> a", -2.0),
-            ("aa", -3.0),
-        ];
+        let tokens = [("a", -5.0), (">", -5.0), (" ", -5.0), ("> ", -1.0), ("> a", -2.0), ("aa", -3.0)];
         let model = model(&tokens);
         assert_eq!(encode(&model, "aa> a").ids, [5, 4]);
         assert_eq!(encode(&model, "aa a> aa").ids, [5, 2, 0, 4, 0]);

@@ -23,11 +23,7 @@ impl StopStrings {
         if stops.iter().any(String::is_empty) {
             return Err(Error::InvalidArgument("a stop string is empty".into()));
         }
-        Ok(Self {
-            stops,
-            held: String::new(),
-            stopped: false,
-        })
+        Ok(Self { stops, held: String::new(), stopped: false })
     }
 
     /// Takes the next text and returns what may be shown. Once a stop string has come,
@@ -38,12 +34,7 @@ impl StopStrings {
             return String::new();
         }
         self.held.push_str(text);
-        if let Some(at) = self
-            .stops
-            .iter()
-            .filter_map(|stop| self.held.find(stop.as_str()))
-            .min()
-        {
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
             self.stopped = true;
             self.held.truncate(at);
             return std::mem::take(&mut self.held);
@@ -60,11 +51,7 @@ impl StopStrings {
             .char_indices()
             .map(|(at, _)| at)
             .filter(|at| self.held.len() - at < longest)
-            .find(|&at| {
-                self.stops
-                    .iter()
-                    .any(|stop| stop.starts_with(&self.held[at..]))
-            })
+            .find(|&at| self.stops.iter().any(|stop| stop.starts_with(&self.held[at..])))
             .unwrap_or(self.held.len())
     }
 
@@ -77,11 +64,7 @@ impl StopStrings {
     /// Ends the stream: what was held back was no stop string after all.
     #[must_use]
     pub fn finish(self) -> String {
-        if self.stopped {
-            String::new()
-        } else {
-            self.held
-        }
+        if self.stopped { String::new() } else { self.held }
     }
 }
 
@@ -104,10 +87,7 @@ mod tests {
     #[test]
     fn the_text_ends_before_the_earliest_stop_however_it_is_cut() {
         for size in 1..=12 {
-            assert_eq!(
-                pass(&["</s>", "\n\n"], "one\ntwo</s three\n\nfour</s>", size).0,
-                "one\ntwo</s three"
-            );
+            assert_eq!(pass(&["</s>", "\n\n"], "one\ntwo</s three\n\nfour</s>", size).0, "one\ntwo</s three");
             assert_eq!(pass(&["é!"], "caféé!x", size), ("café".into(), true));
             assert_eq!(pass(&["aab"], "aaaab", size), ("aa".into(), true));
             assert_eq!(pass(&["stop"], "no sto", size), ("no sto".into(), false));

@@ -10,10 +10,7 @@ pub(super) struct TokenBytes {
 impl TokenBytes {
     /// An empty table with room for `tokens` tokens.
     pub(super) fn with_capacity(tokens: usize) -> Self {
-        Self {
-            bytes: Vec::with_capacity(tokens * 8),
-            ends: Vec::with_capacity(tokens),
-        }
+        Self { bytes: Vec::with_capacity(tokens * 8), ends: Vec::with_capacity(tokens) }
     }
 
     /// Appends the token of the next id.
@@ -56,10 +53,7 @@ mod tests {
             table.push(token.as_bytes());
         }
         assert_eq!(table.len(), 3);
-        assert_eq!(
-            (table.get(0), table.get(1), table.get(2)),
-            (&b"a"[..], &b""[..], &b"bcd"[..])
-        );
+        assert_eq!((table.get(0), table.get(1), table.get(2)), (&b"a"[..], &b""[..], &b"bcd"[..]));
         assert_eq!(table.get(3), b"");
         assert_eq!(table.get(u32::MAX), b"");
     }

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    HfFolder, MappedBytes, MetaFolder, ModelArgs, RawTensor, SafetensorsFile, StorageType,
-    TensorSource, meta_folder::read_model_args,
+    HfFolder, MappedBytes, MetaFolder, ModelArgs, RawTensor, SafetensorsFile, StorageType, TensorSource,
+    meta_folder::read_model_args,
 };
 use crate::{Error, Result, atomic_file::write_atomically};
 
@@ -57,10 +57,7 @@ pub struct PoolingArgs {
 
 impl Default for PoolingArgs {
     fn default() -> Self {
-        Self {
-            pool_type: "mean_pooled_queries".to_owned(),
-            place: "before".to_owned(),
-        }
+        Self { pool_type: "mean_pooled_queries".to_owned(), place: "before".to_owned() }
     }
 }
 
@@ -135,12 +132,7 @@ pub struct BridgeArgs {
 
 impl Default for BridgeArgs {
     fn default() -> Self {
-        Self {
-            bridge_type: None,
-            in_dim: 4096,
-            out_dim: None,
-            hidden_dim: None,
-        }
+        Self { bridge_type: None, in_dim: 4096, out_dim: None, hidden_dim: None }
     }
 }
 
@@ -159,9 +151,7 @@ impl ArcConfig {
     /// The number of blocks that are left of the backbone.
     #[must_use]
     pub fn n_layers(&self) -> usize {
-        self.model_args
-            .n_layers
-            .saturating_sub(self.embedder_args.n_truncated_layers)
+        self.model_args.n_layers.saturating_sub(self.embedder_args.n_truncated_layers)
     }
 
     /// Refuses values that contradict each other.
@@ -169,17 +159,8 @@ impl ArcConfig {
     /// # Errors
     /// [`Error::InvalidConfig`] that names the field; `path` is the configuration's file.
     pub fn validate(&self, path: &Path) -> Result<()> {
-        let invalid = |reason| {
-            Err(Error::InvalidConfig {
-                path: path.to_owned(),
-                reason,
-            })
-        };
-        let Self {
-            embedder_args: embedder,
-            bridge_args: bridge,
-            model_args: model,
-        } = self;
+        let invalid = |reason| Err(Error::InvalidConfig { path: path.to_owned(), reason });
+        let Self { embedder_args: embedder, bridge_args: bridge, model_args: model } = self;
         model.validate(path)?;
         if embedder.n_truncated_layers >= model.n_layers {
             return invalid(format!(
@@ -315,25 +296,16 @@ impl Part {
                 && PER_DECODER.contains(&group)
             {
                 // The old spelling has no index: there was one decoder.
-                return rest
-                    .split_once('.')
-                    .map_or(Some(1), |(index, _)| one_more(index));
+                return rest.split_once('.').map_or(Some(1), |(index, _)| one_more(index));
             }
             let in_bridge = match name.strip_prefix(BRIDGE) {
                 Some(rest) => rest,
                 None if self.strips == BRIDGE => name,
                 None => return None,
             };
-            in_bridge
-                .split_once('.')
-                .and_then(|(index, _)| one_more(index))
+            in_bridge.split_once('.').and_then(|(index, _)| one_more(index))
         };
-        self.source
-            .names()
-            .into_iter()
-            .filter_map(count)
-            .max()
-            .unwrap_or(0)
+        self.source.names().into_iter().filter_map(count).max().unwrap_or(0)
     }
 }
 
@@ -344,10 +316,7 @@ fn one_more(index: &str) -> Option<usize> {
 /// `rec_tok.weight` for `rec_tok.0.weight`: how checkpoints for a single decoder once spelled it.
 fn old_spelling(key: &str) -> Option<String> {
     let group = key.strip_suffix(".0.weight")?;
-    PER_DECODER
-        .iter()
-        .any(|known| group.ends_with(known))
-        .then(|| format!("{group}.weight"))
+    PER_DECODER.iter().any(|known| group.ends_with(known)).then(|| format!("{group}.weight"))
 }
 
 impl ArcCheckpoint {
@@ -383,11 +352,7 @@ impl ArcCheckpoint {
         let config = parse(&config_text, &path, CONFIG)?;
         let source = Arc::new(HfFolder::open(dir)?);
         let metadata = read_metadata(&dir.join(WEIGHTS))?;
-        let parts = vec![Part {
-            source,
-            strips: "",
-            whole: true,
-        }];
+        let parts = vec![Part { source, strips: "", whole: true }];
         let decoders = parts.iter().map(Part::decoders).max().unwrap_or(0).max(1);
         Self::check(dir, &path, config, config_text, metadata, decoders, parts)
     }
@@ -400,11 +365,7 @@ impl ArcCheckpoint {
 
         let own = |name: &str, strips| -> Result<Part> {
             let source = Arc::new(open_consolidated(&dir.join(name))?);
-            Ok(Part {
-                source,
-                strips,
-                whole: true,
-            })
+            Ok(Part { source, strips, whole: true })
         };
         let mut parts = vec![own("embedder", EMBEDDER)?];
         if params.bridge_module.bridge_type.is_some() {
@@ -412,10 +373,7 @@ impl ArcCheckpoint {
         }
         let decoders = parts.iter().map(Part::decoders).max().unwrap_or(0).max(1);
 
-        let frozen = sources
-            .frozen_encoder
-            .clone()
-            .or_else(|| train_args.frozen_encoder.clone());
+        let frozen = sources.frozen_encoder.clone().or_else(|| train_args.frozen_encoder.clone());
         if let Some(folder) = frozen {
             if !folder.exists() {
                 return Err(Error::InvalidConfig {
@@ -428,17 +386,10 @@ impl ArcCheckpoint {
             }
             // It may have vectors for decoders of its own, which this checkpoint replaces.
             let source = Arc::new(open_consolidated(&folder)?);
-            parts.push(Part {
-                source,
-                strips: EMBEDDER,
-                whole: false,
-            });
+            parts.push(Part { source, strips: EMBEDDER, whole: false });
         }
 
-        let backbone = sources
-            .backbone
-            .clone()
-            .or_else(|| train_args.backbone.clone());
+        let backbone = sources.backbone.clone().or_else(|| train_args.backbone.clone());
         let Some(backbone) = backbone.filter(|backbone| backbone.exists()) else {
             return Err(Error::InvalidConfig {
                 path,
@@ -447,17 +398,11 @@ impl ArcCheckpoint {
                     .to_owned(),
             });
         };
-        let has_weights = [CONSOLIDATED, WEIGHTS]
-            .iter()
-            .any(|name| backbone.join(name).exists());
+        let has_weights = [CONSOLIDATED, WEIGHTS].iter().any(|name| backbone.join(name).exists());
         let model_args = if has_weights {
             let folder = MetaFolder::open(&backbone)?;
             let args = folder.args().clone();
-            parts.push(Part {
-                source: Arc::new(folder),
-                strips: EMBEDDER,
-                whole: false,
-            });
+            parts.push(Part { source: Arc::new(folder), strips: EMBEDDER, whole: false });
             args
         } else {
             read_model_args(&backbone.join(PARAMS))?
@@ -469,15 +414,7 @@ impl ArcCheckpoint {
             model_args,
         };
         let config_text = released_config(&config, &params_text, &path)?;
-        Self::check(
-            dir,
-            &path,
-            config,
-            config_text,
-            BTreeMap::new(),
-            decoders,
-            parts,
-        )
+        Self::check(dir, &path, config, config_text, BTreeMap::new(), decoders, parts)
     }
 
     fn check(
@@ -494,10 +431,7 @@ impl ArcCheckpoint {
         let mut read: Vec<HashSet<String>> = vec![HashSet::new(); parts.len()];
         // Lazily, so that an absurd number of layers ends at the first tensor that is not there.
         for (name, shape) in expected_tensors(&config, decoders) {
-            let place = parts
-                .iter()
-                .enumerate()
-                .find_map(|(i, part)| Some((i, part.key(&name)?)));
+            let place = parts.iter().enumerate().find_map(|(i, part)| Some((i, part.key(&name)?)));
             let Some((part, key)) = place else {
                 // Of the parts that could hold it, the first is the checkpoint's own.
                 let part = parts.iter().find(|part| name.starts_with(part.strips));
@@ -507,10 +441,7 @@ impl ArcCheckpoint {
                         tensor: name.clone(),
                         nearest_name: None,
                     },
-                    |part| {
-                        part.source
-                            .missing(name.strip_prefix(part.strips).unwrap_or(&name))
-                    },
+                    |part| part.source.missing(name.strip_prefix(part.strips).unwrap_or(&name)),
                 ));
             };
             parts[part].source.tensor_of_shape(&key, &shape)?;
@@ -522,15 +453,7 @@ impl ArcCheckpoint {
                 part.source.expect_all_read(read)?;
             }
         }
-        Ok(Self {
-            path: dir.to_owned(),
-            config,
-            config_text,
-            metadata,
-            decoders,
-            parts,
-            tensors,
-        })
+        Ok(Self { path: dir.to_owned(), config, config_text, metadata, decoders, parts, tensors })
     }
 
     /// The configuration.
@@ -549,9 +472,7 @@ impl ArcCheckpoint {
     /// its own.
     pub fn encoder_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str).filter(|name| {
-            let group = name
-                .strip_prefix(EMBEDDER)
-                .and_then(|name| name.split('.').next());
+            let group = name.strip_prefix(EMBEDDER).and_then(|name| name.split('.').next());
             group.is_some_and(|group| !PER_DECODER.contains(&group))
         })
     }
@@ -598,10 +519,7 @@ impl ArcCheckpoint {
             self.has(&name).then(|| self.tensor(&name)).transpose()
         };
         let norm = part("norm")?;
-        let layers = [part("layer1")?, part("layer2")?]
-            .into_iter()
-            .flatten()
-            .collect();
+        let layers = [part("layer1")?, part("layer2")?].into_iter().flatten().collect();
         Ok(Some(ProjectorTensors { norm, layers }))
     }
 
@@ -627,9 +545,7 @@ impl ArcCheckpoint {
                 return Err(Error::InvalidFile {
                     path: tensor.path().to_owned(),
                     format: "checkpoint",
-                    reason: format!(
-                        "tensor `{name}` is {value} at {index}, expected finite values"
-                    ),
+                    reason: format!("tensor `{name}` is {value} at {index}, expected finite values"),
                 });
             }
         }
@@ -651,9 +567,7 @@ impl ArcCheckpoint {
             tensors.insert(name.as_str(), self.tensor(name)?);
         }
         for new in changed {
-            let old = tensors
-                .get_mut(new.name())
-                .ok_or_else(|| self.missing(new.name()))?;
+            let old = tensors.get_mut(new.name()).ok_or_else(|| self.missing(new.name()))?;
             new.expect_shape(old.shape())?;
             *old = new.clone();
         }
@@ -665,18 +579,9 @@ impl ArcCheckpoint {
 impl TensorSource for ArcCheckpoint {
     fn tensor(&self, name: &str) -> Result<RawTensor> {
         let place = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
-        let part = self
-            .parts
-            .get(place.part)
-            .ok_or_else(|| self.missing(name))?;
+        let part = self.parts.get(place.part).ok_or_else(|| self.missing(name))?;
         let stored = part.source.tensor(&place.key)?;
-        RawTensor::new(
-            name,
-            stored.dtype(),
-            stored.shape().to_vec(),
-            stored.bytes().clone(),
-            stored.path(),
-        )
+        RawTensor::new(name, stored.dtype(), stored.shape().to_vec(), stored.bytes().clone(), stored.path())
     }
 
     fn has(&self, name: &str) -> bool {
@@ -693,19 +598,9 @@ impl TensorSource for ArcCheckpoint {
 }
 
 /// The released names and shapes of everything that a configuration asks for.
-fn expected_tensors(
-    config: &ArcConfig,
-    decoders: usize,
-) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
-    let ArcConfig {
-        embedder_args: embedder,
-        bridge_args: bridge,
-        model_args: model,
-    } = config;
-    let table = (
-        "tok_embeddings.weight".to_owned(),
-        vec![model.vocab_size, model.dim],
-    );
+fn expected_tensors(config: &ArcConfig, decoders: usize) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
+    let ArcConfig { embedder_args: embedder, bridge_args: bridge, model_args: model } = config;
+    let table = ("tok_embeddings.weight".to_owned(), vec![model.vocab_size, model.dim]);
     let layers = (0..config.n_layers()).flat_map(|layer| model.layer_tensors(layer));
 
     let groups = [
@@ -721,35 +616,21 @@ fn expected_tensors(
 
     let (d_in, d_out) = (bridge.in_dim, bridge.out_dim.unwrap_or(0));
     let hidden = bridge.hidden_dim.unwrap_or(d_out);
-    let two_layers = || {
-        vec![
-            ("layer1.weight", vec![hidden, d_in]),
-            ("layer2.weight", vec![d_out, hidden]),
-        ]
-    };
+    let two_layers = || vec![("layer1.weight", vec![hidden, d_in]), ("layer2.weight", vec![d_out, hidden])];
     let (prefixes, parts) = match bridge.bridge_type {
         None => (0, Vec::new()),
         Some(BridgeType::Mlp) => (1, two_layers()),
         Some(BridgeType::Linear) => (1, vec![("layer1.weight", vec![d_out, d_in])]),
-        Some(BridgeType::Rms) => (
-            1,
-            [vec![("norm.weight", vec![d_in])], two_layers()].concat(),
-        ),
+        Some(BridgeType::Rms) => (1, [vec![("norm.weight", vec![d_in])], two_layers()].concat()),
         Some(BridgeType::MultiModule) => (decoders, two_layers()),
     };
     let indexed = bridge.bridge_type == Some(BridgeType::MultiModule);
     let projectors = (0..prefixes).flat_map(move |k| {
-        let prefix = if indexed {
-            format!("{BRIDGE}{k}.")
-        } else {
-            BRIDGE.to_owned()
-        };
+        let prefix = if indexed { format!("{BRIDGE}{k}.") } else { BRIDGE.to_owned() };
         let parts = parts.clone().into_iter();
         parts.map(move |(part, shape)| (format!("{prefix}{part}"), shape))
     });
-    encoder
-        .map(|(name, shape)| (format!("{EMBEDDER}{name}"), shape))
-        .chain(projectors)
+    encoder.map(|(name, shape)| (format!("{EMBEDDER}{name}"), shape)).chain(projectors)
 }
 
 /// What a run's `args.yaml` says of the checkpoint.
@@ -772,10 +653,7 @@ impl TrainArgs {
             return Ok(Self::default());
         }
         let text = read_text(&path)?;
-        Ok(Self {
-            path: Some(path),
-            ..Self::parse(&text)
-        })
+        Ok(Self { path: Some(path), ..Self::parse(&text) })
     }
 
     /// Finds the few fields that matter. The file is written by one program, in YAML's block style
@@ -812,10 +690,7 @@ impl TrainArgs {
 fn scalar(text: &str) -> Option<&str> {
     let text = text.trim();
     for quote in ['\'', '"'] {
-        if let Some(inner) = text
-            .strip_prefix(quote)
-            .and_then(|text| text.strip_suffix(quote))
-        {
+        if let Some(inner) = text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote)) {
             return Some(inner);
         }
     }
@@ -829,9 +704,7 @@ fn last_checkpoint(folder: &Path) -> Result<PathBuf> {
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let entry = entry.map_err(Error::io("read", folder))?;
         let name = entry.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("checkpoint_"));
+        let number = name.to_str().and_then(|name| name.strip_prefix("checkpoint_"));
         let Some(number) = number.and_then(|number| number.parse().ok()) else {
             continue;
         };
@@ -841,11 +714,10 @@ fn last_checkpoint(folder: &Path) -> Result<PathBuf> {
             last = Some((number, path));
         }
     }
-    last.map(|(_, path)| path)
-        .ok_or_else(|| Error::InvalidConfig {
-            path: folder.to_owned(),
-            reason: format!("it has no `checkpoint_N` with a `{PARAMS}`"),
-        })
+    last.map(|(_, path)| path).ok_or_else(|| Error::InvalidConfig {
+        path: folder.to_owned(),
+        reason: format!("it has no `checkpoint_N` with a `{PARAMS}`"),
+    })
 }
 
 fn open_consolidated(folder: &Path) -> Result<SafetensorsFile> {
@@ -869,21 +741,15 @@ fn released_config(config: &ArcConfig, params: &str, path: &Path) -> Result<Stri
         "bridge_args": of("bridge_module"),
         "model_args": config.model_args,
     });
-    serde_json::to_string_pretty(&config).map_err(|error| Error::InvalidConfig {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
+    serde_json::to_string_pretty(&config)
+        .map_err(|error| Error::InvalidConfig { path: path.to_owned(), reason: error.to_string() })
 }
 
 fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(Error::io("read", path))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(
-    text: &str,
-    path: &Path,
-    format: &'static str,
-) -> Result<T> {
+fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path, format: &'static str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| Error::InvalidFile {
         path: path.to_owned(),
         format,
@@ -903,19 +769,14 @@ fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>> {
         reason: error.to_string(),
     })?;
     let metadata = header.metadata().iter().flatten();
-    Ok(metadata
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect())
+    Ok(metadata.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
 /// The place and value of the first value that is infinite or not a number.
 fn first_not_finite(tensor: &RawTensor) -> Option<(usize, f32)> {
     // By bits and without a copy, as tables of billions of values pass here.
     let finite = |bytes: &[u8], exponent: u32| {
-        let bits = bytes
-            .iter()
-            .rev()
-            .fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte));
+        let bits = bytes.iter().rev().fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte));
         bits & exponent != exponent
     };
     let (width, exponent) = match tensor.dtype() {
@@ -923,17 +784,10 @@ fn first_not_finite(tensor: &RawTensor) -> Option<(usize, f32)> {
         StorageType::F16 => (2, 0x7c00),
         StorageType::BF16 => (2, 0x7f80),
         _ => {
-            return tensor
-                .to_f32()
-                .into_iter()
-                .enumerate()
-                .find(|(_, value)| !value.is_finite());
+            return tensor.to_f32().into_iter().enumerate().find(|(_, value)| !value.is_finite());
         }
     };
-    let index = tensor
-        .bytes()
-        .chunks_exact(width)
-        .position(|bytes| !finite(bytes, exponent))?;
+    let index = tensor.bytes().chunks_exact(width).position(|bytes| !finite(bytes, exponent))?;
     tensor.to_f32().get(index).map(|&value| (index, value))
 }
 
@@ -957,9 +811,7 @@ pub fn write_released(
     }
     // The order of the safetensors library: the widest type first, then by name.
     typed.sort_by(|(left_type, left), (right_type, right)| {
-        right_type
-            .cmp(left_type)
-            .then_with(|| left.name().cmp(right.name()))
+        right_type.cmp(left_type).then_with(|| left.name().cmp(right.name()))
     });
     let header = header(&typed, metadata).map_err(|error| Error::InvalidFile {
         path: weights.clone(),
@@ -975,10 +827,7 @@ pub fn write_released(
         Ok(())
     })?;
     let path = dir.join(CONFIG);
-    write_atomically(&path, |file| {
-        file.write_all(config.as_bytes())
-            .map_err(Error::io("write", &path))
-    })
+    write_atomically(&path, |file| file.write_all(config.as_bytes()).map_err(Error::io("write", &path)))
 }
 
 fn safetensors_type(tensor: &RawTensor) -> Result<Dtype> {
@@ -995,10 +844,7 @@ fn safetensors_type(tensor: &RawTensor) -> Result<Dtype> {
 }
 
 /// The header without its length. Built here and not by the library, whose metadata has no order.
-fn header(
-    typed: &[(Dtype, &RawTensor)],
-    metadata: &BTreeMap<String, String>,
-) -> serde_json::Result<Vec<u8>> {
+fn header(typed: &[(Dtype, &RawTensor)], metadata: &BTreeMap<String, String>) -> serde_json::Result<Vec<u8>> {
     /// The header is padded to a multiple of this.
     const ALIGNMENT: usize = 8;
 
@@ -1009,11 +855,7 @@ fn header(
     let mut start = 0;
     for (dtype, tensor) in typed {
         let end = start + tensor.bytes().len();
-        let info = TensorInfo {
-            dtype: *dtype,
-            shape: tensor.shape().to_vec(),
-            data_offsets: (start, end),
-        };
+        let info = TensorInfo { dtype: *dtype, shape: tensor.shape().to_vec(), data_offsets: (start, end) };
         header.insert(tensor.name().to_owned(), serde_json::to_value(info)?);
         start = end;
     }
@@ -1053,10 +895,7 @@ mod tests {
             ("layers.0.ffn_norm.weight", vec![4]),
             ("tok_embeddings.weight", vec![5, 4]),
         ];
-        let mut tensors: Vec<_> = layer
-            .into_iter()
-            .map(|(name, shape)| (name.to_owned(), shape))
-            .collect();
+        let mut tensors: Vec<_> = layer.into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect();
         for k in 0..decoders {
             tensors.push((format!("rec_tok.{k}.weight"), vec![1, 4]));
             tensors.push((format!("cont_tok.{k}.weight"), vec![1, 4]));
@@ -1065,17 +904,11 @@ mod tests {
     }
 
     fn two_layers(prefix: &str) -> Vec<(String, Vec<usize>)> {
-        vec![
-            (format!("{prefix}layer1.weight"), vec![3, 4]),
-            (format!("{prefix}layer2.weight"), vec![7, 3]),
-        ]
+        vec![(format!("{prefix}layer1.weight"), vec![3, 4]), (format!("{prefix}layer2.weight"), vec![7, 3])]
     }
 
     fn prefixed(prefix: &str, tensors: Vec<(String, Vec<usize>)>) -> Vec<(String, Vec<usize>)> {
-        tensors
-            .into_iter()
-            .map(|(name, shape)| (format!("{prefix}{name}"), shape))
-            .collect()
+        tensors.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect()
     }
 
     /// A file written by the safetensors library; each value is different from all others.
@@ -1088,15 +921,9 @@ mod tests {
             });
             value.take(count).flatten().collect()
         };
-        let data: Vec<_> = tensors
-            .iter()
-            .map(|(_, shape)| values(shape.iter().product()))
-            .collect();
+        let data: Vec<_> = tensors.iter().map(|(_, shape)| values(shape.iter().product())).collect();
         let views = tensors.iter().zip(&data).map(|((name, shape), data)| {
-            (
-                name.as_str(),
-                TensorView::new(Dtype::F32, shape.clone(), data).unwrap(),
-            )
+            (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
         });
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         let bytes = safetensors::serialize(views, Some(metadata)).unwrap();
@@ -1116,11 +943,7 @@ mod tests {
     /// A released checkpoint for two decoders.
     fn released(dir: &Path) -> Vec<(String, Vec<usize>)> {
         write_config(dir, EMBEDDER_ARGS, &bridge("multi_module"), MODEL_ARGS);
-        let projectors = [
-            two_layers("bridge_module.0."),
-            two_layers("bridge_module.1."),
-        ]
-        .concat();
+        let projectors = [two_layers("bridge_module.0."), two_layers("bridge_module.1.")].concat();
         let tensors = [prefixed(EMBEDDER, encoder(2)), projectors].concat();
         write_file(&dir.join(WEIGHTS), &tensors, 0.0);
         tensors
@@ -1130,29 +953,15 @@ mod tests {
     fn trained(run: &Path) -> (PathBuf, TrainingSources) {
         let checkpoint = run.join("checkpoints/checkpoint_000020");
         let (backbone, params) = (run.join("backbone"), bridge("mlp"));
-        write_file(
-            &checkpoint.join("embedder").join(CONSOLIDATED),
-            &encoder(1),
-            0.0,
-        );
-        write_file(
-            &checkpoint.join("bridge_module").join(CONSOLIDATED),
-            &two_layers(""),
-            500.0,
-        );
+        write_file(&checkpoint.join("embedder").join(CONSOLIDATED), &encoder(1), 0.0);
+        write_file(&checkpoint.join("bridge_module").join(CONSOLIDATED), &two_layers(""), 500.0);
         let params = format!(
             r#"{{"param_dtype": "float32", "embedder_params": {EMBEDDER_ARGS}, "bridge_module": {params}}}"#
         );
         fs::write(checkpoint.join(PARAMS), params).unwrap();
         fs::create_dir_all(&backbone).unwrap();
         fs::write(backbone.join(PARAMS), MODEL_ARGS).unwrap();
-        (
-            checkpoint,
-            TrainingSources {
-                backbone: Some(backbone),
-                frozen_encoder: None,
-            },
-        )
+        (checkpoint, TrainingSources { backbone: Some(backbone), frozen_encoder: None })
     }
 
     fn open(dir: &Path) -> Result<ArcCheckpoint> {
@@ -1173,10 +982,7 @@ mod tests {
         assert_eq!(checkpoint.names().len(), tensors.len());
         checkpoint.write_released(&to, &[]).unwrap();
         for file in [CONFIG, WEIGHTS] {
-            assert_eq!(
-                fs::read(from.join(file)).unwrap(),
-                fs::read(to.join(file)).unwrap()
-            );
+            assert_eq!(fs::read(from.join(file)).unwrap(), fs::read(to.join(file)).unwrap());
         }
     }
 
@@ -1188,18 +994,13 @@ mod tests {
         let before = open(&from).unwrap();
         let name = "embedder.cont_tok.1.weight";
         let new = RawTensor::from_f32(name, vec![1, 4], &[9.0, 8.0, 7.0, 6.0]).unwrap();
-        before
-            .write_released(&to, std::slice::from_ref(&new))
-            .unwrap();
+        before.write_released(&to, std::slice::from_ref(&new)).unwrap();
         let after = open(&to).unwrap();
         for other in before.names() {
             let (old, new) = (before.tensor(other).unwrap(), after.tensor(other).unwrap());
             assert_eq!(old.bytes()[..] == new.bytes()[..], other != name, "{other}");
         }
-        assert_eq!(
-            after.special(Special::Cont, 1).unwrap().unwrap().to_f32(),
-            new.to_f32()
-        );
+        assert_eq!(after.special(Special::Cont, 1).unwrap().unwrap().to_f32(), new.to_f32());
         let stranger = RawTensor::from_f32("embedder.cont_tok.2.weight", vec![1, 4], &[0.0; 4]);
         assert!(before.write_released(&to, &[stranger.unwrap()]).is_err());
     }
@@ -1211,14 +1012,7 @@ mod tests {
         let checkpoint = open(&dir.path().join("from")).unwrap();
         let bytes = vec![0x80, 0x3f, 0x00, 0x40, 0x80, 0x3f, 0x00, 0x40];
         let name = "embedder.rec_tok.0.weight";
-        let half = RawTensor::new(
-            name,
-            StorageType::BF16,
-            vec![1, 4],
-            bytes.into(),
-            "(memory)",
-        )
-        .unwrap();
+        let half = RawTensor::new(name, StorageType::BF16, vec![1, 4], bytes.into(), "(memory)").unwrap();
         let to = dir.path().join("to");
         checkpoint.write_released(&to, &[half]).unwrap();
         let again = open(&to).unwrap();
@@ -1226,10 +1020,7 @@ mod tests {
         assert_eq!(again.tensor(name).unwrap().to_f32(), [1.0, 2.0, 1.0, 2.0]);
         let third = dir.path().join("third");
         again.write_released(&third, &[]).unwrap();
-        assert_eq!(
-            fs::read(to.join(WEIGHTS)).unwrap(),
-            fs::read(third.join(WEIGHTS)).unwrap()
-        );
+        assert_eq!(fs::read(to.join(WEIGHTS)).unwrap(), fs::read(third.join(WEIGHTS)).unwrap());
     }
 
     #[test]
@@ -1257,11 +1048,9 @@ mod tests {
         let layers = || two_layers(BRIDGE);
         let norm = vec![("bridge_module.norm.weight".to_owned(), vec![4])];
         let linear = vec![("bridge_module.layer1.weight".to_owned(), vec![7, 4])];
-        for (kind, tensors, count) in [
-            ("mlp", layers(), 2),
-            ("rms", [norm, layers()].concat(), 2),
-            ("linear", linear, 1),
-        ] {
+        for (kind, tensors, count) in
+            [("mlp", layers(), 2), ("rms", [norm, layers()].concat(), 2), ("linear", linear, 1)]
+        {
             let dir = tempfile::tempdir().unwrap();
             write_config(dir.path(), EMBEDDER_ARGS, &bridge(kind), MODEL_ARGS);
             let tensors = [prefixed(EMBEDDER, encoder(2)), tensors].concat();
@@ -1270,10 +1059,7 @@ mod tests {
             // One projector for both decoders, which have their own vectors.
             for decoder in 0..2 {
                 let projector = checkpoint.projector(decoder).unwrap().unwrap();
-                assert_eq!(
-                    (projector.layers.len(), projector.norm.is_some()),
-                    (count, kind == "rms")
-                );
+                assert_eq!((projector.layers.len(), projector.norm.is_some()), (count, kind == "rms"));
             }
         }
     }
@@ -1283,13 +1069,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let weights = dir.path().join(WEIGHTS);
         let tensors = released(dir.path());
-        let without = |name: &str| -> Vec<_> {
-            tensors
-                .iter()
-                .filter(|(other, _)| other != name)
-                .cloned()
-                .collect()
-        };
+        let without =
+            |name: &str| -> Vec<_> { tensors.iter().filter(|(other, _)| other != name).cloned().collect() };
 
         let name = "embedder.layers.0.feed_forward.w2.weight";
         write_file(&weights, &without(name), 0.0);
@@ -1302,10 +1083,7 @@ mod tests {
         let narrow = vec![(name.to_owned(), vec![4, 5])];
         write_file(&weights, &[without(name), narrow].concat(), 0.0);
         let error = error_of(dir.path());
-        assert!(
-            error.contains(name) && error.contains("[4, 5], expected [4, 6]"),
-            "{error}"
-        );
+        assert!(error.contains(name) && error.contains("[4, 5], expected [4, 6]"), "{error}");
     }
 
     #[test]
@@ -1320,10 +1098,7 @@ mod tests {
             let to = dir.path().join(said);
             checkpoint.write_released(&to, &[new]).unwrap();
             let error = open(&to).unwrap().check_finite().unwrap_err().to_string();
-            assert!(
-                error.contains(&format!("`{name}` is {said} at 2")),
-                "{error}"
-            );
+            assert!(error.contains(&format!("`{name}` is {said} at 2")), "{error}");
         }
     }
 
@@ -1375,12 +1150,7 @@ mod tests {
                 MODEL_ARGS.to_owned(),
                 "`embedder.rec_tok.0.weight`",
             ),
-            (
-                EMBEDDER_ARGS.to_owned(),
-                multi.replace("multi_module", "conv"),
-                MODEL_ARGS.to_owned(),
-                "conv",
-            ),
+            (EMBEDDER_ARGS.to_owned(), multi.replace("multi_module", "conv"), MODEL_ARGS.to_owned(), "conv"),
             (
                 EMBEDDER_ARGS.to_owned(),
                 multi.clone(),
@@ -1424,50 +1194,32 @@ mod tests {
         let earlier = checkpoints.join("checkpoint_000003");
         fs::create_dir(&earlier).unwrap();
         fs::write(earlier.join(PARAMS), "{}").unwrap();
-        assert_eq!(
-            ArcCheckpoint::open(dir.path(), &sources).unwrap().path(),
-            checkpoint
-        );
+        assert_eq!(ArcCheckpoint::open(dir.path(), &sources).unwrap().path(), checkpoint);
     }
 
     #[test]
     fn old_spellings_without_an_index_are_decoder_0() {
         let dir = tempfile::tempdir().unwrap();
         let (checkpoint, sources) = trained(dir.path());
-        let old = encoder(1)
-            .into_iter()
-            .map(|(name, shape)| (name.replace("_tok.0.", "_tok."), shape));
+        let old = encoder(1).into_iter().map(|(name, shape)| (name.replace("_tok.0.", "_tok."), shape));
         let path = checkpoint.join("embedder").join(CONSOLIDATED);
         write_file(&path, &old.collect::<Vec<_>>(), 0.0);
         let opened = ArcCheckpoint::open(&checkpoint, &sources).unwrap();
         let file = SafetensorsFile::open(path).unwrap();
         let expected = file.tensor("rec_tok.weight").unwrap().to_f32();
         let got = opened.special(Special::Rec, 0).unwrap().unwrap();
-        assert_eq!(
-            (got.name(), got.to_f32()),
-            ("embedder.rec_tok.0.weight", expected)
-        );
+        assert_eq!((got.name(), got.to_f32()), ("embedder.rec_tok.0.weight", expected));
     }
 
     #[test]
     fn layers_that_were_not_trained_come_from_the_backbone() {
         let dir = tempfile::tempdir().unwrap();
         let (checkpoint, sources) = trained(dir.path());
-        let (table, trained): (Vec<_>, Vec<_>) = encoder(1)
-            .into_iter()
-            .partition(|(name, _)| name == "tok_embeddings.weight");
-        write_file(
-            &checkpoint.join("embedder").join(CONSOLIDATED),
-            &trained,
-            0.0,
-        );
-        let error = ArcCheckpoint::open(&checkpoint, &sources)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("no tensor `tok_embeddings.weight`"),
-            "{error}"
-        );
+        let (table, trained): (Vec<_>, Vec<_>) =
+            encoder(1).into_iter().partition(|(name, _)| name == "tok_embeddings.weight");
+        write_file(&checkpoint.join("embedder").join(CONSOLIDATED), &trained, 0.0);
+        let error = ArcCheckpoint::open(&checkpoint, &sources).unwrap_err().to_string();
+        assert!(error.contains("no tensor `tok_embeddings.weight`"), "{error}");
 
         // A backbone has more than the encoder: a head, a last norm, the layers that are dropped.
         let more = vec![("output.weight".to_owned(), vec![5, 4])];
@@ -1484,15 +1236,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         let (checkpoint, sources) = trained(&run);
-        let vectors: Vec<_> = encoder(1)
-            .into_iter()
-            .filter(|(name, _)| name.contains("_tok."))
-            .collect();
-        write_file(
-            &checkpoint.join("embedder").join(CONSOLIDATED),
-            &vectors,
-            0.0,
-        );
+        let vectors: Vec<_> = encoder(1).into_iter().filter(|(name, _)| name.contains("_tok.")).collect();
+        write_file(&checkpoint.join("embedder").join(CONSOLIDATED), &vectors, 0.0);
         // The encoder was trained for two decoders, neither of which is this one.
         let frozen = dir.path().join("earlier/embedder");
         write_file(&frozen.join(CONSOLIDATED), &encoder(2), 900.0);
@@ -1512,20 +1257,14 @@ mod tests {
 
         fs::remove_dir_all(&frozen).unwrap();
         let error = error_of(&checkpoint);
-        assert!(
-            error.contains("frozen") && error.contains("earlier"),
-            "{error}"
-        );
+        assert!(error.contains("frozen") && error.contains("earlier"), "{error}");
     }
 
     #[test]
     fn the_encoder_is_frozen_only_where_the_run_says_so() {
         let text = "embedder_path: /b # the backbone\nfrom_ckpt:\n  embedder_path: \"/a b\"\n";
         let args = TrainArgs::parse(text);
-        assert_eq!(
-            (args.backbone, args.frozen_encoder),
-            (Some("/b".into()), None)
-        );
+        assert_eq!((args.backbone, args.frozen_encoder), (Some("/b".into()), None));
         for key in ["freeze_embedder", "freeze_encoder"] {
             let args = TrainArgs::parse(&format!("{text}{key}: true\n"));
             assert_eq!(args.frozen_encoder, Some("/a b".into()));
@@ -1538,10 +1277,7 @@ mod tests {
         let (checkpoint, _) = trained(dir.path());
         assert!(error_of(&checkpoint).contains("backbone"));
         let error = error_of(&checkpoint.join("embedder"));
-        assert!(
-            error.contains("`config.json`") && error.contains("`params.json`"),
-            "{error}"
-        );
+        assert!(error.contains("`config.json`") && error.contains("`params.json`"), "{error}");
     }
 
     #[test]

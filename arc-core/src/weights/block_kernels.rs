@@ -609,7 +609,7 @@ mod x86 {
 
     /// Declares a type whose values are not quantised: groups are loaded, not scaled.
     macro_rules! plain_format {
-        ($name:ident, $bytes:literal, |$at8:ident| $load_8:expr, |$at16:ident| $load_16:expr) => {
+        ($name:ident: $bytes:literal bytes; $at8:ident => $load_8:expr; $at16:ident => $load_16:expr) => {
             struct $name;
 
             impl Format for $name {
@@ -653,14 +653,17 @@ mod x86 {
         };
     }
 
-    plain_format!(F32, 4, |at| _mm256_loadu_ps(at.cast()), |at| { _mm512_loadu_ps(at.cast()) });
-    plain_format!(F16, 2, |at| _mm256_cvtph_ps(load_16(at)), |at| { _mm512_cvtph_ps(load_32(at)) });
-    plain_format!(
-        BF16,
-        2,
-        |at| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load_16(at)))),
-        |at| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load_32(at))))
-    );
+    plain_format! {
+        F32: 4 bytes; at => _mm256_loadu_ps(at.cast()); at => _mm512_loadu_ps(at.cast())
+    }
+    plain_format! {
+        F16: 2 bytes; at => _mm256_cvtph_ps(load_16(at)); at => _mm512_cvtph_ps(load_32(at))
+    }
+    plain_format! {
+        BF16: 2 bytes;
+        at => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load_16(at))));
+        at => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load_32(at))))
+    }
 
     /// Calls a function generic over [`Format`] with the format of `$dtype`.
     macro_rules! with_format {

@@ -152,22 +152,10 @@ impl GgufFile {
     }
 
     fn parse(bytes: MappedBytes, path: &Path) -> Result<Self> {
-        let invalid = |reason| Error::InvalidFile {
-            path: path.to_owned(),
-            format: "GGUF",
-            reason,
-        };
+        let invalid = |reason| Error::InvalidFile { path: path.to_owned(), format: "GGUF", reason };
         let (version, metadata, tensors) = parse_header(&bytes).map_err(invalid)?;
         let path = path.to_owned();
-        Ok(Self {
-            contents: Arc::new(Contents {
-                path,
-                version,
-                metadata,
-                tensors,
-                bytes,
-            }),
-        })
+        Ok(Self { contents: Arc::new(Contents { path, version, metadata, tensors, bytes }) })
     }
 
     /// The format's version, 2 or 3.
@@ -184,10 +172,7 @@ impl GgufFile {
 
     /// All metadata, sorted by key.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &GgufValue)> {
-        self.contents
-            .metadata
-            .iter()
-            .map(|(key, value)| (key.as_str(), value))
+        self.contents.metadata.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// The model's architecture, `general.architecture`: `llama`, `gemma3`, …
@@ -256,14 +241,10 @@ impl GgufFile {
     /// # Errors
     /// [`Error::InvalidConfig`] if it is missing or of another type.
     pub fn f32s(&self, key: &str) -> Result<&[f32]> {
-        self.typed(
-            key,
-            "an array of single-precision numbers",
-            |value| match value {
-                GgufValue::F32s(numbers) => Some(numbers.as_slice()),
-                _ => None,
-            },
-        )
+        self.typed(key, "an array of single-precision numbers", |value| match value {
+            GgufValue::F32s(numbers) => Some(numbers.as_slice()),
+            _ => None,
+        })
     }
 
     /// The 32-bit integers of that key.
@@ -294,12 +275,7 @@ impl GgufFile {
 
 impl TensorSource for GgufFile {
     fn tensor(&self, name: &str) -> Result<RawTensor> {
-        let Contents {
-            path,
-            tensors,
-            bytes,
-            ..
-        } = &*self.contents;
+        let Contents { path, tensors, bytes, .. } = &*self.contents;
         let info = tensors.get(name).ok_or_else(|| self.missing(name))?;
         let Some((dtype, range)) = &info.stored else {
             return Err(Error::UnsupportedQuantisation {
@@ -308,13 +284,11 @@ impl TensorSource for GgufFile {
                 found: unreadable_type(info.type_id),
             });
         };
-        let bytes = bytes
-            .slice(range.clone())
-            .ok_or_else(|| Error::InvalidFile {
-                path: path.clone(),
-                format: "GGUF",
-                reason: format!("tensor `{name}` reaches beyond the end of the file"),
-            })?;
+        let bytes = bytes.slice(range.clone()).ok_or_else(|| Error::InvalidFile {
+            path: path.clone(),
+            format: "GGUF",
+            reason: format!("tensor `{name}` reaches beyond the end of the file"),
+        })?;
         RawTensor::new(name, *dtype, info.shape.clone(), bytes, path)
     }
 
@@ -378,11 +352,7 @@ fn unreadable_type(id: u32) -> String {
     name.to_owned()
 }
 
-type Header = (
-    u32,
-    BTreeMap<String, GgufValue>,
-    BTreeMap<String, TensorInfo>,
-);
+type Header = (u32, BTreeMap<String, GgufValue>, BTreeMap<String, TensorInfo>);
 
 /// Parses everything before the tensors' data; the error is the reason why the file is invalid.
 fn parse_header(bytes: &[u8]) -> Result<Header, String> {
@@ -394,14 +364,8 @@ fn parse_header(bytes: &[u8]) -> Result<Header, String> {
     let version = reader.u32("the version")?;
     if !(2..=3).contains(&version) {
         let big_endian = (2..=3).contains(&version.swap_bytes());
-        let found = if big_endian {
-            "big-endian".to_owned()
-        } else {
-            format!("version {version}")
-        };
-        return Err(format!(
-            "it is {found}, expected version 2 or 3, little-endian"
-        ));
+        let found = if big_endian { "big-endian".to_owned() } else { format!("version {version}") };
+        return Err(format!("it is {found}, expected version 2 or 3, little-endian"));
     }
     let tensor_count = reader.count("the count of tensors", MIN_TENSOR_BYTES)?;
     let entry_count = reader.count("the count of metadata entries", MIN_ENTRY_BYTES)?;
@@ -422,10 +386,7 @@ fn parse_header(bytes: &[u8]) -> Result<Header, String> {
     for i in 0..tensor_count {
         described.push(reader.tensor(i)?);
     }
-    let data = reader
-        .at
-        .checked_next_multiple_of(alignment)
-        .ok_or("its header overflows")?;
+    let data = reader.at.checked_next_multiple_of(alignment).ok_or("its header overflows")?;
     let tensors = place(described, data, alignment, bytes.len())?;
     Ok((version, metadata, tensors))
 }
@@ -459,19 +420,11 @@ fn place(
 ) -> Result<BTreeMap<String, TensorInfo>, String> {
     let mut tensors = BTreeMap::new();
     let mut extents = Vec::new();
-    for Description {
-        name,
-        shape,
-        type_id,
-        offset,
-    } in described
-    {
+    for Description { name, shape, type_id, offset } in described {
         let out_of_file = || format!("tensor `{name}` reaches beyond the end of the file");
         let offset = usize::try_from(offset).map_err(|_| out_of_file())?;
         if offset % alignment != 0 {
-            return Err(format!(
-                "tensor `{name}` is at offset {offset}, not a multiple of {alignment}"
-            ));
+            return Err(format!("tensor `{name}` is at offset {offset}, not a multiple of {alignment}"));
         }
         let start = data.checked_add(offset).filter(|&start| start <= file_len);
         let start = start.ok_or_else(out_of_file)?;
@@ -490,17 +443,7 @@ fn place(
             }
         };
         let duplicate = format!("tensor `{name}` is described twice");
-        if tensors
-            .insert(
-                name,
-                TensorInfo {
-                    shape,
-                    type_id,
-                    stored,
-                },
-            )
-            .is_some()
-        {
+        if tensors.insert(name, TensorInfo { shape, type_id, stored }).is_some() {
             return Err(duplicate);
         }
     }
@@ -536,9 +479,7 @@ impl<'a> Reader<'a> {
     fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], String> {
         let taken = self.take(N, what)?;
         // `take` returns exactly N bytes.
-        taken
-            .try_into()
-            .map_err(|_| format!("it ends inside {what}"))
+        taken.try_into().map_err(|_| format!("it ends inside {what}"))
     }
 
     fn u32(&mut self, what: &str) -> Result<u32, String> {
@@ -552,15 +493,9 @@ impl<'a> Reader<'a> {
     /// A count of things that each take at least `min_bytes` of what is left.
     fn count(&mut self, what: &str, min_bytes: usize) -> Result<usize, String> {
         let count = self.u64(what)?;
-        usize::try_from(count)
-            .ok()
-            .filter(|&count| count <= self.remaining() / min_bytes)
-            .ok_or_else(|| {
-                format!(
-                    "{what} is {count}, more than the {} bytes left can hold",
-                    self.remaining()
-                )
-            })
+        usize::try_from(count).ok().filter(|&count| count <= self.remaining() / min_bytes).ok_or_else(|| {
+            format!("{what} is {count}, more than the {} bytes left can hold", self.remaining())
+        })
     }
 
     fn string(&mut self, what: &str) -> Result<String, String> {
@@ -574,12 +509,7 @@ impl<'a> Reader<'a> {
         self.value_at_depth(type_id, what, 0)
     }
 
-    fn value_at_depth(
-        &mut self,
-        type_id: u32,
-        what: &str,
-        depth: usize,
-    ) -> Result<GgufValue, String> {
+    fn value_at_depth(&mut self, type_id: u32, what: &str, depth: usize) -> Result<GgufValue, String> {
         Ok(match type_id {
             0 => GgufValue::U8(u8::from_le_bytes(self.array(what)?)),
             1 => GgufValue::I8(i8::from_le_bytes(self.array(what)?)),
@@ -604,9 +534,7 @@ impl<'a> Reader<'a> {
 
     fn array_value(&mut self, what: &str, depth: usize) -> Result<GgufValue, String> {
         if depth == MAX_ARRAY_DEPTH {
-            return Err(format!(
-                "{what} has arrays in arrays more than {MAX_ARRAY_DEPTH} deep"
-            ));
+            return Err(format!("{what} has arrays in arrays more than {MAX_ARRAY_DEPTH} deep"));
         }
         let type_id = self.u32(what)?;
         let min_bytes = match type_id {
@@ -623,15 +551,9 @@ impl<'a> Reader<'a> {
             4 => GgufValue::U32s(self.numbers(len, what, u32::from_le_bytes)?),
             5 => GgufValue::I32s(self.numbers(len, what, i32::from_le_bytes)?),
             6 => GgufValue::F32s(self.numbers(len, what, f32::from_le_bytes)?),
-            8 => GgufValue::Strings(
-                (0..len)
-                    .map(|_| self.string(what))
-                    .collect::<Result<_, _>>()?,
-            ),
+            8 => GgufValue::Strings((0..len).map(|_| self.string(what)).collect::<Result<_, _>>()?),
             _ => GgufValue::Array(
-                (0..len)
-                    .map(|_| self.value_at_depth(type_id, what, depth + 1))
-                    .collect::<Result<_, _>>()?,
+                (0..len).map(|_| self.value_at_depth(type_id, what, depth + 1)).collect::<Result<_, _>>()?,
             ),
         })
     }
@@ -644,10 +566,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Vec<T>, String> {
         // `len * 4` bytes are left: `count` has checked it.
         let (numbers, _) = self.take(len * 4, what)?.as_chunks::<4>();
-        Ok(numbers
-            .iter()
-            .map(|number| from_le_bytes(*number))
-            .collect())
+        Ok(numbers.iter().map(|number| from_le_bytes(*number)).collect())
     }
 
     fn tensor(&mut self, i: usize) -> Result<Description, String> {
@@ -668,12 +587,7 @@ impl<'a> Reader<'a> {
         shape.reverse();
         let type_id = self.u32(&what)?;
         let offset = self.u64(&what)?;
-        Ok(Description {
-            name,
-            shape,
-            type_id,
-            offset,
-        })
+        Ok(Description { name, shape, type_id, offset })
     }
 }
 
@@ -681,10 +595,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    const TINY: &str = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../tests/golden/quants/tiny.gguf"
-    );
+    const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/quants/tiny.gguf");
 
     fn tiny() -> Vec<u8> {
         std::fs::read(TINY).unwrap()
@@ -697,22 +608,14 @@ mod tests {
     /// The reason why a file is refused.
     fn refusal(bytes: Vec<u8>) -> String {
         match parse(bytes) {
-            Err(Error::InvalidFile {
-                format: "GGUF",
-                reason,
-                ..
-            }) => reason,
+            Err(Error::InvalidFile { format: "GGUF", reason, .. }) => reason,
             other => panic!("expected an invalid file, got {other:?}"),
         }
     }
 
     /// Where `needle` ends in the file.
     fn end_of(bytes: &[u8], needle: &[u8]) -> usize {
-        bytes
-            .windows(needle.len())
-            .position(|window| window == needle)
-            .unwrap()
-            + needle.len()
+        bytes.windows(needle.len()).position(|window| window == needle).unwrap() + needle.len()
     }
 
     /// `tiny` with other bytes at `at`.
@@ -750,19 +653,10 @@ mod tests {
         assert_eq!(file.f32s("test.f32s").unwrap(), [0.5, -1.5]);
         let bools = vec![GgufValue::Bool(true), GgufValue::Bool(false)];
         assert_eq!(file.meta("test.bools"), Some(&GgufValue::Array(bools)));
-        assert_eq!(
-            file.names(),
-            ["cube", "last", "matrix", "unreadable", "vector"]
-        );
-        assert_eq!(
-            file.tensor("vector").unwrap().to_f32(),
-            [0.0, 1.0, 2.0, 3.0, 4.0]
-        );
+        assert_eq!(file.names(), ["cube", "last", "matrix", "unreadable", "vector"]);
+        assert_eq!(file.tensor("vector").unwrap().to_f32(), [0.0, 1.0, 2.0, 3.0, 4.0]);
         let cube = file.tensor("cube").unwrap();
-        assert_eq!(
-            (cube.dtype(), cube.shape()),
-            (StorageType::F16, &[2, 3, 4][..])
-        );
+        assert_eq!((cube.dtype(), cube.shape()), (StorageType::F16, &[2, 3, 4][..]));
         assert!(cube.to_f32().into_iter().eq((0_u8..24).map(f32::from)));
     }
 
@@ -774,10 +668,7 @@ mod tests {
         for (name, dtype) in [("matrix", StorageType::Q4_1), ("last", StorageType::Q6K)] {
             let tensor = file.tensor(name).unwrap();
             assert_eq!((tensor.dtype(), tensor.shape()), (dtype, &[3, 256][..]));
-            assert_eq!(
-                &**tensor.bytes(),
-                golden.tensor(&format!("{dtype}.blocks")).unwrap().data()
-            );
+            assert_eq!(&**tensor.bytes(), golden.tensor(&format!("{dtype}.blocks")).unwrap().data());
         }
     }
 
@@ -786,15 +677,9 @@ mod tests {
         let file = GgufFile::open(TINY).unwrap();
         let message = |error: Error| error.to_string();
         let missing = message(file.u32("llama.block_count").unwrap_err());
-        assert!(
-            missing.contains("`llama.block_count` is missing"),
-            "{missing}"
-        );
+        assert!(missing.contains("`llama.block_count` is missing"), "{missing}");
         let other = message(file.str("test.f32").unwrap_err());
-        assert!(
-            other.contains("`test.f32` is a single-precision number, expected a string"),
-            "{other}"
-        );
+        assert!(other.contains("`test.f32` is a single-precision number, expected a string"), "{other}");
         for negative_or_large in ["test.i8", "test.i32", "test.u64", "test.bool"] {
             assert!(file.u32(negative_or_large).is_err(), "{negative_or_large}");
         }
@@ -802,23 +687,13 @@ mod tests {
 
     #[test]
     fn a_missing_tensor_names_the_nearest() {
-        let error = GgufFile::open(TINY)
-            .unwrap()
-            .tensor("matrik")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.ends_with("has no tensor `matrik`, the nearest is `matrix`"),
-            "{error}"
-        );
+        let error = GgufFile::open(TINY).unwrap().tensor("matrik").unwrap_err().to_string();
+        assert!(error.ends_with("has no tensor `matrik`, the nearest is `matrix`"), "{error}");
     }
 
     #[test]
     fn an_unsupported_type_is_named_when_its_tensor_is_read() {
-        let error = GgufFile::open(TINY)
-            .unwrap()
-            .tensor("unreadable")
-            .unwrap_err();
+        let error = GgufFile::open(TINY).unwrap().tensor("unreadable").unwrap_err();
         assert!(
             matches!(&error, Error::UnsupportedQuantisation { tensor, found, .. }
                 if tensor == "unreadable" && found == "Q2_K"),
@@ -828,10 +703,7 @@ mod tests {
         let at = description_of("vector") + 4 + 8;
         let file = parse(patched(at, &999_u32.to_le_bytes())).unwrap();
         let error = file.tensor("vector").unwrap_err().to_string();
-        assert!(
-            error.contains("tensor `vector` in `tiny.gguf` is stored as ggml type 999"),
-            "{error}"
-        );
+        assert!(error.contains("tensor `vector` in `tiny.gguf` is stored as ggml type 999"), "{error}");
     }
 
     #[test]
@@ -890,21 +762,12 @@ mod tests {
     #[test]
     fn metadata_of_an_unknown_type_is_refused() {
         let at = end_of(&tiny(), b"test.u8");
-        assert!(
-            refusal(patched(at, &77_u32.to_le_bytes()))
-                .contains("`test.u8` is of the unknown type 77")
-        );
+        assert!(refusal(patched(at, &77_u32.to_le_bytes())).contains("`test.u8` is of the unknown type 77"));
     }
 
     #[test]
     fn arrays_nested_without_end_are_refused() {
-        let mut bytes = [
-            &b"GGUF"[..],
-            &3_u32.to_le_bytes(),
-            &[0; 8],
-            &1_u64.to_le_bytes(),
-        ]
-        .concat();
+        let mut bytes = [&b"GGUF"[..], &3_u32.to_le_bytes(), &[0; 8], &1_u64.to_le_bytes()].concat();
         bytes.extend(1_u64.to_le_bytes());
         bytes.push(b'k');
         bytes.extend(9_u32.to_le_bytes());
@@ -920,16 +783,10 @@ mod tests {
     fn offsets_that_overlap_leave_the_file_or_are_not_aligned_are_refused() {
         let offset = description_of("matrix") + 4 + 2 * 8 + 4;
         let overlapping = refusal(patched(offset, &0_u64.to_le_bytes()));
-        assert!(
-            overlapping.contains("`matrix`") && overlapping.contains("overlap"),
-            "{overlapping}"
-        );
+        assert!(overlapping.contains("`matrix`") && overlapping.contains("overlap"), "{overlapping}");
         for outside in [1 << 20, u64::MAX - 31] {
             let reason = refusal(patched(offset, &outside.to_le_bytes()));
-            assert!(
-                reason.contains("`matrix` reaches beyond the end"),
-                "{reason}"
-            );
+            assert!(reason.contains("`matrix` reaches beyond the end"), "{reason}");
         }
         let unaligned = refusal(patched(offset, &33_u64.to_le_bytes()));
         assert!(unaligned.contains("not a multiple of 32"), "{unaligned}");
@@ -939,10 +796,7 @@ mod tests {
     fn a_row_of_part_of_a_block_is_refused() {
         let innermost = description_of("matrix") + 4;
         let reason = refusal(patched(innermost, &200_u64.to_le_bytes()));
-        assert!(
-            reason.contains("`matrix` of shape [3, 200] cannot be stored as Q4_1"),
-            "{reason}"
-        );
+        assert!(reason.contains("`matrix` of shape [3, 200] cannot be stored as Q4_1"), "{reason}");
     }
 
     #[test]

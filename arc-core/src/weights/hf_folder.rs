@@ -39,21 +39,12 @@ impl HfFolder {
         // A folder with neither gets the error of the file that is usual.
         let (shards, tensors) = if single.exists() || !index.exists() {
             let shard = SafetensorsFile::open(&single)?;
-            let tensors = shard
-                .names()
-                .into_iter()
-                .map(|name| (name.to_owned(), 0))
-                .collect();
+            let tensors = shard.names().into_iter().map(|name| (name.to_owned(), 0)).collect();
             (vec![shard], tensors)
         } else {
             open_shards(dir, &index)?
         };
-        Ok(Self {
-            path: dir.to_owned(),
-            config,
-            shards,
-            tensors,
-        })
+        Ok(Self { path: dir.to_owned(), config, shards, tensors })
     }
 
     /// The parsed `config.json`.
@@ -71,10 +62,7 @@ impl HfFolder {
 
 impl TensorSource for HfFolder {
     fn tensor(&self, name: &str) -> Result<RawTensor> {
-        let shard = self
-            .tensors
-            .get(name)
-            .and_then(|&shard| self.shards.get(shard));
+        let shard = self.tensors.get(name).and_then(|&shard| self.shards.get(shard));
         shard.ok_or_else(|| self.missing(name))?.tensor(name)
     }
 
@@ -102,15 +90,8 @@ fn read_json(path: &Path, format: &'static str) -> Result<Value> {
 
 /// Maps the files of a `weight_map` (tensor name to file name) and checks both ways that it is
 /// what they hold.
-fn open_shards(
-    dir: &Path,
-    index: &Path,
-) -> Result<(Vec<SafetensorsFile>, BTreeMap<String, usize>)> {
-    let invalid = |reason| Error::InvalidFile {
-        path: index.to_owned(),
-        format: "safetensors index",
-        reason,
-    };
+fn open_shards(dir: &Path, index: &Path) -> Result<(Vec<SafetensorsFile>, BTreeMap<String, usize>)> {
+    let invalid = |reason| Error::InvalidFile { path: index.to_owned(), format: "safetensors index", reason };
     let json = read_json(index, "safetensors index")?;
     let weight_map = json.get("weight_map").and_then(Value::as_object);
     let weight_map = weight_map.ok_or_else(|| invalid("it has no `weight_map`".into()))?;
@@ -119,9 +100,8 @@ fn open_shards(
     let mut shards: Vec<SafetensorsFile> = Vec::new();
     let mut tensors = BTreeMap::new();
     for (tensor, file) in weight_map {
-        let file = file
-            .as_str()
-            .ok_or_else(|| invalid(format!("the file of tensor `{tensor}` is not a string")))?;
+        let file =
+            file.as_str().ok_or_else(|| invalid(format!("the file of tensor `{tensor}` is not a string")))?;
         // An index is data from elsewhere: it must not lead out of its folder.
         if Path::new(file).file_name() != Some(file.as_ref()) {
             return Err(invalid(format!("`{file}` is not a plain file name")));
@@ -135,22 +115,14 @@ fn open_shards(
             }
         };
         if !shards.get(shard).is_some_and(|shard| shard.has(tensor)) {
-            return Err(invalid(format!(
-                "`{file}` does not hold its tensor `{tensor}`"
-            )));
+            return Err(invalid(format!("`{file}` does not hold its tensor `{tensor}`")));
         }
         tensors.insert(tensor.clone(), shard);
     }
     for shard in &shards {
-        if let Some(extra) = shard
-            .names()
-            .into_iter()
-            .find(|name| !tensors.contains_key(*name))
-        {
+        if let Some(extra) = shard.names().into_iter().find(|name| !tensors.contains_key(*name)) {
             let shard = shard.path().display();
-            return Err(invalid(format!(
-                "it does not list tensor `{extra}` of `{shard}`"
-            )));
+            return Err(invalid(format!("it does not list tensor `{extra}` of `{shard}`")));
         }
     }
     if tensors.is_empty() {
@@ -168,13 +140,9 @@ mod tests {
 
     /// Writes a file in which each tensor has the one value given.
     fn write_shard(path: &Path, tensors: &[(&str, f32)]) {
-        let tensors: Vec<_> = tensors
-            .iter()
-            .map(|(name, value)| (*name, value.to_le_bytes()))
-            .collect();
-        let views = tensors
-            .iter()
-            .map(|(name, bytes)| (*name, TensorView::new(Dtype::F32, vec![1], bytes).unwrap()));
+        let tensors: Vec<_> = tensors.iter().map(|(name, value)| (*name, value.to_le_bytes())).collect();
+        let views =
+            tensors.iter().map(|(name, bytes)| (*name, TensorView::new(Dtype::F32, vec![1], bytes).unwrap()));
         fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
     }
 
@@ -182,10 +150,7 @@ mod tests {
     fn sharded(weight_map: &Value) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(CONFIG), r#"{"model_type": "llama"}"#).unwrap();
-        write_shard(
-            &dir.path().join("a.safetensors"),
-            &[("one", 1.0), ("two", 2.0)],
-        );
+        write_shard(&dir.path().join("a.safetensors"), &[("one", 1.0), ("two", 2.0)]);
         write_shard(&dir.path().join("b.safetensors"), &[("three", 3.0)]);
         let index = json!({ "metadata": {}, "weight_map": weight_map }).to_string();
         fs::write(dir.path().join(INDEX), index).unwrap();
@@ -218,10 +183,7 @@ mod tests {
         let folder = HfFolder::open(dir.path()).unwrap();
         let mut read: std::collections::HashSet<_> = ["one".to_owned(), "two".to_owned()].into();
         let error = folder.expect_all_read(&read).unwrap_err().to_string();
-        assert!(
-            error.ends_with("the model does not use its tensors `three`"),
-            "{error}"
-        );
+        assert!(error.ends_with("the model does not use its tensors `three`"), "{error}");
         read.insert("three".to_owned());
         folder.expect_all_read(&read).unwrap();
     }
@@ -237,39 +199,22 @@ mod tests {
 
     #[test]
     fn an_index_and_files_that_disagree_are_refused() {
-        let reason = refusal(&sharded(
-            &json!({ "one": "a.safetensors", "two": "a.safetensors",
-            "three": "b.safetensors", "four": "b.safetensors" }),
-        ));
-        assert!(
-            reason.ends_with("`b.safetensors` does not hold its tensor `four`"),
-            "{reason}"
-        );
+        let reason = refusal(&sharded(&json!({ "one": "a.safetensors", "two": "a.safetensors",
+            "three": "b.safetensors", "four": "b.safetensors" })));
+        assert!(reason.ends_with("`b.safetensors` does not hold its tensor `four`"), "{reason}");
         let reason = refusal(&sharded(&json!({ "one": "a.safetensors" })));
         assert!(reason.contains("it does not list tensor `two`"), "{reason}");
         let reason = refusal(&sharded(&json!({ "one": "c.safetensors" })));
-        assert!(
-            reason.contains("cannot open") && reason.contains("c.safetensors"),
-            "{reason}"
-        );
+        assert!(reason.contains("cannot open") && reason.contains("c.safetensors"), "{reason}");
         assert!(refusal(&sharded(&json!({}))).ends_with("its `weight_map` is empty"));
         assert!(refusal(&sharded(&json!([]))).ends_with("it has no `weight_map`"));
     }
 
     #[test]
     fn an_index_cannot_lead_out_of_its_folder() {
-        for file in [
-            "../a.safetensors",
-            "/etc/hosts",
-            "x/a.safetensors",
-            "..",
-            "",
-        ] {
+        for file in ["../a.safetensors", "/etc/hosts", "x/a.safetensors", "..", ""] {
             let reason = refusal(&sharded(&json!({ "one": file })));
-            assert!(
-                reason.ends_with(&format!("`{file}` is not a plain file name")),
-                "{reason}"
-            );
+            assert!(reason.ends_with(&format!("`{file}` is not a plain file name")), "{reason}");
         }
     }
 

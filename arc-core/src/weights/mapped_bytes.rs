@@ -43,9 +43,7 @@ impl MappedBytes {
         let metadata = file.metadata().map_err(Error::io("read", path))?;
         if metadata.is_dir() {
             // Linux opens folders and then fails to map them with an unhelpful reason.
-            return Err(Error::io("read", path)(
-                std::io::ErrorKind::IsADirectory.into(),
-            ));
+            return Err(Error::io("read", path)(std::io::ErrorKind::IsADirectory.into()));
         }
         if metadata.len() == 0 {
             // An empty map is refused by some systems; an empty file is the parser's to judge.
@@ -56,10 +54,7 @@ impl MappedBytes {
         // replaces files by renaming, which leaves a map intact.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         let range = 0..map.len();
-        Ok(Self {
-            store: Arc::new(Store::Mapped(map)),
-            range,
-        })
+        Ok(Self { store: Arc::new(Store::Mapped(map)), range })
     }
 
     /// The part `range` of these bytes, or nothing where it reaches beyond them.
@@ -67,10 +62,8 @@ impl MappedBytes {
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         let start = self.range.start.checked_add(range.start)?;
         let end = self.range.start.checked_add(range.end)?;
-        (start <= end && end <= self.range.end).then(|| Self {
-            store: Arc::clone(&self.store),
-            range: start..end,
-        })
+        (start <= end && end <= self.range.end)
+            .then(|| Self { store: Arc::clone(&self.store), range: start..end })
     }
 }
 
@@ -85,10 +78,7 @@ impl Deref for MappedBytes {
 impl From<Vec<u8>> for MappedBytes {
     fn from(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
-        Self {
-            store: Arc::new(Store::Owned(bytes)),
-            range,
-        }
+        Self { store: Arc::new(Store::Owned(bytes)), range }
     }
 }
 

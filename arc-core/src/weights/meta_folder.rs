@@ -57,9 +57,7 @@ impl ModelArgs {
     /// The base of the rotary frequencies: 1,000,000 where the configuration gives none, or 0.
     #[must_use]
     pub fn theta(&self) -> f64 {
-        self.rope_theta
-            .filter(|theta| *theta != 0.0)
-            .unwrap_or(DEFAULT_THETA)
+        self.rope_theta.filter(|theta| *theta != 0.0).unwrap_or(DEFAULT_THETA)
     }
 
     /// Refuses sizes that no model can have.
@@ -67,12 +65,7 @@ impl ModelArgs {
     /// # Errors
     /// [`Error::InvalidConfig`] that names the field; `path` is the configuration's file.
     pub fn validate(&self, path: &Path) -> Result<()> {
-        let invalid = |reason| {
-            Err(Error::InvalidConfig {
-                path: path.to_owned(),
-                reason,
-            })
-        };
+        let invalid = |reason| Err(Error::InvalidConfig { path: path.to_owned(), reason });
         for (field, value) in [
             ("dim", self.dim),
             ("n_layers", self.n_layers),
@@ -93,27 +86,15 @@ impl ModelArgs {
             ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return invalid(format!(
-                "`head_dim` is {}, expected an even number",
-                self.head_dim
-            ));
+            return invalid(format!("`head_dim` is {}, expected an even number", self.head_dim));
         }
         if self.norm_eps.is_nan() || self.norm_eps < 0.0 {
-            return invalid(format!(
-                "`norm_eps` is {}, expected 0 or more",
-                self.norm_eps
-            ));
+            return invalid(format!("`norm_eps` is {}, expected 0 or more", self.norm_eps));
         }
         if !self.theta().is_finite() || self.theta() < 0.0 {
-            return invalid(format!(
-                "`rope_theta` is {}, expected a positive number",
-                self.theta()
-            ));
+            return invalid(format!("`rope_theta` is {}, expected a positive number", self.theta()));
         }
-        if [self.n_heads, self.n_kv_heads]
-            .iter()
-            .any(|n| n.checked_mul(self.head_dim).is_none())
-        {
+        if [self.n_heads, self.n_kv_heads].iter().any(|n| n.checked_mul(self.head_dim).is_none()) {
             return invalid("`head_dim` times `n_heads` is too large".to_owned());
         }
         Ok(())
@@ -124,10 +105,7 @@ impl ModelArgs {
     /// Call [`Self::validate`] first: sizes are multiplied here.
     pub(crate) fn layer_tensors(&self, layer: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
         let (d, h) = (self.dim, self.hidden_dim);
-        let (q, kv) = (
-            self.n_heads * self.head_dim,
-            self.n_kv_heads * self.head_dim,
-        );
+        let (q, kv) = (self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim);
         let norms = [("attention_norm", vec![d]), ("ffn_norm", vec![d])];
         let parts = [
             ("attention.wq", vec![q, d]),
@@ -220,11 +198,7 @@ impl MetaFolder {
         let path = dir.join(PARAMS);
         let args = complete(read_params(&path)?, &path, &weights, &places)?;
         args.validate(&path)?;
-        Ok(Self {
-            args,
-            weights,
-            places,
-        })
+        Ok(Self { args, weights, places })
     }
 
     /// The backbone's sizes.
@@ -294,19 +268,13 @@ fn complete(
         },
     };
     let args = with_hidden_dim(params, hidden_dim, path)?;
-    Ok(ModelArgs {
-        non_parametric_norm: args.non_parametric_norm || olmo,
-        ..args
-    })
+    Ok(ModelArgs { non_parametric_norm: args.non_parametric_norm || olmo, ..args })
 }
 
 fn with_hidden_dim(params: Params, hidden_dim: Option<usize>, path: &Path) -> Result<ModelArgs> {
-    let invalid = |reason| Error::InvalidConfig {
-        path: path.to_owned(),
-        reason,
-    };
-    let hidden_dim = hidden_dim
-        .ok_or_else(|| invalid("it has neither `hidden_dim` nor `multiple_of`".to_owned()))?;
+    let invalid = |reason| Error::InvalidConfig { path: path.to_owned(), reason };
+    let hidden_dim =
+        hidden_dim.ok_or_else(|| invalid("it has neither `hidden_dim` nor `multiple_of`".to_owned()))?;
     let head_dim = match params.head_dim {
         Some(head_dim) => head_dim,
         None => params
@@ -315,9 +283,7 @@ fn with_hidden_dim(params: Params, hidden_dim: Option<usize>, path: &Path) -> Re
             .filter(|head_dim| head_dim * params.n_heads == params.dim)
             .ok_or_else(|| {
                 let (dim, n_heads) = (params.dim, params.n_heads);
-                invalid(format!(
-                    "`dim` is {dim}, expected a multiple of `n_heads`, {n_heads}"
-                ))
+                invalid(format!("`dim` is {dim}, expected a multiple of `n_heads`, {n_heads}"))
             })?,
     };
     Ok(ModelArgs {
@@ -330,9 +296,7 @@ fn with_hidden_dim(params: Params, hidden_dim: Option<usize>, path: &Path) -> Re
         norm_eps: params.norm_eps,
         vocab_size: params.vocab_size,
         // Who spells out the width of a head (Mistral) leaves the base at its own default.
-        rope_theta: params
-            .rope_theta
-            .or(params.head_dim.is_none().then_some(LLAMA_THETA)),
+        rope_theta: params.rope_theta.or(params.head_dim.is_none().then_some(LLAMA_THETA)),
         non_parametric_norm: params.non_parametric_norm,
     })
 }
@@ -342,10 +306,7 @@ fn places(weights: &SafetensorsFile) -> BTreeMap<String, Place> {
     /// OLMo's name within a block, and Meta's for the equal parts of its rows, in order. The
     /// first half of `ff_proj` is the linear part, the second the gate.
     const FUSED: [(&str, &[&str]); 4] = [
-        (
-            "att_proj",
-            &["attention.wq", "attention.wk", "attention.wv"],
-        ),
+        ("att_proj", &["attention.wq", "attention.wk", "attention.wv"]),
         ("ff_proj", &["feed_forward.w3", "feed_forward.w1"]),
         ("attn_out", &["attention.wo"]),
         ("ff_out", &["feed_forward.w2"]),
@@ -353,13 +314,7 @@ fn places(weights: &SafetensorsFile) -> BTreeMap<String, Place> {
 
     let mut places = BTreeMap::new();
     let mut insert = |name: String, key: &str, part| {
-        places.insert(
-            name,
-            Place {
-                key: key.to_owned(),
-                part,
-            },
-        );
+        places.insert(name, Place { key: key.to_owned(), part });
     };
     for key in weights.names() {
         // Llama 2 stores the rotary frequencies, which follow from the sizes.
@@ -382,11 +337,7 @@ fn places(weights: &SafetensorsFile) -> BTreeMap<String, Place> {
                 match fused {
                     Some((layer, parts)) => {
                         for (i, part) in parts.iter().enumerate() {
-                            insert(
-                                format!("layers.{layer}.{part}.weight"),
-                                key,
-                                (i, parts.len()),
-                            );
+                            insert(format!("layers.{layer}.{part}.weight"), key, (i, parts.len()));
                         }
                     }
                     // Kept under its own name, so that a check for unread tensors finds it.
@@ -401,11 +352,8 @@ fn places(weights: &SafetensorsFile) -> BTreeMap<String, Place> {
 
 /// Part `part` of `of` equal parts of a tensor's rows, without copying.
 fn rows_of(whole: &RawTensor, name: &str, (part, of): (usize, usize)) -> Result<RawTensor> {
-    let invalid = |reason| Error::InvalidFile {
-        path: whole.path().to_owned(),
-        format: "safetensors",
-        reason,
-    };
+    let invalid =
+        |reason| Error::InvalidFile { path: whole.path().to_owned(), format: "safetensors", reason };
     let mut shape = whole.shape().to_vec();
     let bytes: &MappedBytes = whole.bytes();
     let size = bytes.len() / of;
@@ -420,9 +368,7 @@ fn rows_of(whole: &RawTensor, name: &str, (part, of): (usize, usize)) -> Result<
         }
     }
     let range = part * size..(part + 1) * size;
-    let bytes = bytes
-        .slice(range)
-        .ok_or_else(|| invalid(format!("tensor `{}` is cut off", whole.name())))?;
+    let bytes = bytes.slice(range).ok_or_else(|| invalid(format!("tensor `{}` is cut off", whole.name())))?;
     RawTensor::new(name, whole.dtype(), shape, bytes, whole.path())
 }
 
@@ -445,12 +391,10 @@ mod tests {
                 values.take(count).flatten().collect::<Vec<u8>>()
             })
             .collect();
-        let views = tensors.iter().zip(&data).map(|((name, shape), data)| {
-            (
-                *name,
-                TensorView::new(Dtype::F32, shape.to_vec(), data).unwrap(),
-            )
-        });
+        let views = tensors
+            .iter()
+            .zip(&data)
+            .map(|((name, shape), data)| (*name, TensorView::new(Dtype::F32, shape.to_vec(), data).unwrap()));
         let bytes = safetensors::serialize(views, None).unwrap();
         fs::write(dir.join("model.safetensors"), bytes).unwrap();
     }
@@ -481,17 +425,11 @@ mod tests {
         }
 
         let file = SafetensorsFile::open(dir.path().join("model.safetensors")).unwrap();
-        let fused = file
-            .tensor("model.transformer.blocks.0.ff_proj.weight")
-            .unwrap()
-            .to_f32();
+        let fused = file.tensor("model.transformer.blocks.0.ff_proj.weight").unwrap().to_f32();
         let value = |name: &str| folder.tensor(name).unwrap().to_f32();
         assert_eq!(value("layers.0.feed_forward.w3.weight"), fused[..24]);
         assert_eq!(value("layers.0.feed_forward.w1.weight"), fused[24..]);
-        let fused = file
-            .tensor("model.transformer.blocks.0.att_proj.weight")
-            .unwrap()
-            .to_f32();
+        let fused = file.tensor("model.transformer.blocks.0.att_proj.weight").unwrap().to_f32();
         assert_eq!(value("layers.0.attention.wq.weight"), fused[..16]);
         assert_eq!(value("layers.0.attention.wv.weight"), fused[32..]);
     }
@@ -499,25 +437,11 @@ mod tests {
     #[test]
     fn a_tensor_that_olmo_does_not_have_keeps_its_name_and_is_seen_as_unread() {
         let dir = tempfile::tempdir().unwrap();
-        let extra = (
-            "model.transformer.blocks.0.attn_norm.weight",
-            [4_usize].as_slice(),
-        );
-        write(
-            dir.path(),
-            OLMO_PARAMS,
-            &[OLMO_TENSORS.as_slice(), &[extra]].concat(),
-        );
+        let extra = ("model.transformer.blocks.0.attn_norm.weight", [4_usize].as_slice());
+        write(dir.path(), OLMO_PARAMS, &[OLMO_TENSORS.as_slice(), &[extra]].concat());
         let folder = MetaFolder::open(dir.path()).unwrap();
-        let read = folder
-            .names()
-            .into_iter()
-            .filter(|name| *name != extra.0)
-            .map(str::to_owned);
-        let error = folder
-            .expect_all_read(&read.collect())
-            .unwrap_err()
-            .to_string();
+        let read = folder.names().into_iter().filter(|name| *name != extra.0).map(str::to_owned);
+        let error = folder.expect_all_read(&read.collect()).unwrap_err().to_string();
         assert!(error.contains(extra.0), "{error}");
     }
 
@@ -529,12 +453,7 @@ mod tests {
         let sizes = |text: &str| {
             fs::write(&path, text).unwrap();
             let args = read_model_args(&path).unwrap();
-            (
-                args.hidden_dim,
-                args.head_dim,
-                args.n_kv_heads,
-                args.theta(),
-            )
+            (args.hidden_dim, args.head_dim, args.n_kv_heads, args.theta())
         };
         let llama_3_2_3b = r#"{"dim": 3072, "ffn_dim_multiplier": 1.0, "multiple_of": 256,
             "n_heads": 24, "n_kv_heads": 8, "n_layers": 28, "norm_eps": 1e-05,
@@ -561,10 +480,7 @@ mod tests {
                 r#"{"dim": 4, "n_heads": 3, "n_layers": 1, "norm_eps": 0.1, "vocab_size": 3, "hidden_dim": 1}"#,
                 "`n_heads`",
             ),
-            (
-                r#"{"dim": 4, "n_heads": 2, "n_layers": 1, "norm_eps": 0.1, "vocab_size": 3}"#,
-                "`hidden_dim`",
-            ),
+            (r#"{"dim": 4, "n_heads": 2, "n_layers": 1, "norm_eps": 0.1, "vocab_size": 3}"#, "`hidden_dim`"),
             (
                 r#"{"dim": 4, "n_heads": 2, "n_kv_heads": 0, "n_layers": 1, "norm_eps": 0.1, "vocab_size": 3, "hidden_dim": 1}"#,
                 "`n_kv_heads`",
@@ -586,9 +502,6 @@ mod tests {
         fs::write(dir.path().join(PARAMS), OLMO_PARAMS).unwrap();
         fs::write(dir.path().join(PICKLE), b"\x80\x02").unwrap();
         let error = MetaFolder::open(dir.path()).unwrap_err().to_string();
-        assert!(
-            error.contains(PICKLE) && error.contains("pickle"),
-            "{error}"
-        );
+        assert!(error.contains(PICKLE) && error.contains("pickle"), "{error}");
     }
 }

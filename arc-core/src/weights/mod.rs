@@ -20,8 +20,8 @@ mod tensor_names;
 mod tensor_source;
 
 pub use arc_layout::{
-    ArcCheckpoint, ArcConfig, BridgeArgs, BridgeType, EmbedderArgs, PoolingArgs, ProjectorTensors,
-    Special, TrainingSources, write_released,
+    ArcCheckpoint, ArcConfig, BridgeArgs, BridgeType, EmbedderArgs, PoolingArgs, ProjectorTensors, Special,
+    TrainingSources, write_released,
 };
 pub use gguf::{GgufFile, GgufValue};
 pub use hf_folder::HfFolder;

@@ -107,9 +107,7 @@ impl StorageType {
         if innermost % self.block_len() != 0 {
             return None;
         }
-        let values = shape
-            .iter()
-            .try_fold(1_usize, |values, &d| values.checked_mul(d))?;
+        let values = shape.iter().try_fold(1_usize, |values, &d| values.checked_mul(d))?;
         (values / self.block_len()).checked_mul(self.block_bytes())
     }
 
@@ -119,15 +117,8 @@ impl StorageType {
     /// If `values` is not a whole number of blocks, or `bytes` is not exactly those blocks: both
     /// are checked where a tensor is made.
     pub(crate) fn dequantise(self, bytes: &[u8], values: &mut [f32]) {
-        assert_eq!(
-            values.len() % self.block_len(),
-            0,
-            "values are whole blocks"
-        );
-        assert_eq!(
-            bytes.len(),
-            values.len() / self.block_len() * self.block_bytes()
-        );
+        assert_eq!(values.len() % self.block_len(), 0, "values are whole blocks");
+        assert_eq!(bytes.len(), values.len() / self.block_len() * self.block_bytes());
         match self {
             Self::F32 => each_block(bytes, values, |b: &[u8; 4], [v]: &mut [f32; 1]| {
                 *v = f32::from_le_bytes(*b);
@@ -230,10 +221,7 @@ fn scale_and_offset(packed: &[u8], i: usize) -> (u8, u8) {
     if i < 4 {
         (packed[i] & 63, packed[i + 4] & 63)
     } else {
-        (
-            packed[i + 4] & 15 | (packed[i - 4] >> 6) << 4,
-            packed[i + 4] >> 4 | (packed[i] >> 6) << 4,
-        )
+        (packed[i + 4] & 15 | (packed[i - 4] >> 6) << 4, packed[i + 4] >> 4 | (packed[i] >> 6) << 4)
     }
 }
 
@@ -289,41 +277,24 @@ mod tests {
 
     /// The golden blocks are bytes, which no [`StorageType`] is: they are read as they lie.
     fn golden(dtype: StorageType) -> (Vec<u8>, Vec<f32>) {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../tests/golden/quants/quants.safetensors"
-        );
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/quants/quants.safetensors");
         let bytes = std::fs::read(path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let blocks = file
-            .tensor(&format!("{dtype}.blocks"))
-            .unwrap()
-            .data()
-            .to_vec();
+        let blocks = file.tensor(&format!("{dtype}.blocks")).unwrap().data().to_vec();
         let source = SafetensorsFile::open(path).unwrap();
-        (
-            blocks,
-            source.tensor(&format!("{dtype}.values")).unwrap().to_f32(),
-        )
+        (blocks, source.tensor(&format!("{dtype}.values")).unwrap().to_f32())
     }
 
     #[test]
     fn values_are_those_of_ggml_exactly() {
         for dtype in StorageType::ALL {
             let (blocks, expected) = golden(dtype);
-            assert_eq!(
-                dtype.bytes_of_shape(&[3, 256]),
-                Some(blocks.len()),
-                "{dtype}"
-            );
+            assert_eq!(dtype.bytes_of_shape(&[3, 256]), Some(blocks.len()), "{dtype}");
             let mut values = vec![f32::NAN; expected.len()];
             dtype.dequantise(&blocks, &mut values);
             for (i, (value, expected)) in values.iter().zip(&expected).enumerate() {
                 // Equality of numbers, not of bits: 0 and -0 may differ where a scale is zero.
-                assert!(
-                    value == expected,
-                    "{dtype} value {i}: {value} is not {expected}"
-                );
+                assert!(value == expected, "{dtype} value {i}: {value} is not {expected}");
             }
         }
     }

@@ -44,19 +44,9 @@ impl RawTensor {
                     dtype.block_len()
                 ),
             };
-            return Err(Error::InvalidFile {
-                path,
-                format: "tensor",
-                reason,
-            });
+            return Err(Error::InvalidFile { path, format: "tensor", reason });
         }
-        Ok(Self {
-            name,
-            dtype,
-            shape,
-            bytes,
-            path,
-        })
+        Ok(Self { name, dtype, shape, bytes, path })
     }
 
     /// A tensor of values in memory, stored as F32.
@@ -64,10 +54,7 @@ impl RawTensor {
     /// # Errors
     /// [`Error::InvalidFile`] if `values` is not as long as `shape` asks for.
     pub fn from_f32(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> Result<Self> {
-        let bytes: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self::new(name, StorageType::F32, shape, bytes.into(), "(memory)")
     }
 
@@ -125,10 +112,7 @@ impl RawTensor {
     /// The sha256 of the stored bytes, in hexadecimal.
     #[must_use]
     pub fn sha256(&self) -> String {
-        Sha256::digest(&*self.bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        Sha256::digest(&*self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Refuses another shape than `expected` (outermost dimension first).
@@ -155,12 +139,8 @@ mod tests {
     #[test]
     fn the_hash_is_of_the_stored_bytes() {
         // The sha256 of "abcd", which is one F32.
-        let tensor =
-            RawTensor::new("t", StorageType::F32, vec![1], b"abcd".to_vec().into(), "x").unwrap();
-        assert_eq!(
-            tensor.sha256(),
-            "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589"
-        );
+        let tensor = RawTensor::new("t", StorageType::F32, vec![1], b"abcd".to_vec().into(), "x").unwrap();
+        assert_eq!(tensor.sha256(), "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589");
     }
 
     #[test]

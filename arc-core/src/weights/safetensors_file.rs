@@ -42,16 +42,11 @@ impl SafetensorsFile {
     }
 
     fn parse(bytes: MappedBytes, path: &Path) -> Result<Self> {
-        let invalid = |reason| Error::InvalidFile {
-            path: path.to_owned(),
-            format: "safetensors",
-            reason,
-        };
+        let invalid = |reason| Error::InvalidFile { path: path.to_owned(), format: "safetensors", reason };
         let (header_len, header) =
             SafeTensors::read_metadata(&bytes).map_err(|error| invalid(error.to_string()))?;
-        let data = PREFIX_BYTES
-            .checked_add(header_len)
-            .ok_or_else(|| invalid("its header overflows".into()))?;
+        let data =
+            PREFIX_BYTES.checked_add(header_len).ok_or_else(|| invalid("its header overflows".into()))?;
         let mut tensors = BTreeMap::new();
         for (name, info) in header.tensors() {
             let (start, end) = info.data_offsets;
@@ -60,28 +55,13 @@ impl SafetensorsFile {
                 .zip(data.checked_add(end))
                 .map(|(start, end)| start..end)
                 .filter(|range| range.start <= range.end && range.end <= bytes.len())
-                .ok_or_else(|| {
-                    invalid(format!(
-                        "tensor `{name}` reaches beyond the end of the file"
-                    ))
-                })?;
-            let info = TensorInfo {
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                range,
-            };
+                .ok_or_else(|| invalid(format!("tensor `{name}` reaches beyond the end of the file")))?;
+            let info = TensorInfo { dtype: info.dtype, shape: info.shape.clone(), range };
             tensors.insert(name, info);
         }
         let metadata = header.metadata().iter().flatten();
-        let metadata = metadata
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        Ok(Self {
-            path: path.to_owned(),
-            metadata,
-            tensors,
-            bytes,
-        })
+        let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+        Ok(Self { path: path.to_owned(), metadata, tensors, bytes })
     }
 
     /// The text of that key in the file's `__metadata__`.
@@ -106,14 +86,11 @@ impl TensorSource for SafetensorsFile {
                 });
             }
         };
-        let bytes = self
-            .bytes
-            .slice(info.range.clone())
-            .ok_or_else(|| Error::InvalidFile {
-                path: self.path.clone(),
-                format: "safetensors",
-                reason: format!("tensor `{name}` reaches beyond the end of the file"),
-            })?;
+        let bytes = self.bytes.slice(info.range.clone()).ok_or_else(|| Error::InvalidFile {
+            path: self.path.clone(),
+            format: "safetensors",
+            reason: format!("tensor `{name}` reaches beyond the end of the file"),
+        })?;
         RawTensor::new(name, dtype, info.shape.clone(), bytes, &self.path)
     }
 
@@ -140,14 +117,8 @@ mod tests {
     fn file() -> Vec<u8> {
         let values: Vec<u8> = (0_u8..6).flat_map(|i| f32::from(i).to_le_bytes()).collect();
         let tensors = [
-            (
-                "layer.weight",
-                TensorView::new(Dtype::F32, vec![2, 3], &values).unwrap(),
-            ),
-            (
-                "layer.ids",
-                TensorView::new(Dtype::I64, vec![1], &[0; 8]).unwrap(),
-            ),
+            ("layer.weight", TensorView::new(Dtype::F32, vec![2, 3], &values).unwrap()),
+            ("layer.ids", TensorView::new(Dtype::I64, vec![1], &[0; 8]).unwrap()),
         ];
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         safetensors::serialize(tensors, Some(metadata)).unwrap()
@@ -163,47 +134,26 @@ mod tests {
         assert_eq!(file.names(), ["layer.ids", "layer.weight"]);
         assert_eq!(file.meta("format"), Some("pt"));
         let weight = file.tensor("layer.weight").unwrap();
-        assert_eq!(
-            (weight.dtype(), weight.shape()),
-            (StorageType::F32, &[2, 3][..])
-        );
+        assert_eq!((weight.dtype(), weight.shape()), (StorageType::F32, &[2, 3][..]));
         assert_eq!(weight.to_f32(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        assert_eq!(
-            &**file
-                .tensor_of_shape("layer.weight", &[2, 3])
-                .unwrap()
-                .bytes(),
-            &**weight.bytes()
-        );
+        assert_eq!(&**file.tensor_of_shape("layer.weight", &[2, 3]).unwrap().bytes(), &**weight.bytes());
     }
 
     #[test]
     fn a_missing_tensor_names_the_nearest_and_a_wrong_shape_both() {
         let file = parse(file()).unwrap();
         let error = file.tensor("layers.weight").unwrap_err().to_string();
-        assert!(
-            error.contains("no tensor `layers.weight`, the nearest is `layer.weight`"),
-            "{error}"
-        );
+        assert!(error.contains("no tensor `layers.weight`, the nearest is `layer.weight`"), "{error}");
         let error = file.tensor("ωωω").unwrap_err().to_string();
         assert!(error.ends_with("has no tensor `ωωω`"), "{error}");
-        let error = file
-            .tensor_of_shape("layer.weight", &[3, 2])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("has shape [2, 3], expected [3, 2]"),
-            "{error}"
-        );
+        let error = file.tensor_of_shape("layer.weight", &[3, 2]).unwrap_err().to_string();
+        assert!(error.contains("has shape [2, 3], expected [3, 2]"), "{error}");
     }
 
     #[test]
     fn a_type_that_is_not_of_weights_is_named_when_its_tensor_is_read() {
         let error = parse(file()).unwrap().tensor("layer.ids").unwrap_err();
-        assert!(
-            matches!(&error, Error::UnsupportedQuantisation { found, .. } if found == "I64"),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::UnsupportedQuantisation { found, .. } if found == "I64"), "{error}");
     }
 
     #[test]
@@ -211,10 +161,7 @@ mod tests {
         let whole = file();
         for len in 0..whole.len() {
             let result = parse(whole[..len].to_vec());
-            assert!(
-                matches!(result, Err(Error::InvalidFile { .. })),
-                "cut to {len} bytes"
-            );
+            assert!(matches!(result, Err(Error::InvalidFile { .. })), "cut to {len} bytes");
         }
     }
 
@@ -223,10 +170,7 @@ mod tests {
         for len in [0, 1, 1 << 20, 99_000_000, u64::MAX] {
             let mut bytes = file();
             bytes[..8].copy_from_slice(&len.to_le_bytes());
-            assert!(
-                matches!(parse(bytes), Err(Error::InvalidFile { .. })),
-                "length {len}"
-            );
+            assert!(matches!(parse(bytes), Err(Error::InvalidFile { .. })), "length {len}");
         }
     }
 

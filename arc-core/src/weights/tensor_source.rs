@@ -45,11 +45,7 @@ pub trait TensorSource: Send + Sync {
             .filter(|(similarity, _)| *similarity >= WORTH_SUGGESTING)
             .max_by(|(a, _), (b, _)| a.total_cmp(b))
             .map(|(_, candidate)| candidate.to_owned());
-        Error::MissingTensor {
-            path: self.path().to_owned(),
-            tensor: name.to_owned(),
-            nearest_name,
-        }
+        Error::MissingTensor { path: self.path().to_owned(), tensor: name.to_owned(), nearest_name }
     }
 
     /// Refuses a checkpoint that holds tensors which the model did not read.
@@ -60,32 +56,17 @@ pub trait TensorSource: Send + Sync {
     /// [`Error::InvalidFile`] naming the first few of them.
     fn expect_all_read(&self, read: &HashSet<String>) -> Result<()> {
         const NAMED: usize = 4;
-        let unread: Vec<_> = self
-            .names()
-            .into_iter()
-            .filter(|name| !read.contains(*name))
-            .collect();
+        let unread: Vec<_> = self.names().into_iter().filter(|name| !read.contains(*name)).collect();
         if unread.is_empty() {
             return Ok(());
         }
-        let named: Vec<_> = unread
-            .iter()
-            .take(NAMED)
-            .map(|name| format!("`{name}`"))
-            .collect();
+        let named: Vec<_> = unread.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
         let rest = unread.len().saturating_sub(NAMED);
-        let more = if rest == 0 {
-            String::new()
-        } else {
-            format!(" and {rest} more")
-        };
+        let more = if rest == 0 { String::new() } else { format!(" and {rest} more") };
         Err(Error::InvalidFile {
             path: self.path().to_owned(),
             format: "checkpoint",
-            reason: format!(
-                "the model does not use its tensors {}{more}",
-                named.join(", ")
-            ),
+            reason: format!("the model does not use its tensors {}{more}", named.join(", ")),
         })
     }
 }

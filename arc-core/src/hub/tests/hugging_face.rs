@@ -49,10 +49,7 @@ impl Server {
     }
 
     pub(super) fn environment(&self) -> Environment {
-        Environment {
-            hf_endpoint: self.endpoint.clone(),
-            ..environment()
-        }
+        Environment { hf_endpoint: self.endpoint.clone(), ..environment() }
     }
 }
 
@@ -78,11 +75,7 @@ impl Request {
     }
 
     fn range_start(&self) -> Option<usize> {
-        self.header("range")?
-            .strip_prefix("bytes=")?
-            .strip_suffix('-')?
-            .parse()
-            .ok()
+        self.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
     }
 }
 
@@ -104,13 +97,7 @@ pub(super) fn whole(body: &[u8]) -> Reply {
 /// The whole body is announced, but the connection ends after `sent` bytes.
 pub(super) fn cut(body: &[u8], sent: usize) -> Reply {
     let (length, body) = (body.len().to_string(), body[..sent].to_vec());
-    Box::new(move |_| {
-        answer(
-            "200 OK",
-            &[("Content-Length", &length), ("ETag", ETAG)],
-            &body,
-        )
-    })
+    Box::new(move |_| answer("200 OK", &[("Content-Length", &length), ("ETag", ETAG)], &body))
 }
 
 /// What lacks of the body from the asked range on, as RFC 9110 has it.
@@ -121,10 +108,7 @@ fn rest(body: &[u8]) -> Reply {
         let rest = &body[start..];
         let range = format!("bytes {start}-{}/{}", body.len() - 1, body.len());
         let length = rest.len().to_string();
-        let headers = [
-            ("Content-Length", length.as_str()),
-            ("Content-Range", &range),
-        ];
+        let headers = [("Content-Length", length.as_str()), ("Content-Range", &range)];
         answer("206 Partial Content", &headers, rest)
     })
 }
@@ -146,10 +130,7 @@ pub(super) fn hub_model(sha256: Option<String>, bytes: Option<u64>) -> ModelFile
 fn a_file_is_requested_where_the_hub_has_it() {
     let (root, body) = (tempfile::tempdir().unwrap(), content(1000));
     let server = Server::start(vec![whole(&body)]);
-    let environment = Environment {
-        hf_token: Some("t0ken".into()),
-        ..server.environment()
-    };
+    let environment = Environment { hf_token: Some("t0ken".into()), ..server.environment() };
     let path = pull(&hub_model(None, None), &Cache::at(root.path()), environment).unwrap();
 
     assert_eq!(fs::read(&path).unwrap(), body);
@@ -169,14 +150,7 @@ fn a_cut_connection_goes_on_where_it_stopped() {
     let (progress, bytes) = (Recorder::default(), body.len() as u64);
     let model = hub_model(Some(sha256(&body)), Some(bytes));
     let cache = Cache::at(root.path());
-    let path = pull_with(
-        &model,
-        &cache,
-        server.environment(),
-        &progress,
-        Consent::Given,
-    )
-    .unwrap();
+    let path = pull_with(&model, &cache, server.environment(), &progress, Consent::Given).unwrap();
 
     assert_eq!(fs::read(path).unwrap(), body);
     assert_eq!(server.requests()[1].range_start(), Some(100_000));
@@ -197,21 +171,11 @@ fn a_pull_that_gave_up_is_taken_up_by_the_next() {
     assert!(error.hint().unwrap().starts_with("100000 bytes are kept"));
     assert!(cache.find(&model, NAME).is_none());
     let listed = &cache.list().unwrap()[0];
-    assert!(
-        listed.files.is_empty() && listed.partial_bytes >= 100_000,
-        "{listed:?}"
-    );
+    assert!(listed.files.is_empty() && listed.partial_bytes >= 100_000, "{listed:?}");
 
     let server = Server::start(vec![rest(&body)]);
     let progress = Recorder::default();
-    let path = pull_with(
-        &model,
-        &cache,
-        server.environment(),
-        &progress,
-        Consent::Given,
-    )
-    .unwrap();
+    let path = pull_with(&model, &cache, server.environment(), &progress, Consent::Given).unwrap();
     assert_eq!(server.requests()[0].range_start(), Some(100_000));
     assert_eq!(fs::read(path).unwrap(), body);
     assert_eq!(*progress.bars.borrow(), [(Some(300_000), 300_000)]);
@@ -224,35 +188,16 @@ fn a_server_that_ignores_the_range_starts_over() {
     let progress = Recorder::default();
     let model = hub_model(Some(sha256(&body)), None);
     let cache = Cache::at(root.path());
-    let path = pull_with(
-        &model,
-        &cache,
-        server.environment(),
-        &progress,
-        Consent::Given,
-    )
-    .unwrap();
+    let path = pull_with(&model, &cache, server.environment(), &progress, Consent::Given).unwrap();
     assert_eq!(fs::read(path).unwrap(), body);
-    assert_eq!(
-        *progress.bars.borrow(),
-        [(Some(300_000), 100_000), (Some(300_000), 300_000)]
-    );
+    assert_eq!(*progress.bars.borrow(), [(Some(300_000), 100_000), (Some(300_000), 300_000)]);
 }
 
 #[test]
 fn an_unpinned_file_that_changed_is_not_patched_together() {
-    let (root, old, new) = (
-        tempfile::tempdir().unwrap(),
-        content(300_000),
-        vec![7; 200_000],
-    );
+    let (root, old, new) = (tempfile::tempdir().unwrap(), content(300_000), vec![7; 200_000]);
     let server = Server::start(vec![cut(&old, 100_000), whole(&new)]);
-    let path = pull(
-        &hub_model(None, None),
-        &Cache::at(root.path()),
-        server.environment(),
-    )
-    .unwrap();
+    let path = pull(&hub_model(None, None), &Cache::at(root.path()), server.environment()).unwrap();
     assert_eq!(server.requests()[1].header("if-range"), Some(ETAG));
     assert_eq!(fs::read(path).unwrap(), new);
 }
@@ -263,12 +208,7 @@ fn an_unpinned_file_without_a_tag_is_not_resumed() {
     let half = body[..1000].to_vec();
     let untagged: Reply = Box::new(move |_| answer("200 OK", &[("Content-Length", "3000")], &half));
     let server = Server::start(vec![untagged, whole(&body)]);
-    let path = pull(
-        &hub_model(None, None),
-        &Cache::at(root.path()),
-        server.environment(),
-    )
-    .unwrap();
+    let path = pull(&hub_model(None, None), &Cache::at(root.path()), server.environment()).unwrap();
     assert_eq!(server.requests()[1].header("range"), None);
     assert_eq!(fs::read(path).unwrap(), body);
 }
@@ -278,10 +218,7 @@ fn a_range_that_was_not_asked_for_is_not_appended() {
     let (root, body) = (tempfile::tempdir().unwrap(), content(3000));
     let tail = body[2000..].to_vec();
     let other: Reply = Box::new(move |_| {
-        let headers = [
-            ("Content-Length", "1000"),
-            ("Content-Range", "bytes 2000-2999/3000"),
-        ];
+        let headers = [("Content-Length", "1000"), ("Content-Range", "bytes 2000-2999/3000")];
         answer("206 Partial Content", &headers, &tail)
     });
     let server = Server::start(vec![cut(&body, 1000), other, whole(&body)]);
@@ -303,17 +240,9 @@ fn a_kept_part_that_is_longer_than_the_file_is_dropped() {
 #[test]
 fn an_overloaded_server_is_asked_again() {
     let (root, body) = (tempfile::tempdir().unwrap(), content(3000));
-    let busy = [
-        status("503 Service Unavailable"),
-        status("429 Too Many Requests"),
-    ];
+    let busy = [status("503 Service Unavailable"), status("429 Too Many Requests")];
     let server = Server::start(busy.into_iter().chain([whole(&body)]).collect());
-    let path = pull(
-        &hub_model(None, None),
-        &Cache::at(root.path()),
-        server.environment(),
-    )
-    .unwrap();
+    let path = pull(&hub_model(None, None), &Cache::at(root.path()), server.environment()).unwrap();
     assert_eq!(fs::read(path).unwrap(), body);
 }
 
@@ -322,19 +251,11 @@ fn a_refusal_is_said_once_with_what_to_do() {
     for (reply, token, told, hinted) in [
         ("404 Not Found", None, "404", "the revision"),
         ("401 Unauthorized", None, "401", "set `HF_TOKEN`"),
-        (
-            "403 Forbidden",
-            Some("t"),
-            "403",
-            "the token in `HF_TOKEN` may not",
-        ),
+        ("403 Forbidden", Some("t"), "403", "the token in `HF_TOKEN` may not"),
     ] {
         let root = tempfile::tempdir().unwrap();
         let server = Server::start(vec![status(reply), status("200 OK")]);
-        let environment = Environment {
-            hf_token: token.map(Into::into),
-            ..server.environment()
-        };
+        let environment = Environment { hf_token: token.map(Into::into), ..server.environment() };
         let error = pull(&hub_model(None, None), &Cache::at(root.path()), environment).unwrap_err();
         assert_one_line(&error);
         assert!(error.to_string().contains(told), "{error}");
@@ -350,18 +271,10 @@ fn the_token_does_not_follow_a_redirect_to_another_host() {
     let store = Server::start(vec![whole(&body)]);
     // The same loopback under another host name.
     let location = store.endpoint.replace("127.0.0.1", "localhost") + "/blob";
-    let redirect: Reply = Box::new(move |_| {
-        answer(
-            "302 Found",
-            &[("Location", &location), ("Content-Length", "0")],
-            b"",
-        )
-    });
+    let redirect: Reply =
+        Box::new(move |_| answer("302 Found", &[("Location", &location), ("Content-Length", "0")], b""));
     let hub = Server::start(vec![redirect]);
-    let environment = Environment {
-        hf_token: Some("t0ken".into()),
-        ..hub.environment()
-    };
+    let environment = Environment { hf_token: Some("t0ken".into()), ..hub.environment() };
     let path = pull(&hub_model(None, None), &Cache::at(root.path()), environment).unwrap();
     assert_eq!(fs::read(path).unwrap(), body);
     assert!(hub.requests()[0].header("authorization").is_some());
@@ -375,12 +288,7 @@ fn a_file_of_another_length_than_pinned_is_not_fetched() {
     let cache = Cache::at(root.path());
     let error = pull(&hub_model(None, Some(4000)), &cache, server.environment()).unwrap_err();
     assert_one_line(&error);
-    assert!(
-        error
-            .to_string()
-            .contains("it has 3000 bytes, but 4000 are pinned"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("it has 3000 bytes, but 4000 are pinned"), "{error}");
     assert!(cache.find(&hub_model(None, None), NAME).is_none());
 }
 
@@ -389,12 +297,7 @@ fn a_server_that_always_ends_early_yields_no_file() {
     let (root, body) = (tempfile::tempdir().unwrap(), content(3000));
     let replies = (0..10).map(|_| cut(&body, 2999)).collect();
     let server = Server::start(replies);
-    let error = pull(
-        &hub_model(None, None),
-        &Cache::at(root.path()),
-        server.environment(),
-    )
-    .unwrap_err();
+    let error = pull(&hub_model(None, None), &Cache::at(root.path()), server.environment()).unwrap_err();
     assert!(error.to_string().contains("after 2999 bytes"), "{error}");
     assert_eq!(server.requests().len(), 5);
     assert!(!root.path().join("models/some-model/model.gguf").exists());
@@ -407,10 +310,7 @@ fn a_file_of_unknown_length_must_be_pinned() {
     let server = Server::start(vec![endless(), endless()]);
     let cache = Cache::at(root.path());
     let error = pull(&hub_model(None, None), &cache, server.environment()).unwrap_err();
-    assert!(
-        error.hint().unwrap().contains("pin its `sha256`"),
-        "{error:?}"
-    );
+    assert!(error.hint().unwrap().contains("pin its `sha256`"), "{error:?}");
     let pinned = hub_model(Some(sha256(b"some bytes")), None);
     let path = pull(&pinned, &cache, server.environment()).unwrap();
     assert_eq!(fs::read(path).unwrap(), b"some bytes");
@@ -426,18 +326,13 @@ fn a_wrong_checksum_leaves_nothing_and_the_next_pull_begins_anew() {
 
     let error = pull(&model, &cache, server.environment()).unwrap_err();
     match &error {
-        Error::Checksum {
-            expected, found, ..
-        } => {
+        Error::Checksum { expected, found, .. } => {
             assert_eq!((expected, found), (&sha256(&body), &sha256(&damaged)));
         }
         other => panic!("{other}"),
     }
     assert_one_line(&error);
-    assert_eq!(
-        files_under(&root.path().join("models")),
-        Vec::<String>::new()
-    );
+    assert_eq!(files_under(&root.path().join("models")), Vec::<String>::new());
 
     let path = pull(&model, &cache, server.environment()).unwrap();
     assert_eq!(server.requests()[1].header("range"), None);

@@ -41,30 +41,15 @@ fn pull_with(
     consent: Consent<'_>,
 ) -> Result<PathBuf> {
     let retry_delay = Duration::ZERO;
-    Pull {
-        model,
-        name: NAME,
-        progress,
-        consent,
-        environment,
-        retry_delay,
-    }
-    .run(cache)
+    Pull { model, name: NAME, progress, consent, environment, retry_delay }.run(cache)
 }
 
 fn model(source: ModelSource, sha256: Option<String>, bytes: Option<u64>) -> ModelFile {
-    ModelFile {
-        source,
-        sha256,
-        bytes,
-    }
+    ModelFile { source, sha256, bytes }
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Bytes without a period, so that a piece out of place is seen.

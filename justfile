@@ -5,19 +5,23 @@ _default:
 
 # Type-check everything.
 check:
-    cargo check --workspace --all-targets
+    cargo check --release --workspace --all-targets
 
 # All tests; pulls the models they need (about 840 MB, once).
 test:
-    cargo test --workspace
+    cargo test --release --workspace
 
 # The encoder against the reference's golden data.
 golden:
-    cargo test --workspace --test reference
+    cargo test --release --workspace --test reference
 
 # The benches; see benches/README.md.
 bench:
-    cargo bench --manifest-path benches/Cargo.toml
+    cargo bench --workspace
+
+# The C header of the plugin ABI, from its Rust source.
+header:
+    cargo run --manifest-path tools/abi-header/Cargo.toml
 
 # What a change must pass.
 ci:

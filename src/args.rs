@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Models,
     /// List the devices that this build and this machine have
     Devices,
+    /// Measure how fast a decoder reads and writes
+    Bench(Bench),
     /// Run the encoder on a folder of the reference code's golden data
     CheckReference(CheckReference),
 }
@@ -148,6 +150,22 @@ pub(crate) struct Pull {
     /// Names or aliases of decoders and encoders
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// The decoder, by name or alias
+    #[arg(long, value_name = "NAME")]
+    pub decoder: String,
+    /// Tokens to read
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub prompt_tokens: usize,
+    /// Tokens to write after them
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub new_tokens: usize,
+    /// How often, after one round to warm up
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub rounds: u16,
 }
 
 #[derive(Debug, Args)]

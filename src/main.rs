@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         Command::Fit(fit) => commands::fit::run(&arguments.global, fit, &output),
         Command::Pull(pull) => commands::pull::run(&arguments.global, pull, &output),
         Command::Models => commands::models::run(&arguments.global, &output),
+        Command::Bench(bench) => commands::bench::run(&arguments.global, bench, &output),
         Command::CheckReference(check) => commands::check_reference::run(&arguments.global, check, &output),
         Command::Devices => commands::devices::run(&output),
     };

@@ -303,7 +303,7 @@ mod documents {
             ("latin1.txt", "is not UTF-8: byte 3", "convert"),
             ("utf16.txt", "is UTF-16", "convert"),
             ("folder", "is a folder", "files"),
-            ("none.txt", "cannot read", ""),
+            ("none.txt", "cannot read", "no such file"),
         ] {
             for arguments in [
                 &["compress", document, "-o", LATENTS] as &[&str],
@@ -313,9 +313,7 @@ mod documents {
             ] {
                 let refusal = place.fails(FAILURE, arguments);
                 refusal.says(&[document, says]);
-                if !hint.is_empty() {
-                    refusal.hints(&[hint]);
-                }
+                refusal.hints(&[hint]);
             }
             assert!(!place.path(LATENTS).exists(), "{document} left a latents file");
             assert!(!place.path("out").exists(), "{document} left an adapter");
@@ -395,6 +393,12 @@ mod latents_files {
         }
         place.latents([2, WIDTH], f32::NAN, &right);
         place.fails(FAILURE, &ask(LATENTS)).says(&[LATENTS, "not finite"]);
+        let mut none = right.clone();
+        none["chunk_lengths"] = "[]".into();
+        place.latents([0, WIDTH], 0.0, &none);
+        let refusal = place.fails(FAILURE, &ask(LATENTS));
+        refusal.says(&[LATENTS, "holds nothing"]);
+        refusal.hints(&["arc compress"]);
     }
 
     #[test]

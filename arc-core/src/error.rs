@@ -210,8 +210,23 @@ impl Error {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("free some space, or set `ARC_HOME` to a folder on another disk".into())
             }
+            Self::Io { action: "read" | "open", source, .. }
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Some("check the path: there is no such file".into())
+            }
+            Self::InvalidFile { format: "latents", .. } => {
+                Some("make the latents again with `arc compress`".into())
+            }
+            Self::InvalidFile { format: "JSONL", .. } => {
+                Some("each line is one JSON object with the text in its field `text`".into())
+            }
             Self::InvalidFile { .. } => {
                 Some("the file may be cut off or corrupt: delete it and run `arc pull` again".into())
+            }
+            Self::InvalidConfig { .. } => Some("correct that field, or name another file".into()),
+            Self::Tokenizer { .. } => {
+                Some("the tokenizer may belong to another model: name the file that came with this one".into())
             }
             Self::MissingTensor { .. } | Self::TensorShape { .. } => {
                 Some("the file may hold another model than its configuration says".into())

@@ -2,15 +2,17 @@
 //!
 //! The regression maps each latent to the embedding of the decoder's token that ends where the
 //! latent's group of positions ends, in bytes of the text, since two tokenizers cut a text
-//! differently. Only the normal equations are kept, so memory does not grow with the text.
+//! differently. Latents are normalised first: their length varies over orders of magnitude and says
+//! nothing about the token, so that without it the longest decide the map. Only the normal
+//! equations are kept, so memory does not grow with the text.
 //!
 //! Shapes: `n` latents, `e` encoder width, `d` decoder width.
 
 use std::collections::HashMap;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterTensor, Append, DecoderPin, EncoderPin, ProjectorSpec,
-    WEIGHTS_FILE, WeightType, WeightsFile,
+    ADAPTER_SCHEMA, AdapterManifest, AdapterTensor, Append, DecoderPin, EncoderPin, ProjectorLayer,
+    ProjectorSpec, WEIGHTS_FILE, WeightType, WeightsFile,
 };
 use burn::tensor::{Int, Tensor};
 use nalgebra::{Cholesky, DMatrix, DVector};
@@ -25,9 +27,12 @@ const HELD_OUT_EVERY: usize = 10;
 /// The strengths that are tried, in units of each input's own mean square.
 const STRENGTHS: [f64; 7] = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 
-/// Directions of the map weaker than this share of its strongest one are left out when it is
-/// inverted: they carry noise.
-const SMALLEST_SINGULAR_VALUE: f64 = 1e-3;
+/// Added to a latent's mean square when it is normalised.
+const NORM_EPSILON: f64 = 1e-6;
+
+/// The special vector's start is the encoder's state at the end of this: decoders know a line feed
+/// between a context and what follows, and hardly lose by it.
+const BEFORE_CONTINUATION: &str = "The end.\n";
 
 /// The sums that a regression needs, over any number of samples.
 #[derive(Clone, Debug)]
@@ -90,6 +95,12 @@ impl NormalEquations {
         let residual = self.target_squares - 2.0 * map.dot(&self.cross) + map.dot(&(&self.gram * map));
         1.0 - residual / variance.max(f64::MIN_POSITIVE)
     }
+}
+
+/// Rows of mean square 1, `[n, e] → [n, e]`.
+fn normalised(x: Tensor<2>) -> Tensor<2> {
+    let mean_square = x.clone().square().mean_dim(1);
+    x / (mean_square + NORM_EPSILON).sqrt()
 }
 
 fn add_to(total: &mut DMatrix<f64>, part: Tensor<2>) {
@@ -158,13 +169,14 @@ impl<'a> Fit<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenizer`] if a tokenizer refuses it.
+    /// [`Error::Tokenizer`] if a tokenizer refuses it, or gives a token that the decoder lacks.
     pub fn add(&mut self, text: &str) -> Result<()> {
         let encoding = self.encoder.tokenizer.encode(text)?;
         if encoding.ids.is_empty() {
             return Ok(());
         }
         let target = self.decoder.tokenizer.encode(text)?;
+        self.decoder.check_tokens(&target.ids)?;
         let token_ending_at: HashMap<usize, u32> =
             target.offsets.iter().zip(&target.ids).map(|(&(_, end), &id)| (end, id)).collect();
 
@@ -194,7 +206,7 @@ impl<'a> Fit<'a> {
             }
             let places = Tensor::<1, Int>::from_data(places.as_slice(), self.encoder.device());
             let y = self.decoder.network.embed(&tokens).to_device(self.encoder.device());
-            equations.add(latents.select(0, places), y);
+            equations.add(normalised(latents.select(0, places)), y);
         }
         Ok(())
     }
@@ -247,29 +259,20 @@ impl<'a> Fit<'a> {
             .flat_map(|o| (0..rank).map(move |h| (o, h)))
             .map(|(o, h)| (vt[(h, o)] * root[h]) as f32)
             .collect();
-        // Untrained, the special vector is what the projector maps nearest to a line feed: a token
-        // that decoders know between a context and what follows. The mean of the latents is not:
-        // averages of embeddings confuse a decoder more than no context at all.
-        let line_feed = decoder.tokenizer.encode("\n")?.ids;
-        let target = decoder.network.embed(line_feed.last().map_or(&[0], std::slice::from_ref));
-        let target = target.into_data().convert::<f32>();
-        let target = target.as_slice::<f32>().expect("converted to f32");
-        let singular = &decomposition.singular_values;
-        let smallest = singular.max() * SMALLEST_SINGULAR_VALUE;
-        let weights: Vec<f64> = (0..rank)
-            .map(|h| {
-                let along: f64 = (0..d).map(|o| vt[(h, o)] * f64::from(target[o])).sum();
-                if singular[h] > smallest { along / singular[h] } else { 0.0 }
-            })
-            .collect();
-        let special: Vec<f32> =
-            (0..e).map(|i| (0..rank).map(|h| u[(i, h)] * weights[h]).sum::<f64>() as f32).collect();
+        let ids = encoder.tokenizer.encode(BEFORE_CONTINUATION)?.ids;
+        let states = encoder.encode_chunks(&ids, CompressOptions { factor: Some(1) })?;
+        let last = states.last().expect("the text has tokens");
+        let special = last.clone().narrow(0, last.dims()[0] - 1, 1).into_data().convert::<f32>();
+        let special = special.as_slice::<f32>().expect("converted to f32");
 
+        let mut projector = ProjectorSpec::two_linear(e, rank, d);
+        projector.layers.insert(0, ProjectorLayer::RmsNorm { d: e, eps: NORM_EPSILON });
         let tensors = vec![
-            AdapterTensor::new("projector.0.weight", &[rank, e], &first, WeightType::F32),
-            AdapterTensor::new("projector.1.weight", &[d, rank], &second, WeightType::F32),
-            AdapterTensor::new("tokens.cont", &[e], &special, WeightType::F32),
-            AdapterTensor::new("tokens.rec", &[e], &special, WeightType::F32),
+            AdapterTensor::new("projector.0.weight", &[e], &vec![1.0; e], WeightType::F32),
+            AdapterTensor::new("projector.1.weight", &[rank, e], &first, WeightType::F32),
+            AdapterTensor::new("projector.2.weight", &[d, rank], &second, WeightType::F32),
+            AdapterTensor::new("tokens.cont", &[e], special, WeightType::F32),
+            AdapterTensor::new("tokens.rec", &[e], special, WeightType::F32),
         ];
         let manifest = AdapterManifest {
             schema: ADAPTER_SCHEMA,
@@ -284,7 +287,7 @@ impl<'a> Fit<'a> {
             d_encoder: e,
             d_hidden: Some(rank),
             d_decoder: d,
-            projector: ProjectorSpec::two_linear(e, rank, d),
+            projector,
             pooling_factors: vec![u32::try_from(self.factor).unwrap_or(u32::MAX)],
             append: Append::Cont,
             prompt_template: prompt_template.to_owned(),

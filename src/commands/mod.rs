@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod ask;
+pub(crate) mod bench;
 pub(crate) mod check_reference;
 pub(crate) mod compress;
 pub(crate) mod devices;

@@ -258,19 +258,13 @@ impl Decoder {
     }
 
     /// Refuses a prompt that is empty or does not leave room for `max_new` tokens.
-    fn check_window(&self, prompt: &Prompt, max_new: usize) -> Result<()> {
+    pub(super) fn check_window(&self, prompt: &Prompt, max_new: usize) -> Result<()> {
         if prompt.is_empty() {
             return Err(Error::InvalidArgument(
                 "the prompt is empty: it has neither tokens nor latents".into(),
             ));
         }
-        let vocabulary = self.network.vocabulary();
-        if let Some(id) = prompt.token_ids().into_iter().find(|&id| id as usize >= vocabulary) {
-            return Err(Error::Tokenizer {
-                path: self.path.clone(),
-                reason: format!("it gives token {id}, but the model has {vocabulary} embeddings"),
-            });
-        }
+        self.check_tokens(&prompt.token_ids())?;
         let window = self.network.config().context_length;
         if prompt.len().saturating_add(max_new) > window {
             return Err(Error::WindowExceeded {
@@ -281,6 +275,18 @@ impl Decoder {
             });
         }
         Ok(())
+    }
+
+    /// Refuses token ids that the decoder has no embedding for.
+    pub(crate) fn check_tokens(&self, ids: &[u32]) -> Result<()> {
+        let vocabulary = self.network.vocabulary();
+        match ids.iter().find(|&&id| id as usize >= vocabulary) {
+            Some(id) => Err(Error::Tokenizer {
+                path: self.path.clone(),
+                reason: format!("it gives token {id}, but the model has {vocabulary} embeddings"),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The logits at each row's last position, on the host.

@@ -10,6 +10,7 @@ mod kv_cache;
 mod llama;
 mod olmo;
 mod qwen2;
+mod throughput;
 mod transformer;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use burn::tensor::Device;
 pub use config::{Architecture, DecoderConfig, LocalLayers};
 pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Timings};
 pub use kv_cache::KvCache;
+pub use throughput::Throughput;
 pub use transformer::Transformer;
 
 use crate::Result;

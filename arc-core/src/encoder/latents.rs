@@ -98,9 +98,12 @@ impl Latents {
         let &[n, d] = latents.shape() else {
             return Err(invalid(format!("`latents` has shape {:?}, expected [n, d]", latents.shape())));
         };
+        if n == 0 || d == 0 {
+            return Err(invalid(format!("`latents` has shape [{n}, {d}], which holds nothing")));
+        }
         let values = latents.to_f32();
         if let Some(place) = values.iter().position(|value| !value.is_finite()) {
-            return Err(invalid(format!("latent {} is not finite", place / d.max(1))));
+            return Err(invalid(format!("latent {} is not finite", place / d)));
         }
         let chunk_lengths: Vec<usize> = serde_json::from_str(&field("chunk_lengths")?)
             .map_err(|error| invalid(format!("its `chunk_lengths` cannot be read: {error}")))?;

@@ -1,0 +1,57 @@
+//! How much memory an answer takes: the quantised weights, mapped once, and what is computed.
+#![cfg(target_os = "linux")]
+
+mod harness;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use harness::{decoder, repository};
+
+/// The largest resident size, in bytes, of `arc ask` about the README's document.
+fn peak_of_an_answer(name: &str) -> u64 {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_arc"))
+        .current_dir(repository("."))
+        .args(["ask", "--yes", "--json", "--max-tokens", "8", "--decoder", name])
+        .args(["--document", "examples/washington-1790.txt", "Which district is to become a new member?"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("arc starts");
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let exit = loop {
+        // The kernel keeps the peak, so that only what happens after the last look is missed.
+        let line = std::fs::read_to_string(&status).unwrap_or_default();
+        let field = line.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        if let Some(kibibytes) = field.and_then(|field| field.trim().trim_end_matches(" kB").parse::<u64>().ok()) {
+            peak = peak.max(kibibytes * 1024);
+        }
+        if let Some(exit) = child.try_wait().expect("the child is ours") {
+            break exit;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(exit.success(), "arc ask --decoder {name} ends with {exit}");
+    eprintln!("{name}: {} MB at most", peak / 1_000_000);
+    peak
+}
+
+#[test]
+fn smollm2_answers_within_1200_megabytes() {
+    // Pulls the model where it is not there, or says why the test is left out.
+    if decoder("smollm2-135m").is_none() {
+        return;
+    }
+    let peak = peak_of_an_answer("smollm2-135m");
+    // Less than its own file would mean that nothing was measured.
+    assert!((98_000_000..1_200_000_000).contains(&peak), "{peak} bytes");
+}
+
+#[test]
+fn gemma3_answers_within_1800_megabytes() {
+    if decoder("gemma3-270m").is_none() {
+        return;
+    }
+    let peak = peak_of_an_answer("gemma3-270m");
+    assert!((98_000_000..1_800_000_000).contains(&peak), "{peak} bytes");
+}

@@ -23,7 +23,9 @@ fn peak_of_an_answer(name: &str) -> u64 {
         // The kernel keeps the peak, so that only what happens after the last look is missed.
         let line = std::fs::read_to_string(&status).unwrap_or_default();
         let field = line.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        if let Some(kibibytes) = field.and_then(|field| field.trim().trim_end_matches(" kB").parse::<u64>().ok()) {
+        if let Some(kibibytes) =
+            field.and_then(|field| field.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        {
             peak = peak.max(kibibytes * 1024);
         }
         if let Some(exit) = child.try_wait().expect("the child is ours") {

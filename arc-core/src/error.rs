@@ -225,9 +225,9 @@ impl Error {
                 Some("the file may be cut off or corrupt: delete it and run `arc pull` again".into())
             }
             Self::InvalidConfig { .. } => Some("correct that field, or name another file".into()),
-            Self::Tokenizer { .. } => {
-                Some("the tokenizer may belong to another model: name the file that came with this one".into())
-            }
+            Self::Tokenizer { .. } => Some(
+                "the tokenizer may belong to another model: name the file that came with this one".into(),
+            ),
             Self::MissingTensor { .. } | Self::TensorShape { .. } => {
                 Some("the file may hold another model than its configuration says".into())
             }

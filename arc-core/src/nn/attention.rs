@@ -5,7 +5,7 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Tensor};
 
-use super::{Linear, Norm, Rotation};
+use super::{Linear, Norm, Rotation, host_attention};
 
 /// The widths of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,6 +123,9 @@ impl Attention {
         let [b, _, s, _] = queries.dims();
         let n = context.keys.dims()[2];
         let group = h / g;
+        if self.output.is_packed() && s > 1 {
+            return self.output.forward(host_attention::attend(self.config, queries, context, visibility));
+        }
 
         let attended = if s == 1 && group > 1 {
             // The heads that share keys take the place of the sequence: nothing is expanded.

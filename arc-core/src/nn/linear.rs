@@ -39,6 +39,12 @@ impl Linear {
         self.weight.as_ref().map(Param::val)
     }
 
+    /// Whether the weight stays as stored: inference on the CPU.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
     /// `[d_in, d_out]` of the map.
     #[must_use]
     pub fn dims(&self) -> [usize; 2] {

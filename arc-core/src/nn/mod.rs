@@ -7,6 +7,8 @@ mod attention;
 mod block;
 mod embedding;
 mod feed_forward;
+mod host_attention;
+mod host_kernels;
 mod linear;
 mod loader;
 mod norm;

@@ -6,7 +6,8 @@
 //! the same values (`quantisation.rs` says why a fused multiply-add changes none); their sums
 //! differ by the order of additions alone.
 //!
-//! This file and the map in `mapped_bytes.rs` hold all unsafe code of this crate. The vector
+//! This file, `nn/host_kernels.rs` and the map in `mapped_bytes.rs` hold all unsafe code of this
+//! crate. The vector
 //! functions are `unsafe` for two reasons, which every call upholds: the CPU must have the
 //! instructions, and pointers must be good for the blocks and values that the lengths say. Helpers
 //! are `inline(always)` because only then do they take on the instructions of their caller.
@@ -17,7 +18,7 @@ use super::StorageType;
 
 /// Which vector instructions the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum InstructionSet {
+pub(crate) enum InstructionSet {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -47,7 +48,7 @@ impl InstructionSet {
     }
 
     /// The best that this CPU has.
-    pub(super) fn best() -> Self {
+    pub(crate) fn best() -> Self {
         static BEST: OnceLock<InstructionSet> = OnceLock::new();
         *BEST.get_or_init(|| Self::available().pop().unwrap_or(Self::Portable))
     }

@@ -19,6 +19,8 @@ mod safetensors_file;
 mod tensor_names;
 mod tensor_source;
 
+pub(crate) use block_kernels::InstructionSet;
+
 pub use arc_layout::{
     ArcCheckpoint, ArcConfig, BridgeArgs, BridgeType, EmbedderArgs, PoolingArgs, ProjectorTensors, Special,
     TrainingSources, write_released,

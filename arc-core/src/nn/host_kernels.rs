@@ -1,0 +1,240 @@
+//! Loops over host memory that inference on the CPU spends its time in, besides the weights'.
+//!
+//! Each loop is plain Rust, compiled once more for AVX2 and for AVX-512 and chosen at run time: the
+//! compiler vectorises it, what it computes is the same but for rounding. The unsafe code here is
+//! the call of a function whose instructions the CPU was found to have, and the call of `gemm`
+//! with slices whose lengths were checked.
+
+use crate::weights::InstructionSet;
+
+/// A matrix in a slice: element `(i, j)` lies at `i·row_stride + j·column_stride`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
+    pub values: &'a [f32],
+    pub rows: usize,
+    pub columns: usize,
+    pub row_stride: usize,
+    pub column_stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// `[rows, columns]`, row after row.
+    pub(super) fn rows_of(values: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The same values with rows and columns changed over.
+    pub(super) fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Whether every element lies in the slice.
+    fn fits(&self) -> bool {
+        let last = self.rows.checked_sub(1).zip(self.columns.checked_sub(1));
+        last.is_none_or(|(i, j)| i * self.row_stride + j * self.column_stride < self.values.len())
+    }
+}
+
+/// `product = scale · a b` on this thread; `product` is `[a.rows, b.columns]`, row after row.
+pub(super) fn multiply(a: View<'_>, b: View<'_>, scale: f32, product: &mut [f32]) {
+    assert_eq!(a.columns, b.rows, "the inner width");
+    assert!(a.fits() && b.fits(), "factors lie in their slices");
+    assert_eq!(product.len(), a.rows * b.columns, "the product's size");
+    let stride = |elements: usize| elements.cast_signed();
+    // Transposed, since gemm is fastest where a destination's columns are contiguous.
+    // SAFETY: by the assertions, all elements that sizes and strides name lie in the slices.
+    unsafe {
+        gemm::gemm(
+            b.columns,
+            a.rows,
+            a.columns,
+            product.as_mut_ptr(),
+            stride(b.columns),
+            1,
+            false,
+            b.values.as_ptr(),
+            stride(b.row_stride),
+            stride(b.column_stride),
+            a.values.as_ptr(),
+            stride(a.row_stride),
+            stride(a.column_stride),
+            0.0,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// Defines a function that runs its body with the best instructions of this CPU.
+macro_rules! for_each_instruction_set {
+    ($(#[$attribute:meta])* fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? $body:block) => {
+        $(#[$attribute])*
+        pub(super) fn $name($($argument: $kind),*) $(-> $result)? {
+            #[inline(always)]
+            fn portable($($argument: $kind),*) $(-> $result)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($argument: $kind),*) $(-> $result)? { portable($($argument),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn avx512($($argument: $kind),*) $(-> $result)? { portable($($argument),*) }
+            match InstructionSet::best() {
+                InstructionSet::Portable => portable($($argument),*),
+                // SAFETY: `best` names only instructions that this CPU has.
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx2 => unsafe { avx2($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512 => unsafe { avx512($($argument),*) },
+            }
+        }
+    };
+}
+
+for_each_instruction_set! {
+    /// Replaces a row of scores by `exp(score − max)` and returns the sum. Scores are finite.
+    fn exponentials(row: &mut [f32]) -> f32 {
+        let max = lanes(row, f32::NEG_INFINITY, |a, b| if a > b { a } else { b });
+        for value in row.iter_mut() {
+            *value = exp(*value - max);
+        }
+        lanes(row, 0.0, |a, b| a + b)
+    }
+}
+
+for_each_instruction_set! {
+    /// `gate = silu(gate) · up`, where `silu(x) = x · sigmoid(x)`.
+    fn silu_gate(gate: &mut [f32], up: &[f32]) {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + exp(-*gate)) * up;
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// `gate = gelu(gate) · up`, GELU in its tanh approximation.
+    fn gelu_tanh_gate(gate: &mut [f32], up: &[f32]) {
+        /// `sqrt(2 / π)`
+        const SCALE: f32 = 0.797_884_6;
+        for (gate, up) in gate.iter_mut().zip(up) {
+            let x = *gate;
+            let inner = SCALE * (x + 0.044_715 * x * x * x);
+            // (1 + tanh u) / 2 = sigmoid(2u)
+            *gate = x / (1.0 + exp(-2.0 * inner)) * up;
+        }
+    }
+}
+
+/// Folds a row in sixteen lanes: a sum in order could not be vectorised.
+#[inline(always)]
+fn lanes(row: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; 16];
+    let (whole, rest) = row.as_chunks::<16>();
+    for chunk in whole {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = fold(*lane, value);
+        }
+    }
+    rest.iter().chain(&lanes).fold(start, |a, &b| fold(a, b))
+}
+
+/// `exp(x)` to within two units in the last place, in arithmetic that vectorises.
+///
+/// `x = n ln 2 + r` with `|r| ≤ ln 2 / 2`, then a polynomial in `r` (the coefficients are those of
+/// Cephes' `expf`), then `2ⁿ` put together from its bits. Beyond the range of normal numbers the
+/// result stops at the smallest or largest of them.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Adding it rounds to an integer, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // Not `clamp`, which must let NaN through with a branch.
+    let x = if x > 88.0 { 88.0 } else { x };
+    let x = if x < -87.0 { -87.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_199_9e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_5e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 0.5;
+    let mantissa = p * r * r + r + 1.0;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    mantissa * f32::from_bits(exponent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        let mut x = -87.0_f32;
+        while x < 88.0 {
+            let expected = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - expected).abs() / expected;
+            assert!(error < 2.4e-7, "exp({x}) is off by {error}");
+            x += 0.000_37;
+        }
+        assert!(exp(-1e30) > 0.0 && exp(-1e30) < 2e-38 && exp(1e30).is_finite());
+    }
+
+    #[test]
+    fn exponentials_add_up_to_what_double_precision_gives() {
+        for n in [1, 15, 16, 17, 333] {
+            let scores: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+            let max = scores.iter().copied().fold(f32::MIN, f32::max);
+            let expected: f64 = scores.iter().map(|&score| f64::from(score - max).exp()).sum();
+            let mut row = scores.clone();
+            let sum = exponentials(&mut row);
+            assert!((f64::from(sum) - expected).abs() < 1e-5 * expected, "{n}: {sum}, expected {expected}");
+            for (&value, &score) in row.iter().zip(&scores) {
+                assert!((f64::from(value) - f64::from(score - max).exp()).abs() < 3e-7);
+            }
+        }
+    }
+
+    #[test]
+    fn gates_are_their_formulas() {
+        let gates: Vec<f32> = (-200..200).map(|i| i as f32 / 10.0).collect();
+        let ups: Vec<f32> = (0..400).map(|i| ((i * 29 % 97) as f32 - 48.0) / 20.0).collect();
+        let (mut silu, mut gelu) = (gates.clone(), gates.clone());
+        silu_gate(&mut silu, &ups);
+        gelu_tanh_gate(&mut gelu, &ups);
+        for (i, (&x, &up)) in gates.iter().zip(&ups).enumerate() {
+            let (x, up) = (f64::from(x), f64::from(up));
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            for (found, expected) in
+                [(silu[i], x / (1.0 + (-x).exp()) * up), (gelu[i], 0.5 * x * (1.0 + inner.tanh()) * up)]
+            {
+                assert!((f64::from(found) - expected).abs() < 1e-5, "gate {x}: {found}, expected {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_views_are_those_of_their_elements() {
+        let a: Vec<f32> = (0..6).map(|i| i as f32).collect();
+        let b: Vec<f32> = (0..12).map(|i| (i * 7 % 5) as f32).collect();
+        let mut product = vec![0.0; 8];
+        multiply(View::rows_of(&a, 2, 3), View::rows_of(&b, 4, 3).transposed(), 0.5, &mut product);
+        for i in 0..2 {
+            for j in 0..4 {
+                let expected: f32 = (0..3).map(|k| a[i * 3 + k] * b[j * 3 + k]).sum::<f32>() / 2.0;
+                assert_eq!(product[i * 4 + j], expected);
+            }
+        }
+    }
+}

@@ -2,12 +2,44 @@
 
 mod harness;
 
+use std::sync::Arc;
+
 use arc_adapters::{Adapter, AdapterPackage};
-use arc_core::AdaptedDecoder;
-use arc_core::encoder::CompressOptions;
+use arc_core::decoder::Decoder;
+use arc_core::encoder::{CompressOptions, Encoder};
+use arc_core::eval::ContinuationTask;
 use arc_core::fit::Fit;
+use arc_core::{AdaptedDecoder, Result};
 use burn::tensor::Tensor;
 use harness::{decoder, repository, session};
+
+/// What is compressed one to one: nothing is pooled.
+const UNPOOLED: CompressOptions = CompressOptions { factor: Some(1) };
+
+/// smollm2-135m with the repository's encoder and an adapter fitted on the first characters of a
+/// text, nothing pooled; and that text. `None` where models are left out.
+fn fitted(characters: usize) -> Option<(Arc<Encoder>, AdaptedDecoder, String)> {
+    let (session, decoder): (_, Arc<Decoder>) = (session()?, decoder("smollm2-135m")?);
+    let encoder = session.encoder().expect("the default encoder");
+    let text = read("tests/golden/lincoln-1862.txt");
+    let mut fit = Fit::new(&encoder, &decoder, 1).expect("a factor");
+    let all: Vec<char> = text.chars().take(characters).collect();
+    for piece in all.chunks(600) {
+        fit.add(&piece.iter().collect::<String>()).expect("a text");
+    }
+    let report = fit.finish("smollm2-135m", "{{ document }}{{ question }}").expect("a solution");
+    // One tokenizer on both sides: every latent ends where a token ends.
+    assert_eq!(report.aligned, report.latents);
+    let folder = tempfile::tempdir().expect("a folder");
+    let package = folder.path().join("adapter");
+    AdapterPackage::write(&package, &report.manifest, &report.tensors).expect("a package");
+    let adapter = Adapter::open(&package).expect("the package");
+    Some((encoder, AdaptedDecoder::new(decoder, adapter).expect("an adapter of this decoder"), text))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(repository(path)).expect("the text")
+}
 
 /// The cosine between each row of `a` and of `b`, `[n, d]` both.
 fn cosines(a: &Tensor<2>, b: &Tensor<2>) -> Vec<f32> {
@@ -18,38 +50,36 @@ fn cosines(a: &Tensor<2>, b: &Tensor<2>) -> Vec<f32> {
 
 #[test]
 fn unpooled_latents_project_near_the_embeddings_of_their_tokens() {
-    let (Some(session), Some(decoder)) = (session(), decoder("smollm2-135m")) else { return };
-    let encoder = session.encoder().expect("the default encoder");
-    let text = std::fs::read_to_string(repository("tests/golden/lincoln-1862.txt")).expect("the text");
-    let mut fit = Fit::new(&encoder, &decoder, 1).expect("a factor");
-    let characters: Vec<char> = text.chars().collect();
-    for piece in characters.chunks(600).take(24) {
-        fit.add(&piece.iter().collect::<String>()).expect("a text");
-    }
-    let report = fit.finish("smollm2-135m", "{{ document }}{{ question }}").expect("a solution");
-    // One tokenizer on both sides: every latent ends where a token ends.
-    assert_eq!(report.aligned, report.latents);
-    let folder = tempfile::tempdir().expect("a folder");
-    let package = folder.path().join("adapter");
-    AdapterPackage::write(&package, &report.manifest, &report.tensors).expect("a package");
-    let adapter = Adapter::open(&package).expect("the package");
-    let adapted = AdaptedDecoder::new(decoder.clone(), adapter).expect("an adapter of this decoder");
-
-    let sample: String = characters[..600].iter().collect();
-    let latents = encoder.compress(&sample, CompressOptions { factor: Some(1) }).expect("latents");
-    let ids = decoder.tokenizer.encode(&sample).expect("tokens").ids;
+    let Some((encoder, adapted, text)) = fitted(24 * 600) else { return };
+    let sample: String = text.chars().take(600).collect();
+    let latents = encoder.compress(&sample, UNPOOLED).expect("latents");
+    let ids = adapted.decoder.tokenizer.encode(&sample).expect("tokens").ids;
     let n = ids.len();
     let projected = adapted.project(&latents).expect("projected latents");
     // The special vector follows the latents.
     assert_eq!(projected.dims(), [n + 1, 576]);
     let projected = projected.narrow(0, 0, n);
-    let cosines = cosines(&projected, &decoder.network.embed(&ids));
+    let cosines = cosines(&projected, &adapted.decoder.network.embed(&ids));
     let mean = cosines.iter().sum::<f32>() / n as f32;
     assert!(mean > 0.8, "mean cosine {mean}");
     // Against the embeddings of other tokens there is nothing to see.
     let mut others = ids.clone();
     others.rotate_left(7);
-    let chance = self::cosines(&projected, &decoder.network.embed(&others));
+    let chance = self::cosines(&projected, &adapted.decoder.network.embed(&others));
     let chance = chance.iter().sum::<f32>() / n as f32;
     assert!(chance < mean / 2.0, "mean cosine {mean}, with other tokens {chance}");
+}
+
+#[test]
+fn unpooled_latents_recover_most_of_what_a_context_gives() {
+    let Some((encoder, adapted, _)) = fitted(usize::MAX) else { return };
+    // Another author, seventy years before.
+    let task = ContinuationTask { context_tokens: 128, continuation_tokens: 64 };
+    let project =
+        |context: &str| -> Result<Tensor<2>> { adapted.project(&encoder.compress(context, UNPOOLED)?) };
+    let arms =
+        task.measure(&adapted.decoder, &read("examples/washington-1790.txt"), 4, project).expect("samples");
+    assert!(arms.full_context < arms.no_context, "{arms:?}");
+    // A fit on 6,000 tokens; docs/fitted-start.md has what more text gives.
+    assert!(arms.recovered() > 0.5, "{:.2} of the gap: {arms:?}", arms.recovered());
 }

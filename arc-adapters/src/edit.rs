@@ -10,7 +10,7 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
 use crate::files::{io_error, read_text, replace, sync_folder};
 use crate::manifest::check_name;
 use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
-use crate::{Error, ModelFile, ModelSource, Registry, Result};
+use crate::{DecoderEntry, Error, ModelFile, ModelSource, Registry, Result};
 
 /// How long another writer may hold the lock: a change takes milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -132,6 +132,44 @@ impl RegistryEditor {
         Ok(())
     }
 
+    /// Adds what another registry file says about a decoder under a name of its own, without its
+    /// aliases and its adapter: names and adapters are each file's own business.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] when the name names another decoder.
+    pub fn copy_decoder(&mut self, name: &str, entry: &DecoderEntry) -> Result<()> {
+        self.add_decoder(&NewDecoder {
+            name: name.to_owned(),
+            aliases: Vec::new(),
+            architecture: entry.architecture.clone(),
+            model: with_absolute_path(&entry.model)?,
+            tokenizer: entry.tokenizer.as_ref().map(with_absolute_path).transpose()?,
+            adapter: None,
+        })?;
+        let copy = self.entry(EntryKind::Decoder, name)?;
+        for (key, text) in
+            [("encoder", &entry.encoder), ("description", &entry.description), ("licence", &entry.licence)]
+        {
+            if let Some(text) = text {
+                copy.insert(key, value(text));
+            }
+        }
+        let mut options = InlineTable::new();
+        if let Some(factor) = entry.options.factor {
+            options.insert("factor", i64::from(factor).into());
+        }
+        if let Some(template) = &entry.options.prompt_template {
+            options.insert("prompt_template", template.into());
+        }
+        if !entry.options.stop.is_empty() {
+            options.insert("stop", Value::Array(entry.options.stop.iter().collect()));
+        }
+        if !options.is_empty() {
+            copy.insert("options", value(options));
+        }
+        Ok(())
+    }
+
     /// Adds an encoder package.
     ///
     /// # Errors
@@ -158,6 +196,40 @@ impl RegistryEditor {
             NewAdapter::Plugin { .. } => "adapter",
         });
         insert_adapter(entry, adapter, &path)
+    }
+
+    /// Takes the adapter of a decoder away, be it a package or a plugin; the decoder stays.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when this file has no decoder of this name or alias,
+    /// [`Error::NoAdapter`] when it has no adapter.
+    pub fn remove_adapter(&mut self, decoder: &str) -> Result<()> {
+        let origin = self.path.clone();
+        let entry = self.entry(EntryKind::Decoder, decoder)?;
+        let removed = [entry.remove("adapter"), entry.remove("plugin")];
+        if removed.iter().all(Option::is_none) {
+            return Err(Error::NoAdapter { decoder: decoder.to_owned(), origin });
+        }
+        Ok(())
+    }
+
+    /// Lists a folder as one that plugins may lie in. Whether they may run is not changed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the folder's name is not UTF-8.
+    pub fn list_plugin_folder(&mut self, folder: &Path) -> Result<()> {
+        let text = path_text(folder, &self.path)?;
+        let path = self.path.clone();
+        let folders = self
+            .document
+            .entry("plugin_folders")
+            .or_insert_with(|| value(Array::new()))
+            .as_array_mut()
+            .ok_or_else(|| invalid(&path, "`plugin_folders` is not an array"))?;
+        if !folders.iter().any(|known| known.as_str() == Some(&text)) {
+            folders.push(text);
+        }
+        Ok(())
     }
 
     /// Removes an entry with its aliases.
@@ -362,6 +434,15 @@ fn strings(texts: &[String]) -> Array {
 }
 
 /// A path as text, with `/` between its parts on every system.
+/// The same file for a registry in any folder.
+fn with_absolute_path(file: &ModelFile) -> Result<ModelFile> {
+    let mut file = file.clone();
+    if let ModelSource::File { path } = &mut file.source {
+        *path = std::path::absolute(&*path).map_err(io_error("find", path))?;
+    }
+    Ok(file)
+}
+
 fn path_text(path: &Path, registry: &Path) -> Result<String> {
     let text = path
         .to_str()
@@ -489,6 +570,47 @@ mod tests {
         assert_eq!(zebra.plugin.as_ref().unwrap().sha256, "b".repeat(64));
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("# where z is"));
+    }
+
+    #[test]
+    fn an_adapter_can_be_taken_away_alone() {
+        let (_folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        editor.set_adapter("zebra", &NewAdapter::Package("p".into())).unwrap();
+        editor.remove_adapter("zebra").unwrap();
+        assert!(matches!(editor.remove_adapter("zebra"), Err(Error::NoAdapter { .. })));
+        assert_eq!(editor.save().unwrap().decoder("zebra").unwrap().adapter, None);
+    }
+
+    #[test]
+    fn an_entry_of_another_file_is_copied_whole_but_for_names_and_adapter() {
+        let (_folder, path) = registry();
+        let text = "schema = 1\n[decoders.far]\naliases = ['f']\nsource = 'file:m.gguf'\nencoder = 'e'\n\
+                    licence = 'MIT'\nadapter = 'a'\ntokenizer = { source = 'file:t.json' }\n\
+                    options = { factor = 8, stop = ['\\n'], prompt_template = '{{ document }}' }\n";
+        let other = Registry::parse(text, Path::new("/far/registry.toml")).unwrap();
+        let far = other.decoder("f").unwrap();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        editor.copy_decoder("near", far).unwrap();
+        let registry = editor.save().unwrap();
+        let near = registry.decoder("near").unwrap();
+        assert_eq!((&near.model, &near.tokenizer), (&far.model, &far.tokenizer));
+        assert_eq!((&near.encoder, &near.licence, &near.options), (&far.encoder, &far.licence, &far.options));
+        assert_eq!((near.aliases.len(), &near.adapter), (0, &None));
+    }
+
+    #[test]
+    fn a_plugin_folder_is_listed_once_and_nothing_is_allowed_by_it() {
+        let (_folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        let plugin = NewAdapter::Plugin { path: "p/libz.so".into(), sha256: "b".repeat(64) };
+        editor.set_adapter("zebra", &plugin).unwrap();
+        editor.list_plugin_folder(Path::new("p")).unwrap();
+        editor.list_plugin_folder(Path::new("p")).unwrap();
+        let registry = editor.save().unwrap();
+        let plugin = registry.decoder("zebra").unwrap().plugin.clone().unwrap();
+        assert_eq!(plugin.folders, [path.with_file_name("p")]);
+        assert!(!plugin.allowed);
     }
 
     #[test]

@@ -313,7 +313,8 @@ pub enum Error {
 }
 
 /// One of the facts that an adapter pins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Pin {
     /// The encoder, by its `encoder_id`.
@@ -392,7 +393,7 @@ impl Error {
                 Some("choose another name, or remove the old entry with `arc adapters remove`".to_owned())
             }
             Self::NoAdapter { decoder, .. } => Some(format!(
-                "train one with `arc register {decoder}`, or add a package with `arc adapters add`"
+                "fit one with `arc fit --decoder {decoder}`, or add a package with `arc adapters add`"
             )),
             Self::Sha256Mismatch { .. } => Some(
                 "the file was changed or damaged since it was pinned: fetch it again, or pin it anew if \

@@ -52,10 +52,12 @@ pub use package::{
     WEIGHTS_FILE, WeightType,
 };
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};
-pub use registry::{DecoderEntry, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA, Registry};
+pub use registry::{
+    DecoderEntry, DecoderOptions, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA, Registry,
+};
 pub use report::{
-    Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, doctor, inspect, list,
-    verify,
+    Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, check_adapter, doctor,
+    inspect, list, verify,
 };
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};
 pub use source::{ModelFile, ModelSource, PipFile};

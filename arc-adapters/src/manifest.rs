@@ -206,9 +206,27 @@ impl AdapterManifest {
         embedding_sha256: &str,
         tokenizer_sha256: &str,
     ) -> Result<()> {
-        self.check_pin(Pin::Architecture, &self.decoder.architecture, architecture)?;
-        self.check_pin(Pin::EmbeddingTable, &self.decoder.embedding_sha256, embedding_sha256)?;
-        self.check_pin(Pin::Tokenizer, &self.decoder.tokenizer_sha256, tokenizer_sha256)
+        let mismatches = self.decoder_mismatches(architecture, embedding_sha256, tokenizer_sha256);
+        mismatches.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Every [`Error::PinMismatch`] of [`AdapterManifest::check_decoder`], for who goes on in spite
+    /// of them.
+    #[must_use]
+    pub fn decoder_mismatches(
+        &self,
+        architecture: &str,
+        embedding_sha256: &str,
+        tokenizer_sha256: &str,
+    ) -> Vec<Error> {
+        [
+            self.check_pin(Pin::Architecture, &self.decoder.architecture, architecture),
+            self.check_pin(Pin::EmbeddingTable, &self.decoder.embedding_sha256, embedding_sha256),
+            self.check_pin(Pin::Tokenizer, &self.decoder.tokenizer_sha256, tokenizer_sha256),
+        ]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect()
     }
 
     fn check_pin(&self, what: Pin, expected: &str, found: &str) -> Result<()> {

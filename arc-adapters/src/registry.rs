@@ -55,6 +55,8 @@ pub struct DecoderEntry {
     pub adapter: Option<PathBuf>,
     /// A code plugin to use in place of a package.
     pub plugin: Option<PluginEntry>,
+    /// How to use it where the caller says nothing.
+    pub options: DecoderOptions,
     /// One line about it.
     pub description: Option<String>,
     /// The licence of the model, as its makers name it.
@@ -63,6 +65,36 @@ pub struct DecoderEntry {
     pub origin: PathBuf,
     /// The registry files whose entries of the same name it replaces, nearest last.
     pub replaces: Vec<PathBuf>,
+}
+
+/// What a registry says about the use of a decoder; each is overruled by who asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DecoderOptions {
+    /// How many tokens a latent is to stand for, where it is not the encoder's own rate.
+    pub factor: Option<u32>,
+    /// A prompt to use in place of the adapter's, as minijinja source.
+    pub prompt_template: Option<String>,
+    /// Texts that end an answer.
+    #[serde(default)]
+    pub stop: Vec<String>,
+}
+
+impl DecoderOptions {
+    /// What is wrong with the options, as one line.
+    fn check(&self, at: &str) -> Result<(), String> {
+        if let Some(factor) = self.factor.filter(|factor| !(1..=4096).contains(factor)) {
+            return Err(format!("`{at}.factor` is {factor}, expected 1 to 4096"));
+        }
+        if self.prompt_template.as_ref().is_some_and(|template| template.trim().is_empty()) {
+            return Err(format!("`{at}.prompt_template` is empty"));
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(format!("`{at}.stop` has an empty text"));
+        }
+        Ok(())
+    }
 }
 
 /// A code plugin that an entry names, and what its registry file says about running it.
@@ -362,6 +394,8 @@ struct DecoderText {
     encoder: Option<String>,
     adapter: Option<PathBuf>,
     plugin: Option<PluginText>,
+    #[serde(default)]
+    options: DecoderOptions,
     description: Option<String>,
     licence: Option<String>,
 }
@@ -402,6 +436,7 @@ impl RegistryText {
             if text.adapter.is_some() && text.plugin.is_some() {
                 return Err(format!("`decoders.{name}` has both `adapter` and `plugin`"));
             }
+            text.options.check(&at("options"))?;
             let plugin = match text.plugin {
                 None => None,
                 Some(plugin) => {
@@ -422,6 +457,7 @@ impl RegistryText {
                 encoder: text.encoder,
                 adapter: text.adapter.map(|path| folder.join(path)),
                 plugin,
+                options: text.options,
                 description: text.description,
                 licence: text.licence,
                 origin: origin.to_owned(),
@@ -497,6 +533,27 @@ source = "file:models/l.gguf"
         assert_eq!(registry.default_encoder(), Some("start"));
         assert_eq!(registry.encoder("start").unwrap().package, Path::new("/r/encoders/start"));
         assert_eq!(registry.decoders().len(), 3);
+    }
+
+    #[test]
+    fn options_are_read_and_senseless_ones_are_refused() {
+        let entry = |options: &str| {
+            parse(&format!("schema = 1\n[decoders.d]\nsource = 'file:m'\noptions = {{ {options} }}\n"))
+        };
+        let registry = entry("factor = 8, stop = ['###'], prompt_template = '{{ document }}'").unwrap();
+        let options = &registry.decoder("d").unwrap().options;
+        assert_eq!((options.factor, options.stop.as_slice()), (Some(8), ["###".to_owned()].as_slice()));
+        assert_eq!(options.prompt_template.as_deref(), Some("{{ document }}"));
+        for (options, expected) in [
+            ("factor = 0", "`decoders.d.options.factor` is 0"),
+            ("factor = -4", "line 4"),
+            ("stop = ['']", "`decoders.d.options.stop` has an empty text"),
+            ("prompt_template = ' '", "`decoders.d.options.prompt_template` is empty"),
+            ("flavour = 1", "unknown field `flavour`"),
+        ] {
+            let error = entry(options).unwrap_err().to_string();
+            assert!(error.contains(expected), "{options}: {error}");
+        }
     }
 
     #[test]

@@ -138,7 +138,8 @@ pub enum Outcome {
 }
 
 impl Check {
-    fn of<T>(what: impl Into<String>, result: Result<T>) -> (Self, Option<T>) {
+    /// The check that a result is, and its value.
+    pub fn of<T>(what: impl Into<String>, result: Result<T>) -> (Self, Option<T>) {
         let what = what.into();
         match result {
             Ok(value) => (Self { what, outcome: Outcome::Passed }, Some(value)),
@@ -149,7 +150,15 @@ impl Check {
         }
     }
 
-    fn skipped(what: &str, reason: impl Into<String>) -> Self {
+    /// A check that failed for a reason that is no [`Error`].
+    #[must_use]
+    pub fn failed_with(what: &str, message: String, hint: Option<String>) -> Self {
+        Self { what: what.to_owned(), outcome: Outcome::Failed { message, hint } }
+    }
+
+    /// A check that was left out.
+    #[must_use]
+    pub fn skipped(what: &str, reason: impl Into<String>) -> Self {
         Self { what: what.to_owned(), outcome: Outcome::Skipped { reason: reason.into() } }
     }
 
@@ -175,22 +184,13 @@ pub fn verify(
     model: Option<&Path>,
 ) -> Result<Vec<Check>> {
     let entry = registry.decoder(decoder)?;
-    let mut checks = Vec::new();
-
-    let (check, adapter) =
-        Check::of("adapter: manifest, sha256, shapes, values", Adapter::resolve(entry, policy));
-    checks.push(check);
+    let (mut checks, adapter) = check_adapter(Adapter::resolve(entry, policy));
     match &adapter {
         None => checks
             .push(Check::skipped("adapter: matches decoder and encoder", "there is no adapter to match")),
         Some(adapter) => {
             checks.push(Check::of("adapter: made for this decoder", made_for(entry, &adapter.manifest)).0);
             checks.extend(check_encoder(registry, entry, &adapter.manifest));
-            if let Some(projector) = adapter.host_projector() {
-                let d_encoder = adapter.manifest.d_encoder;
-                let probe = projector.project(&vec![0.5; 2 * d_encoder], 2);
-                checks.push(Check::of("plugin: `project` on two rows", probe).0);
-            }
         }
     }
 
@@ -205,6 +205,20 @@ pub fn verify(
         (Some(path), Some(expected)) => Check::of(what, check_sha256(path, expected)).0,
     });
     Ok(checks)
+}
+
+/// The checks of an adapter by itself, wherever it was opened.
+#[must_use]
+pub fn check_adapter(opened: Result<Adapter>) -> (Vec<Check>, Option<Adapter>) {
+    let (check, adapter) = Check::of("adapter: manifest, sha256, shapes, values", opened);
+    let mut checks = vec![check];
+    if let Some(adapter) = &adapter
+        && let Some(projector) = adapter.host_projector()
+    {
+        let probe = projector.project(&vec![0.5; 2 * adapter.manifest.d_encoder], 2);
+        checks.push(Check::of("plugin: `project` on two rows", probe).0);
+    }
+    (checks, adapter)
 }
 
 fn made_for(entry: &DecoderEntry, manifest: &AdapterManifest) -> Result<()> {
@@ -362,22 +376,21 @@ fn examine(
     }
     let missing = match &decoder.model.source {
         ModelSource::File { path } if !path.exists() => Some((
+            Likelihood::Likely,
             format!("its model file `{}` is not there", path.display()),
             "put the file there, or change `source` in the registry".to_owned(),
         )),
         ModelSource::File { .. } => None,
-        _ if model.is_none() => {
-            Some(("its model has not been pulled".to_owned(), format!("run `arc pull {}`", decoder.name)))
-        }
+        // It is pulled when it is first asked for, where there is a network.
+        _ if model.is_none() => Some((
+            Likelihood::Possible,
+            "its model has not been pulled".to_owned(),
+            format!("run `arc pull {}`", decoder.name),
+        )),
         _ => None,
     };
-    if let Some((problem, hint)) = missing {
-        findings.push(Finding {
-            likelihood: Likelihood::Likely,
-            subject: subject.clone(),
-            problem,
-            hint: Some(hint),
-        });
+    if let Some((likelihood, problem, hint)) = missing {
+        findings.push(Finding { likelihood, subject: subject.clone(), problem, hint: Some(hint) });
     }
     if let Some(replaced) = decoder.replaces.last() {
         findings.push(Finding {

@@ -1,9 +1,10 @@
 //! A decoder with its adapter: what reads latents and answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_adapters::{Adapter, Append};
+use arc_adapters::{Adapter, Append, Pin};
 use burn::tensor::{Tensor, TensorData};
+use serde::Serialize;
 
 use crate::decoder::{Decoder, GenerateOptions, Generations};
 use crate::encoder::Latents;
@@ -23,6 +24,32 @@ pub struct AdaptedDecoder {
     /// `[1, d_encoder]`, appended after the latents of each context.
     cont: Option<Tensor<2>>,
     template: PromptTemplate,
+    pins: Pins,
+    overridden: Mutex<Vec<OverriddenPin>>,
+}
+
+/// What happens where an adapter was made for another encoder, embedding table, tokenizer or
+/// architecture than the one at hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pins {
+    /// It is an error.
+    #[default]
+    Checked,
+    /// It is recorded, and the adapter is used.
+    Overridden,
+}
+
+/// A pin that did not fit, and was overridden.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OverriddenPin {
+    /// The adapter's name.
+    pub adapter: String,
+    /// What differs.
+    pub pin: Pin,
+    /// What the adapter was made for.
+    pub expected: String,
+    /// What is at hand.
+    pub found: String,
 }
 
 impl AdaptedDecoder {
@@ -33,11 +60,24 @@ impl AdaptedDecoder {
     /// An error of the adapter if it was made for another decoder, saying which of the pinned
     /// hashes differs; [`Error::Template`] for a template that cannot be read.
     pub fn new(decoder: Arc<Decoder>, adapter: Adapter) -> Result<Self> {
-        adapter.manifest.check_decoder(
+        Self::with_pins(decoder, adapter, Pins::Checked)
+    }
+
+    /// Puts an adapter before a decoder, with a say in what its pins mean.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdaptedDecoder::new`]; widths that do not fit are an error in any case.
+    pub fn with_pins(decoder: Arc<Decoder>, adapter: Adapter, pins: Pins) -> Result<Self> {
+        let mismatches = adapter.manifest.decoder_mismatches(
             decoder.network.config().architecture.name(),
             &decoder.embedding_sha256(),
             decoder.tokenizer.sha256(),
-        )?;
+        );
+        let overridden = Mutex::default();
+        for mismatch in mismatches {
+            override_pin(mismatch, pins, &overridden)?;
+        }
         let d_model = decoder.network.config().d_model();
         if adapter.manifest.d_decoder != d_model {
             return Err(Error::Mismatch {
@@ -58,7 +98,33 @@ impl AdaptedDecoder {
             Append::None => None,
         };
         let template = PromptTemplate::parse(&adapter.manifest.prompt_template)?;
-        Ok(Self { decoder, adapter, projector, cont, template })
+        Ok(Self { decoder, adapter, projector, cont, template, pins, overridden })
+    }
+
+    /// The same with another prompt than the adapter's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`] for a template that cannot be read.
+    pub fn with_template(mut self, source: &str) -> Result<Self> {
+        self.template = PromptTemplate::parse(source)?;
+        Ok(self)
+    }
+
+    /// The pins that did not fit and were overridden, of the decoder and of all latents that were
+    /// read so far.
+    #[must_use]
+    pub fn overridden_pins(&self) -> Vec<OverriddenPin> {
+        self.overridden.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the adapter takes in memory, in bytes: its file and its weights in float32.
+    #[must_use]
+    pub fn adapter_bytes(&self) -> u64 {
+        let weights = &self.adapter.weights;
+        let values: usize =
+            weights.names().filter_map(|name| weights.shape(name)).map(|s| s.iter().product::<usize>()).sum();
+        (weights.as_bytes().len() + size_of::<f32>() * values) as u64
     }
 
     /// Maps the latents of one context into the decoder's embedding space, with the special vector
@@ -66,10 +132,12 @@ impl AdaptedDecoder {
     ///
     /// # Errors
     ///
-    /// [`Error::Adapter`] if another encoder made the latents, [`Error::Mismatch`] if they are of
-    /// another width.
+    /// [`Error::Adapter`] if another encoder made the latents and pins are checked,
+    /// [`Error::Mismatch`] if they are of another width.
     pub fn project(&self, latents: &Latents) -> Result<Tensor<2>> {
-        self.adapter.manifest.check_encoder(&latents.encoder_id)?;
+        if let Err(mismatch) = self.adapter.manifest.check_encoder(&latents.encoder_id) {
+            override_pin(mismatch, self.pins, &self.overridden)?;
+        }
         let (expected, found) = (self.adapter.manifest.d_encoder, latents.values.dims()[1]);
         if found != expected {
             return Err(Error::Mismatch {
@@ -131,4 +199,25 @@ impl AdaptedDecoder {
             PromptPart::Document => document(prompt),
         }))
     }
+}
+
+/// Records a mismatch if pins are overridden, and else gives it back.
+fn override_pin(
+    mismatch: arc_adapters::Error,
+    pins: Pins,
+    overridden: &Mutex<Vec<OverriddenPin>>,
+) -> Result<()> {
+    let pin = match mismatch {
+        arc_adapters::Error::PinMismatch { adapter, what: pin, expected, found }
+            if pins == Pins::Overridden =>
+        {
+            OverriddenPin { adapter, pin, expected, found }
+        }
+        mismatch => return Err(mismatch.into()),
+    };
+    let mut overridden = overridden.lock().unwrap_or_else(PoisonError::into_inner);
+    if !overridden.contains(&pin) {
+        overridden.push(pin);
+    }
+    Ok(())
 }

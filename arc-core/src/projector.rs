@@ -81,9 +81,12 @@ impl Projector {
         };
         let device = latents.device();
         if device.is_autodiff() {
-            return Err(Error::InvalidArgument(
-                "a projector that is a plugin's function cannot be trained".into(),
-            ));
+            return Err(Error::Mismatch {
+                what: "training".into(),
+                expected: "a projector made of layers".into(),
+                found: "a function of a code plugin".into(),
+                hint: "describe the projector by its layers in `adapter.json`, or use it as it is".into(),
+            });
         }
         let [n, _] = latents.dims();
         let data = latents.into_data().convert::<f32>();

@@ -1,31 +1,66 @@
-//! One open registry: encoders and decoders by name, loaded when they are first asked for.
+//! One open registry: encoders and decoders by name, loaded when they are first asked for, and let
+//! go when memory runs out or the registry changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
-use arc_adapters::{Adapter, EncoderManifest, ModelFile, Registry};
+use arc_adapters::{Adapter, DecoderEntry, EncoderEntry, EncoderManifest, ModelFile, PluginPolicy, Registry};
 use burn::tensor::Device;
+use serde::Serialize;
 
-use crate::adapted::AdaptedDecoder;
+use crate::adapted::{AdaptedDecoder, Pins};
 use crate::decoder::Decoder;
 use crate::device::DeviceName;
 use crate::encoder::Encoder;
 use crate::hub::{self, Cache, Consent, Silent};
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Finds a model's file, pulling it where needed: the model and the name of its cache folder in,
 /// a path out.
 pub type Locate = dyn Fn(&ModelFile, &str) -> Result<PathBuf> + Send + Sync;
 
-/// A registry on a device. Cheap to share between threads: everything loads once, on first use.
+/// A registry on a device. Share it between threads by reference or in an `Arc`.
+///
+/// What is asked for is loaded on first use, once however many threads ask, and shared from then
+/// on. Callers hold it by `Arc`: a name that is evicted or comes to mean something else after
+/// [`Session::reload`] leaves calls in flight as they were, and its memory is freed when the last
+/// of them ends.
 pub struct Session {
-    registry: Registry,
     device: Device,
     locate: Box<Locate>,
-    encoders: Loaded<Encoder>,
-    decoders: Loaded<Decoder>,
-    adapted: Loaded<AdaptedDecoder>,
+    plugins: PluginPolicy,
+    pins: Pins,
+    budget: Option<u64>,
+    /// Grows with every use, so that the least recent one can be told.
+    clock: AtomicU64,
+    names: RwLock<Arc<Names>>,
+    /// Held by the thread that reloads.
+    reloading: Mutex<()>,
+}
+
+/// Something that a session has loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoadedModel {
+    /// `decoder` or `encoder`.
+    pub kind: &'static str,
+    /// Its name in the registry.
+    pub name: String,
+    /// Its weights, in bytes, as [`Session::with_memory_budget`] counts them.
+    pub bytes: u64,
+}
+
+/// What [`Session::reload`] found: names of decoders and encoders, sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// New in the registry.
+    pub added: Vec<String>,
+    /// No longer in it.
+    pub removed: Vec<String>,
+    /// Had been loaded, and will be loaded anew: the entry or the package differs.
+    pub changed: Vec<String>,
 }
 
 impl Session {
@@ -49,19 +84,49 @@ impl Session {
     /// [`Error::Device`] if there is no such device.
     pub fn new(registry: Registry, device: DeviceName, locate: Box<Locate>) -> Result<Self> {
         Ok(Self {
-            registry,
             device: device.open()?,
             locate,
-            encoders: Loaded::default(),
-            decoders: Loaded::default(),
-            adapted: Loaded::default(),
+            plugins: PluginPolicy::default(),
+            pins: Pins::Checked,
+            budget: None,
+            clock: AtomicU64::new(0),
+            names: RwLock::new(Arc::new(Names::new(registry))),
+            reloading: Mutex::new(()),
         })
     }
 
-    /// The registry.
+    /// Says what code plugins may do, beside what the registries say.
     #[must_use]
-    pub fn registry(&self) -> &Registry {
-        &self.registry
+    pub fn with_plugins(mut self, policy: PluginPolicy) -> Self {
+        self.plugins = policy;
+        self
+    }
+
+    /// Says what happens where an adapter was made for something else than it meets.
+    #[must_use]
+    pub fn with_pins(mut self, pins: Pins) -> Self {
+        self.pins = pins;
+        self
+    }
+
+    /// Keeps at most so many bytes of weights loaded: after each load, what was used least
+    /// recently is let go until the rest fits. What has just been loaded always stays.
+    ///
+    /// Counted are the weights as they are held: of a decoder or an encoder the bytes of each
+    /// tensor as stored in its file where it stays packed (on the CPU), four bytes for each value
+    /// where it is dense; of an adapter its file and its projector in float32. Packed weights are
+    /// pages of a mapped file, which the system shares between all who map it, so that the sum is
+    /// an upper bound. Activations and caches of calls in flight are not counted.
+    #[must_use]
+    pub fn with_memory_budget(mut self, bytes: u64) -> Self {
+        self.budget = Some(bytes);
+        self
+    }
+
+    /// The registry as it was read last.
+    #[must_use]
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.names().registry)
     }
 
     /// Where everything runs.
@@ -76,10 +141,22 @@ impl Session {
     ///
     /// As [`Session::encoder_named`], and [`Error::InvalidArgument`] if there is no default.
     pub fn encoder(&self) -> Result<Arc<Encoder>> {
-        let name = self.registry.default_encoder().ok_or_else(|| {
-            Error::InvalidArgument("the registry names no default encoder; name one".into())
-        })?;
-        self.encoder_named(name)
+        let names = self.names();
+        self.load_encoder(&names, default_encoder(&names.registry)?)
+    }
+
+    /// The encoder whose latents a decoder reads: the one that its entry names, else the default.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::encoder`], and [`Error::Adapter`] for an unknown decoder.
+    pub fn encoder_for(&self, decoder: &str) -> Result<Arc<Encoder>> {
+        let names = self.names();
+        let name = match &names.registry.decoder(decoder)?.encoder {
+            Some(name) => name,
+            None => default_encoder(&names.registry)?,
+        };
+        self.load_encoder(&names, name)
     }
 
     /// An encoder, by its name or an alias.
@@ -89,12 +166,7 @@ impl Session {
     /// [`Error::Adapter`] for an unknown name or a bad package, and whatever stops its model from
     /// being pulled and loaded.
     pub fn encoder_named(&self, name: &str) -> Result<Arc<Encoder>> {
-        let entry = self.registry.encoder(name)?;
-        self.encoders.get_or_load(&entry.name, || {
-            let manifest = EncoderManifest::open(&entry.package)?;
-            let backbone = self.backbone(&manifest)?;
-            Encoder::open(&manifest, &entry.package, &backbone, &self.device)
-        })
+        self.load_encoder(&self.names(), name)
     }
 
     /// The file of an encoder's backbone.
@@ -103,10 +175,131 @@ impl Session {
     ///
     /// As [`Session::encoder_named`].
     pub fn backbone(&self, manifest: &EncoderManifest) -> Result<PathBuf> {
+        self.find_backbone(&self.names().registry, manifest)
+    }
+
+    /// A decoder with its adapter, by its name or an alias: what answers about latents.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Adapter`] for an unknown name, a decoder without an adapter, one that was made for
+    /// another decoder, or a plugin that may not run; and whatever stops the model from being
+    /// pulled and loaded.
+    pub fn decoder(&self, name: &str) -> Result<Arc<AdaptedDecoder>> {
+        let names = self.names();
+        let entry = names.registry.decoder(name)?;
+        let slot = names.adapted.get(&entry.name).ok_or_else(|| no_slot(&entry.name))?;
+        let (adapted, is_new) = slot.get_or_load(self.tick(), || {
+            // The adapter is small and its faults are found before a model is pulled.
+            let adapter = Adapter::resolve(entry, &self.plugins)?;
+            let stamp = stamp(&adapter.manifest);
+            let model = self.load_model(&names, entry)?;
+            let mut adapted = AdaptedDecoder::with_pins(model, adapter, self.pins)?;
+            if let Some(template) = &entry.options.prompt_template {
+                adapted = adapted.with_template(template)?;
+            }
+            let bytes = adapted.adapter_bytes();
+            Ok(Loaded { thing: Arc::new(adapted), bytes, stamp })
+        })?;
+        if is_new {
+            self.evict(&names, "decoder", &entry.name);
+        }
+        Ok(adapted)
+    }
+
+    /// A decoder alone, by its name or an alias.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::decoder`], save that no adapter is needed.
+    pub fn language_model(&self, name: &str) -> Result<Arc<Decoder>> {
+        let names = self.names();
+        let entry = names.registry.decoder(name)?;
+        self.load_model(&names, entry)
+    }
+
+    /// What is loaded at the moment, the most recently used first.
+    #[must_use]
+    pub fn loaded(&self) -> Vec<LoadedModel> {
+        let mut held = self.names().held();
+        held.sort_by_key(|held| std::cmp::Reverse(held.last_used));
+        held.into_iter().map(|held| held.model).collect()
+    }
+
+    /// Reads the registry files again, and has the next calls see what they say now. Calls in
+    /// flight go on with what they hold; what has not changed stays loaded.
+    ///
+    /// An entry counts as changed if it says something else, or if the package that it names does:
+    /// its manifest carries the hash of its weights. The files are those that were read when the
+    /// session was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Adapter`] if a file cannot be read; the session is then as it was.
+    pub fn reload(&self) -> Result<Reloaded> {
+        let _turn = lock(&self.reloading);
+        let old = self.names();
+        let registry = Registry::layered(old.registry.sources())?;
+        let (new, reloaded) = old.reread(registry, &self.plugins);
+        *self.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        Ok(reloaded)
+    }
+
+    fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn load_encoder(&self, names: &Names, name: &str) -> Result<Arc<Encoder>> {
+        let entry = names.registry.encoder(name)?;
+        let slot = names.encoders.get(&entry.name).ok_or_else(|| no_slot(&entry.name))?;
+        let (encoder, is_new) = slot.get_or_load(self.tick(), || {
+            let manifest = EncoderManifest::open(&entry.package)?;
+            let backbone = self.find_backbone(&names.registry, &manifest)?;
+            let encoder = Encoder::open(&manifest, &entry.package, &backbone, &self.device)?;
+            let bytes = encoder.weight_bytes();
+            Ok(Loaded { thing: Arc::new(encoder), bytes, stamp: stamp(&manifest) })
+        })?;
+        if is_new {
+            self.evict(names, "encoder", &entry.name);
+        }
+        Ok(encoder)
+    }
+
+    fn load_model(&self, names: &Names, entry: &DecoderEntry) -> Result<Arc<Decoder>> {
+        let slot = names.models.get(&entry.name).ok_or_else(|| no_slot(&entry.name))?;
+        let (model, is_new) = slot.get_or_load(self.tick(), || {
+            let path = (self.locate)(&entry.model, &entry.name)?;
+            let mut decoder = Decoder::open(&entry.name, &path, &self.device)?;
+            let found = decoder.network.config().architecture.name();
+            if let Some(expected) = entry.architecture.as_ref().filter(|expected| *expected != found) {
+                return Err(Error::Mismatch {
+                    what: format!("`{}` (architecture)", entry.name),
+                    expected: expected.clone(),
+                    found: found.to_owned(),
+                    hint: format!("correct `architecture` or `source` in `{}`", entry.origin.display()),
+                });
+            }
+            if let Some(tokenizer) = &entry.tokenizer {
+                decoder.tokenizer = Tokenizer::from_file((self.locate)(tokenizer, &entry.name)?)?;
+            }
+            let bytes = decoder.network.weight_bytes();
+            Ok(Loaded { thing: Arc::new(decoder), bytes, stamp: String::new() })
+        })?;
+        if is_new {
+            self.evict(names, "decoder", &entry.name);
+        }
+        Ok(model)
+    }
+
+    fn find_backbone(&self, registry: &Registry, manifest: &EncoderManifest) -> Result<PathBuf> {
         let backbone = &manifest.backbone;
         match (&backbone.decoder, &backbone.source) {
             (Some(name), _) => {
-                let entry = self.registry.decoder(name)?;
+                let entry = registry.decoder(name)?;
                 // The registry's file must be the one that the encoder was made from.
                 let mut model = entry.model.clone();
                 if model.sha256.as_ref().is_some_and(|pinned| *pinned != backbone.sha256) {
@@ -133,78 +326,268 @@ impl Session {
         }
     }
 
-    /// A decoder with its adapter, by its name or an alias: what answers about latents.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Adapter`] for an unknown name, a decoder without an adapter, or one that was made
-    /// for another decoder; and whatever stops the model from being pulled and loaded.
-    pub fn decoder(&self, name: &str) -> Result<Arc<AdaptedDecoder>> {
-        let entry = self.registry.decoder(name)?;
-        let folder = entry.adapter.as_ref().ok_or_else(|| Error::Mismatch {
-            what: format!("`{}`", entry.name),
-            expected: "an adapter".into(),
-            found: "none in the registry".into(),
-            hint: format!("make one with `arc fit --decoder {}`", entry.name),
-        })?;
-        self.adapted.get_or_load(&entry.name, || {
-            // The adapter is small and its faults are found before a model is pulled.
-            let adapter = Adapter::open(folder)?;
-            AdaptedDecoder::new(self.language_model(&entry.name)?, adapter)
-        })
-    }
-
-    /// A decoder alone, by its name or an alias.
-    ///
-    /// # Errors
-    ///
-    /// As [`Session::decoder`], save that no adapter is needed.
-    pub fn language_model(&self, name: &str) -> Result<Arc<Decoder>> {
-        let entry = self.registry.decoder(name)?;
-        self.decoders.get_or_load(&entry.name, || {
-            let path = (self.locate)(&entry.model, &entry.name)?;
-            Decoder::open(&entry.name, &path, &self.device)
-        })
+    /// Lets go what was used least recently, but not `kept`, until the rest is in the budget.
+    fn evict(&self, names: &Names, kind: &str, kept: &str) {
+        let Some(budget) = self.budget else { return };
+        let mut held = names.held();
+        let mut bytes: u64 = held.iter().map(|held| held.model.bytes).sum();
+        held.sort_by_key(|held| held.last_used);
+        for Held { model, .. } in held {
+            if bytes <= budget {
+                break;
+            }
+            if model.kind == kind && model.name == kept {
+                continue;
+            }
+            names.let_go(&model);
+            bytes -= model.bytes;
+        }
     }
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
-            .field("registry", &self.registry.sources())
+            .field("registry", &self.registry().sources())
             .field("device", &self.device)
             .finish_non_exhaustive()
     }
 }
 
-/// Things by name, each loaded once however many threads ask for it.
-#[derive(Debug)]
-struct Loaded<T> {
-    slots: Mutex<HashMap<String, Slot<T>>>,
+fn default_encoder(registry: &Registry) -> Result<&str> {
+    registry
+        .default_encoder()
+        .ok_or_else(|| Error::InvalidArgument("the registry names no default encoder; name one".into()))
 }
 
-/// Empty until its thing is loaded; a thread that loads holds only this lock.
-type Slot<T> = Arc<Mutex<Option<Arc<T>>>>;
+/// What tells two contents of a package apart.
+fn stamp(manifest: &impl Serialize) -> String {
+    serde_json::to_string(manifest).unwrap_or_default()
+}
 
-impl<T> Default for Loaded<T> {
-    fn default() -> Self {
-        Self { slots: Mutex::new(HashMap::new()) }
+/// A registry as it was read once, and what is loaded for each of its names.
+///
+/// A reload makes another one, which shares the slots of what has not changed: a thread that is
+/// still loading for the old one neither disturbs the new one nor works in vain.
+struct Names {
+    registry: Arc<Registry>,
+    encoders: Slots<Encoder>,
+    models: Slots<Decoder>,
+    adapted: Slots<AdaptedDecoder>,
+}
+
+/// One for each name.
+type Slots<T> = HashMap<String, Arc<Slot<T>>>;
+
+/// A loaded model, and when it was used last.
+struct Held {
+    model: LoadedModel,
+    last_used: u64,
+}
+
+impl Names {
+    fn new(registry: Registry) -> Self {
+        Self {
+            encoders: registry.encoders().map(|entry| (entry.name.clone(), Arc::default())).collect(),
+            models: registry.decoders().map(|entry| (entry.name.clone(), Arc::default())).collect(),
+            adapted: registry.decoders().map(|entry| (entry.name.clone(), Arc::default())).collect(),
+            registry: Arc::new(registry),
+        }
     }
-}
 
-impl<T> Loaded<T> {
-    /// The thing of that name; a failed load is tried again by the next caller.
-    fn get_or_load(&self, name: &str, load: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
-        let slot = lock(&self.slots).entry(name.to_owned()).or_default().clone();
-        let mut slot = lock(&slot);
-        match &*slot {
-            Some(thing) => Ok(Arc::clone(thing)),
-            None => Ok(Arc::clone(slot.insert(Arc::new(load()?)))),
+    /// The same with the registry as it is now.
+    fn reread(&self, registry: Registry, plugins: &PluginPolicy) -> (Self, Reloaded) {
+        let mut new = Self::new(registry);
+        let mut changed = Vec::new();
+        for entry in new.registry.encoders() {
+            if let (Some(slot), Ok(old)) =
+                (self.encoders.get(&entry.name), self.registry.encoder(&entry.name))
+            {
+                if self.encoder_is_same(old, entry, &new.registry, slot) {
+                    new.encoders.insert(entry.name.clone(), Arc::clone(slot));
+                } else if slot.holds() {
+                    changed.push(entry.name.clone());
+                }
+            }
+        }
+        for entry in new.registry.decoders() {
+            let Ok(old) = self.registry.decoder(&entry.name) else { continue };
+            let (Some(model), Some(adapted)) = (self.models.get(&entry.name), self.adapted.get(&entry.name))
+            else {
+                continue;
+            };
+            let same_model = model_is_same(old, entry);
+            if same_model {
+                new.models.insert(entry.name.clone(), Arc::clone(model));
+            }
+            let same_adapter = same_model && adapter_is_same(old, entry, plugins, adapted);
+            if same_adapter {
+                new.adapted.insert(entry.name.clone(), Arc::clone(adapted));
+            }
+            if (!same_model && model.holds()) || (!same_adapter && adapted.holds()) {
+                changed.push(entry.name.clone());
+            }
+        }
+        let all = |registry: &Registry| {
+            let encoders = registry.encoders().map(|entry| entry.name.clone());
+            let names: Vec<_> = encoders.chain(registry.decoders().map(|entry| entry.name.clone())).collect();
+            names
+        };
+        let (before, now) = (all(&self.registry), all(&new.registry));
+        let without = |names: &[String], others: &[String]| {
+            let mut names: Vec<_> = names.iter().filter(|name| !others.contains(name)).cloned().collect();
+            names.sort();
+            names.dedup();
+            names
+        };
+        changed.sort();
+        changed.dedup();
+        let reloaded = Reloaded { added: without(&now, &before), removed: without(&before, &now), changed };
+        (new, reloaded)
+    }
+
+    /// Whether an encoder that may be loaded is still what its entry says.
+    fn encoder_is_same(
+        &self,
+        old: &EncoderEntry,
+        new: &EncoderEntry,
+        registry: &Registry,
+        slot: &Slot<Encoder>,
+    ) -> bool {
+        let Some(loaded) = slot.stamp() else { return false };
+        let Ok(manifest) = EncoderManifest::open(&new.package) else { return false };
+        let backbone = |registry: &Registry| {
+            let name = manifest.backbone.decoder.as_ref()?;
+            registry.decoder(name).ok().map(|entry| entry.model.clone())
+        };
+        old.package == new.package
+            && stamp(&manifest) == loaded
+            && backbone(&self.registry) == backbone(registry)
+    }
+
+    /// Everything that is loaded; what is being loaded just now is not.
+    fn held(&self) -> Vec<Held> {
+        let mut held: BTreeMap<(&'static str, &String), (u64, u64)> = BTreeMap::new();
+        let mut add = |kind, name, (bytes, last_used): (u64, u64)| {
+            let (sum, last): &mut (u64, u64) = held.entry((kind, name)).or_default();
+            *sum += bytes;
+            *last = last_used.max(*last);
+        };
+        for (name, slot) in &self.encoders {
+            slot.held().into_iter().for_each(|held| add("encoder", name, held));
+        }
+        for (name, slot) in &self.models {
+            slot.held().into_iter().for_each(|held| add("decoder", name, held));
+        }
+        for (name, slot) in &self.adapted {
+            slot.held().into_iter().for_each(|held| add("decoder", name, held));
+        }
+        held.into_iter()
+            .map(|((kind, name), (bytes, last_used))| Held {
+                model: LoadedModel { kind, name: name.clone(), bytes },
+                last_used,
+            })
+            .collect()
+    }
+
+    /// Lets a model go, a decoder together with its adapter, which holds it.
+    fn let_go(&self, model: &LoadedModel) {
+        if model.kind == "encoder" {
+            self.encoders.get(&model.name).into_iter().for_each(|slot| slot.let_go());
+        } else {
+            self.adapted.get(&model.name).into_iter().for_each(|slot| slot.let_go());
+            self.models.get(&model.name).into_iter().for_each(|slot| slot.let_go());
         }
     }
 }
 
+fn model_is_same(old: &DecoderEntry, new: &DecoderEntry) -> bool {
+    (&old.model, &old.tokenizer, &old.architecture) == (&new.model, &new.tokenizer, &new.architecture)
+}
+
+/// Whether an adapter that may be loaded is still what its entry says.
+fn adapter_is_same(
+    old: &DecoderEntry,
+    new: &DecoderEntry,
+    plugins: &PluginPolicy,
+    slot: &Slot<AdaptedDecoder>,
+) -> bool {
+    if (&old.adapter, &old.plugin, &old.options) != (&new.adapter, &new.plugin, &new.options) {
+        return false;
+    }
+    // A plugin's entry pins its very bytes, a package's does not.
+    new.plugin.is_some()
+        || slot.stamp().is_some_and(|loaded| {
+            Adapter::resolve(new, plugins).is_ok_and(|adapter| stamp(&adapter.manifest) == loaded)
+        })
+}
+
+/// A place for one thing. A thread that loads it holds this lock and no other of its kind.
+struct Slot<T> {
+    loaded: Mutex<Option<Loaded<T>>>,
+    last_used: AtomicU64,
+}
+
+struct Loaded<T> {
+    thing: Arc<T>,
+    bytes: u64,
+    /// The content of the package that it was made of.
+    stamp: String,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self { loaded: Mutex::new(None), last_used: AtomicU64::new(0) }
+    }
+}
+
+impl<T> Slot<T> {
+    /// The thing, and whether it was loaded by this call. A failed load is tried again by the next
+    /// caller.
+    fn get_or_load(&self, now: u64, load: impl FnOnce() -> Result<Loaded<T>>) -> Result<(Arc<T>, bool)> {
+        let mut slot = lock(&self.loaded);
+        self.last_used.fetch_max(now, Ordering::Relaxed);
+        match &*slot {
+            Some(loaded) => Ok((Arc::clone(&loaded.thing), false)),
+            None => Ok((Arc::clone(&slot.insert(load()?).thing), true)),
+        }
+    }
+
+    /// Its content if nobody is loading it: waiting for that could take as long as a download.
+    fn peek(&self) -> Option<MutexGuard<'_, Option<Loaded<T>>>> {
+        match self.loaded.try_lock() {
+            Ok(slot) => Some(slot),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn holds(&self) -> bool {
+        self.peek().is_some_and(|slot| slot.is_some())
+    }
+
+    fn stamp(&self) -> Option<String> {
+        Some(self.peek()?.as_ref()?.stamp.clone())
+    }
+
+    /// Bytes and last use.
+    fn held(&self) -> Option<(u64, u64)> {
+        Some((self.peek()?.as_ref()?.bytes, self.last_used.load(Ordering::Relaxed)))
+    }
+
+    fn let_go(&self) {
+        if let Some(mut slot) = self.peek() {
+            *slot = None;
+        }
+    }
+}
+
+/// Slots are made for all names of a registry together with it.
+fn no_slot(name: &str) -> Error {
+    Error::InvalidArgument(format!("`{name}` is not of this registry"))
+}
+
 /// A lock that a panicking thread held guards only a finished or an empty slot.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,6 +25,7 @@ pub struct Transformer {
     norm: Norm,
     head: Linear,
     device: Device,
+    weight_bytes: u64,
 }
 
 impl Transformer {
@@ -80,7 +81,8 @@ impl Transformer {
         let blocks =
             (0..config.n_layers).map(|layer| loader.block(layer, &config.block)).collect::<Result<_>>()?;
         let norm = loader.norm(layout.names.output_norm, d, config.block.norm)?;
-        Ok(Self { config, embedding, blocks, norm, head, device: device.clone() })
+        let weight_bytes = loader.loaded_bytes();
+        Ok(Self { config, embedding, blocks, norm, head, device: device.clone(), weight_bytes })
     }
 
     /// What the checkpoint states about the model.
@@ -93,6 +95,12 @@ impl Transformer {
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// What the weights take, in bytes: as stored where they are packed, in float32 where dense.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// The number of token embeddings.

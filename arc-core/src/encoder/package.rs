@@ -38,6 +38,7 @@ pub struct Encoder {
     pub tokenizer: Tokenizer,
     chunk_tokens: usize,
     device: Device,
+    weight_bytes: u64,
 }
 
 /// The identity of an encoder: the sha256 of everything that its latents depend on. The pooling
@@ -162,14 +163,22 @@ impl Encoder {
             memory_tokens: 0,
         };
         let loader = Loader::new(&file, &TensorNames::GGUF, device, residence);
+        let network = ArcEncoder::load(config, &loader, None)?;
         Ok(Self {
             name: manifest.name.clone(),
             id,
-            network: ArcEncoder::load(config, &loader, None)?,
+            network,
             tokenizer: Tokenizer::from_gguf(&file)?,
             chunk_tokens: manifest.chunk_tokens,
             device: device.clone(),
+            weight_bytes: loader.loaded_bytes(),
         })
+    }
+
+    /// What the weights take, in bytes: as stored where they are packed, in float32 where dense.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// Where the encoder runs.

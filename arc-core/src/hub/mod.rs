@@ -20,6 +20,7 @@
 //! is cut off goes on, the next time, with the parts that it had finished.
 
 mod cache;
+mod download;
 mod environment;
 mod hugging_face;
 mod partial;
@@ -32,6 +33,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use arc_adapters::{ModelFile, ModelSource};
 
 pub use cache::{Cache, CachedFile, CachedModel};
+pub use download::download;
 pub use progress::{Progress, Silent};
 
 use cache::{Entry, State};

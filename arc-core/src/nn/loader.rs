@@ -1,9 +1,11 @@
 //! Builds the parts of this module from a checkpoint, one tensor at a time.
 
+use std::cell::Cell;
+
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{Attention, Block, BlockConfig, Embedding, FeedForward, Linear, Norm, NormConfig};
-use crate::weights::{PackedMatrix, TensorNames, TensorSource};
+use crate::weights::{PackedMatrix, RawTensor, TensorNames, TensorSource};
 use crate::{Error, Result};
 
 /// Whether weights become tensors of the device or stay in the mapped file.
@@ -33,6 +35,8 @@ pub struct Loader<'a> {
     norm_offset: f32,
     /// Put before every tensor's name: encoders lie in a sub-tree of their checkpoints.
     prefix: String,
+    /// What was loaded so far, in bytes.
+    bytes: Cell<u64>,
 }
 
 impl<'a> Loader<'a> {
@@ -44,7 +48,15 @@ impl<'a> Loader<'a> {
         device: &'a Device,
         residence: Residence,
     ) -> Self {
-        Self { source, names, device, residence, norm_offset: 0.0, prefix: String::new() }
+        Self {
+            source,
+            names,
+            device,
+            residence,
+            norm_offset: 0.0,
+            prefix: String::new(),
+            bytes: Cell::new(0),
+        }
     }
 
     /// Adds `offset` to every normalisation weight.
@@ -67,6 +79,24 @@ impl<'a> Loader<'a> {
         self.names
     }
 
+    /// What the tensors that were loaded so far take in memory, in bytes: as stored where they
+    /// stay packed, four for each value where they became tensors of the device.
+    #[must_use]
+    pub fn loaded_bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    fn count(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
+
+    fn count_matrix(&self, matrix: &RawTensor) {
+        self.count(match self.residence {
+            Residence::Packed => matrix.bytes().len(),
+            Residence::Dense => size_of::<f32>() * matrix.shape().iter().product::<usize>(),
+        });
+    }
+
     /// Whether the checkpoint has a tensor.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -80,6 +110,7 @@ impl<'a> Loader<'a> {
     /// [`Error::MissingTensor`], [`Error::TensorShape`] or [`Error::UnsupportedQuantisation`].
     pub fn vector(&self, name: &str, len: usize) -> Result<Tensor<1>> {
         let values = self.source.tensor_of_shape(&self.full_name(name), &[len])?.to_f32();
+        self.count(size_of::<f32>() * len);
         Ok(Tensor::from_data(TensorData::new(values, [len]), self.device))
     }
 
@@ -92,6 +123,7 @@ impl<'a> Loader<'a> {
         let weight =
             self.source.tensor_of_shape(&self.full_name(&format!("{name}.weight")), &[d_out, d_in])?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), d_out)).transpose()?;
+        self.count_matrix(&weight);
         Ok(match self.residence {
             Residence::Packed => Linear::packed(PackedMatrix::new(weight)?, bias),
             Residence::Dense => {
@@ -121,6 +153,7 @@ impl<'a> Loader<'a> {
                 found: table.shape().to_vec(),
             });
         }
+        self.count_matrix(&table);
         Ok(match self.residence {
             Residence::Packed => Embedding::packed(PackedMatrix::new(table)?),
             Residence::Dense => {

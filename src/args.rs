@@ -1,5 +1,7 @@
 //! What can be typed.
 
+pub(crate) mod adapters;
+
 use std::path::PathBuf;
 
 use arc_core::decoder::GenerateOptions;
@@ -32,6 +34,18 @@ pub(crate) struct Global {
     /// Agree to downloads
     #[arg(long, short = 'y', global = true)]
     pub yes: bool,
+    /// Run code plugins, whatever the registries say
+    #[arg(long, global = true)]
+    pub allow_plugins: bool,
+    /// A folder that code plugins may lie in, beside those of the registries; may be repeated
+    #[arg(long, global = true, value_name = "DIR")]
+    pub plugin_folder: Vec<PathBuf>,
+    /// Run each code plugin in a process of its own
+    #[arg(long, global = true)]
+    pub isolate_plugins: bool,
+    /// Use an adapter though it was made for something else; the output says so
+    #[arg(long, global = true)]
+    pub force: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,12 +62,17 @@ pub(crate) enum Command {
     Pull(Pull),
     /// List the registry's models and what of them is in the cache
     Models,
+    /// List, check, add, make and pack adapters
+    Adapters(adapters::Adapters),
     /// List the devices that this build and this machine have
     Devices,
     /// Measure how fast a decoder reads and writes
     Bench(Bench),
     /// Run the encoder on a folder of the reference code's golden data
     CheckReference(CheckReference),
+    /// The process that a code plugin runs in with `--isolate-plugins`
+    #[command(hide = true)]
+    ServePlugin,
 }
 
 #[derive(Debug, Args)]

@@ -20,6 +20,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// It was tried, and what came out is no success.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: 1 }
+    }
+
     /// The command was asked for something that makes no sense; nothing was done.
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: Some(hint.into()), code: 2 }
@@ -58,7 +63,9 @@ fn main() -> ExitCode {
         Command::Models => commands::models::run(&arguments.global, &output),
         Command::Bench(bench) => commands::bench::run(&arguments.global, bench, &output),
         Command::CheckReference(check) => commands::check_reference::run(&arguments.global, check, &output),
+        Command::Adapters(adapters) => commands::adapters::run(&arguments.global, adapters, &output),
         Command::Devices => commands::devices::run(&output),
+        Command::ServePlugin => arc_adapters::serve_plugin().map_err(Failure::from),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

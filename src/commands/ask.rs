@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Instant;
 
-use arc_core::decoder::Timings;
+use arc_core::decoder::{GenerateOptions, Timings};
 use arc_core::document::Document;
 use arc_core::encoder::{CompressOptions, Latents};
+use arc_core::prompt::Prompt;
 use arc_core::{AdaptedDecoder, Session};
 use serde_json::{Value, json};
 
-use super::setup::{is_latents_file, session};
+use super::setup::{is_latents_file, session, warn_of_overridden_pins};
 use crate::Failure;
 use crate::args::{Ask, Global};
 use crate::output::Output;
@@ -26,21 +27,39 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
     options.sampling.validate()?;
     let session = session(global)?;
     // Names are checked before anything is pulled or compressed.
-    for name in &ask.decoder {
-        session.registry().decoder(name)?;
-    }
-    let (materials, source_tokens, compress_seconds) = read_documents(&session, ask)?;
+    let registry = session.registry();
+    let readers =
+        ask.decoder.iter().map(|name| Ok(registry.decoder(name)?)).collect::<Result<Vec<_>, Failure>>()?;
 
+    // Decoders that read the same encoder at the same rate are given the same latents.
+    let mut documents: Vec<(Compression, Documents)> = Vec::new();
     let mut answers = Vec::new();
-    for name in &ask.decoder {
-        let decoder = session.decoder(name)?;
-        for question in &ask.questions {
-            if answers.is_empty() && !output.is_json() && !ask.open_book {
-                let latents: usize = materials.iter().map(Material::len).sum();
+    for reader in readers {
+        let compression = Compression {
+            encoder: ask.encoder.clone().or_else(|| reader.encoder.clone()),
+            factor: ask.factor.map(u32::from).or(reader.options.factor),
+        };
+        if documents.iter().all(|(other, _)| *other != compression) {
+            let read = read_documents(&session, &compression, ask)?;
+            if !output.is_json() && !ask.open_book {
+                let latents: usize = read.materials.iter().map(Material::len).sum();
                 output.remark(format!(
-                    "{source_tokens} tokens compressed to {latents} latents in {compress_seconds:.2} s"
+                    "{} tokens compressed to {latents} latents in {:.2} s",
+                    read.source_tokens, read.seconds
                 ));
             }
+            documents.push((compression.clone(), read));
+        }
+        let Some((_, Documents { materials, .. })) = documents.iter().find(|(of, _)| *of == compression)
+        else {
+            continue;
+        };
+        let decoder = session.decoder(&reader.name)?;
+        let mut options = options.clone();
+        if options.stop.is_empty() {
+            options.stop.clone_from(&reader.options.stop);
+        }
+        for (index, question) in ask.questions.iter().enumerate() {
             if ask.decoder.len() > 1 || ask.questions.len() > 1 {
                 output.line(format!(
                     "{}{}: {question}",
@@ -48,13 +67,21 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
                     decoder.decoder.name
                 ))?;
             }
-            let answer = answer(&decoder, &materials, question, ask, output)?;
+            let prompt = prompt(&decoder, materials, question, ask.open_book)?;
+            let overridden = decoder.overridden_pins();
+            if index == 0 {
+                warn_of_overridden_pins(&overridden, output);
+            }
+            let mut answer = answer(&decoder, &prompt, question, &options, output)?;
+            if !overridden.is_empty() {
+                answer["overridden_pins"] = json!(overridden);
+            }
             answers.push(answer);
         }
     }
     let summary = json!({
-        "source_tokens": source_tokens,
-        "compress_seconds": compress_seconds,
+        "source_tokens": documents.first().map_or(0, |(_, documents)| documents.source_tokens),
+        "compress_seconds": documents.iter().map(|(_, documents)| documents.seconds).sum::<f64>(),
     });
     output.json(&with_summary(answers, &summary))
 }
@@ -68,9 +95,23 @@ impl Material {
     }
 }
 
-/// Reads and compresses the documents; also returns their length in encoder tokens, and how long
-/// it took in seconds.
-fn read_documents(session: &Session, ask: &Ask) -> Result<(Vec<Material>, usize, f64), Failure> {
+/// Who compresses, and how much; the registry's default and the encoder's own rate where `None`.
+#[derive(Clone, PartialEq, Eq)]
+struct Compression {
+    encoder: Option<String>,
+    factor: Option<u32>,
+}
+
+/// The documents as some decoders get them.
+struct Documents {
+    materials: Vec<Material>,
+    /// Their length in encoder tokens.
+    source_tokens: usize,
+    /// How long compressing took.
+    seconds: f64,
+}
+
+fn read_documents(session: &Session, compression: &Compression, ask: &Ask) -> Result<Documents, Failure> {
     let mut materials = Vec::new();
     let (mut source_tokens, mut seconds) = (0, 0.0);
     for path in &ask.document {
@@ -91,29 +132,28 @@ fn read_documents(session: &Session, ask: &Ask) -> Result<(Vec<Material>, usize,
             materials.push(Material::Text(document.text));
             continue;
         }
-        let encoder = match &ask.encoder {
+        let encoder = match &compression.encoder {
             Some(name) => session.encoder_named(name)?,
             None => session.encoder()?,
         };
         let start = Instant::now();
-        let latents =
-            encoder.compress(&document.text, CompressOptions { factor: ask.factor.map(usize::from) })?;
+        let factor = compression.factor.map(|factor| factor as usize);
+        let latents = encoder.compress(&document.text, CompressOptions { factor })?;
         session.device().sync().ok();
         seconds += start.elapsed().as_secs_f64();
         source_tokens += latents.source_tokens;
         materials.push(Material::Latents(latents));
     }
-    Ok((materials, source_tokens, seconds))
+    Ok(Documents { materials, source_tokens, seconds })
 }
 
-fn answer(
+fn prompt(
     decoder: &AdaptedDecoder,
     materials: &[Material],
     question: &str,
-    ask: &Ask,
-    output: &Output,
-) -> Result<Value, Failure> {
-    let prompt = if ask.open_book {
+    open_book: bool,
+) -> Result<Prompt, Failure> {
+    if open_book {
         let texts: Vec<&str> = materials
             .iter()
             .filter_map(|material| match material {
@@ -121,24 +161,31 @@ fn answer(
                 Material::Latents(_) => None,
             })
             .collect();
-        decoder.prompt_with_text(&texts.join("\n\n"), question)?
-    } else {
-        let latents: Vec<Latents> = materials
-            .iter()
-            .filter_map(|material| match material {
-                Material::Latents(latents) => Some(latents.clone()),
-                Material::Text(_) => None,
-            })
-            .collect();
-        decoder.prompt(&latents, question)?
-    };
+        return Ok(decoder.prompt_with_text(&texts.join("\n\n"), question)?);
+    }
+    let latents: Vec<Latents> = materials
+        .iter()
+        .filter_map(|material| match material {
+            Material::Latents(latents) => Some(latents.clone()),
+            Material::Text(_) => None,
+        })
+        .collect();
+    Ok(decoder.prompt(&latents, question)?)
+}
+
+fn answer(
+    decoder: &AdaptedDecoder,
+    prompt: &Prompt,
+    question: &str,
+    options: &GenerateOptions,
+    output: &Output,
+) -> Result<Value, Failure> {
     let mut printed = Ok(());
-    let generated =
-        decoder.decoder.generate(std::slice::from_ref(&prompt), &ask.sampling.options(), |_, text| {
-            if printed.is_ok() {
-                printed = output.piece(text);
-            }
-        })?;
+    let generated = decoder.decoder.generate(std::slice::from_ref(prompt), options, |_, text| {
+        if printed.is_ok() {
+            printed = output.piece(text);
+        }
+    })?;
     printed?;
     output.line("")?;
     let row = &generated.rows[0];

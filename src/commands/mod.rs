@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod adapters;
 pub(crate) mod ask;
 pub(crate) mod bench;
 pub(crate) mod check_reference;

@@ -2,24 +2,39 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use arc_adapters::{ModelFile, REGISTRY_FILE, Registry};
-use arc_core::Session;
+use arc_adapters::{Isolation, ModelFile, PluginPolicy, REGISTRY_FILE, Registry};
 use arc_core::hub::{Cache, Consent, pull};
+use arc_core::{Error, OverriddenPin, Pins, Session};
 use indicatif::HumanBytes;
 
 use crate::Failure;
 use crate::args::Global;
-use crate::output::TransferBar;
+use crate::output::{Output, TransferBar};
 
-/// Reads the registry files that apply, later ones winning: the user's, the project's (in this
-/// folder or the nearest one above it), and those named on the command line.
-pub(super) fn registry(global: &Global) -> Result<Registry, Failure> {
+/// How long an isolated plugin may take for one answer.
+const ISOLATED_ANSWER: Duration = Duration::from_secs(60);
+
+/// The registry files that apply, later ones winning: the user's, the project's (in this folder or
+/// the nearest one above it), and those named on the command line.
+pub(super) fn registry_files(global: &Global) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = user_registry().into_iter().filter(|file| file.is_file()).collect();
-    if let Ok(here) = std::env::current_dir() {
-        files.extend(here.ancestors().map(|folder| folder.join(REGISTRY_FILE)).find(|file| file.is_file()));
-    }
+    // The project's own file may be named on the command line too; it is read once, in that place.
+    let named = |file: &PathBuf| global.registry.iter().any(|named| same_file(named, file));
+    files.extend(project_registry().filter(|file| !named(file)));
     files.extend(global.registry.iter().cloned());
+    files
+}
+
+/// Whether two paths lead to the same file.
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+}
+
+/// Reads the registry files that apply.
+pub(super) fn registry(global: &Global) -> Result<Registry, Failure> {
+    let files = registry_files(global);
     if files.is_empty() {
         return Err(Failure::usage(
             format!("there is no `{REGISTRY_FILE}` in this folder or above it"),
@@ -29,8 +44,14 @@ pub(super) fn registry(global: &Global) -> Result<Registry, Failure> {
     Ok(Registry::layered(&files)?)
 }
 
+/// The registry of this folder, or of the nearest one above it.
+pub(super) fn project_registry() -> Option<PathBuf> {
+    let here = std::env::current_dir().ok()?;
+    here.ancestors().map(|folder| folder.join(REGISTRY_FILE)).find(|file| file.is_file())
+}
+
 /// The user's own registry, whether or not it is there.
-fn user_registry() -> Option<PathBuf> {
+pub(super) fn user_registry() -> Option<PathBuf> {
     let folders = directories::ProjectDirs::from("", "", "arc-encoder")?;
     Some(folders.config_dir().join(REGISTRY_FILE))
 }
@@ -40,18 +61,47 @@ pub(super) fn session(global: &Global) -> Result<Session, Failure> {
     let registry = registry(global)?;
     let yes = global.yes;
     let locate = move |model: &ModelFile, name: &str| locate(model, name, yes);
-    Ok(Session::new(registry, global.device, Box::new(locate))?)
+    let pins = if global.force { Pins::Overridden } else { Pins::Checked };
+    let session = Session::new(registry, global.device, Box::new(locate))?;
+    Ok(session.with_plugins(plugin_policy(global)?).with_pins(pins))
+}
+
+/// What the command line says about code plugins.
+pub(super) fn plugin_policy(global: &Global) -> Result<PluginPolicy, Failure> {
+    let isolation = if global.isolate_plugins {
+        Some(Isolation {
+            program: std::env::current_exe().map_err(Error::io("find", "arc"))?,
+            args: vec!["serve-plugin".to_owned()],
+            timeout: ISOLATED_ANSWER,
+        })
+    } else {
+        None
+    };
+    Ok(PluginPolicy { allow: global.allow_plugins, folders: global.plugin_folder.clone(), isolation })
+}
+
+/// Says which pins `--force` overrode.
+pub(super) fn warn_of_overridden_pins(pins: &[OverriddenPin], output: &Output) {
+    for OverriddenPin { adapter, pin, expected, found } in pins {
+        output.remark(format!(
+            "warning: adapter `{adapter}` was made for {pin} `{expected}`, this one is `{found}`; used all the same"
+        ));
+    }
 }
 
 /// Finds a model in the cache or pulls it.
 pub(super) fn locate(model: &ModelFile, name: &str, yes: bool) -> arc_core::Result<PathBuf> {
     let bar = TransferBar::new(name);
-    let consent = if yes || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+    pull(model, name, &Cache::from_env()?, &bar, consent(yes))
+}
+
+/// Whether downloads are asked about: nobody can answer where there is no terminal.
+pub(super) fn consent(yes: bool) -> Consent<'static> {
+    if yes || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         Consent::Given
     } else {
         Consent::Ask(&agrees)
-    };
-    pull(model, name, &Cache::from_env()?, &bar, consent)
+    }
 }
 
 /// Asks at the terminal before a large download.

@@ -1,0 +1,309 @@
+//! `arc adapters add`: an adapter from a folder, an archive, a web address or a plugin, an encoder
+//! package, or a decoder alone, enters the registry.
+
+use std::path::{Path, PathBuf};
+
+use arc_adapters::{
+    Adapter, AdapterManifest, Archive, DecoderEntry, ENCODER_FILE, EncoderManifest, ModelFile, ModelSource,
+    NewAdapter, NewDecoder, Outcome, PluginEntry, REGISTRY_FILE, Registry, RegistryEditor, read_archive,
+    sha256_file, unpack,
+};
+use arc_core::Error;
+use serde_json::{Value, json};
+
+use super::shown;
+use super::subject::{Subject, policy_for};
+use super::target::{path_for, registry_before, target_file};
+use crate::Failure;
+use crate::args::Global;
+use crate::args::adapters::Add;
+use crate::commands::setup::{consent, plugin_policy};
+use crate::output::{Output, TransferBar};
+
+pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Failure> {
+    let file = match target_file(global, &add.target) {
+        // Where nothing is registered yet, a registry is begun.
+        Err(_) if !add.target.user => std::env::current_dir()?.join(REGISTRY_FILE),
+        file => file?,
+    };
+    let registry = registry_before(global)?;
+    let Some(text) = &add.adapter else {
+        return add_decoder(add, &file, output);
+    };
+    if is_address(text) {
+        let folder = tempfile::tempdir()?;
+        let archive = folder.path().join("adapter.arc.tar.zst");
+        let bar = TransferBar::new(text);
+        arc_core::hub::download(text, add.sha256.as_deref(), &archive, &bar, consent(global.yes))?;
+        return add_archive(add, &archive, text, &file, &registry, output);
+    }
+    let path = Path::new(text);
+    match Subject::at(path) {
+        Subject::Archive(path) => add_archive(add, &path, text, &file, &registry, output),
+        Subject::Plugin(path) => add_plugin(global, add, &path, &file, &registry, output),
+        _ if path.join(ENCODER_FILE).is_file() => add_encoder(add, path, &file, output),
+        _ => {
+            refuse_pin(add)?;
+            let adapter = Adapter::open(path)?;
+            let package = NewAdapter::Package(path_in(&file, path)?);
+            let added = register(add, &file, &registry, &adapter.manifest, &package)?;
+            report(&added, &file, path, None, output)
+        }
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    text.starts_with("https://") || text.starts_with("http://")
+}
+
+/// A folder has no sha256 of its own; its manifest pins its weights.
+fn refuse_pin(add: &Add) -> Result<(), Failure> {
+    match add.sha256 {
+        Some(_) => Err(Failure::usage(
+            "`--sha256` is of an archive or a plugin, and this is a folder",
+            "leave it out: the manifest has the sha256 of the weights",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn add_decoder(add: &Add, file: &Path, output: &Output) -> Result<(), Failure> {
+    let name = add.name.clone().unwrap_or_default();
+    let mut editor = RegistryEditor::open(file)?;
+    editor.add_decoder(&new_decoder(add, file, &name, None)?)?;
+    editor.save()?;
+    output.line(format!("added decoder `{name}` to {}", shown(file)))?;
+    output.json(&json!({ "registry": file, "decoder": name, "adapter": null }))
+}
+
+fn add_encoder(add: &Add, folder: &Path, file: &Path, output: &Output) -> Result<(), Failure> {
+    refuse_pin(add)?;
+    let manifest = EncoderManifest::open(folder)?;
+    let name = add.name.as_ref().unwrap_or(&manifest.name);
+    let mut editor = RegistryEditor::open(file)?;
+    editor.add_encoder(name, &path_in(file, folder)?)?;
+    let is_first = Registry::parse(&editor.text(), file)?.default_encoder().is_none();
+    if is_first {
+        editor.set_default_encoder(name)?;
+    }
+    editor.save()?;
+    let role = if is_first { ", as the default" } else { "" };
+    output.line(format!("added encoder `{name}` to {}{role}", shown(file)))?;
+    output.json(&json!({ "registry": file, "encoder": name, "package": folder, "default": is_first }))
+}
+
+fn add_archive(
+    add: &Add,
+    archive: &Path,
+    origin: &str,
+    file: &Path,
+    registry: &Registry,
+    output: &Output,
+) -> Result<(), Failure> {
+    let plugins = match &add.into {
+        Some(folder) => folder.clone(),
+        None => file.with_file_name("plugins"),
+    };
+    let bytes = std::fs::read(archive).map_err(Error::io("read", archive))?;
+    let manifest = read_archive(&bytes, Path::new(origin))?.manifest;
+    let folder = plugins.join(&manifest.name);
+    // What is there is put aside, and back again if anything fails.
+    let aside = match add.replace && folder.exists() {
+        true => Some(put_aside(&folder)?),
+        false => None,
+    };
+    let added =
+        unpack(archive, &plugins, add.sha256.as_deref()).map_err(Failure::from).and_then(|unpacked| {
+            let package = NewAdapter::Package(path_in(file, &unpacked.path)?);
+            register(add, file, registry, &unpacked.manifest, &package)
+                .map(|added| (added, unpacked))
+                .inspect_err(|_| {
+                    // It was made a moment ago by this command, and nothing names it.
+                    let _ = std::fs::remove_dir_all(&folder);
+                })
+        });
+    match added {
+        Ok((added, Archive { path, sha256, .. })) => report(&added, file, &path, Some(sha256), output),
+        Err(failure) => {
+            if let Some(aside) = aside {
+                let _ = std::fs::rename(aside.path().join("old"), &folder);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Moves a folder into a temporary one beside it, which is deleted when it is dropped.
+fn put_aside(folder: &Path) -> Result<tempfile::TempDir, Failure> {
+    let parent = folder.parent().unwrap_or(Path::new("."));
+    let aside = tempfile::Builder::new()
+        .prefix(".arc-")
+        .tempdir_in(parent)
+        .map_err(Error::io("create a folder in", parent))?;
+    std::fs::rename(folder, aside.path().join("old")).map_err(Error::io("move", folder))?;
+    Ok(aside)
+}
+
+fn add_plugin(
+    global: &Global,
+    add: &Add,
+    path: &Path,
+    file: &Path,
+    registry: &Registry,
+    output: &Output,
+) -> Result<(), Failure> {
+    let found = sha256_file(path)?;
+    let sha256 = add.sha256.clone().unwrap_or(found);
+    // Its manifest is what its code says, so that adding a plugin runs it.
+    let entry = PluginEntry::new(path.to_owned(), sha256.clone());
+    let adapter = Adapter::load_plugin(&entry, &policy_for(path, &plugin_policy(global)?))?;
+    let plugin = NewAdapter::Plugin { path: path_in(file, path)?, sha256: sha256.clone() };
+    let added = register(add, file, registry, &adapter.manifest, &plugin)?;
+    report(&added, file, path, Some(sha256), output)
+}
+
+/// What was written.
+struct Added {
+    decoder: String,
+    adapter: String,
+    kind: &'static str,
+    /// What will not work, and is no reason not to add it.
+    warnings: Vec<String>,
+}
+
+/// Writes the adapter into the entry of its decoder, which is made where the file has none.
+fn register(
+    add: &Add,
+    file: &Path,
+    registry: &Registry,
+    manifest: &AdapterManifest,
+    adapter: &NewAdapter,
+) -> Result<Added, Failure> {
+    let made_for = &manifest.decoder.name;
+    let name = add.name.as_ref().unwrap_or(made_for);
+    let mut editor = RegistryEditor::open(file)?;
+    let here = Registry::parse(&editor.text(), file)?;
+    let entry: DecoderEntry = if !add.source.is_empty() {
+        editor.add_decoder(&new_decoder(add, file, name, Some(&manifest.decoder.architecture))?)?;
+        Registry::parse(&editor.text(), file)?.decoder(name)?.clone()
+    } else if let Ok(entry) = here.decoder(name) {
+        entry.clone()
+    } else {
+        let known = registry.decoder(name).or_else(|_| registry.decoder(made_for)).map_err(|_| Failure {
+            message: format!("no registry has decoder `{made_for}`, which `{}` was made for", manifest.name),
+            hint: Some(
+                "say where its model comes from with `--source`, or who it is here with `--name`".to_owned(),
+            ),
+            code: 1,
+        })?;
+        // An alias given as the name means the decoder that it is an alias of.
+        let name = if registry.decoder(name).is_ok() { &known.name } else { name };
+        editor.copy_decoder(name, known)?;
+        Registry::parse(&editor.text(), file)?.decoder(name)?.clone()
+    };
+    if (entry.adapter.is_some() || entry.plugin.is_some()) && !add.replace {
+        return Err(Failure {
+            message: format!("decoder `{}` has an adapter already in `{}`", entry.name, file.display()),
+            hint: Some(
+                "put this one in its place with `--replace`, or add it as another decoder with `--name`"
+                    .to_owned(),
+            ),
+            code: 1,
+        });
+    }
+    editor.set_adapter(&entry.name, adapter)?;
+    let kind = match adapter {
+        NewAdapter::Package(_) => "package",
+        NewAdapter::Plugin { path, .. } => {
+            editor.list_plugin_folder(
+                path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+            )?;
+            "plugin"
+        }
+    };
+    let saved = editor.save()?;
+    let mut after = registry.clone();
+    after.overlay(saved);
+    Ok(Added {
+        warnings: warnings(&after, &entry.name),
+        decoder: entry.name,
+        adapter: manifest.name.clone(),
+        kind,
+    })
+}
+
+/// What of the finished entry fails, as far as that can be told without running anything.
+fn warnings(registry: &Registry, decoder: &str) -> Vec<String> {
+    let policy = arc_adapters::PluginPolicy::default();
+    let checks = arc_adapters::verify(registry, decoder, &policy, None).unwrap_or_default();
+    checks
+        .into_iter()
+        .filter_map(|check| match check.outcome {
+            Outcome::Failed { message, hint } => {
+                Some(hint.map_or_else(|| message.clone(), |hint| format!("{message}; {hint}")))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn new_decoder(
+    add: &Add,
+    file: &Path,
+    name: &str,
+    architecture: Option<&str>,
+) -> Result<NewDecoder, Failure> {
+    let source = match add.source.as_slice() {
+        // Written as the registry's folder sees it.
+        [ModelSource::File { path }] => ModelSource::File { path: path_in(file, path)? },
+        [one] => one.clone(),
+        several => {
+            let texts: Vec<_> = several.iter().flat_map(ModelSource::to_texts).collect();
+            ModelSource::from_texts(&texts)?
+        }
+    };
+    Ok(NewDecoder {
+        name: name.to_owned(),
+        aliases: add.alias.clone(),
+        architecture: architecture.map(str::to_owned),
+        model: ModelFile { source, sha256: add.model_sha256.clone(), bytes: add.model_bytes },
+        tokenizer: None,
+        adapter: None,
+    })
+}
+
+/// As [`path_for`], for a registry file whose folder may not be there yet.
+fn path_in(file: &Path, path: &Path) -> Result<PathBuf, Failure> {
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    }
+    path_for(file, path)
+}
+
+fn report(
+    added: &Added,
+    file: &Path,
+    path: &Path,
+    sha256: Option<String>,
+    output: &Output,
+) -> Result<(), Failure> {
+    output.line(format!(
+        "added {} `{}` to decoder `{}` in {}",
+        added.kind,
+        added.adapter,
+        added.decoder,
+        shown(file)
+    ))?;
+    for warning in &added.warnings {
+        output.remark(format!("warning: {warning}"));
+    }
+    output.json(&json!({
+        "registry": file,
+        "decoder": added.decoder,
+        "adapter": added.adapter,
+        "kind": added.kind,
+        "path": path,
+        "sha256": sha256.map_or(Value::Null, Value::from),
+        "warnings": added.warnings,
+    }))
+}

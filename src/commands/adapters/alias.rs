@@ -1,0 +1,47 @@
+//! `arc adapters alias`: other names for decoders.
+
+use arc_adapters::{EntryKind, RegistryEditor};
+use serde_json::json;
+
+use super::shown;
+use super::target::{check_defined_in, registry_before, target_file};
+use crate::Failure;
+use crate::args::Global;
+use crate::args::adapters::Alias;
+use crate::output::Output;
+
+pub(super) fn run(global: &Global, alias: &Alias, output: &Output) -> Result<(), Failure> {
+    let file = target_file(global, &alias.target)?;
+    let registry = registry_before(global)?;
+    check_defined_in(&registry, &alias.name, &file)?;
+    let mut editor = RegistryEditor::open(&file)?;
+    let name = match &alias.alias {
+        None => {
+            let name = registry.decoder(&alias.name)?.name.clone();
+            editor.remove_alias(EntryKind::Decoder, &alias.name)?;
+            output.line(format!("`{}` is no longer an alias of `{name}` in {}", alias.name, shown(&file)))?;
+            name
+        }
+        Some(new) => {
+            // A name of another layer would be hidden by the alias or hide it.
+            if let Ok(taken) = registry.decoder(new) {
+                return Err(arc_adapters::Error::NameTaken {
+                    kind: "decoder",
+                    name: new.clone(),
+                    path: taken.origin.clone(),
+                }
+                .into());
+            }
+            editor.add_alias(EntryKind::Decoder, &alias.name, new)?;
+            let name = registry.decoder(&alias.name)?.name.clone();
+            output.line(format!("`{new}` is an alias of `{name}` in {}", shown(&file)))?;
+            name
+        }
+    };
+    let saved = editor.save()?;
+    output.json(&json!({
+        "registry": file,
+        "decoder": name,
+        "aliases": saved.decoder(&name)?.aliases,
+    }))
+}

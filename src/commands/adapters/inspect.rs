@@ -1,0 +1,49 @@
+//! `arc adapters inspect`: an adapter in full.
+
+use serde_json::json;
+
+use super::subject::Subject;
+use super::{shown, table};
+use crate::Failure;
+use crate::args::Global;
+use crate::args::adapters::Inspect;
+use crate::commands::setup::plugin_policy;
+use crate::output::Output;
+
+pub(super) fn run(global: &Global, inspect: &Inspect, output: &Output) -> Result<(), Failure> {
+    let subject = Subject::find(global, &inspect.adapter)?;
+    let adapter = subject.open(&plugin_policy(global)?)?;
+    let inspection = arc_adapters::inspect(&adapter);
+    let manifest = &inspection.manifest;
+
+    let factors: Vec<_> = manifest.pooling_factors.iter().map(ToString::to_string).collect();
+    let facts = [
+        ("adapter", manifest.name.clone()),
+        ("from", shown(&inspection.origin)),
+        ("decoder", format!("{} ({})", manifest.decoder.name, manifest.decoder.architecture)),
+        ("  embedding table", manifest.decoder.embedding_sha256.clone()),
+        ("  tokenizer", manifest.decoder.tokenizer_sha256.clone()),
+        ("encoder", manifest.encoder.name.clone()),
+        ("  encoder_id", manifest.encoder.encoder_id.clone()),
+        ("projector", format!("{} to {}", manifest.d_encoder, manifest.d_decoder)),
+        ("pooling factors", factors.join(", ")),
+        ("parameters", inspection.n_parameters.to_string()),
+        ("trainable", if inspection.trainable { "yes" } else { "no, it is a plugin's function" }.to_owned()),
+        ("prompt", format!("{:?}", manifest.prompt_template)),
+    ];
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, fact) in &facts {
+        output.line(format!("{name:<width$}  {fact}"))?;
+    }
+    let layers = manifest.projector.layers.iter().enumerate().map(|(index, layer)| {
+        let text = serde_json::to_string(layer).unwrap_or_default();
+        [index.to_string(), text]
+    });
+    output.line(format!("\n{}", table(["LAYER", ""], layers)))?;
+    let tensors = inspection
+        .tensors
+        .iter()
+        .map(|tensor| [tensor.name.clone(), tensor.dtype.to_owned(), format!("{:?}", tensor.shape)]);
+    output.line(format!("\n{}", table(["TENSOR", "TYPE", "SHAPE"], tensors)))?;
+    output.json(&json!(inspection))
+}

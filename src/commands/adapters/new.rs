@@ -1,0 +1,97 @@
+//! `arc adapters new`: an untrained adapter that verifies as it is.
+
+use std::path::{Path, PathBuf};
+
+use arc_adapters::{DEFAULT_PROMPT, DecoderPin, EncoderManifest, EncoderPin, Scaffold};
+use serde_json::json;
+
+use super::shown;
+use crate::Failure;
+use crate::args::Global;
+use crate::args::adapters::New;
+use crate::commands::setup::session;
+use crate::output::Output;
+
+pub(super) fn run(global: &Global, new: &New, output: &Output) -> Result<(), Failure> {
+    let folder = new.output.clone().unwrap_or_else(|| PathBuf::from(&new.name));
+    // Found out before a model is pulled.
+    if folder.exists() {
+        return Err(arc_adapters::Error::Exists { path: folder }.into());
+    }
+    let dependency = new.code.then(|| dependency(new.arc_adapters.as_deref())).transpose()?;
+    let session = session(global)?;
+    let registry = session.registry();
+    let entry = registry.decoder(&new.decoder)?;
+    let encoder = new.encoder.as_deref().or(entry.encoder.as_deref()).or(registry.default_encoder());
+    let encoder = encoder.ok_or_else(|| {
+        Failure::usage("the registry names no default encoder", "name one with `--encoder NAME`")
+    })?;
+    let encoder = EncoderManifest::open(&registry.encoder(encoder)?.package)?;
+    let decoder = session.language_model(&entry.name)?;
+    let config = decoder.network.config();
+    let scaffold = Scaffold {
+        name: new.name.clone(),
+        decoder: DecoderPin {
+            name: entry.name.clone(),
+            architecture: config.architecture.name().to_owned(),
+            embedding_sha256: decoder.embedding_sha256(),
+            tokenizer_sha256: decoder.tokenizer.sha256().to_owned(),
+        },
+        d_decoder: config.d_model(),
+        encoder: EncoderPin { name: encoder.name.clone(), encoder_id: encoder.encoder_id.clone() },
+        d_encoder: encoder.d_encoder,
+        d_hidden: new.d_hidden.map_or(config.d_model(), |d_hidden| d_hidden as usize),
+        pooling_factors: if new.factor.is_empty() { vec![rate_of(&encoder)] } else { new.factor.clone() },
+        prompt_template: DEFAULT_PROMPT.to_owned(),
+    };
+    let manifest = match &dependency {
+        Some(dependency) => scaffold.plugin_crate(&folder, dependency)?,
+        None => scaffold.package(&folder)?,
+    };
+    output.line(format!("made {}", shown(&folder)))?;
+    if new.code {
+        output.remark(format!(
+            "build it with `cargo build --release --manifest-path {}`",
+            shown(&folder.join("Cargo.toml"))
+        ));
+    }
+    output.json(&json!({
+        "adapter": manifest.name,
+        "folder": folder,
+        "code": new.code,
+        "decoder": manifest.decoder,
+        "encoder": manifest.encoder,
+        "weights_sha256": manifest.weights.sha256,
+    }))
+}
+
+/// How many tokens a latent of the encoder stands for: its layers' rates together.
+fn rate_of(encoder: &EncoderManifest) -> u32 {
+    let rates = encoder.compress_rates.iter().filter(|rate| **rate < -1);
+    rates.fold(1u32, |product, rate| product.saturating_mul(rate.unsigned_abs())).min(4096)
+}
+
+/// What the crate's `Cargo.toml` says about arc-adapters: the path of its source, which lies in
+/// this project.
+fn dependency(named: Option<&Path>) -> Result<String, Failure> {
+    let is_source = |folder: &Path| folder.join("Cargo.toml").is_file() && folder.join("ABI.md").is_file();
+    let folder = match named {
+        Some(folder) => Some(folder.to_owned()).filter(|folder| is_source(folder)),
+        None => {
+            let here = std::env::current_dir().unwrap_or_default();
+            here.ancestors().map(|folder| folder.join("arc-adapters")).find(|folder| is_source(folder))
+        }
+    };
+    let folder = folder.ok_or_else(|| {
+        Failure::usage(
+            match named {
+                Some(folder) => format!("`{}` is not the source of arc-adapters", folder.display()),
+                None => "there is no `arc-adapters` in this folder or above it".to_owned(),
+            },
+            "name the folder of its source with `--arc-adapters DIR`",
+        )
+    })?;
+    let folder = folder.canonicalize().map_err(arc_core::Error::io("find", &folder))?;
+    // A JSON string is a TOML string.
+    Ok(format!("{{ path = {} }}", json!(folder)))
+}

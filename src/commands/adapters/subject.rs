@@ -1,0 +1,81 @@
+//! What an ADAPTER argument means: a decoder of the registry, or a file or folder.
+
+use std::path::{Path, PathBuf};
+
+use arc_adapters::{Adapter, DecoderEntry, MANIFEST_FILE, PluginEntry, PluginPolicy, sha256_file, unpack};
+
+use crate::Failure;
+use crate::args::Global;
+use crate::commands::setup::registry;
+
+/// Something that holds an adapter.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a command")]
+pub(super) enum Subject {
+    /// An entry of the registry.
+    Decoder(DecoderEntry),
+    /// A package folder.
+    Package(PathBuf),
+    /// An archive file.
+    Archive(PathBuf),
+    /// A shared library.
+    Plugin(PathBuf),
+}
+
+impl Subject {
+    /// A name of the registry, unless the text is written as a path; else what lies at the path.
+    pub(super) fn find(global: &Global, text: &str) -> Result<Self, Failure> {
+        let path = Path::new(text);
+        if !text.contains(['/', std::path::MAIN_SEPARATOR]) {
+            match registry(global).and_then(|registry| Ok(registry.decoder(text)?.clone())) {
+                Ok(entry) => return Ok(Self::Decoder(entry)),
+                Err(unknown) if !path.exists() => return Err(unknown),
+                Err(_) => {}
+            }
+        }
+        Ok(Self::at(path))
+    }
+
+    /// What lies at a path.
+    pub(super) fn at(path: &Path) -> Self {
+        let is_library = path.to_string_lossy().ends_with(std::env::consts::DLL_SUFFIX);
+        if path.is_dir() || path.join(MANIFEST_FILE).exists() {
+            Self::Package(path.to_owned())
+        } else if is_library {
+            Self::Plugin(path.to_owned())
+        } else {
+            Self::Archive(path.to_owned())
+        }
+    }
+
+    /// Reads and verifies the adapter.
+    pub(super) fn open(&self, policy: &PluginPolicy) -> arc_adapters::Result<Adapter> {
+        match self {
+            Self::Decoder(entry) => Adapter::resolve(entry, policy),
+            Self::Package(folder) => Adapter::open(folder),
+            Self::Archive(path) => {
+                let folder = tempfile::tempdir().map_err(|source| arc_adapters::Error::Io {
+                    action: "create",
+                    path: std::env::temp_dir(),
+                    source,
+                })?;
+                let mut adapter = Adapter::open(&unpack(path, folder.path(), None)?.path)?;
+                adapter.origin.clone_from(path);
+                Ok(adapter)
+            }
+            Self::Plugin(path) => {
+                // It is pinned by what it is now: the user points at this very file.
+                let plugin = PluginEntry::new(path.clone(), sha256_file(path)?);
+                Adapter::load_plugin(&plugin, &policy_for(path, policy))
+            }
+        }
+    }
+}
+
+/// The policy with the folder of a plugin that the user has pointed at.
+pub(super) fn policy_for(plugin: &Path, policy: &PluginPolicy) -> PluginPolicy {
+    let mut policy = policy.clone();
+    let folder = plugin.parent().filter(|folder| !folder.as_os_str().is_empty());
+    policy.folders.push(folder.unwrap_or(Path::new(".")).to_owned());
+    policy
+}

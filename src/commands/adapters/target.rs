@@ -1,0 +1,65 @@
+//! The registry file that a command changes.
+
+use std::path::{Path, PathBuf};
+
+use arc_adapters::{REGISTRY_FILE, Registry};
+
+use crate::Failure;
+use crate::args::Global;
+use crate::args::adapters::Target;
+use crate::commands::setup::{project_registry, registry_files, same_file, user_registry};
+
+/// The user's registry with `--user`, else the last of `--registry`, else the project's.
+pub(super) fn target_file(global: &Global, target: &Target) -> Result<PathBuf, Failure> {
+    if target.user {
+        return user_registry().ok_or_else(|| {
+            Failure::usage(
+                "this user has no home folder, and so no registry",
+                "name one with `--registry FILE`",
+            )
+        });
+    }
+    global.registry.last().cloned().or_else(project_registry).ok_or_else(|| {
+        Failure::usage(
+            format!("there is no `{REGISTRY_FILE}` in this folder or above it"),
+            "name one with `--registry FILE`, or use your own with `--user`",
+        )
+    })
+}
+
+/// The registry files as they are before the change, those that are there.
+pub(super) fn registry_before(global: &Global) -> Result<Registry, Failure> {
+    let files: Vec<_> = registry_files(global).into_iter().filter(|file| file.exists()).collect();
+    Ok(Registry::layered(&files)?)
+}
+
+/// Refuses what another file than the one to be changed defines.
+pub(super) fn check_defined_in(registry: &Registry, name: &str, file: &Path) -> Result<(), Failure> {
+    let entry = registry.decoder(name)?;
+    if same_file(&entry.origin, file) || entry.replaces.iter().any(|replaced| same_file(replaced, file)) {
+        return Ok(());
+    }
+    Err(Failure {
+        message: format!(
+            "decoder `{}` is defined in `{}`, not in `{}`",
+            entry.name,
+            entry.origin.display(),
+            file.display()
+        ),
+        hint: Some("name its file with `--registry FILE`, or `--user` if it is your own registry".to_owned()),
+        code: 1,
+    })
+}
+
+/// A path as the registry file is to have it: relative where it lies beside the file or below.
+pub(super) fn path_for(file: &Path, path: &Path) -> Result<PathBuf, Failure> {
+    let absolute =
+        |path: &Path| path.canonicalize().map_err(arc_core::Error::io("find", path)).map_err(Failure::from);
+    let path = absolute(path)?;
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let folder = absolute(folder)?;
+    Ok(path.strip_prefix(&folder).map(Path::to_owned).unwrap_or(path))
+}

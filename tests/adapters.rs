@@ -1,0 +1,598 @@
+//! `arc adapters`, and what adapters do to the other commands, through the binary.
+
+#[path = "harness/tiny.rs"]
+mod tiny;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use arc_adapters::{
+    ADAPTER_SCHEMA, Adapter, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin,
+    ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
+};
+use serde_json::Value;
+use tiny::{FAILURE, Place, Refusal, USAGE, WIDTH, tiny_llama};
+
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().expect("a list").iter().map(|entry| entry["name"].as_str().expect("a name")).collect()
+}
+
+/// Runs a command that prints its result and then fails because of what the result is.
+fn finds_fault(place: &Place, arguments: &[&str]) -> (Value, String) {
+    let output = place.arc(arguments).arg("--json").output().expect("the binary runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(FAILURE), "{stderr}");
+    (serde_json::from_slice(&output.stdout).expect("one JSON object"), stderr)
+}
+
+fn ask(decoder: &str) -> [&str; 8] {
+    ["ask", "--decoder", decoder, "--document", "text.txt", "--max-tokens", "6", "why"]
+}
+
+/// The answer of a decoder about a text.
+fn answer(place: &Place, decoder: &str, flags: &[&str]) -> Value {
+    place.file("text.txt", "a text of a few words");
+    place.succeeds(&[&ask(decoder), flags].concat())["token_ids"].clone()
+}
+
+mod list {
+    use super::*;
+
+    #[test]
+    fn each_entry_is_shown_with_the_file_that_it_comes_from() {
+        let place = Place::with_adapter();
+        place.file(
+            "mine/registry.toml",
+            "schema = 1\n[decoders.tiny]\naliases = ['t']\nsource = 'file:../tiny.gguf'\n\
+             [decoders.other]\nsource = 'file:o.gguf'\n",
+        );
+        let list = place.succeeds(&["adapters", "list", "--registry", "mine/registry.toml"]);
+        assert_eq!(names(&list["decoders"]), ["other", "tiny"]);
+        let tiny = &list["decoders"][1];
+        assert_eq!(tiny["origin"], "mine/registry.toml");
+        let replaced = tiny["replaces"][0].as_str().expect("a path");
+        assert!(Path::new(replaced).ends_with("registry.toml") && replaced != "mine/registry.toml");
+        assert_eq!(list["encoders"][0]["default"], true);
+        assert_eq!(list["registries"].as_array().expect("a list").len(), 2);
+
+        let text = place.arc(&["adapters", "list"]).output().expect("the binary runs");
+        let text = String::from_utf8(text.stdout).expect("UTF-8");
+        let line = text.lines().find(|line| line.contains("tiny")).expect("its line");
+        assert!(line.contains("package adapter") && line.contains("registry.toml"), "{text}");
+    }
+
+    #[test]
+    fn the_projects_own_registry_named_on_the_command_line_is_read_once() {
+        let place = Place::with_adapter();
+        let list = place.succeeds(&["adapters", "list", "--registry", "registry.toml"]);
+        assert_eq!(list["decoders"][0]["replaces"], serde_json::json!([]));
+    }
+}
+
+mod inspect_and_verify {
+    use super::*;
+
+    #[test]
+    fn an_adapter_is_described_alike_by_name_by_folder_and_in_its_archive() {
+        let place = Place::with_adapter();
+        place.succeeds(&["adapters", "pack", "tiny"]);
+        let by_name = place.succeeds(&["adapters", "inspect", "tiny"]);
+        assert_eq!(by_name["n_parameters"], 2 * WIDTH * WIDTH + 2 * WIDTH);
+        assert_eq!(by_name["tensors"][0]["shape"], serde_json::json!([WIDTH, WIDTH]));
+        for other in ["./adapter", "tiny.arc.tar.zst"] {
+            let mut described = place.succeeds(&["adapters", "inspect", other]);
+            described["origin"] = by_name["origin"].clone();
+            assert_eq!(described, by_name, "{other}");
+        }
+        place.fails(FAILURE, &["adapters", "inspect", "tinny"]).says(&["`tinny`", "`tiny`"]);
+    }
+
+    #[test]
+    fn a_fitted_adapter_passes_every_check_with_its_model() {
+        let place = Place::with_adapter();
+        for adapter in [&["tiny"] as &[&str], &["./adapter"], &[]] {
+            let verified = place.succeeds(&[&["adapters", "verify"], adapter].concat());
+            assert_eq!(verified["passed"], true);
+            let checks = verified["adapters"][0]["checks"].as_array().expect("checks").clone();
+            let pins =
+                checks.iter().find(|check| check["what"].as_str().expect("text").contains("tokenizer"));
+            assert_eq!(pins.expect("the check of the pins")["outcome"], "passed");
+        }
+    }
+
+    #[test]
+    fn a_changed_weight_and_another_model_fail_the_check_that_is_about_them() {
+        let place = Place::with_adapter();
+        let weights = place.path("adapter/adapter.safetensors");
+        let whole = std::fs::read(&weights).expect("the weights");
+        let mut changed = whole.clone();
+        *changed.last_mut().expect("a byte") ^= 1;
+        std::fs::write(&weights, changed).expect("changed weights");
+        let (verified, stderr) = finds_fault(&place, &["adapters", "verify", "tiny"]);
+        assert_eq!(verified["passed"], false);
+        assert_eq!(verified["adapters"][0]["checks"][0]["outcome"], "failed");
+        assert!(stderr.contains("checks failed"), "{stderr}");
+
+        std::fs::write(&weights, whole).expect("the weights again");
+        let mut other = tiny_llama();
+        other.seed += 1;
+        place.file("tiny.gguf", other.to_bytes());
+        let (verified, _) = finds_fault(&place, &["adapters", "verify", "tiny"]);
+        let checks = verified["adapters"][0]["checks"].as_array().expect("checks");
+        let failed: Vec<_> = checks.iter().filter(|check| check["outcome"] == "failed").collect();
+        assert_eq!(failed.len(), 1, "{checks:?}");
+        assert!(failed[0]["message"].as_str().expect("a message").contains("embedding table"));
+    }
+}
+
+mod changes {
+    use super::*;
+
+    #[test]
+    fn a_packed_adapter_is_added_elsewhere_and_answers_the_same() {
+        let (maker, user) = (Place::with_adapter(), Place::with_encoder());
+        let packed = maker.succeeds(&["adapters", "pack", "adapter/"]);
+        assert_eq!(packed["sha256"], sha256_file(&maker.path("tiny.arc.tar.zst")).expect("its hash"));
+        let archive = maker.path("tiny.arc.tar.zst").display().to_string();
+        user.fails(FAILURE, &["adapters", "add", &archive, "--sha256", &"0".repeat(64)]).says(&["pinned"]);
+        assert!(!user.path("plugins").exists());
+        let added = user.succeeds(&["adapters", "add", &archive]);
+        assert_eq!((&added["decoder"], &added["sha256"]), (&Value::from("tiny"), &packed["sha256"]));
+        assert_eq!(added["warnings"], serde_json::json!([]));
+        let registry = std::fs::read_to_string(user.path("registry.toml")).expect("the registry");
+        assert!(registry.contains("adapter = \"plugins/tiny\""), "{registry}");
+        assert_eq!(answer(&user, "tiny", &[]), answer(&maker, "tiny", &[]));
+    }
+
+    #[test]
+    fn an_adapter_is_replaced_only_when_asked_to() {
+        let place = Place::with_adapter();
+        place.succeeds(&["adapters", "new", "fresh", "--decoder", "tiny"]);
+        let refusal = place.fails(FAILURE, &["adapters", "add", "fresh"]);
+        refusal.says(&["`tiny` has an adapter already"]);
+        refusal.hints(&["--replace", "--name"]);
+        place.succeeds(&["adapters", "add", "fresh", "--replace"]);
+        assert_eq!(place.succeeds(&["adapters", "inspect", "tiny"])["manifest"]["name"], "fresh");
+
+        // The same for an archive whose folder is there: the old one goes only if the new one is in.
+        place.succeeds(&["adapters", "pack", "fresh"]);
+        place.succeeds(&["adapters", "add", "fresh.arc.tar.zst", "--name", "second"]);
+        let again = ["adapters", "add", "fresh.arc.tar.zst", "--name", "second"];
+        place.fails(FAILURE, &again).says(&["exists already"]);
+        let zeros = "0".repeat(64);
+        let wrong_pin = [&again[..], &["--replace", "--sha256", &zeros]].concat();
+        place.fails(FAILURE, &wrong_pin).says(&["pinned"]);
+        Adapter::open(&place.path("plugins/fresh")).expect("the package is as it was");
+        place.succeeds(&[&again[..], &["--replace"]].concat());
+        let left: Vec<_> = std::fs::read_dir(place.path("plugins")).expect("the folder").collect();
+        assert_eq!(left.len(), 1, "nothing else is left behind: {left:?}");
+    }
+
+    #[test]
+    fn two_adapters_of_one_model_have_two_names_and_the_same_latents() {
+        let place = Place::with_adapter();
+        place.succeeds(&["adapters", "new", "fresh", "--decoder", "tiny"]);
+        place.succeeds(&["adapters", "add", "fresh", "--name", "tiny-fresh"]);
+        place.file("text.txt", "a text of a few words");
+        let both = place.succeeds(&ask("tiny,tiny-fresh"));
+        let ids = |i: usize| both["answers"][i]["token_ids"].clone();
+        assert_ne!(ids(0), ids(1), "random weights say something else");
+        assert_eq!(ids(0), answer(&place, "tiny", &[]));
+    }
+
+    #[test]
+    fn a_decoder_is_added_by_its_source_and_comments_survive() {
+        let place = Place::with_encoder();
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        place.file("registry.toml", registry.replace("[decoders.tiny]", "# the only one\n[decoders.tiny]"));
+        let sha256 = sha256_file(&place.path("tiny.gguf")).expect("its hash");
+        let add =
+            ["adapters", "add", "--name", "copy", "--source", "file:tiny.gguf", "--model-sha256", &sha256];
+        place.succeeds(&[&add[..], &["--alias", "c"]].concat());
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        assert!(registry.contains("# the only one\n[decoders.tiny]"), "{registry}");
+        place.succeeds(&["generate", "--decoder", "c", "--prompt", "x", "--max-tokens", "1"]);
+        place.fails(FAILURE, &add).says(&["`copy` already names a decoder"]);
+        place.fails(USAGE, &["adapters", "add", "--source", "file:x"]);
+        place.fails(USAGE, &["adapters", "add", "x", "--source", "ftp:x"]);
+        place.fails(USAGE, &["adapters", "add", "x", "--sha256", "abc"]);
+    }
+
+    #[test]
+    fn the_file_that_is_changed_is_the_one_that_was_named() {
+        let place = Place::with_adapter();
+        let before = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        place.succeeds(&["adapters", "new", "fresh", "--decoder", "tiny"]);
+        place.succeeds(&["adapters", "add", "fresh", "--name", "mine", "--user"]);
+        place.succeeds(&["adapters", "add", "fresh", "--name", "other", "--registry", "new/registry.toml"]);
+        assert_eq!(std::fs::read_to_string(place.path("registry.toml")).expect("the registry"), before);
+        assert_eq!(names(&place.succeeds(&["adapters", "list"])["decoders"]), ["mine", "tiny"]);
+        let with_new = ["adapters", "list", "--registry", "new/registry.toml"];
+        assert_eq!(names(&place.succeeds(&with_new)["decoders"]), ["mine", "other", "tiny"]);
+        // Both name the folder and the model wherever they lie themselves.
+        answer(&place, "mine", &[]);
+        answer(&place, "other", &["--registry", "new/registry.toml"]);
+
+        let refusal = place.fails(FAILURE, &["adapters", "remove", "mine"]);
+        refusal.says(&["`mine` is defined in"]);
+        refusal.hints(&["--user"]);
+        place.succeeds(&["adapters", "remove", "mine", "--user"]);
+        assert_eq!(names(&place.succeeds(&["adapters", "list"])["decoders"]), ["tiny"]);
+    }
+
+    #[test]
+    fn in_an_empty_folder_a_registry_is_begun() {
+        let place = Place::with_adapter();
+        let folder = place.path("empty");
+        std::fs::create_dir(&folder).expect("a folder");
+        let arc = |arguments: &[&str]| {
+            let mut command = place.arc(arguments);
+            // Above it is the place's own registry, which must not be found.
+            let output = command.current_dir(&folder).arg("--json").output().expect("the binary runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        std::fs::rename(place.path("registry.toml"), place.path("r.toml")).expect("renamed");
+        arc(&["adapters", "add", "--name", "tiny", "--source", "file:../tiny.gguf"]);
+        arc(&["adapters", "add", "../encoder"]);
+        arc(&["adapters", "add", "../adapter"]);
+        std::fs::write(folder.join("text.txt"), "a text").expect("a text");
+        arc(&ask("tiny"));
+    }
+
+    #[test]
+    fn aliases_and_entries_come_and_go() {
+        let place = Place::with_adapter();
+        let aliased = place.succeeds(&["adapters", "alias", "tiny", "small"]);
+        assert_eq!(aliased["aliases"], serde_json::json!(["small"]));
+        assert_eq!(answer(&place, "small", &[]), answer(&place, "tiny", &[]));
+        place.fails(FAILURE, &["adapters", "alias", "tiny", "small"]).says(&["`small` already names"]);
+        place.fails(FAILURE, &["adapters", "alias", "tiny", "../x"]).says(&["../x"]);
+        place.succeeds(&["adapters", "alias", "--remove", "small"]);
+        place.fails(FAILURE, &["adapters", "inspect", "small"]).says(&["no decoder is called `small`"]);
+
+        place.succeeds(&["adapters", "remove", "tiny", "--adapter-only"]);
+        place.file("text.txt", "a text");
+        place.fails(FAILURE, &ask("tiny")).hints(&["arc fit --decoder tiny"]);
+        assert!(place.path("adapter/adapter.json").exists(), "files are the user's");
+        place.succeeds(&["adapters", "remove", "tiny"]);
+        assert!(names(&place.succeeds(&["adapters", "list"])["decoders"]).is_empty());
+    }
+
+    #[test]
+    fn an_adapter_of_an_unknown_decoder_needs_a_source_or_a_name() {
+        let place = Place::with_adapter();
+        place.succeeds(&["adapters", "new", "fresh", "--decoder", "tiny"]);
+        place.registry("[encoders.start]\npackage = \"encoder\"\n");
+        let refusal = place.fails(FAILURE, &["adapters", "add", "fresh"]);
+        refusal.says(&["no registry has decoder `tiny`"]);
+        refusal.hints(&["--source", "--name"]);
+        place.succeeds(&["adapters", "add", "fresh", "--source", "file:tiny.gguf"]);
+        let listed = place.succeeds(&["adapters", "list"]);
+        assert_eq!(listed["decoders"][0]["architecture"], "llama");
+    }
+}
+
+mod addresses {
+    use super::*;
+
+    /// Serves `body` to every request, at the address that is returned.
+    fn serve(body: Vec<u8>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}/tiny.arc.tar.zst", listener.local_addr().expect("its address"));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut reader = BufReader::new(&stream);
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
+                    line.clear();
+                }
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                let _ = (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(&body));
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn an_archive_is_added_from_its_address_if_it_is_the_pinned_one() {
+        let (maker, user) = (Place::with_adapter(), Place::with_encoder());
+        maker.succeeds(&["adapters", "pack", "tiny"]);
+        let archive = maker.path("tiny.arc.tar.zst");
+        let sha256 = sha256_file(&archive).expect("its hash");
+        let address = serve(std::fs::read(&archive).expect("the archive"));
+        let add = |flags: &[&str]| {
+            let mut command = user.arc(&[&["adapters", "add", &address], flags].concat());
+            command.env_remove("ARC_OFFLINE").output()
+        };
+        Refusal::of(add(&[]), FAILURE).hints(&["--sha256"]);
+        Refusal::of(add(&["--sha256", &"0".repeat(64)]), FAILURE).says(&["is pinned", &sha256]);
+        user.fails(FAILURE, &["adapters", "add", &address, "--sha256", &sha256]).says(&["ARC_OFFLINE"]);
+        assert!(!user.path("plugins").exists());
+        let output = add(&["--sha256", &sha256]).expect("the binary runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(answer(&user, "tiny", &[]), answer(&maker, "tiny", &[]));
+    }
+
+    #[test]
+    fn what_is_no_archive_is_refused_and_leaves_nothing() {
+        let user = Place::with_encoder();
+        let body = b"<html>not found</html>".to_vec();
+        let sha256 = arc_adapters::sha256_hex(&body);
+        let address = serve(body);
+        let mut command = user.arc(&["adapters", "add", &address, "--sha256", &sha256]);
+        let refusal = Refusal::of(command.env_remove("ARC_OFFLINE").output(), FAILURE);
+        refusal.says(&[&address, "not a valid adapter archive"]);
+        assert!(!user.path("plugins").exists());
+    }
+}
+
+mod pins {
+    use super::*;
+
+    #[test]
+    fn force_overrides_a_pin_and_the_output_says_which() {
+        let place = Place::with_adapter();
+        let mut other = tiny_llama();
+        other.seed += 1;
+        place.file("other.gguf", other.to_bytes());
+        place.add_to_registry("[decoders.other]\nsource = \"file:other.gguf\"\nadapter = \"adapter\"\n");
+        place.file("text.txt", "a text");
+        place.fails(FAILURE, &ask("other")).hints(&["--force"]);
+        let output = place.arc(&ask("other")).args(["--force", "--json"]).output().expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        assert!(stderr.contains("warning: adapter `tiny` was made for embedding table"), "{stderr}");
+        let object: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let pins = object["overridden_pins"].as_array().expect("the pins");
+        assert_eq!(pins.len(), 1, "the tokenizer and the architecture are the same: {pins:?}");
+        assert_eq!(pins[0]["pin"], "embedding_table");
+        assert_ne!(pins[0]["expected"], pins[0]["found"]);
+        let sound = place.succeeds(&[&ask("tiny")[..], &["--force"]].concat());
+        assert_eq!(sound["overridden_pins"], Value::Null, "nothing was overridden");
+    }
+
+    #[test]
+    fn force_lets_latents_of_another_encoder_be_read() {
+        let place = Place::with_adapter();
+        place.encoder("other", 32);
+        place.file("text.txt", "a text");
+        place.succeeds(&["compress", "text.txt", "--encoder", "other", "-o", "o.arc.safetensors"]);
+        let ask = ["ask", "--decoder", "tiny", "--document", "o.arc.safetensors", "--max-tokens", "2", "why"];
+        place.fails(FAILURE, &ask).says(&["encoder"]);
+        let forced = place.succeeds(&[&ask[..], &["--force"]].concat());
+        assert_eq!(forced["overridden_pins"][0]["pin"], "encoder");
+    }
+}
+
+mod options {
+    use super::*;
+
+    #[test]
+    fn an_entrys_options_hold_where_the_command_line_says_nothing() {
+        let place = Place::with_adapter();
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        let options = "options = { factor = 3, prompt_template = '{{ document }}' }\n[encoders";
+        place.file("registry.toml", registry.replacen("[encoders", options, 1));
+        place.file("text.txt", "123456789");
+        let asked = place.succeeds(&ask("tiny"));
+        assert_eq!(asked["latents"], 3 + 1);
+        assert_eq!(asked["prompt_tokens"], 1, "the template has nothing but the document: BOS");
+        assert_eq!(place.succeeds(&[&ask("tiny")[..], &["--factor", "1"]].concat())["latents"], 9 + 1);
+    }
+
+    #[test]
+    fn a_decoder_reads_the_encoder_that_its_entry_names() {
+        let place = Place::with_adapter();
+        place.encoder("other", 32);
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        place.file("registry.toml", registry.replacen("[encoders", "encoder = \"other\"\n[encoders", 1));
+        place.file("text.txt", "a text");
+        place.fails(FAILURE, &ask("tiny")).says(&["adapter `tiny` was made for encoder"]);
+    }
+
+    #[test]
+    fn a_model_of_another_architecture_than_the_entry_says_is_refused() {
+        let place = Place::empty();
+        place.decoder(&tiny_llama().to_bytes(), "architecture = \"qwen2\"\n");
+        let refusal = place.fails(FAILURE, &["generate", "--decoder", "tiny", "--prompt", "x"]);
+        refusal.says(&["`qwen2`", "`llama`"]);
+        refusal.hints(&["registry.toml"]);
+    }
+}
+
+mod code {
+    use super::*;
+
+    /// The manifest of an adapter whose projector leaves vectors as they are.
+    fn identity(place: &Place, name: &str, projector: ProjectorSpec) -> AdapterManifest {
+        let fitted = Adapter::open(&place.path("adapter")).expect("the fitted adapter").manifest;
+        AdapterManifest {
+            schema: ADAPTER_SCHEMA,
+            name: name.into(),
+            decoder: DecoderPin { ..fitted.decoder },
+            encoder: EncoderPin { ..fitted.encoder },
+            d_encoder: WIDTH,
+            d_hidden: None,
+            d_decoder: WIDTH,
+            projector,
+            pooling_factors: vec![1],
+            append: Append::Cont,
+            prompt_template: "{{ document }}{{ question }}".into(),
+            weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "0".repeat(64) },
+            training: Value::Null,
+            scores: Value::Null,
+        }
+    }
+
+    fn token() -> AdapterTensor {
+        AdapterTensor::new("tokens.cont", &[WIDTH], &[0.25; WIDTH], WeightType::F32)
+    }
+
+    /// Compiles a plugin in C whose `project` copies, and returns its path in the place.
+    fn copying_plugin(place: &Place) -> PathBuf {
+        let custom = ProjectorLayer::Custom { d_in: WIDTH, d_out: WIDTH };
+        let manifest = identity(place, "copies", ProjectorSpec { layers: vec![custom] });
+        let package = place.path("copies");
+        AdapterPackage::write(&package, &manifest, &[token()]).expect("a package");
+        let array = |name: &str, file: &str| {
+            let bytes = std::fs::read(package.join(file)).expect("a file of the package");
+            let bytes: Vec<_> = bytes.iter().map(ToString::to_string).collect();
+            format!("static const uint8_t {name}[] = {{{}}};\n", bytes.join(","))
+        };
+        let source = format!(
+            "#include <string.h>\n#include \"arc_adapter.h\"\n{}{}\
+             static ArcBytes manifest(void) {{ return (ArcBytes){{MANIFEST, sizeof MANIFEST}}; }}\n\
+             static ArcBytes weights(void) {{ return (ArcBytes){{WEIGHTS, sizeof WEIGHTS}}; }}\n\
+             static int64_t project(const float *x, size_t n, size_t d, float *y, size_t capacity) {{\n\
+               if (d != {WIDTH}) return ARC_ERROR_SHAPE;\n\
+               if (capacity < n * d) return ARC_ERROR_CAPACITY;\n\
+               memcpy(y, x, n * d * sizeof *y);\n\
+               return (int64_t)(n * d);\n\
+             }}\n\
+             static const ArcAdapter adapter = {{\n\
+               sizeof(ArcAdapter), ARC_ABI_VERSION, manifest, weights, project}};\n\
+             const ArcAdapter *arc_adapter(void) {{ return &adapter; }}\n",
+            array("MANIFEST", "adapter.json"),
+            array("WEIGHTS", "adapter.safetensors"),
+        );
+        place.file("code/copies.c", source);
+        let library = place.path("code/libcopies.so");
+        let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("arc-adapters/include");
+        let output = Command::new("cc")
+            .args(["-shared", "-fPIC", "-Wall", "-Werror", "-I"])
+            .arg(include)
+            .arg("-o")
+            .arg(&library)
+            .arg(place.path("code/copies.c"))
+            .output()
+            .expect("the system's compiler");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        library
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_projector_in_code_answers_as_the_same_one_described_in_process_and_isolated() {
+        let place = Place::with_adapter();
+        let library = copying_plugin(&place);
+        let library = library.strip_prefix(place.path("")).expect("in the place").display().to_string();
+
+        place.fails(FAILURE, &["adapters", "add", &library, "--name", "coded"]).hints(&["--allow-plugins"]);
+        let added = place.succeeds(&["adapters", "add", &library, "--name", "coded", "--allow-plugins"]);
+        assert_eq!(added["kind"], "plugin");
+        let inspected = place.succeeds(&["adapters", "inspect", "coded", "--allow-plugins"]);
+        assert_eq!(inspected["trainable"], false);
+
+        let layer = ProjectorLayer::Linear { d_in: WIDTH, d_out: WIDTH, bias: false };
+        let manifest = identity(&place, "described", ProjectorSpec { layers: vec![layer] });
+        let mut weight = vec![0.0; WIDTH * WIDTH];
+        weight.iter_mut().step_by(WIDTH + 1).for_each(|one| *one = 1.0);
+        let weight = AdapterTensor::new("projector.0.weight", &[WIDTH, WIDTH], &weight, WeightType::F32);
+        AdapterPackage::write(&place.path("described"), &manifest, &[weight, token()]).expect("a package");
+        place.succeeds(&["adapters", "add", "described", "--name", "described"]);
+
+        let described = answer(&place, "described", &[]);
+        assert_eq!(answer(&place, "coded", &["--allow-plugins"]), described);
+        assert_eq!(answer(&place, "coded", &["--allow-plugins", "--isolate-plugins"]), described);
+        assert_ne!(answer(&place, "tiny", &[]), described, "it matters what the projector does");
+        place.fails(FAILURE, &ask("coded")).says(&["code plugins are not allowed"]);
+
+        // Once the registry allows it, no flag is needed; and never is a changed file loaded.
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        place.file("registry.toml", registry.replacen('\n', "\nallow_code_plugins = true\n", 1));
+        assert_eq!(answer(&place, "coded", &[]), described);
+        let mut bytes = std::fs::read(place.path(&library)).expect("the plugin");
+        bytes.push(0);
+        place.file(&library, bytes);
+        place.fails(FAILURE, &ask("coded")).says(&["pinned is"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_new_plugin_crate_builds_and_verifies_as_it_is() {
+        let place = Place::with_adapter();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("arc-adapters").display().to_string();
+        let new = ["adapters", "new", "fresh", "--decoder", "tiny", "--code", "-o", "fresh-crate"];
+        place.fails(USAGE, &new).hints(&["--arc-adapters"]);
+        place.succeeds(&[&new[..], &["--arc-adapters", &source]].concat());
+
+        // Shared by the runs of this test, so that only the first one builds the dependencies.
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugin-crate");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(cargo)
+            .args(["build", "--release", "--offline"])
+            .current_dir(place.path("fresh-crate"))
+            .env("CARGO_TARGET_DIR", &target)
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::create_dir(place.path("built")).expect("a folder");
+        let library = "built/libfresh.so";
+        std::fs::copy(target.join("release/libarc_adapter_fresh.so"), place.path(library))
+            .expect("the library");
+
+        let verified = place.succeeds(&["adapters", "verify", library, "--allow-plugins"]);
+        assert_eq!(verified["passed"], true);
+        place.succeeds(&["adapters", "verify", "./fresh-crate"]);
+        place.succeeds(&["adapters", "add", library, "--name", "coded", "--allow-plugins"]);
+        place.succeeds(&["adapters", "add", "fresh-crate", "--name", "data"]);
+        assert_eq!(answer(&place, "coded", &["--allow-plugins"]), answer(&place, "data", &[]));
+        let refusal = place.fails(USAGE, &["adapters", "pack", "coded"]);
+        refusal.says(&["only data packages are packed"]);
+    }
+}
+
+mod new {
+    use super::*;
+
+    #[test]
+    fn a_new_package_verifies_as_it_is_and_answers() {
+        let place = Place::with_encoder();
+        let made = place.succeeds(&["adapters", "new", "fresh", "--decoder", "tiny", "--d-hidden", "4"]);
+        assert_eq!(made["decoder"]["name"], "tiny");
+        assert_eq!(place.succeeds(&["adapters", "verify", "./fresh"])["passed"], true);
+        place.succeeds(&["adapters", "add", "fresh"]);
+        answer(&place, "tiny", &[]);
+        place.fails(FAILURE, &["adapters", "new", "fresh", "--decoder", "tiny"]).says(&["exists already"]);
+        place
+            .fails(FAILURE, &["adapters", "new", "../up", "--decoder", "tiny", "-o", "up"])
+            .says(&["`name`"]);
+        assert!(!place.path("up").exists());
+    }
+}
+
+mod doctor {
+    use super::*;
+
+    #[test]
+    fn a_sound_setup_is_called_sound() {
+        let examined = Place::with_adapter().succeeds(&["adapters", "doctor"]);
+        assert_eq!(examined["sound"], true);
+        assert_eq!(examined["findings"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn a_broken_setup_is_explained_the_likeliest_cause_first() {
+        let place = Place::with_adapter();
+        std::fs::remove_file(place.path("tiny.gguf")).expect("the model");
+        place.file("encoder/encoder.json", "{");
+        let (examined, stderr) = finds_fault(&place, &["adapters", "doctor"]);
+        assert!(stderr.contains("faults in the setup"), "{stderr}");
+        let findings = examined["findings"].as_array().expect("findings");
+        assert_eq!(findings[0]["likelihood"], "certain");
+        assert!(findings[0]["problem"].as_str().expect("text").contains("encoder.json"));
+        let missing =
+            findings.iter().find(|f| f["problem"].as_str().is_some_and(|p| p.contains("tiny.gguf")));
+        assert_eq!(missing.expect("the missing model")["likelihood"], "likely");
+    }
+
+    #[test]
+    fn a_registry_that_cannot_be_read_is_a_finding_and_no_failure_to_examine() {
+        let place = Place::empty();
+        place.file("registry.toml", "schema = 1\n[decoders.x\n");
+        let (examined, _) = finds_fault(&place, &["adapters", "doctor"]);
+        assert!(examined["findings"][0]["problem"].as_str().expect("text").contains("line 2"));
+    }
+}

@@ -1,0 +1,398 @@
+//! A place to run the binary in, with a model that the test writes itself: a llama of one tiny layer.
+//! Nothing is pulled, and nothing of this machine gets in.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use arc_adapters::{EncoderManifest, sha256_hex};
+use arc_core::encoder::encoder_id;
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Wrong usage: nothing was tried.
+pub(crate) const USAGE: i32 = 2;
+/// It was tried, and failed.
+pub(crate) const FAILURE: i32 = 1;
+
+/// Width of the tiny model, `d`.
+pub(crate) const WIDTH: usize = 8;
+/// Width of its feed-forward layer, `f`.
+pub(crate) const HIDDEN: usize = 16;
+/// Its longest context, in positions.
+pub(crate) const WINDOW: u32 = 256;
+
+/// `<unk>`, `<s>`, `</s>` and a token for every byte.
+pub(crate) const VOCABULARY: usize = 3 + 256;
+
+/// The name of the latents file in a place.
+pub(crate) const LATENTS: &str = "out.arc.safetensors";
+
+/// A folder to work in, with a registry, a cache and a home of its own: nothing of this machine gets in.
+pub(crate) struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    pub(crate) fn empty() -> Self {
+        let place = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        place.registry("");
+        place
+    }
+
+    /// With the decoder `tiny`.
+    pub(crate) fn with_model(model: &Gguf) -> Self {
+        let place = Self::empty();
+        place.decoder(&model.to_bytes(), "");
+        place
+    }
+
+    /// With the decoder `tiny`, and the encoder `start` made of it.
+    pub(crate) fn with_encoder() -> Self {
+        let place = Self::with_model(&tiny_llama());
+        place.encoder("start", 64);
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        place.file("registry.toml", registry.replacen('\n', "\ndefault_encoder = \"start\"\n", 1));
+        place
+    }
+
+    /// With an adapter between the two, fitted on letters.
+    pub(crate) fn with_adapter() -> Self {
+        let place = Self::with_encoder();
+        let texts: String = (0..20_usize)
+            .map(|row| {
+                let letters = (0..24_usize)
+                    .map(|place| char::from(b"etaoinshrdlucmfwypvbgkjqxz"[(row * 7 + place * place) % 26]));
+                format!("{}\n", json!({ "text": letters.collect::<String>() }))
+            })
+            .collect();
+        let texts = place.file("texts.jsonl", texts);
+        place.succeeds(&["fit", "--decoder", "tiny", "--text", &texts, "-o", "adapter"]);
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        let source = "source = \"file:tiny.gguf\"\n";
+        place.file("registry.toml", registry.replace(source, &format!("{source}adapter = \"adapter\"\n")));
+        place
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file and gives back its name.
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("in the folder")).expect("its folder");
+        std::fs::write(path, content).expect("a file is written");
+        name.to_owned()
+    }
+
+    /// Writes a shell script that can be run.
+    #[cfg(unix)]
+    pub(crate) fn program(&self, name: &str, script: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let path = self.path(&self.file(name, format!("#!/bin/sh\n{script}\n")));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it may be run");
+        path
+    }
+
+    pub(crate) fn registry(&self, entries: &str) {
+        self.file("registry.toml", format!("schema = 1\n{entries}"));
+    }
+
+    pub(crate) fn add_to_registry(&self, entry: &str) {
+        let registry = std::fs::read_to_string(self.path("registry.toml")).expect("the registry");
+        self.file("registry.toml", format!("{registry}{entry}"));
+    }
+
+    /// Makes `model` the decoder `tiny`, with more fields of its entry.
+    pub(crate) fn decoder(&self, model: &[u8], fields: &str) {
+        self.file("tiny.gguf", model);
+        self.registry(&format!("[decoders.tiny]\nsource = \"file:tiny.gguf\"\n{fields}"));
+    }
+
+    /// Adds an encoder whose backbone is the decoder `tiny`; returns its identity.
+    pub(crate) fn encoder(&self, name: &str, chunk_tokens: usize) -> String {
+        let backbone = std::fs::read(self.path("tiny.gguf")).expect("the backbone");
+        let manifest = json!({
+            "schema": 1, "name": name, "encoder_id": "to be computed", "architecture": "llama",
+            "d_encoder": WIDTH, "n_truncated_layers": 0, "compress_rates": [-1], "pooling": "mean",
+            "where": "before", "causal": false, "memory_tokens": 0, "chunk_tokens": chunk_tokens,
+            "backbone": { "decoder": "tiny", "sha256": sha256_hex(&backbone) },
+            "weights": { "kind": "backbone" },
+        });
+        let mut manifest =
+            EncoderManifest::parse(&manifest.to_string(), Path::new("test")).expect("a manifest");
+        manifest.encoder_id = encoder_id(&manifest);
+        let folder = if name == "start" { "encoder".to_owned() } else { format!("encoder-{name}") };
+        manifest.write(&self.path(&folder)).expect("an encoder package");
+        self.add_to_registry(&format!("[encoders.{name}]\npackage = \"{folder}\"\n"));
+        manifest.encoder_id
+    }
+
+    /// The identity of the encoder `start`.
+    pub(crate) fn encoder_id(&self) -> String {
+        EncoderManifest::open(&self.path("encoder")).expect("the encoder").encoder_id
+    }
+
+    /// What a latents file of two latents says of itself.
+    pub(crate) fn latents_metadata(&self) -> Value {
+        json!({
+            "format": "arc-latents", "schema": "1", "encoder_id": self.encoder_id(), "factor": "1",
+            "chunk_lengths": "[2]", "source_tokens": "2", "text_sha256": sha256_hex(b""),
+        })
+    }
+
+    /// Writes a latents file in which every value is `value`.
+    pub(crate) fn latents(&self, shape: [usize; 2], value: f32, metadata: &Value) {
+        let values: Vec<u8> =
+            std::iter::repeat_n(value.to_le_bytes(), shape[0] * shape[1]).flatten().collect();
+        let latents = TensorView::new(Dtype::F32, shape.to_vec(), &values).expect("a tensor");
+        let metadata = serde_json::from_value(metadata.clone()).expect("text fields");
+        self.file(LATENTS, serialize([("latents", latents)], Some(metadata)).expect("a file"));
+    }
+
+    /// The path of a decoder's model in the cache, or null.
+    pub(crate) fn cached(&self, decoder: &str) -> Value {
+        let models = self.succeeds(&["models"]);
+        let decoders = models["decoders"].as_array().expect("a list of decoders");
+        decoders.iter().find(|entry| entry["name"] == decoder).expect("the decoder")["path"].clone()
+    }
+
+    /// The names of what is in the folder, sorted.
+    pub(crate) fn listing(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).expect("the folder");
+        let mut names: Vec<_> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    pub(crate) fn arc(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
+        command.args(arguments).current_dir(self.folder.path()).stdin(std::process::Stdio::null());
+        for variable in ["ARC_DEVICE", "ARC_PIP", "HF_ENDPOINT", "HF_TOKEN", "CLICOLOR_FORCE"] {
+            command.env_remove(variable);
+        }
+        for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            command.env_remove(variable).env_remove(variable.to_lowercase());
+        }
+        command.env("ARC_OFFLINE", "1").env("ARC_HOME", self.path("cache"));
+        command.env("HOME", self.path("home")).env("XDG_CONFIG_HOME", self.path("home"));
+        command
+    }
+
+    /// Runs a command that should do well, and returns its JSON.
+    pub(crate) fn succeeds(&self, arguments: &[&str]) -> Value {
+        let output = self.arc(arguments).arg("--json").output().expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    }
+
+    /// Runs a command that should fail, as text and as JSON: the two must say the same.
+    pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> Refusal {
+        let text = Refusal::of(self.arc(arguments).output(), code);
+        let json = Refusal::of(self.arc(arguments).arg("--json").output(), code);
+        assert_eq!((&text.message, &text.hint), (&json.message, &json.hint), "{arguments:?}");
+        text
+    }
+}
+
+/// What a failing command said.
+pub(crate) struct Refusal {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Refusal {
+    /// Checks the form that every failure has: the exit code, no data, one error, at most one hint.
+    pub(crate) fn of(output: std::io::Result<Output>, code: i32) -> Self {
+        let output = output.expect("the binary runs");
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8 on standard error");
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "data on standard output: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        let lines =
+            |start| stderr.lines().filter_map(move |line| line.strip_prefix(start)).map(str::to_owned);
+        let (messages, hints): (Vec<_>, Vec<_>) = (lines("error: ").collect(), lines("hint: ").collect());
+        let [message] = messages.as_slice() else { panic!("expected one error: {stderr}") };
+        assert!(hints.len() <= 1, "expected one hint: {stderr}");
+        assert!(!message.ends_with('.'), "a full stop: {message}");
+        assert!(!message.starts_with(|first: char| first.is_uppercase()), "a capital: {message}");
+        Self { message: message.clone(), hint: hints.into_iter().next() }
+    }
+
+    #[track_caller]
+    pub(crate) fn says(&self, parts: &[&str]) {
+        for part in parts {
+            assert!(self.message.contains(part), "no `{part}` in: {}", self.message);
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn hints(&self, parts: &[&str]) {
+        let Some(hint) = &self.hint else { panic!("no hint: {}", self.message) };
+        for part in parts {
+            assert!(hint.contains(part), "no `{part}` in the hint: {hint}");
+        }
+    }
+}
+
+/// A GGUF file under construction.
+pub(crate) struct Gguf {
+    pub(crate) metadata: Vec<(&'static str, Meta)>,
+    pub(crate) tensors: Vec<Tensor>,
+    /// Chooses the weights.
+    pub(crate) seed: u32,
+}
+
+/// A metadata value.
+pub(crate) enum Meta {
+    U32(u32),
+    F32(f32),
+    Bool(bool),
+    Text(String),
+    Texts(Vec<String>),
+    Ints(Vec<i32>),
+    Floats(Vec<f32>),
+}
+
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    /// Outermost first.
+    pub(crate) shape: Vec<usize>,
+    /// ggml's number of the storage type; whatever it says, four bytes per value are stored.
+    pub(crate) kind: u32,
+}
+
+/// A llama of one layer with a token for every byte.
+pub(crate) fn tiny_llama() -> Gguf {
+    let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
+    let tokens = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter().chain(bytes).collect();
+    // 2 is the unknown token, 3 a control token, 6 a byte.
+    let kinds = [2, 3, 3].into_iter().chain([6; 256]).collect();
+    let metadata = vec![
+        ("general.architecture", Meta::Text("llama".into())),
+        ("llama.block_count", Meta::U32(1)),
+        ("llama.embedding_length", Meta::U32(WIDTH as u32)),
+        ("llama.feed_forward_length", Meta::U32(HIDDEN as u32)),
+        ("llama.attention.head_count", Meta::U32(2)),
+        ("llama.attention.head_count_kv", Meta::U32(1)),
+        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(1e-5)),
+        ("llama.context_length", Meta::U32(WINDOW)),
+        ("tokenizer.ggml.model", Meta::Text("llama".into())),
+        ("tokenizer.ggml.tokens", Meta::Texts(tokens)),
+        ("tokenizer.ggml.token_type", Meta::Ints(kinds)),
+        ("tokenizer.ggml.scores", Meta::Floats(vec![0.0; VOCABULARY])),
+        ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
+        ("tokenizer.ggml.add_space_prefix", Meta::Bool(false)),
+    ];
+    let tensors = [
+        ("token_embd", vec![VOCABULARY, WIDTH]),
+        ("output_norm", vec![WIDTH]),
+        ("blk.0.attn_norm", vec![WIDTH]),
+        ("blk.0.attn_q", vec![WIDTH, WIDTH]),
+        ("blk.0.attn_k", vec![WIDTH / 2, WIDTH]),
+        ("blk.0.attn_v", vec![WIDTH / 2, WIDTH]),
+        ("blk.0.attn_output", vec![WIDTH, WIDTH]),
+        ("blk.0.ffn_norm", vec![WIDTH]),
+        ("blk.0.ffn_gate", vec![HIDDEN, WIDTH]),
+        ("blk.0.ffn_up", vec![HIDDEN, WIDTH]),
+        ("blk.0.ffn_down", vec![WIDTH, HIDDEN]),
+    ]
+    .map(|(name, shape)| Tensor { name: format!("{name}.weight"), shape, kind: 0 });
+    Gguf { metadata, tensors: tensors.into(), seed: 1 }
+}
+
+impl Gguf {
+    /// Gives a key another value, or adds it.
+    pub(crate) fn set(&mut self, key: &'static str, value: Meta) {
+        self.metadata.retain(|(other, _)| *other != key);
+        self.metadata.push((key, value));
+    }
+
+    pub(crate) fn tensor(&mut self, name: &str) -> &mut Tensor {
+        self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("a tensor of that name")
+    }
+
+    /// Version 3, after ggml's `docs/gguf.md`.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        const ALIGNMENT: usize = 32;
+        let mut file = b"GGUF".to_vec();
+        file.extend(3_u32.to_le_bytes());
+        put_len(&mut file, self.tensors.len());
+        put_len(&mut file, self.metadata.len());
+        for (key, value) in &self.metadata {
+            put_text(&mut file, key);
+            value.put(&mut file);
+        }
+        let mut random = self.seed;
+        let mut data = Vec::new();
+        for Tensor { name, shape, kind } in &self.tensors {
+            put_text(&mut file, name);
+            file.extend((shape.len() as u32).to_le_bytes());
+            shape.iter().rev().for_each(|&extent| put_len(&mut file, extent));
+            file.extend(kind.to_le_bytes());
+            put_len(&mut file, data.len());
+            for _ in 0..shape.iter().product() {
+                // The generator of Numerical Recipes; its high bits are random enough.
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                data.extend(((random >> 8) as f32 / (1 << 23) as f32 - 1.0).to_le_bytes());
+            }
+            data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+        }
+        file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+        file.extend(data);
+        file
+    }
+}
+
+impl Meta {
+    /// The number of the type, then the value.
+    fn put(&self, file: &mut Vec<u8>) {
+        const ARRAY: u32 = 9;
+        match self {
+            Self::U32(value) => put_numbers(file, &[4, *value]),
+            Self::F32(value) => put_numbers(file, &[6, value.to_bits()]),
+            Self::Bool(value) => {
+                put_numbers(file, &[7]);
+                file.push(u8::from(*value));
+            }
+            Self::Text(value) => {
+                put_numbers(file, &[8]);
+                put_text(file, value);
+            }
+            Self::Texts(values) => {
+                put_numbers(file, &[ARRAY, 8]);
+                put_len(file, values.len());
+                values.iter().for_each(|value| put_text(file, value));
+            }
+            Self::Ints(values) => {
+                put_numbers(file, &[ARRAY, 5]);
+                put_len(file, values.len());
+                file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+            Self::Floats(values) => {
+                put_numbers(file, &[ARRAY, 6]);
+                put_len(file, values.len());
+                file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+        }
+    }
+}
+
+fn put_numbers(file: &mut Vec<u8>, numbers: &[u32]) {
+    file.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+}
+
+fn put_len(file: &mut Vec<u8>, len: usize) {
+    file.extend((len as u64).to_le_bytes());
+}
+
+fn put_text(file: &mut Vec<u8>, text: &str) {
+    put_len(file, text.len());
+    file.extend(text.as_bytes());
+}

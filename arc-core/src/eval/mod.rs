@@ -1,6 +1,7 @@
 //! What compression costs and keeps, measured.
 
 mod continuation;
+pub mod metrics;
 mod reference;
 
 pub use continuation::{ContinuationArms, ContinuationTask};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use arc_core::decoder::GenerateOptions;
 use arc_core::device::DeviceName;
+use arc_core::eval::{ArmFamily, KeptEnd};
 use arc_core::sampling::SamplingOptions;
 use clap::{Args, Parser, Subcommand};
 
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Compress(Compress),
     /// Fit an adapter for a decoder by regression, without gradients
     Fit(Fit),
+    /// Measure what compression costs and keeps, against baselines, on tasks
+    Eval(Eval),
     /// Fetch models of the registry into the cache
     Pull(Pull),
     /// List the registry's models and what of them is in the cache
@@ -165,6 +168,52 @@ pub(crate) struct Fit {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// Decoders, by name or alias
+    #[arg(long, required = true, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    pub decoder: Vec<String>,
+    /// Tasks: names of files in `tasks/`, or paths that end in `.toml`
+    #[arg(long, required = true, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    pub task: Vec<String>,
+    /// Examples in each prompt; the task's own number where it is left out
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    pub shots: Option<usize>,
+    /// Only the first N questions
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub limit: Option<usize>,
+    /// Only these arms: closed-book, open-book, truncation, pruning, arc
+    #[arg(long, value_name = "ARM", value_delimiter = ',', value_parser = parse_arm)]
+    pub arm: Vec<ArmFamily>,
+    /// Pooling factors; those that the adapter was made for where it is left out
+    #[arg(long, value_name = "N", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub factor: Vec<u16>,
+    /// Which end of a document truncation keeps, first or last; the task's own where it is left out
+    #[arg(long, value_name = "END", value_parser = parse_kept_end)]
+    pub truncate: Option<KeptEnd>,
+    /// The encoder, where it is not the registry's default
+    #[arg(long, value_name = "NAME")]
+    pub encoder: Option<String>,
+    /// A folder with the tasks' data; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub data: Vec<PathBuf>,
+    /// Write report.md, report.html and results.json into this folder, and keep the answers there
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Questions that are answered at once
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 8)]
+    pub batch: usize,
+    /// Ask the first N questions alone, and time them
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 8)]
+    pub timed: usize,
+    /// The same seed chooses the same examples, needles and intervals
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
+    pub seed: u64,
+    /// Leave out malformed rows of data, and say which
+    #[arg(long)]
+    pub skip_bad: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Pull {
     /// Names or aliases of decoders and encoders
     #[arg(required = true, value_name = "NAME")]
@@ -241,6 +290,22 @@ impl Sampling {
             },
             stop: self.stop.clone(),
         }
+    }
+}
+
+fn parse_arm(text: &str) -> Result<ArmFamily, String> {
+    let names = ArmFamily::ALL.map(ArmFamily::name);
+    ArmFamily::ALL
+        .into_iter()
+        .find(|family| family.name() == text)
+        .ok_or_else(|| format!("there is no such arm, there are `{}`", names.join("`, `")))
+}
+
+fn parse_kept_end(text: &str) -> Result<KeptEnd, String> {
+    match text {
+        "first" => Ok(KeptEnd::First),
+        "last" => Ok(KeptEnd::Last),
+        _ => Err("expected `first` or `last`".into()),
     }
 }
 

@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         Command::Generate(generate) => commands::generate::run(&arguments.global, generate, &output),
         Command::Compress(compress) => commands::compress::run(&arguments.global, compress, &output),
         Command::Fit(fit) => commands::fit::run(&arguments.global, fit, &output),
+        Command::Eval(eval) => commands::eval::run(&arguments.global, eval, &output),
         Command::Pull(pull) => commands::pull::run(&arguments.global, pull, &output),
         Command::Models => commands::models::run(&arguments.global, &output),
         Command::Bench(bench) => commands::bench::run(&arguments.global, bench, &output),

@@ -13,6 +13,18 @@ use crate::prompt::Prompt;
 use crate::prompt_template::{PromptPart, PromptTemplate};
 use crate::{Error, Result};
 
+/// Which learned vector follows the latents of a context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpecialVector {
+    /// What the adapter's manifest says: `<Cont>` or nothing.
+    #[default]
+    Usual,
+    /// `<Rec>`: the text is to be repeated.
+    Rec,
+    /// None, as in the paper's long-context mode.
+    None,
+}
+
 /// A frozen decoder and the adapter that maps latents into its embedding space.
 #[derive(Debug)]
 pub struct AdaptedDecoder {
@@ -21,8 +33,10 @@ pub struct AdaptedDecoder {
     /// What the adapter's package says.
     pub adapter: Adapter,
     projector: Projector,
-    /// `[1, d_encoder]`, appended after the latents of each context.
+    /// `[1, d_encoder]`, appended after the latents of each context that is to be read.
     cont: Option<Tensor<2>>,
+    /// `[1, d_encoder]`, appended after the latents of a context that is to be repeated.
+    rec: Option<Tensor<2>>,
     template: PromptTemplate,
     pins: Pins,
     overridden: Mutex<Vec<OverriddenPin>>,
@@ -89,16 +103,16 @@ impl AdaptedDecoder {
         }
         let device = decoder.network.device();
         let projector = Projector::from_adapter(&adapter, device)?;
-        let cont = match adapter.manifest.append {
-            Append::Cont => {
-                let cont = adapter.weights.tensor("tokens.cont")?;
-                let shape = [1, cont.values.len()];
-                Some(Tensor::from_data(TensorData::new(cont.values, shape), device))
-            }
-            Append::None => None,
+        let vector = |name: &str| -> Result<Tensor<2>> {
+            let vector = adapter.weights.tensor(name)?;
+            let shape = [1, vector.values.len()];
+            Ok(Tensor::from_data(TensorData::new(vector.values, shape), device))
         };
+        let has_cont = adapter.manifest.append == Append::Cont;
+        let cont = has_cont.then(|| vector("tokens.cont")).transpose()?;
+        let rec = adapter.weights.has("tokens.rec").then(|| vector("tokens.rec")).transpose()?;
         let template = PromptTemplate::parse(&adapter.manifest.prompt_template)?;
-        Ok(Self { decoder, adapter, projector, cont, template, pins, overridden })
+        Ok(Self { decoder, adapter, projector, cont, rec, template, pins, overridden })
     }
 
     /// The same with another prompt than the adapter's.
@@ -135,6 +149,15 @@ impl AdaptedDecoder {
     /// [`Error::Adapter`] if another encoder made the latents and pins are checked,
     /// [`Error::Mismatch`] if they are of another width.
     pub fn project(&self, latents: &Latents) -> Result<Tensor<2>> {
+        self.project_with(latents, SpecialVector::Usual)
+    }
+
+    /// As [`AdaptedDecoder::project`], with a choice of the vector after the latents.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdaptedDecoder::project`], and [`Error::Mismatch`] if the adapter has no `<Rec>`.
+    pub fn project_with(&self, latents: &Latents, special: SpecialVector) -> Result<Tensor<2>> {
         if let Err(mismatch) = self.adapter.manifest.check_encoder(&latents.encoder_id) {
             override_pin(mismatch, self.pins, &self.overridden)?;
         }
@@ -149,8 +172,18 @@ impl AdaptedDecoder {
             });
         }
         let values = latents.values.clone().to_device(self.decoder.network.device());
-        let rows = match &self.cont {
-            Some(cont) => Tensor::cat(vec![values, cont.clone()], 0),
+        let special = match special {
+            SpecialVector::Usual => self.cont.clone(),
+            SpecialVector::None => None,
+            SpecialVector::Rec => Some(self.rec.clone().ok_or_else(|| Error::Mismatch {
+                what: format!("reconstruction with adapter `{}`", self.adapter.manifest.name),
+                expected: "tokens.rec".into(),
+                found: "no such vector".into(),
+                hint: "ask it to continue and not to repeat".into(),
+            })?),
+        };
+        let rows = match special {
+            Some(special) => Tensor::cat(vec![values, special], 0),
             None => values,
         };
         self.projector.forward(rows)
@@ -162,7 +195,24 @@ impl AdaptedDecoder {
     ///
     /// As [`AdaptedDecoder::project`], and [`Error::Template`] or [`Error::Tokenizer`].
     pub fn prompt(&self, documents: &[Latents], question: &str) -> Result<Prompt> {
-        let projected = documents.iter().map(|latents| self.project(latents)).collect::<Result<Vec<_>>>()?;
+        self.prompt_about(documents, question, SpecialVector::Usual)
+    }
+
+    /// As [`AdaptedDecoder::prompt`], with a choice of the vector after each document's latents.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdaptedDecoder::prompt`] and [`AdaptedDecoder::project_with`].
+    pub fn prompt_about(
+        &self,
+        documents: &[Latents],
+        question: &str,
+        special: SpecialVector,
+    ) -> Result<Prompt> {
+        let projected = documents
+            .iter()
+            .map(|latents| self.project_with(latents, special))
+            .collect::<Result<Vec<_>>>()?;
         self.assemble(question, |prompt| projected.iter().cloned().fold(prompt, Prompt::latents))
     }
 
@@ -190,6 +240,13 @@ impl AdaptedDecoder {
     ) -> Result<Generations> {
         let prompt = self.prompt(documents, question)?;
         self.decoder.generate(&[prompt], options, |_, _| {})
+    }
+
+    /// The number of positions that so many latents take in the decoder, the vector after them
+    /// included.
+    #[must_use]
+    pub fn positions_of(&self, latents: usize) -> usize {
+        latents + usize::from(self.cont.is_some())
     }
 
     fn assemble(&self, question: &str, document: impl Fn(Prompt) -> Prompt) -> Result<Prompt> {

@@ -127,6 +127,17 @@ pub enum Error {
         hint: String,
     },
 
+    /// A row of a data file is malformed.
+    #[error("`{}`, line {line}: {reason}", path.display())]
+    DataRow {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// A prompt does not fit the decoder's window.
     #[error(
         "the prompt takes {positions} positions and {max_new} more are asked for, \
@@ -242,6 +253,9 @@ impl Error {
             }
             Self::Checksum { .. } => {
                 Some("delete the file and pull again; if it differs again, the source has changed".into())
+            }
+            Self::DataRow { .. } => {
+                Some("correct the row, or leave malformed rows out with `--skip-bad`".into())
             }
             Self::Adapter(error) => error.hint(),
             _ => None,

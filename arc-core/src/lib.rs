@@ -42,6 +42,6 @@ mod session;
 pub mod tokenizer;
 pub mod weights;
 
-pub use adapted::{AdaptedDecoder, OverriddenPin, Pins};
+pub use adapted::{AdaptedDecoder, OverriddenPin, Pins, SpecialVector};
 pub use error::{Error, Result};
 pub use session::{LoadedModel, Locate, Reloaded, Session};

@@ -6,6 +6,7 @@ pub(crate) mod bench;
 pub(crate) mod check_reference;
 pub(crate) mod compress;
 pub(crate) mod devices;
+pub(crate) mod eval;
 pub(crate) mod fit;
 pub(crate) mod generate;
 pub(crate) mod models;

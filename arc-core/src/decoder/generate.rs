@@ -78,6 +78,36 @@ pub struct Generations {
     pub kv_cache_bytes: usize,
 }
 
+/// What several prompts begin with, read once: see [`Decoder::read_prefix`].
+#[derive(Debug)]
+pub struct Prefix {
+    cache: KvCache,
+    token_ids: Vec<u32>,
+}
+
+impl Prefix {
+    /// The number of positions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cache.is_empty()
+    }
+}
+
+/// How well a decoder foresaw a token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenScore {
+    /// Negative log-likelihood, in nats.
+    pub loss: f32,
+    /// Whether no other token was more likely.
+    pub is_best: bool,
+}
+
 /// A row that is being written.
 struct Row {
     sampler: Sampler,
@@ -107,11 +137,28 @@ impl Decoder {
         &self,
         prompts: &[Prompt],
         options: &GenerateOptions,
+        on_text: impl FnMut(usize, &str),
+    ) -> Result<Generations> {
+        self.generate_after(None, prompts, options, on_text)
+    }
+
+    /// As [`Decoder::generate`], where all prompts begin with what was read before: the answers
+    /// are those of the whole prompts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::generate`]; the window must hold the prefix too.
+    pub fn generate_after(
+        &self,
+        prefix: Option<&Prefix>,
+        prompts: &[Prompt],
+        options: &GenerateOptions,
         mut on_text: impl FnMut(usize, &str),
     ) -> Result<Generations> {
         let start = Instant::now();
+        let shared_ids = prefix.map_or(&[][..], |prefix| &prefix.token_ids);
         for prompt in prompts {
-            self.check_window(prompt, options.max_tokens)?;
+            self.check_window(prompt, prefix.map_or(0, Prefix::len), options.max_tokens)?;
         }
         let mut rows = prompts
             .iter()
@@ -119,7 +166,7 @@ impl Decoder {
                 Ok(Row {
                     // Every row starts from the same seed, so that a batch repeats single calls.
                     sampler: Sampler::new(options.sampling)?,
-                    history: prompt.token_ids(),
+                    history: [shared_ids, &prompt.token_ids()].concat(),
                     generated: Vec::new(),
                     stream: self.tokenizer.decode_stream(true),
                     stops: StopStrings::new(options.stop.clone())?,
@@ -133,7 +180,7 @@ impl Decoder {
             return Ok(Generations { rows: Vec::new(), timings: Timings::default(), kv_cache_bytes: 0 });
         }
 
-        let (hidden, mut cache) = self.prefill(prompts);
+        let (hidden, mut cache) = self.prefill_after(prefix, prompts);
         let mut logits = self.last_logits(hidden);
         for (row, logits) in rows.iter_mut().zip(&logits) {
             row.prompt_logits.clone_from(logits);
@@ -183,6 +230,10 @@ impl Decoder {
     /// Panics if there is no prompt, or if one is empty.
     #[must_use]
     pub fn prefill(&self, prompts: &[Prompt]) -> (Tensor<3>, KvCache) {
+        self.prefill_after(None, prompts)
+    }
+
+    fn prefill_after(&self, prefix: Option<&Prefix>, prompts: &[Prompt]) -> (Tensor<3>, KvCache) {
         let longest = prompts.iter().map(Prompt::len).max().unwrap_or(0);
         let rows = prompts
             .iter()
@@ -196,16 +247,53 @@ impl Decoder {
                 Tensor::cat(vec![padding, embedded], 0)
             })
             .collect();
-        let starts = prompts.iter().map(|prompt| longest - prompt.len()).collect();
-        let mut cache = self.network.new_cache(starts);
+        let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
+        let mut cache = match prefix {
+            Some(prefix) => prefix.cache.shared_by(&padding),
+            None => self.network.new_cache(padding),
+        };
         let embeddings: Tensor<3> = Tensor::stack(rows, 0);
         let mut hidden = None;
-        while cache.len() < longest {
-            let s = PREFILL_CHUNK.min(longest - cache.len());
-            let piece = embeddings.clone().narrow(1, cache.len(), s);
-            hidden = Some(self.network.forward(piece, &mut cache));
+        let mut read = 0;
+        while read < longest {
+            let s = PREFILL_CHUNK.min(longest - read);
+            hidden = Some(self.network.forward(embeddings.clone().narrow(1, read, s), &mut cache));
+            read += s;
         }
         (hidden.expect("prompts are not empty"), cache)
+    }
+
+    /// Reads what several prompts begin with, so that it is computed once for all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::loss`].
+    pub fn read_prefix(&self, prompt: &Prompt) -> Result<Prefix> {
+        self.check_window(prompt, 0, 0)?;
+        let (_, cache) = self.prefill(std::slice::from_ref(prompt));
+        Ok(Prefix { cache, token_ids: prompt.token_ids() })
+    }
+
+    /// How well each token after the first is foreseen, given the prefix and the tokens before it:
+    /// one score less than there are tokens, since without a prefix nothing foresees the first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::loss`].
+    pub fn score_after(&self, prefix: Option<&Prefix>, token_ids: &[u32]) -> Result<Vec<TokenScore>> {
+        let prompt = Prompt::from_tokens(token_ids.to_vec());
+        self.check_window(&prompt, prefix.map_or(0, Prefix::len), 0)?;
+        let mut cache = match prefix {
+            Some(prefix) => prefix.cache.shared_by(&[0]),
+            None => self.network.new_cache(vec![0]),
+        };
+        let (inputs, targets) = (&token_ids[..token_ids.len() - 1], &token_ids[1..]);
+        let mut scores = Vec::with_capacity(targets.len());
+        for (inputs, targets) in inputs.chunks(PREFILL_CHUNK).zip(targets.chunks(PREFILL_CHUNK)) {
+            let hidden = self.network.forward(self.network.embed(inputs).unsqueeze(), &mut cache);
+            scores.extend(self.network.token_scores(hidden.squeeze_dim(0), targets));
+        }
+        Ok(scores)
     }
 
     /// The mean negative log-likelihood, in nats, of the prompt's tokens that follow another
@@ -228,7 +316,7 @@ impl Decoder {
     ///
     /// As [`Decoder::loss`].
     pub fn token_losses(&self, prompt: &Prompt) -> Result<Vec<Option<f32>>> {
-        self.check_window(prompt, 0)?;
+        self.check_window(prompt, 0, 0)?;
         let targets = prompt.token_at_positions();
         let mut losses = vec![None; targets.len()];
         let embeddings = prompt.embed(&self.network).unsqueeze::<3>();
@@ -257,8 +345,9 @@ impl Decoder {
         Ok(losses)
     }
 
-    /// Refuses a prompt that is empty or does not leave room for `max_new` tokens.
-    pub(super) fn check_window(&self, prompt: &Prompt, max_new: usize) -> Result<()> {
+    /// Refuses a prompt that is empty or, after `read` positions, does not leave room for `max_new`
+    /// tokens.
+    pub(super) fn check_window(&self, prompt: &Prompt, read: usize, max_new: usize) -> Result<()> {
         if prompt.is_empty() {
             return Err(Error::InvalidArgument(
                 "the prompt is empty: it has neither tokens nor latents".into(),
@@ -266,13 +355,9 @@ impl Decoder {
         }
         self.check_tokens(&prompt.token_ids())?;
         let window = self.network.config().context_length;
-        if prompt.len().saturating_add(max_new) > window {
-            return Err(Error::WindowExceeded {
-                decoder: self.name.clone(),
-                positions: prompt.len(),
-                max_new,
-                window,
-            });
+        let positions = prompt.len().saturating_add(read);
+        if positions.saturating_add(max_new) > window {
+            return Err(Error::WindowExceeded { decoder: self.name.clone(), positions, max_new, window });
         }
         Ok(())
     }

@@ -12,10 +12,12 @@ const STEP: usize = 256;
 /// The keys and values of every layer, for a batch whose rows end together.
 ///
 /// Rows of different lengths are padded on the **left**, so that the newest position of every row
-/// lies in the same slot. Row `r` begins in slot `starts[r]`, where its position is 0.
+/// lies in the same slot. All rows may begin with the same `shared` slots; what row `r` has of its
+/// own begins in slot `starts[r]`, and the slots between are padding.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<Option<KeyValue>>,
+    shared: usize,
     starts: Vec<usize>,
     len: usize,
 }
@@ -24,7 +26,29 @@ impl KvCache {
     /// An empty cache for rows that begin in the slots `starts`.
     #[must_use]
     pub fn new(n_layers: usize, starts: Vec<usize>) -> Self {
-        Self { layers: vec![None; n_layers], starts, len: 0 }
+        Self { layers: vec![None; n_layers], shared: 0, starts, len: 0 }
+    }
+
+    /// A cache whose rows all begin with what this cache's one row has read, each followed by
+    /// `padding[row]` slots before its own positions.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless this cache has one row, without padding.
+    #[must_use]
+    pub(super) fn shared_by(&self, padding: &[usize]) -> Self {
+        assert_eq!(self.starts, [self.shared], "one row without padding is shared");
+        let repeat = |tensor: &Tensor<4>| tensor.clone().narrow(2, 0, self.len).repeat_dim(0, padding.len());
+        let layers = self.layers.iter().map(|layer| {
+            let layer = layer.as_ref().filter(|_| self.len > 0)?;
+            Some(KeyValue { keys: repeat(&layer.keys), values: repeat(&layer.values) })
+        });
+        Self {
+            layers: layers.collect(),
+            shared: self.len,
+            starts: padding.iter().map(|padding| self.len + padding).collect(),
+            len: self.len,
+        }
     }
 
     /// The number of filled slots.
@@ -64,8 +88,14 @@ impl KvCache {
     pub(super) fn next_positions(&self, s: usize) -> Vec<Vec<usize>> {
         self.starts
             .iter()
-            .map(|&start| (self.len..self.len + s).map(|slot| slot.saturating_sub(start)).collect())
+            .map(|&start| (self.len..self.len + s).map(|slot| self.position(slot, start)).collect())
             .collect()
+    }
+
+    /// The position of a slot in a row whose own slots begin at `start`. Padding has the first of
+    /// its own positions.
+    fn position(&self, slot: usize, start: usize) -> usize {
+        if slot < self.shared { slot } else { self.shared + slot.saturating_sub(start) }
     }
 
     /// Writes the next keys and values `[b, g, s, k]` of a layer and returns all of them so far.
@@ -112,17 +142,20 @@ impl KvCache {
     /// What the next `s` queries may see, in layers with the given sliding window if any.
     pub(super) fn visibility(&self, s: usize, window: Option<usize>, device: &Device) -> Visibility {
         let n = self.len + s;
-        let padded = self.starts.iter().any(|&start| start > 0);
+        let padded = self.starts.iter().any(|&start| start > self.shared);
         if !padded && window.is_none_or(|window| n <= window) {
             return if s == 1 { Visibility::All } else { Visibility::Causal };
         }
         let mut hidden = Vec::with_capacity(self.rows() * s * n);
         for &start in &self.starts {
             for query in self.len..n {
+                let place = self.position(query, start);
                 for key in 0..n {
-                    let beyond_window = window.is_some_and(|window| query.saturating_sub(key) >= window);
+                    let distance = place.saturating_sub(self.position(key, start));
+                    let beyond_window = window.is_some_and(|window| distance >= window);
+                    let padding = (self.shared..start).contains(&key);
                     // Padding sees itself: a query that sees nothing has no softmax.
-                    hidden.push(key > query || beyond_window || (key < start && key != query));
+                    hidden.push(key > query || beyond_window || (padding && key != query));
                 }
             }
         }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 
 pub use config::{Architecture, DecoderConfig, LocalLayers};
-pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Timings};
+pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Prefix, Timings, TokenScore};
 pub use kv_cache::KvCache;
 pub use throughput::Throughput;
 pub use transformer::Transformer;

@@ -33,7 +33,7 @@ impl Decoder {
         // A product costs the same whatever is multiplied, as long as it is no subnormal number.
         let ids = (0..prompt_tokens as u32).map(|i| IDS.start + i.wrapping_mul(7919) % (IDS.end - IDS.start));
         let prompt = Prompt::from_tokens(ids.collect());
-        self.check_window(&prompt, new_tokens)?;
+        self.check_window(&prompt, 0, new_tokens)?;
 
         let start = Instant::now();
         let (hidden, mut cache) = self.prefill(&[prompt]);

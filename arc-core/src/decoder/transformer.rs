@@ -7,6 +7,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, activation};
 
 use super::config::{DecoderConfig, Layout};
+use super::generate::TokenScore;
 use super::kv_cache::KvCache;
 use crate::Result;
 use crate::nn::{Block, Embedding, Linear, Loader, Norm, Residence};
@@ -168,9 +169,19 @@ impl Transformer {
     /// Panics unless there is one target per hidden state.
     #[must_use]
     pub fn token_losses(&self, hidden: Tensor<2>, targets: &[u32]) -> Vec<f32> {
+        self.token_scores(hidden, targets).into_iter().map(|score| score.loss).collect()
+    }
+
+    /// How well each hidden state foresees its target, `[s, d] → [s]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless there is one target per hidden state.
+    #[must_use]
+    pub fn token_scores(&self, hidden: Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
         let [s, d] = hidden.dims();
         assert_eq!(s, targets.len(), "one target per hidden state");
-        let mut losses = Vec::with_capacity(s);
+        let mut scores = Vec::with_capacity(s);
         for (chunk, targets) in targets.chunks(LOSS_CHUNK).enumerate() {
             let hidden = hidden.clone().narrow(0, chunk * LOSS_CHUNK, targets.len());
             let logits = self.logits(hidden.reshape([1, targets.len(), d]));
@@ -178,10 +189,11 @@ impl Transformer {
             let data = log_probabilities.into_data().convert::<f32>();
             let rows = data.as_slice::<f32>().expect("converted to f32");
             let vocabulary = rows.len() / targets.len();
-            losses.extend(
-                rows.chunks_exact(vocabulary).zip(targets).map(|(row, &target)| -row[target as usize]),
-            );
+            scores.extend(rows.chunks_exact(vocabulary).zip(targets).map(|(row, &target)| {
+                let found = row[target as usize];
+                TokenScore { loss: -found, is_best: row.iter().all(|&other| other <= found) }
+            }));
         }
-        losses
+        scores
     }
 }

@@ -14,7 +14,7 @@ pub use rouge::{rouge_l, rouge_n};
 pub use squad::{exact_match, f1, normalise};
 
 /// A measure of answers against golds. All are given in per cent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// The normalised answer is one of the golds (SQuAD).
@@ -26,8 +26,10 @@ pub enum Metric {
     /// A gold, normalised, is among the words of the answer.
     Contains,
     /// Shared words (ROUGE).
+    #[serde(rename = "rouge-1")]
     Rouge1,
     /// Shared pairs of words (ROUGE).
+    #[serde(rename = "rouge-2")]
     Rouge2,
     /// The longest common subsequence of words (ROUGE).
     RougeL,
@@ -100,8 +102,7 @@ mod golden_tests {
 
     /// Answers, golds and what the reference implementations made of them: see
     /// `scripts/golden/metrics.py`.
-    const GOLDEN: &str =
-        include_str!("../../../../tests/golden/metrics/metrics.json");
+    const GOLDEN: &str = include_str!("../../../../tests/golden/metrics/metrics.json");
 
     #[derive(Deserialize)]
     struct Golden {
@@ -155,7 +156,8 @@ mod golden_tests {
                 (Metric::RougeL, pair.rouge_l),
                 (Metric::Bleu, pair.bleu / 100.0),
             ] {
-                let found = score(metric, std::slice::from_ref(&pair.answer), std::slice::from_ref(&pair.golds));
+                let found =
+                    score(metric, std::slice::from_ref(&pair.answer), std::slice::from_ref(&pair.golds));
                 assert!(
                     (found - 100.0 * expected).abs() < 1e-9,
                     "{metric:?} of {:?} against {:?}: {found}, expected {}",

@@ -1,0 +1,201 @@
+//! What decoders answered, kept by content hash: a run that is killed goes on where it was, and one
+//! that is repeated costs nothing.
+//!
+//! A JSONL file that only grows, one answer on each line. A kill can cut off the last line alone,
+//! which is dropped when the file is opened again.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What became of one question in one arm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The answer.
+    pub outcome: Outcome,
+    /// Positions that the decoder read: instruction, examples, document and question.
+    pub positions: usize,
+    /// Positions that the question's document took.
+    pub document_positions: usize,
+    /// Tokens that the decoder wrote.
+    pub new_tokens: usize,
+    /// Operations to make the document's latents, or to choose its tokens: once for each document.
+    pub prepare_flops: f64,
+    /// Operations to read the prompt and to write the answer: each time.
+    pub use_flops: f64,
+    /// Keys and values at the end, in bytes.
+    pub kv_cache_bytes: f64,
+    /// Times, where the question was asked alone.
+    pub times: Option<Times>,
+}
+
+/// What a decoder made of a prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It wrote this.
+    Text(String),
+    /// It scored what follows.
+    Score {
+        /// The sum of the losses, in nats.
+        loss: f64,
+        /// Tokens scored.
+        tokens: usize,
+        /// Tokens that it held to be the most likely.
+        correct: usize,
+    },
+    /// The prompt does not fit its window.
+    TooLong,
+}
+
+/// Seconds, for one question alone, with the instruction and the examples already read.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// Compressing the document or choosing its tokens.
+    pub prepare: f64,
+    /// Reading the rest of the prompt.
+    pub prefill: f64,
+    /// From the beginning of reading to the first token.
+    pub first_token: f64,
+    /// Writing the other tokens.
+    pub decode: f64,
+}
+
+/// A line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    key: String,
+    answer: Answer,
+}
+
+/// The answers of a file.
+#[derive(Debug)]
+pub struct Answers {
+    path: PathBuf,
+    file: File,
+    known: HashMap<String, Answer>,
+}
+
+impl Answers {
+    /// Opens a file, or begins one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; [`Error::InvalidFile`] if a line that was written in full is no answer.
+    pub fn open(path: &Path) -> Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.read(true).append(true).create(true).open(path).map_err(Error::io("open", path))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        if whole < bytes.len() {
+            file.set_len(whole as u64).map_err(Error::io("write", path))?;
+            bytes.truncate(whole);
+        }
+        let mut known = HashMap::new();
+        for (index, line) in
+            bytes.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty())
+        {
+            let line: Line = serde_json::from_slice(line).map_err(|error| Error::InvalidFile {
+                path: path.to_owned(),
+                format: "answers",
+                reason: format!("line {}: {error}", index + 1),
+            })?;
+            known.insert(line.key, line.answer);
+        }
+        Ok(Self { path: path.to_owned(), file, known })
+    }
+
+    /// The answer to what the key stands for, if it is known.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Answer> {
+        self.known.get(key)
+    }
+
+    /// Keeps an answer, in the file before anywhere else.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn keep(&mut self, key: String, answer: Answer) -> Result<()> {
+        let line = Line { key, answer };
+        let mut text =
+            serde_json::to_string(&line).map_err(|error| Error::io("write", &self.path)(error.into()))?;
+        text.push('\n');
+        // In one write, so that only a kill within it leaves a part of a line.
+        self.file.write_all(text.as_bytes()).map_err(Error::io("write", &self.path))?;
+        self.known.insert(line.key, line.answer);
+        Ok(())
+    }
+
+    /// The number of answers.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(text: &str) -> Answer {
+        Answer {
+            outcome: Outcome::Text(text.into()),
+            positions: 3,
+            document_positions: 1,
+            new_tokens: 2,
+            prepare_flops: 0.5,
+            use_flops: 1e12,
+            kv_cache_bytes: 46080.0,
+            times: Some(Times { prepare: 0.1, prefill: 0.25, first_token: 0.3, decode: 1.0 }),
+        }
+    }
+
+    #[test]
+    fn a_file_cut_off_anywhere_keeps_every_whole_line_and_can_be_written_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/answers.jsonl");
+        let mut answers = Answers::open(&path).unwrap();
+        answers.keep("a".into(), answer("one\ntwo")).unwrap();
+        answers.keep("b".into(), answer("three")).unwrap();
+        drop(answers);
+        let whole = std::fs::read(&path).unwrap();
+        let first = whole.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+        for cut in 0..=whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let mut answers = Answers::open(&path).unwrap();
+            let expected = if cut == whole.len() { 2 } else { usize::from(cut >= first) };
+            assert_eq!(answers.len(), expected, "cut at {cut}");
+            answers.keep("c".into(), answer("four")).unwrap();
+            drop(answers);
+            let again = Answers::open(&path).unwrap();
+            assert_eq!(again.len(), expected + 1, "cut at {cut}");
+            assert_eq!(again.get("c"), Some(&answer("four")));
+            assert_eq!(again.get("a").is_some(), cut >= first);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_answer_is_an_error_with_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        std::fs::write(&path, "{\"key\": 1}\n").unwrap();
+        assert!(Answers::open(&path).unwrap_err().to_string().contains("line 1"));
+    }
+}

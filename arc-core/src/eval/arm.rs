@@ -1,0 +1,108 @@
+//! Arms: the ways in which a decoder may be shown a document.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a decoder sees of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Arm {
+    /// Nothing.
+    ClosedBook,
+    /// All of its tokens.
+    OpenBook,
+    /// As many of its first or last tokens as there are latents at this factor.
+    Truncation(usize),
+    /// As many of its tokens, those with the most self-information under the decoder, in order
+    /// (token-level selective context: Li et al., 2023, arXiv 2310.06201).
+    Pruning(usize),
+    /// Its latents at this factor.
+    Arc(usize),
+}
+
+/// A family of arms, as the command line names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArmFamily {
+    /// [`Arm::ClosedBook`].
+    ClosedBook,
+    /// [`Arm::OpenBook`].
+    OpenBook,
+    /// [`Arm::Truncation`] at every factor.
+    Truncation,
+    /// [`Arm::Pruning`] at every factor.
+    Pruning,
+    /// [`Arm::Arc`] at every factor.
+    Arc,
+}
+
+impl ArmFamily {
+    /// Every family.
+    pub const ALL: [Self; 5] = [Self::ClosedBook, Self::OpenBook, Self::Truncation, Self::Pruning, Self::Arc];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClosedBook => "closed-book",
+            Self::OpenBook => "open-book",
+            Self::Truncation => "truncation",
+            Self::Pruning => "pruning",
+            Self::Arc => "arc",
+        }
+    }
+
+    /// The arms of the family.
+    fn arms(self, factors: &[usize]) -> Vec<Arm> {
+        let each = |arm: fn(usize) -> Arm| factors.iter().map(|&factor| arm(factor)).collect();
+        match self {
+            Self::ClosedBook => vec![Arm::ClosedBook],
+            Self::OpenBook => vec![Arm::OpenBook],
+            Self::Truncation => each(Arm::Truncation),
+            Self::Pruning => each(Arm::Pruning),
+            Self::Arc => each(Arm::Arc),
+        }
+    }
+}
+
+impl Arm {
+    /// The arms of these families, in the families' order.
+    #[must_use]
+    pub fn of(families: &[ArmFamily], factors: &[usize]) -> Vec<Self> {
+        ArmFamily::ALL
+            .into_iter()
+            .filter(|family| families.contains(family))
+            .flat_map(|family| family.arms(factors))
+            .collect()
+    }
+
+    /// The factor that sets the arm's budget of positions.
+    #[must_use]
+    pub fn factor(self) -> Option<usize> {
+        match self {
+            Self::ClosedBook | Self::OpenBook => None,
+            Self::Truncation(factor) | Self::Pruning(factor) | Self::Arc(factor) => Some(factor),
+        }
+    }
+
+    /// What reports call it: `arc-N`, and where there are several budgets `truncation-N` and
+    /// `pruning-N` too.
+    #[must_use]
+    pub fn label(self, several_factors: bool) -> String {
+        match self {
+            Self::ClosedBook => "closed-book".into(),
+            Self::OpenBook => "open-book".into(),
+            Self::Truncation(factor) if several_factors => format!("truncation-{factor}"),
+            Self::Truncation(_) => "truncation".into(),
+            Self::Pruning(factor) if several_factors => format!("pruning-{factor}"),
+            Self::Pruning(_) => "pruning".into(),
+            Self::Arc(factor) => format!("arc-{factor}"),
+        }
+    }
+}
+
+impl fmt::Display for Arm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label(true))
+    }
+}

@@ -45,19 +45,27 @@ const ROWS: [(&str, &str, &str); 5] = [
         "When is its call heard?",
         "April",
     ),
-    ("Toves are something like badgers. They make their nests under sundials.", "Where do toves nest?", "under sundials"),
+    (
+        "Toves are something like badgers. They make their nests under sundials.",
+        "Where do toves nest?",
+        "under sundials",
+    ),
 ];
 
 /// A folder with the task, its data and its one example.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let row = |(document, question, answer): &(&str, &str, &str)| {
-        serde_json::json!({ "document": document, "question": question, "answers": [answer] }).to_string() + "\n"
+        serde_json::json!({ "document": document, "question": question, "answers": [answer] }).to_string()
+            + "\n"
     };
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
     write("animals.toml", TASK);
     write("animals.jsonl", &ROWS.iter().map(row).collect::<String>());
-    write("shots.jsonl", &row(&("The dodo is a bird of Mauritius.", "Of what island is the dodo?", "Mauritius")));
+    write(
+        "shots.jsonl",
+        &row(&("The dodo is a bird of Mauritius.", "Of what island is the dodo?", "Mauritius")),
+    );
     folder
 }
 
@@ -69,7 +77,11 @@ fn contestant() -> Option<Contestant> {
 }
 
 /// Positions and answers of every arm.
-fn run(folder: &Path, contestant: &mut Contestant, options: &EvalOptions) -> Vec<(Arm, Vec<(usize, Outcome)>)> {
+fn run(
+    folder: &Path,
+    contestant: &mut Contestant,
+    options: &EvalOptions,
+) -> Vec<(Arm, Vec<(usize, Outcome)>)> {
     let path = folder.join("animals.toml");
     let task = Task::open(path.to_str().expect("a path in UTF-8"), &[]).expect("the task");
     let task = LoadedTask::load(task, options).expect("the data");
@@ -174,7 +186,8 @@ fn losses_of_a_continuation_fall_with_what_is_shown() {
         ("reconstruction", "[reconstruction]\ncontext_tokens = 64"),
     ] {
         let path = folder.path().join(format!("{kind}.toml"));
-        let file = format!("schema = 1\nname = \"{kind}\"\ndescription = \"d\"\ndata = \"texts.jsonl\"\n{spec}\n");
+        let file =
+            format!("schema = 1\nname = \"{kind}\"\ndescription = \"d\"\ndata = \"texts.jsonl\"\n{spec}\n");
         std::fs::write(&path, file).expect("a file");
         let options = EvalOptions { timed: 1, ..EvalOptions::default() };
         let task = Task::open(path.to_str().expect("a path"), &[]).expect("the task");
@@ -182,7 +195,9 @@ fn losses_of_a_continuation_fall_with_what_is_shown() {
         let mut answers = Answers::open(&folder.path().join("answers.jsonl")).expect("a file");
         let arms: Vec<_> = Arm::of(&ArmFamily::ALL, &[4])
             .into_iter()
-            .map(|arm| task.run(&mut contestant, arm, &options, &mut answers, &mut |_, _, _| {}).expect("answers"))
+            .map(|arm| {
+                task.run(&mut contestant, arm, &options, &mut answers, &mut |_, _, _| {}).expect("answers")
+            })
             .collect();
         let result = TaskResult::new(&task, &contestant, &arms, &options);
         let score = |arm: &str, name: &str| {
@@ -215,7 +230,8 @@ fn arc(folder: &Path, more: &[&str]) -> Command {
 }
 
 fn lines(path: &Path) -> Vec<String> {
-    std::fs::File::open(path).map_or_else(|_| Vec::new(), |file| BufReader::new(file).lines().map_while(Result::ok).collect())
+    std::fs::File::open(path)
+        .map_or_else(|_| Vec::new(), |file| BufReader::new(file).lines().map_while(Result::ok).collect())
 }
 
 #[test]
@@ -227,7 +243,8 @@ fn a_killed_run_resumes_and_every_arm_is_reported() {
     let out: PathBuf = folder.path().join("out");
     let answers = out.join("answers.jsonl");
     let arguments = ["--json", "--timed", "1", "--batch", "1", "--out", out.to_str().expect("a path")];
-    let mut child = arc(folder.path(), &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("arc");
+    let mut child =
+        arc(folder.path(), &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("arc");
     while lines(&answers).len() < 4 {
         assert!(child.try_wait().expect("a status").is_none(), "the run ended before it was killed");
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -245,8 +262,12 @@ fn a_killed_run_resumes_and_every_arm_is_reported() {
     assert_eq!(after[..whole], before[..whole], "what was known is not made again");
 
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
-    let arms: Vec<&str> =
-        report["results"][0]["arms"].as_array().expect("arms").iter().filter_map(|arm| arm["arm"].as_str()).collect();
+    let arms: Vec<&str> = report["results"][0]["arms"]
+        .as_array()
+        .expect("arms")
+        .iter()
+        .filter_map(|arm| arm["arm"].as_str())
+        .collect();
     assert_eq!(arms, ["closed-book", "open-book", "truncation", "pruning", "arc-4"]);
     let page = std::fs::read_to_string(out.join("report.html")).expect("a page");
     assert!(page.contains("<svg") && page.contains("sundials") && !page.contains("http-equiv"));
@@ -269,7 +290,10 @@ fn a_malformed_row_stops_the_run_with_its_line() {
     let output = arc(folder.path(), &[]).output().expect("arc");
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(errors.contains("line 1: field `document` is missing") && errors.contains("--skip-bad"), "{errors}");
+    assert!(
+        errors.contains("line 1: field `document` is missing") && errors.contains("--skip-bad"),
+        "{errors}"
+    );
     if session().is_some() {
         let arguments = ["--skip-bad", "--json", "--arm", "closed-book", "--timed", "0", "--out", "out"];
         let output = arc(folder.path(), &arguments).output().expect("arc");
@@ -294,4 +318,3 @@ fn an_unknown_task_is_a_usage_error_that_lists_the_known_ones() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("there is no task `bords`") && errors.contains("`birds`"), "{errors}");
 }
-

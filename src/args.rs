@@ -67,6 +67,12 @@ pub(crate) enum Command {
     Models,
     /// List, check, add, make and pack adapters
     Adapters(adapters::Adapters),
+    /// Make packages of a checkpoint of the public ARC-Encoder code
+    Import(Import),
+    /// Write an imported encoder and its adapters back in the released layout
+    Export(Export),
+    /// Say what a context costs in memory and work, from shapes alone
+    Plan(Plan),
     /// List the devices that this build and this machine have
     Devices,
     /// Measure how fast a decoder reads and writes
@@ -95,6 +101,9 @@ pub(crate) struct Ask {
     /// Let the decoder read the documents as plain text, without compression
     #[arg(long)]
     pub open_book: bool,
+    /// Leave out the special vector after each document's latents, as for long contexts
+    #[arg(long)]
+    pub no_special: bool,
     #[command(flatten)]
     pub sampling: Sampling,
     /// What to ask
@@ -237,6 +246,98 @@ pub(crate) struct Bench {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The folder of a released checkpoint, a training checkpoint or a training run; left out, a
+    /// published encoder of the registry is fetched
+    #[arg(value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// The name of the encoder
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// The checkpoint's decoders in its order, as the registry calls them
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub decoder_names: Vec<String>,
+    /// The encoder's tokenizer.json, where it is not beside the checkpoint
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// For a training checkpoint: the folder of the encoder's backbone
+    #[arg(long, value_name = "DIR")]
+    pub backbone: Option<PathBuf>,
+    /// For a training checkpoint whose encoder was frozen: the folder with the encoder's tensors
+    #[arg(long, value_name = "DIR")]
+    pub encoder_from: Option<PathBuf>,
+    /// Longer texts are cut into chunks of at most this many tokens
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = parse_positive)]
+    pub chunk_tokens: usize,
+    /// A file with the prompt template (minijinja, with `document` and `question`)
+    #[arg(long, value_name = "FILE")]
+    pub template: Option<PathBuf>,
+    /// The folder that gets `encoders`, `plugins` and `registry.toml`; the project's by default
+    #[arg(long, short, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The encoder, by name or alias
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The folder that gets `config.json` and `model.safetensors`
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Decoders whose adapters are written, in this order; those of the checkpoint by default
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub decoder_names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// Who reads, by name or alias
+    #[arg(long, value_name = "NAME")]
+    pub decoder: String,
+    /// Tokens of the context
+    #[arg(long, value_name = "N", value_parser = parse_positive)]
+    pub context: usize,
+    /// The encoder, where it is not the decoder's or the registry's default
+    #[arg(long, value_name = "NAME")]
+    pub encoder: Option<String>,
+    /// How many tokens a latent stands for; the encoder's own rate where it is left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub factor: Option<u16>,
+    /// Tokens to be written
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub new_tokens: usize,
+    /// How much memory the device has, such as `80G`
+    #[arg(long, value_name = "SIZE")]
+    pub device_memory: Option<bytesize::ByteSize>,
+    /// How values are held: `f32`, which this engine does on every device, or `bf16`
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub dtype: ValueType,
+    /// Without the special vector after the latents
+    #[arg(long)]
+    pub no_special: bool,
+}
+
+/// How a value is held.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum ValueType {
+    /// 4 bytes.
+    F32,
+    /// 2 bytes.
+    Bf16,
+}
+
+impl ValueType {
+    /// Bytes of a value.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CheckReference {
     /// The folder: a released checkpoint, `decoderN/`, `cases.json` and `expected.safetensors`
     #[arg(value_name = "DIR")]
@@ -306,6 +407,15 @@ fn parse_kept_end(text: &str) -> Result<KeptEnd, String> {
         "first" => Ok(KeptEnd::First),
         "last" => Ok(KeptEnd::Last),
         _ => Err("expected `first` or `last`".into()),
+    }
+}
+
+/// A whole number of at least 1.
+fn parse_positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("expected a whole number".to_owned()),
     }
 }
 

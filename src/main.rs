@@ -65,6 +65,9 @@ fn main() -> ExitCode {
         Command::Bench(bench) => commands::bench::run(&arguments.global, bench, &output),
         Command::CheckReference(check) => commands::check_reference::run(&arguments.global, check, &output),
         Command::Adapters(adapters) => commands::adapters::run(&arguments.global, adapters, &output),
+        Command::Import(import) => commands::import::run(&arguments.global, import, &output),
+        Command::Export(export) => commands::export::run(&arguments.global, export, &output),
+        Command::Plan(plan) => commands::plan::run(&arguments.global, plan, &output),
         Command::Devices => commands::devices::run(&output),
         Command::ServePlugin => arc_adapters::serve_plugin().map_err(Failure::from),
     };

@@ -85,3 +85,33 @@ fn export_writes_the_bytes_that_were_imported() {
         assert!(!checkpoint.names().is_empty());
     }
 }
+
+#[test]
+fn the_command_reports_each_tensor_and_fails_above_its_tolerance() {
+    let check = |folder: &Path, more: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_arc"))
+            .arg("check-reference")
+            .arg(folder)
+            .args(more)
+            .env_remove("ARC_DEVICE")
+            .output()
+            .expect("the binary runs");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    for folder in folders() {
+        let (code, stdout, stderr) = check(&folder, &["--json"]);
+        assert_eq!(code, Some(0), "{}: {stderr}", folder.display());
+        let report: serde_json::Value = serde_json::from_str(&stdout).expect("one JSON object");
+        for case in report["cases"].as_array().expect("cases") {
+            let tensors: Vec<_> = case["deviations"].as_array().expect("tensors").iter().collect();
+            assert_eq!(tensors.len(), 4, "latents, projected, special vector and logits: {case}");
+            assert!(
+                tensors.iter().all(|tensor| tensor["absolute"].is_number() && tensor["scaled"].is_number())
+            );
+        }
+        let (code, stdout, stderr) = check(&folder, &["--tolerance", "1e-12"]);
+        assert_eq!(code, Some(1));
+        assert!(stdout.contains("case000") && stderr.contains("above the tolerance of 1.0e-12"), "{stderr}");
+    }
+}

@@ -57,7 +57,8 @@ impl Place {
     fn write(&self, names: &[&str], fields: &str) {
         let model = model().expect("the model").display();
         let encoder = repository("encoders/smollm2-start");
-        let sha256 = EncoderManifest::open(&encoder).expect("the encoder").backbone.sha256;
+        let sha256 =
+            EncoderManifest::open(&encoder).expect("the encoder").backbone.expect("a backbone").sha256;
         let mut text = format!(
             "schema = 1\ndefault_encoder = 'start'\n[encoders.start]\npackage = '{}'\n\
              [decoders.smollm2-135m]\nsource = 'file:{model}'\nsha256 = '{sha256}'\n",

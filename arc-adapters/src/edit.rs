@@ -232,6 +232,29 @@ impl RegistryEditor {
         Ok(())
     }
 
+    /// Gives a decoder of this file an adapter for an encoder, beside those for other encoders. A
+    /// decoder that has no adapter yet uses it, and that encoder, where no encoder is named.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when this file has no decoder of this name or alias.
+    pub fn add_adapter(&mut self, decoder: &str, encoder: &str, package: &Path) -> Result<()> {
+        check_name("encoder", encoder).map_err(|reason| invalid(&self.path, &reason))?;
+        let path = self.path.clone();
+        let package = path_text(package, &path)?;
+        let entry = self.entry(EntryKind::Decoder, decoder)?;
+        entry
+            .entry("adapters")
+            .or_insert_with(|| value(InlineTable::new()))
+            .as_table_like_mut()
+            .ok_or_else(|| invalid(&path, "`adapters` is not a table"))?
+            .insert(encoder, value(&package));
+        if !entry.contains_key("adapter") && !entry.contains_key("plugin") {
+            entry.insert("adapter", value(&package));
+            entry.insert("encoder", value(encoder));
+        }
+        Ok(())
+    }
+
     /// Removes an entry with its aliases.
     ///
     /// # Errors
@@ -611,6 +634,28 @@ mod tests {
         let plugin = registry.decoder("zebra").unwrap().plugin.clone().unwrap();
         assert_eq!(plugin.folders, [path.with_file_name("p")]);
         assert!(!plugin.allowed);
+    }
+
+    #[test]
+    fn a_decoder_has_adapters_for_several_encoders_and_the_first_is_the_usual_one() {
+        let (folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        for encoder in ["one", "two"] {
+            let package = format!("plugins/{encoder}/x");
+            editor.add_adapter("aa", encoder, Path::new(&package)).unwrap();
+            editor.add_adapter("zebra", encoder, Path::new(&package)).unwrap();
+        }
+        assert!(editor.add_adapter("nobody", "one", Path::new("x")).is_err());
+        let registry = editor.save().unwrap();
+        let at = |path: &str| Some(folder.path().join(path));
+        let aardvark = registry.decoder("aardvark").unwrap();
+        assert_eq!(aardvark.adapter, at("plugins/one/x"));
+        assert_eq!(aardvark.encoder.as_deref(), Some("one"));
+        assert_eq!(aardvark.adapter_for("two"), at("plugins/two/x").as_deref());
+        let zebra = registry.decoder("zebra").unwrap();
+        assert_eq!(zebra.adapter, at("plugins/zebra"), "what it had stays the usual one");
+        assert_eq!(zebra.adapter_for("one"), at("plugins/one/x").as_deref());
+        assert_eq!(zebra.adapter_for("three"), at("plugins/zebra").as_deref());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{read_text, sync_folder};
 use crate::manifest::{MAX_MANIFEST_BYTES, check_file_name, check_name, check_sha256, parse_versioned};
-use crate::{Error, ModelSource, Result};
+use crate::{Error, ModelShape, ModelSource, Result, WeightsFile};
 
 /// The schema number that this version reads and writes.
 pub const ENCODER_SCHEMA: u32 = 1;
@@ -35,9 +35,11 @@ pub struct EncoderManifest {
     pub n_truncated_layers: usize,
     /// How each of the last layers pools, the last entry for the last layer: `-p` groups p
     /// consecutive positions, `k` gives k groups, 0 gives one, -1 pools nothing.
-    pub compress_rates: Vec<i32>,
-    /// What a pooled query is made of.
-    pub pooling: Pooling,
+    pub compress_rates: Vec<i64>,
+    /// How a group of states becomes one, spelled as in the reference's configurations: `mean`,
+    /// `last`, `sum`, `fusion`, `metric_kmeans_euclidean` or `metric_kmeans_cosine`, and
+    /// `_pooled_queries` after it where keys and values stay unpooled.
+    pub pool_type: String,
     /// Where in a block pooling happens.
     #[serde(rename = "where")]
     pub place: PoolingPlace,
@@ -49,8 +51,20 @@ pub struct EncoderManifest {
     pub memory_tokens: usize,
     /// Longer texts are cut into chunks of at most this many tokens.
     pub chunk_tokens: usize,
-    /// The model that the blocks, embeddings and tokenizer are taken from.
-    pub backbone: Backbone,
+    /// Texts of more chunks than this are refused.
+    #[serde(default = "default_max_chunks")]
+    pub max_chunks: usize,
+    /// The model that the blocks, embeddings and tokenizer are taken from. An encoder that has all
+    /// of them in its package has none, and gives `shape` in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backbone: Option<Backbone>,
+    /// The sizes of the whole model that the encoder was cut from, in Meta's layout of weights
+    /// (rotary pairs are neighbours). Exactly one of this and `backbone` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<ModelShape>,
+    /// The `tokenizer.json` in the package, for an encoder without a backbone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<WeightsFile>,
     /// What was trained.
     pub weights: EncoderWeights,
     /// How it was trained: data, steps, seeds. Free form, shown to users as it is.
@@ -58,18 +72,9 @@ pub struct EncoderManifest {
     pub provenance: serde_json::Value,
 }
 
-/// How a group of hidden states becomes one pooled query.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Pooling {
-    /// Their mean.
-    #[default]
-    Mean,
-    /// The last of them.
-    Last,
-    /// Their sum.
-    Sum,
+/// The paper's long documents have at most this many chunks.
+fn default_max_chunks() -> usize {
+    32
 }
 
 /// Where in a block the positions are pooled.
@@ -105,7 +110,9 @@ pub struct Backbone {
 pub enum EncoderWeights {
     /// None: the backbone is used as it is.
     Backbone {},
-    /// All of them, in a safetensors file of the package.
+    /// All of them, in a safetensors file of the package, under the names of the reference's
+    /// encoder: `tok_embeddings.weight`, `layers.0.attention.wq.weight`, … and
+    /// `mem_embeddings.weight` where there are memory tokens.
     Full {
         /// A file name in the package.
         file: String,
@@ -122,6 +129,11 @@ pub enum EncoderWeights {
         rank: usize,
         /// The delta is `alpha / rank · B A`.
         alpha: f64,
+    },
+    /// Published elsewhere and not in this package: `arc import` fetches them and completes it.
+    Published {
+        /// The checkpoint's weights; its configuration lies beside them.
+        source: ModelSource,
     },
 }
 
@@ -180,12 +192,20 @@ impl EncoderManifest {
                 return Err(format!("schema is {}, expected {ENCODER_SCHEMA}", self.schema));
             }
             check_name("name", &self.name)?;
-            for (field, text) in [("encoder_id", &self.encoder_id), ("architecture", &self.architecture)] {
+            for (field, text) in [
+                ("encoder_id", &self.encoder_id),
+                ("architecture", &self.architecture),
+                ("pool_type", &self.pool_type),
+            ] {
                 if text.trim().is_empty() {
                     return Err(format!("`{field}` is empty"));
                 }
             }
-            for (field, n) in [("d_encoder", self.d_encoder), ("chunk_tokens", self.chunk_tokens)] {
+            for (field, n) in [
+                ("d_encoder", self.d_encoder),
+                ("chunk_tokens", self.chunk_tokens),
+                ("max_chunks", self.max_chunks),
+            ] {
                 if !(1..=1 << 20).contains(&n) {
                     return Err(format!("`{field}` is {n}, expected 1 to {}", 1 << 20));
                 }
@@ -197,14 +217,23 @@ impl EncoderManifest {
                     1 << 16
                 ));
             }
-            check_sha256("backbone.sha256", &self.backbone.sha256)?;
-            match (&self.backbone.decoder, &self.backbone.source) {
-                (Some(name), None) => check_name("backbone.decoder", name)?,
-                (None, Some(_)) => {}
-                _ => return Err("`backbone` needs either `decoder` or `source`".to_owned()),
+            match (&self.backbone, &self.shape) {
+                (Some(backbone), None) => backbone.check()?,
+                (None, Some(shape)) => self.check_shape(shape)?,
+                _ => return Err("either `backbone` or `shape` is needed, not both".to_owned()),
+            }
+            if let Some(tokenizer) = &self.tokenizer {
+                if self.backbone.is_some() {
+                    return Err("`tokenizer` is given, but the backbone has one".to_owned());
+                }
+                check_file_name("tokenizer.file", &tokenizer.file)?;
+                check_sha256("tokenizer.sha256", &tokenizer.sha256)?;
             }
             match &self.weights {
-                EncoderWeights::Backbone {} => Ok(()),
+                EncoderWeights::Backbone {} | EncoderWeights::Lora { .. } if self.backbone.is_none() => {
+                    Err("`weights` is of a kind that needs a `backbone`".to_owned())
+                }
+                EncoderWeights::Backbone {} | EncoderWeights::Published { .. } => Ok(()),
                 EncoderWeights::Full { file, sha256 } => {
                     check_file_name("weights.file", file)?;
                     check_sha256("weights.sha256", sha256)
@@ -221,6 +250,34 @@ impl EncoderManifest {
         };
         check().err()
     }
+
+    fn check_shape(&self, shape: &ModelShape) -> Result<(), String> {
+        shape.check("shape")?;
+        if shape.d_model != self.d_encoder {
+            return Err(format!(
+                "`shape.d_model` is {}, expected `d_encoder`, which is {}",
+                shape.d_model, self.d_encoder
+            ));
+        }
+        if self.n_truncated_layers >= shape.n_layers {
+            return Err(format!(
+                "`n_truncated_layers` is {}, expected less than `shape.n_layers`, which is {}",
+                self.n_truncated_layers, shape.n_layers
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Backbone {
+    fn check(&self) -> Result<(), String> {
+        check_sha256("backbone.sha256", &self.sha256)?;
+        match (&self.decoder, &self.source) {
+            (Some(name), None) => check_name("backbone.decoder", name),
+            (None, Some(_)) => Ok(()),
+            _ => Err("`backbone` needs either `decoder` or `source`".to_owned()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -229,7 +286,8 @@ mod tests {
 
     const EXAMPLE: &str = r#"{
         "schema": 1, "name": "start", "encoder_id": "e", "architecture": "llama", "d_encoder": 576,
-        "n_truncated_layers": 2, "compress_rates": [-1, -4], "pooling": "mean", "where": "before",
+        "n_truncated_layers": 2, "compress_rates": [-1, -4],
+        "pool_type": "mean_pooled_queries", "where": "before",
         "causal": false, "memory_tokens": 0, "chunk_tokens": 1024,
         "backbone": {"decoder": "smollm2-135m",
             "sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
@@ -247,6 +305,39 @@ mod tests {
     }
 
     #[test]
+    fn an_encoder_without_a_backbone_has_a_shape_and_its_own_weights() {
+        let text = r#"{
+            "schema": 1, "name": "whole", "encoder_id": "e", "architecture": "llama", "d_encoder": 8,
+            "n_truncated_layers": 1, "compress_rates": [], "pool_type": "mean", "where": "between",
+            "memory_tokens": 4, "chunk_tokens": 64,
+            "shape": {"n_layers": 2, "d_model": 8, "n_heads": 2, "n_kv_heads": 1, "d_head": 4,
+                "d_ff": 16, "vocab_size": 61, "norm_eps": 1e-5, "rope_theta": 10000.0},
+            "weights": {"kind": "published", "source": "hf:O/R@main#model.safetensors"}}"#;
+        let parse = |text: &str| EncoderManifest::parse(text, Path::new("encoder.json"));
+        let manifest = parse(text).unwrap();
+        assert_eq!(manifest.max_chunks, 32);
+        assert!(manifest.backbone.is_none());
+        let folder = tempfile::tempdir().unwrap();
+        manifest.write(folder.path()).unwrap();
+        assert_eq!(EncoderManifest::open(folder.path()).unwrap(), manifest);
+        for (from, to, expected) in [
+            ("\"d_model\": 8", "\"d_model\": 9", "`shape.d_model` is 9"),
+            ("\"n_truncated_layers\": 1", "\"n_truncated_layers\": 2", "`n_truncated_layers` is 2"),
+            ("\"n_kv_heads\": 1", "\"n_kv_heads\": 0", "`shape.n_kv_heads` is 0"),
+            (
+                "\"kind\": \"published\", \"source\": \"hf:O/R@main#model.safetensors\"",
+                "\"kind\": \"backbone\"",
+                "needs a `backbone`",
+            ),
+        ] {
+            let bad = text.replacen(from, to, 1);
+            assert_ne!(bad, text);
+            let error = parse(&bad).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         for (from, to, expected) in [
             ("\"schema\": 1", "\"schema\": 9", "schema 9"),
@@ -258,7 +349,14 @@ mod tests {
                 "{\"kind\": \"full\", \"file\": \"a/b\", \"sha256\": \"\"}",
                 "weights.file",
             ),
-            ("\"mean\"", "\"median\"", "unknown variant `median`"),
+            ("\"mean_pooled_queries\"", "\" \"", "`pool_type` is empty"),
+            ("\"before\"", "\"after\"", "unknown variant `after`"),
+            (
+                "\"weights\":",
+                "\"tokenizer\": {\"file\": \"t\", \"sha256\": \"\"}, \"weights\":",
+                "`tokenizer`",
+            ),
+            ("\"weights\":", "\"shape\": null, \"wheights\":", "unknown field `wheights`"),
             ("\"causal\"", "\"casual\"", "unknown field `casual`"),
         ] {
             let text = EXAMPLE.replacen(from, to, 1);

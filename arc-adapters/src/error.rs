@@ -104,6 +104,17 @@ pub enum Error {
         origin: PathBuf,
     },
 
+    /// A published adapter whose weights are not here yet.
+    #[error(
+        "the weights of adapter `{adapter}` are not here: they belong to encoder `{encoder}`, which was not imported"
+    )]
+    NotImported {
+        /// The adapter.
+        adapter: String,
+        /// The encoder that it was published with.
+        encoder: String,
+    },
+
     /// Bytes are not the ones that were pinned.
     #[error("`{}` has sha256 `{found}`, pinned is `{expected}`", path.display())]
     Sha256Mismatch {
@@ -392,6 +403,9 @@ impl Error {
             Self::NameTaken { .. } => {
                 Some("choose another name, or remove the old entry with `arc adapters remove`".to_owned())
             }
+            Self::NotImported { encoder, .. } => Some(format!(
+                "fetch the checkpoint of `{encoder}` and run `arc import FOLDER --name {encoder}`"
+            )),
             Self::NoAdapter { decoder, .. } => Some(format!(
                 "fit one with `arc fit --decoder {decoder}`, or add a package with `arc adapters add`"
             )),

@@ -35,14 +35,13 @@ mod projector;
 mod registry;
 mod report;
 mod scaffold;
+mod shape;
 mod source;
 
 pub use archive::{Archive, ArchiveContents, pack, read_archive, unpack};
 pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
 pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor};
-pub use encoder::{
-    Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, Pooling, PoolingPlace,
-};
+pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
 pub use isolate::{Isolation, serve_plugin};
 pub use loader::PluginPolicy;
@@ -60,4 +59,5 @@ pub use report::{
     inspect, list, verify,
 };
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};
+pub use shape::ModelShape;
 pub use source::{ModelFile, ModelSource, PipFile};

@@ -52,7 +52,8 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Error::Io`] when a file cannot be read; [`Error::Invalid`] or
-    /// [`Error::UnsupportedSchema`] for the manifest; [`Error::Sha256Mismatch`] when the weights
+    /// [`Error::UnsupportedSchema`] for the manifest; [`Error::NotImported`] when the weights are
+    /// published elsewhere and not here; [`Error::Sha256Mismatch`] when the weights
     /// are not the ones that the manifest names; the tensor errors when they do not fit it.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
@@ -64,6 +65,9 @@ impl Adapter {
                 what: "adapter manifest",
                 reason: "a `custom` projector is code, a data package has none".to_owned(),
             });
+        }
+        if manifest.weights.sha256.is_empty() {
+            return Err(Error::NotImported { adapter: manifest.name, encoder: manifest.encoder.name });
         }
         let weights_path = folder.join(&manifest.weights.file);
         let bytes = read_bytes(&weights_path, "weights file", MAX_WEIGHTS_BYTES)?;

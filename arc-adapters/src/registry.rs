@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::files::read_text;
 use crate::manifest::{check_name, check_sha256};
-use crate::{Error, ModelFile, ModelSource, Result};
+use crate::{Error, ModelFile, ModelShape, ModelSource, Result};
 
 /// The schema number that this version reads and writes.
 pub const REGISTRY_SCHEMA: u32 = 1;
@@ -53,6 +53,8 @@ pub struct DecoderEntry {
     pub encoder: Option<String>,
     /// The folder of its adapter package.
     pub adapter: Option<PathBuf>,
+    /// Folders of adapter packages for other encoders, by the encoder's name.
+    pub adapters: BTreeMap<String, PathBuf>,
     /// A code plugin to use in place of a package.
     pub plugin: Option<PluginEntry>,
     /// How to use it where the caller says nothing.
@@ -61,6 +63,8 @@ pub struct DecoderEntry {
     pub description: Option<String>,
     /// The licence of the model, as its makers name it.
     pub licence: Option<String>,
+    /// The sizes of the model, to plan with before it is pulled.
+    pub shape: Option<ModelShape>,
     /// The registry file that defines it.
     pub origin: PathBuf,
     /// The registry files whose entries of the same name it replaces, nearest last.
@@ -94,6 +98,15 @@ impl DecoderOptions {
             return Err(format!("`{at}.stop` has an empty text"));
         }
         Ok(())
+    }
+}
+
+impl DecoderEntry {
+    /// The folder of the adapter package for an encoder: the one that the entry names for it, else
+    /// its usual one, which may be for another encoder and then says so when latents meet it.
+    #[must_use]
+    pub fn adapter_for(&self, encoder: &str) -> Option<&Path> {
+        self.adapters.get(encoder).or(self.adapter.as_ref()).map(PathBuf::as_path)
     }
 }
 
@@ -393,11 +406,14 @@ struct DecoderText {
     tokenizer: Option<ModelFile>,
     encoder: Option<String>,
     adapter: Option<PathBuf>,
+    #[serde(default)]
+    adapters: BTreeMap<String, PathBuf>,
     plugin: Option<PluginText>,
     #[serde(default)]
     options: DecoderOptions,
     description: Option<String>,
     licence: Option<String>,
+    shape: Option<ModelShape>,
 }
 
 #[derive(Deserialize)]
@@ -433,6 +449,9 @@ impl RegistryText {
             let model = resolve(model, folder, &at("sha256"))?;
             let tokenizer =
                 text.tokenizer.map(|file| resolve(file, folder, &at("tokenizer.sha256"))).transpose()?;
+            if let Some(shape) = &text.shape {
+                shape.check(&at("shape"))?;
+            }
             if text.adapter.is_some() && text.plugin.is_some() {
                 return Err(format!("`decoders.{name}` has both `adapter` and `plugin`"));
             }
@@ -456,10 +475,12 @@ impl RegistryText {
                 tokenizer,
                 encoder: text.encoder,
                 adapter: text.adapter.map(|path| folder.join(path)),
+                adapters: text.adapters.into_iter().map(|(name, path)| (name, folder.join(path))).collect(),
                 plugin,
                 options: text.options,
                 description: text.description,
                 licence: text.licence,
+                shape: text.shape,
                 origin: origin.to_owned(),
                 replaces: Vec::new(),
                 name,

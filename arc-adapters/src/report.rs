@@ -417,7 +417,7 @@ mod tests {
     use crate::scaffold::tests::scaffold;
 
     const ENCODER: &str = r#"{"schema": 1, "name": "start", "encoder_id": "e", "architecture": "llama",
-        "d_encoder": 8, "n_truncated_layers": 0, "compress_rates": [-4], "pooling": "mean",
+        "d_encoder": 8, "n_truncated_layers": 0, "compress_rates": [-4], "pool_type": "mean",
         "where": "before", "chunk_tokens": 64, "backbone": {"source": "file:b", "sha256": "SHA"},
         "weights": {"kind": "backbone"}}"#;
 

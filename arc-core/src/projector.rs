@@ -6,6 +6,7 @@ use arc_adapters::{Adapter, HostProjector, ProjectorLayer, ProjectorSpec, Tensor
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
+use crate::nn::count_products;
 use crate::{Error, Result};
 
 /// The weights of one described layer.
@@ -153,6 +154,8 @@ fn apply_one(layer: &ProjectorLayer, weights: &ProjectorWeights, x: Tensor<2>) -
     match layer {
         ProjectorLayer::Linear { .. } => {
             let matrix = weights.matrix.as_ref().expect("built with the layer").val();
+            let ([n, d_in], [_, d_out]) = (x.dims(), matrix.dims());
+            count_products(1, [n, d_in, d_out]);
             biased(x.matmul(matrix))
         }
         ProjectorLayer::RmsNorm { eps, .. } => {

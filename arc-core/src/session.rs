@@ -15,7 +15,7 @@ use crate::decoder::Decoder;
 use crate::device::DeviceName;
 use crate::encoder::Encoder;
 use crate::hub::{self, Cache, Consent, Silent};
-use crate::tokenizer::Tokenizer;
+use crate::nn::Residence;
 use crate::{Error, Result};
 
 /// Finds a model's file, pulling it where needed: the model and the name of its cache folder in,
@@ -173,7 +173,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`Session::encoder_named`].
+    /// As [`Session::encoder_named`], and [`Error::InvalidArgument`] for an encoder that has all of
+    /// its weights in its package.
     pub fn backbone(&self, manifest: &EncoderManifest) -> Result<PathBuf> {
         self.find_backbone(&self.names().registry, manifest)
     }
@@ -188,12 +189,36 @@ impl Session {
     pub fn decoder(&self, name: &str) -> Result<Arc<AdaptedDecoder>> {
         let names = self.names();
         let entry = names.registry.decoder(name)?;
-        let slot = names.adapted.get(&entry.name).ok_or_else(|| no_slot(&entry.name))?;
+        self.load_adapted(&names, entry, None)
+    }
+
+    /// A decoder with its adapter for an encoder, both by name or alias: the one that the entry
+    /// names for it, else its usual one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::decoder`].
+    pub fn decoder_for(&self, name: &str, encoder: &str) -> Result<Arc<AdaptedDecoder>> {
+        let names = self.names();
+        let entry = names.registry.decoder(name)?;
+        let encoder = &names.registry.encoder(encoder)?.name;
+        self.load_adapted(&names, entry, entry.adapters.contains_key(encoder).then_some(encoder))
+    }
+
+    /// A decoder with its usual adapter, or with the one that its entry names for an encoder.
+    fn load_adapted(
+        &self,
+        names: &Names,
+        entry: &DecoderEntry,
+        encoder: Option<&String>,
+    ) -> Result<Arc<AdaptedDecoder>> {
+        let slot =
+            names.adapted.get(&(entry.name.clone(), encoder.cloned())).ok_or_else(|| no_slot(&entry.name))?;
         let (adapted, is_new) = slot.get_or_load(self.tick(), || {
             // The adapter is small and its faults are found before a model is pulled.
-            let adapter = Adapter::resolve(entry, &self.plugins)?;
+            let adapter = resolve_adapter(entry, encoder, &self.plugins)?;
             let stamp = stamp(&adapter.manifest);
-            let model = self.load_model(&names, entry)?;
+            let model = self.load_model(names, entry)?;
             let mut adapted = AdaptedDecoder::with_pins(model, adapter, self.pins)?;
             if let Some(template) = &entry.options.prompt_template {
                 adapted = adapted.with_template(template)?;
@@ -202,7 +227,7 @@ impl Session {
             Ok(Loaded { thing: Arc::new(adapted), bytes, stamp })
         })?;
         if is_new {
-            self.evict(&names, "decoder", &entry.name);
+            self.evict(names, "decoder", &entry.name);
         }
         Ok(adapted)
     }
@@ -258,8 +283,9 @@ impl Session {
         let slot = names.encoders.get(&entry.name).ok_or_else(|| no_slot(&entry.name))?;
         let (encoder, is_new) = slot.get_or_load(self.tick(), || {
             let manifest = EncoderManifest::open(&entry.package)?;
-            let backbone = self.find_backbone(&names.registry, &manifest)?;
-            let encoder = Encoder::open(&manifest, &entry.package, &backbone, &self.device)?;
+            let find = || self.find_backbone(&names.registry, &manifest);
+            let backbone = manifest.backbone.is_some().then(find).transpose()?;
+            let encoder = Encoder::open(&manifest, &entry.package, backbone.as_deref(), &self.device)?;
             let bytes = encoder.weight_bytes();
             Ok(Loaded { thing: Arc::new(encoder), bytes, stamp: stamp(&manifest) })
         })?;
@@ -273,7 +299,11 @@ impl Session {
         let slot = names.models.get(&entry.name).ok_or_else(|| no_slot(&entry.name))?;
         let (model, is_new) = slot.get_or_load(self.tick(), || {
             let path = (self.locate)(&entry.model, &entry.name)?;
-            let mut decoder = Decoder::open(&entry.name, &path, &self.device)?;
+            let locate = |model| (self.locate)(model, &entry.name);
+            let tokenizer = entry.tokenizer.as_ref().map(locate).transpose()?;
+            let residence = Residence::for_inference(&self.device);
+            let decoder =
+                Decoder::open_with(&entry.name, &path, tokenizer.as_deref(), &self.device, residence)?;
             let found = decoder.network.config().architecture.name();
             if let Some(expected) = entry.architecture.as_ref().filter(|expected| *expected != found) {
                 return Err(Error::Mismatch {
@@ -282,9 +312,6 @@ impl Session {
                     found: found.to_owned(),
                     hint: format!("correct `architecture` or `source` in `{}`", entry.origin.display()),
                 });
-            }
-            if let Some(tokenizer) = &entry.tokenizer {
-                decoder.tokenizer = Tokenizer::from_file((self.locate)(tokenizer, &entry.name)?)?;
             }
             let bytes = decoder.network.weight_bytes();
             Ok(Loaded { thing: Arc::new(decoder), bytes, stamp: String::new() })
@@ -296,7 +323,10 @@ impl Session {
     }
 
     fn find_backbone(&self, registry: &Registry, manifest: &EncoderManifest) -> Result<PathBuf> {
-        let backbone = &manifest.backbone;
+        let Some(backbone) = &manifest.backbone else {
+            let reason = format!("encoder `{}` has no backbone: its package is all of it", manifest.name);
+            return Err(Error::InvalidArgument(reason));
+        };
         match (&backbone.decoder, &backbone.source) {
             (Some(name), _) => {
                 let entry = registry.decoder(name)?;
@@ -373,11 +403,12 @@ struct Names {
     registry: Arc<Registry>,
     encoders: Slots<Encoder>,
     models: Slots<Decoder>,
-    adapted: Slots<AdaptedDecoder>,
+    /// By decoder, and by encoder where the entry names an adapter for it.
+    adapted: Slots<AdaptedDecoder, (String, Option<String>)>,
 }
 
 /// One for each name.
-type Slots<T> = HashMap<String, Arc<Slot<T>>>;
+type Slots<T, K = String> = HashMap<K, Arc<Slot<T>>>;
 
 /// A loaded model, and when it was used last.
 struct Held {
@@ -390,7 +421,11 @@ impl Names {
         Self {
             encoders: registry.encoders().map(|entry| (entry.name.clone(), Arc::default())).collect(),
             models: registry.decoders().map(|entry| (entry.name.clone(), Arc::default())).collect(),
-            adapted: registry.decoders().map(|entry| (entry.name.clone(), Arc::default())).collect(),
+            adapted: registry
+                .decoders()
+                .flat_map(adapters_of)
+                .map(|(decoder, encoder)| ((decoder.clone(), encoder.cloned()), Arc::default()))
+                .collect(),
             registry: Arc::new(registry),
         }
     }
@@ -412,20 +447,21 @@ impl Names {
         }
         for entry in new.registry.decoders() {
             let Ok(old) = self.registry.decoder(&entry.name) else { continue };
-            let (Some(model), Some(adapted)) = (self.models.get(&entry.name), self.adapted.get(&entry.name))
-            else {
-                continue;
-            };
+            let Some(model) = self.models.get(&entry.name) else { continue };
             let same_model = model_is_same(old, entry);
             if same_model {
                 new.models.insert(entry.name.clone(), Arc::clone(model));
-            }
-            let same_adapter = same_model && adapter_is_same(old, entry, plugins, adapted);
-            if same_adapter {
-                new.adapted.insert(entry.name.clone(), Arc::clone(adapted));
-            }
-            if (!same_model && model.holds()) || (!same_adapter && adapted.holds()) {
+            } else if model.holds() {
                 changed.push(entry.name.clone());
+            }
+            for (decoder, encoder) in adapters_of(entry) {
+                let key = (decoder.clone(), encoder.cloned());
+                let Some(adapted) = self.adapted.get(&key) else { continue };
+                if same_model && adapter_is_same(old, entry, encoder, plugins, adapted) {
+                    new.adapted.insert(key, Arc::clone(adapted));
+                } else if adapted.holds() {
+                    changed.push(entry.name.clone());
+                }
             }
         }
         let all = |registry: &Registry| {
@@ -457,7 +493,7 @@ impl Names {
         let Some(loaded) = slot.stamp() else { return false };
         let Ok(manifest) = EncoderManifest::open(&new.package) else { return false };
         let backbone = |registry: &Registry| {
-            let name = manifest.backbone.decoder.as_ref()?;
+            let name = manifest.backbone.as_ref()?.decoder.as_ref()?;
             registry.decoder(name).ok().map(|entry| entry.model.clone())
         };
         old.package == new.package
@@ -479,7 +515,7 @@ impl Names {
         for (name, slot) in &self.models {
             slot.held().into_iter().for_each(|held| add("decoder", name, held));
         }
-        for (name, slot) in &self.adapted {
+        for ((name, _), slot) in &self.adapted {
             slot.held().into_iter().for_each(|held| add("decoder", name, held));
         }
         held.into_iter()
@@ -495,9 +531,31 @@ impl Names {
         if model.kind == "encoder" {
             self.encoders.get(&model.name).into_iter().for_each(|slot| slot.let_go());
         } else {
-            self.adapted.get(&model.name).into_iter().for_each(|slot| slot.let_go());
+            for ((decoder, _), slot) in &self.adapted {
+                if *decoder == model.name {
+                    slot.let_go();
+                }
+            }
             self.models.get(&model.name).into_iter().for_each(|slot| slot.let_go());
         }
+    }
+}
+
+/// A decoder's usual adapter, and those that its entry names for encoders.
+fn adapters_of(entry: &DecoderEntry) -> impl Iterator<Item = (&String, Option<&String>)> {
+    let usual = std::iter::once((&entry.name, None));
+    usual.chain(entry.adapters.keys().map(|encoder| (&entry.name, Some(encoder))))
+}
+
+/// The adapter that an entry names for an encoder, else its usual one.
+fn resolve_adapter(
+    entry: &DecoderEntry,
+    encoder: Option<&String>,
+    plugins: &PluginPolicy,
+) -> Result<Adapter> {
+    match encoder.and_then(|encoder| entry.adapters.get(encoder)) {
+        Some(folder) => Ok(Adapter::open(folder)?),
+        None => Ok(Adapter::resolve(entry, plugins)?),
     }
 }
 
@@ -509,16 +567,19 @@ fn model_is_same(old: &DecoderEntry, new: &DecoderEntry) -> bool {
 fn adapter_is_same(
     old: &DecoderEntry,
     new: &DecoderEntry,
+    encoder: Option<&String>,
     plugins: &PluginPolicy,
     slot: &Slot<AdaptedDecoder>,
 ) -> bool {
-    if (&old.adapter, &old.plugin, &old.options) != (&new.adapter, &new.plugin, &new.options) {
+    if (&old.adapter, &old.adapters, &old.plugin, &old.options)
+        != (&new.adapter, &new.adapters, &new.plugin, &new.options)
+    {
         return false;
     }
     // A plugin's entry pins its very bytes, a package's does not.
     new.plugin.is_some()
         || slot.stamp().is_some_and(|loaded| {
-            Adapter::resolve(new, plugins).is_ok_and(|adapter| stamp(&adapter.manifest) == loaded)
+            resolve_adapter(new, encoder, plugins).is_ok_and(|adapter| stamp(&adapter.manifest) == loaded)
         })
 }
 

@@ -7,7 +7,7 @@ use arc_core::decoder::{GenerateOptions, Timings};
 use arc_core::document::Document;
 use arc_core::encoder::{CompressOptions, Latents};
 use arc_core::prompt::Prompt;
-use arc_core::{AdaptedDecoder, Session};
+use arc_core::{AdaptedDecoder, Session, SpecialVector};
 use serde_json::{Value, json};
 
 use super::setup::{is_latents_file, session, warn_of_overridden_pins};
@@ -54,7 +54,10 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
         else {
             continue;
         };
-        let decoder = session.decoder(&reader.name)?;
+        let decoder = match &ask.encoder {
+            Some(encoder) => session.decoder_for(&reader.name, encoder)?,
+            None => session.decoder(&reader.name)?,
+        };
         let mut options = options.clone();
         if options.stop.is_empty() {
             options.stop.clone_from(&reader.options.stop);
@@ -67,7 +70,7 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
                     decoder.decoder.name
                 ))?;
             }
-            let prompt = prompt(&decoder, materials, question, ask.open_book)?;
+            let prompt = prompt(&decoder, materials, question, ask)?;
             let overridden = decoder.overridden_pins();
             if index == 0 {
                 warn_of_overridden_pins(&overridden, output);
@@ -151,9 +154,9 @@ fn prompt(
     decoder: &AdaptedDecoder,
     materials: &[Material],
     question: &str,
-    open_book: bool,
+    ask: &Ask,
 ) -> Result<Prompt, Failure> {
-    if open_book {
+    if ask.open_book {
         let texts: Vec<&str> = materials
             .iter()
             .filter_map(|material| match material {
@@ -170,7 +173,8 @@ fn prompt(
             Material::Text(_) => None,
         })
         .collect();
-    Ok(decoder.prompt(&latents, question)?)
+    let special = if ask.no_special { SpecialVector::None } else { SpecialVector::Usual };
+    Ok(decoder.prompt_about(&latents, question, special)?)
 }
 
 fn answer(

@@ -44,14 +44,16 @@ pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     for entry in registry.encoders() {
         let is_default = registry.default_encoder() == Some(entry.name.as_str());
         output.line(format!(
-            "{:<24} {:>12}  {}",
+            "{:<24} {:>12}  {:<8} {}",
             entry.name,
             "encoder",
-            if is_default { "default" } else { "" }
+            if is_default { "default" } else { "" },
+            entry.description.as_deref().unwrap_or("")
         ))?;
         encoders.push(json!({
             "name": entry.name,
             "package": entry.package,
+            "description": entry.description,
             "default": is_default,
             "origin": entry.origin,
         }));

@@ -1,6 +1,6 @@
 //! `arc pull`: models into the cache.
 
-use arc_adapters::EncoderManifest;
+use arc_adapters::{EncoderManifest, EncoderWeights, ModelFile};
 use serde_json::json;
 
 use super::setup::{locate, registry, session};
@@ -12,7 +12,8 @@ pub(crate) fn run(global: &Global, pull: &Pull, output: &Output) -> Result<(), F
     let registry = registry(global)?;
     let mut pulled = Vec::new();
     for name in &pull.names {
-        // An encoder is pulled as its backbone; a decoder's name wins over an encoder's.
+        // An encoder is pulled as its backbone, a published one as its checkpoint; a decoder's name
+        // wins over an encoder's.
         let path = match (registry.decoder(name), registry.encoder(name)) {
             (Ok(entry), _) => {
                 if let Some(tokenizer) = &entry.tokenizer {
@@ -20,7 +21,13 @@ pub(crate) fn run(global: &Global, pull: &Pull, output: &Output) -> Result<(), F
                 }
                 locate(&entry.model, &entry.name, global.yes)?
             }
-            (Err(_), Ok(entry)) => session(global)?.backbone(&EncoderManifest::open(&entry.package)?)?,
+            (Err(_), Ok(entry)) => match EncoderManifest::open(&entry.package)? {
+                EncoderManifest { weights: EncoderWeights::Published { source }, .. } => {
+                    let checkpoint = ModelFile { source, sha256: None, bytes: None };
+                    locate(&checkpoint, &entry.name, global.yes)?
+                }
+                manifest => session(global)?.backbone(&manifest)?,
+            },
             (Err(unknown), Err(_)) => return Err(unknown.into()),
         };
         output.line(format!("{name}: {}", path.display()))?;

@@ -117,8 +117,10 @@ impl Place {
         let backbone = std::fs::read(self.path("tiny.gguf")).expect("the backbone");
         let manifest = json!({
             "schema": 1, "name": name, "encoder_id": "to be computed", "architecture": "llama",
-            "d_encoder": WIDTH, "n_truncated_layers": 0, "compress_rates": [-1], "pooling": "mean",
+            "d_encoder": WIDTH, "n_truncated_layers": 0, "compress_rates": [-1],
+            "pool_type": "mean_pooled_queries",
             "where": "before", "causal": false, "memory_tokens": 0, "chunk_tokens": chunk_tokens,
+            "max_chunks": 1024,
             "backbone": { "decoder": "tiny", "sha256": sha256_hex(&backbone) },
             "weights": { "kind": "backbone" },
         });

@@ -104,6 +104,8 @@ pub(super) struct Layout {
 impl Layout {
     /// GGUF, whose names do not depend on the architecture.
     pub(super) const GGUF: Self = Self { names: TensorNames::GGUF, norm_offset: 0.0 };
+    /// Meta's names, which OLMo's own are mapped to as well.
+    pub(super) const META: Self = Self { names: TensorNames::META, norm_offset: 0.0 };
 }
 
 impl DecoderConfig {

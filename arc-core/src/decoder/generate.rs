@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// Prompts are read in pieces of this many positions, which bounds the attention mask and the
 /// scores; chosen so that the products stay large.
-const PREFILL_CHUNK: usize = 512;
+pub(crate) const PREFILL_CHUNK: usize = 512;
 
 /// What to generate.
 #[derive(Clone, Debug)]

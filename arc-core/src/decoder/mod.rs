@@ -3,6 +3,7 @@
 //! One file per architecture states how its checkpoints configure it; [`Transformer`] runs them
 //! all. A decoder of a known architecture needs no code: it is a folder and a registry entry.
 
+mod checkpoint;
 mod config;
 mod gemma3;
 mod generate;
@@ -17,7 +18,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
+pub(crate) use checkpoint::Checkpoint;
 pub use config::{Architecture, DecoderConfig, LocalLayers};
+pub(crate) use generate::PREFILL_CHUNK;
 pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Prefix, Timings, TokenScore};
 pub use kv_cache::KvCache;
 pub use throughput::Throughput;
@@ -27,7 +30,7 @@ use crate::Result;
 use crate::chat_template::ChatTemplate;
 use crate::nn::Residence;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{GgufFile, HfFolder, RawTensor, TensorNames, TensorSource};
+use crate::weights::RawTensor;
 
 /// A language model with its tokenizer, under the name that the registry gives it.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Loads a GGUF file, or a Hugging Face folder, for inference.
+    /// Loads a GGUF file, or a folder in Hugging Face's, Meta's or OLMo's layout, for inference.
     ///
     /// # Errors
     ///
@@ -60,29 +63,32 @@ impl Decoder {
     ///
     /// As [`Decoder::open`].
     pub fn open_as(name: &str, path: &Path, device: &Device, residence: Residence) -> Result<Self> {
-        let (network, tokenizer, chat_template, embedding_table) = if path.is_dir() {
-            let folder = HfFolder::open(path)?;
-            (
-                Transformer::from_hugging_face(&folder, device, residence)?,
-                Tokenizer::from_file(path.join("tokenizer.json"))?,
-                ChatTemplate::from_folder(path)?,
-                folder.tensor(TensorNames::HUGGING_FACE.embedding)?,
-            )
-        } else {
-            let file = GgufFile::open(path)?;
-            (
-                Transformer::from_gguf(&file, device, residence)?,
-                Tokenizer::from_gguf(&file)?,
-                ChatTemplate::from_gguf(&file)?,
-                file.tensor(TensorNames::GGUF.embedding)?,
-            )
-        };
+        Self::open_with(name, path, None, device, residence)
+    }
+
+    /// Loads a model whose tokenizer is elsewhere: a `tokenizer.json`, in place of the one in or
+    /// beside the model's file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::open`].
+    pub fn open_with(
+        name: &str,
+        path: &Path,
+        tokenizer: Option<&Path>,
+        device: &Device,
+        residence: Residence,
+    ) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
         Ok(Self {
             name: name.to_owned(),
-            network,
-            tokenizer,
-            chat_template,
-            embedding_table,
+            network: Transformer::from_checkpoint(&checkpoint, device, residence)?,
+            tokenizer: match tokenizer {
+                Some(path) => Tokenizer::from_file(path)?,
+                None => checkpoint.tokenizer()?,
+            },
+            chat_template: checkpoint.chat_template()?,
+            embedding_table: checkpoint.embedding_table()?,
             path: path.to_owned(),
         })
     }

@@ -6,12 +6,13 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, activation};
 
+use super::checkpoint::Checkpoint;
 use super::config::{DecoderConfig, Layout};
 use super::generate::TokenScore;
 use super::kv_cache::KvCache;
 use crate::Result;
 use crate::nn::{Block, Embedding, Linear, Loader, Norm, Residence};
-use crate::weights::{GgufFile, HfFolder, MetaFolder, TensorNames, TensorSource};
+use crate::weights::{GgufFile, HfFolder, MetaFolder, TensorSource};
 
 /// Logits are made for at most this many positions at once when a loss is taken: a vocabulary of
 /// 262,144 takes a megabyte per position.
@@ -57,8 +58,21 @@ impl Transformer {
     ///
     /// As [`Transformer::from_gguf`].
     pub fn from_meta(folder: &MetaFolder, device: &Device, residence: Residence) -> Result<Self> {
-        let layout = Layout { names: TensorNames::META, norm_offset: 0.0 };
-        Self::load(DecoderConfig::from_meta(folder.args()), folder, &layout, device, residence)
+        Self::load(DecoderConfig::from_meta(folder.args()), folder, &Layout::META, device, residence)
+    }
+
+    /// Loads a checkpoint in any layout.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transformer::from_gguf`].
+    pub(crate) fn from_checkpoint(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        residence: Residence,
+    ) -> Result<Self> {
+        let config = checkpoint.config().clone();
+        Self::load(config, checkpoint.source(), checkpoint.layout(), device, residence)
     }
 
     fn load(

@@ -8,8 +8,10 @@ mod released;
 
 pub use arc_encoder::{ArcEncoder, ArcEncoderConfig, EncodedBatch};
 pub use latents::Latents;
+pub(crate) use package::{CHUNKS_AT_ONCE, encoder_config};
 pub use package::{CompressOptions, Encoder, encoder_id};
 pub use pooling::{
     ClusterMetric, PoolType, Pooled, Pooling, PoolingGroups, PoolingKind, PoolingPlace, PoolingRate,
 };
+pub(crate) use released::projector_spec;
 pub use released::special_vector;

@@ -1,22 +1,24 @@
 //! An encoder with its tokenizer and identity, from an encoder package.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use arc_adapters::{EncoderManifest, EncoderWeights};
-use burn::tensor::{Device, Tensor};
+use arc_adapters::{ENCODER_FILE, EncoderManifest, EncoderWeights};
+use burn::tensor::{Device, Tensor, TensorData};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    ArcEncoder, ArcEncoderConfig, Latents, PoolType, Pooling, PoolingKind, PoolingPlace, PoolingRate,
-};
-use crate::decoder::{Architecture, DecoderConfig};
+use super::{ArcEncoder, ArcEncoderConfig, Latents, PoolType, Pooling, PoolingPlace, PoolingRate};
+use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
 use crate::nn::{Loader, Residence};
 use crate::tokenizer::Tokenizer;
-use crate::weights::{GgufFile, TensorNames};
+use crate::weights::{ModelArgs, SafetensorsFile, TensorNames, TensorSource as _};
 use crate::{Error, Result};
 
 /// Chunks of a long document are encoded this many at a time, which bounds the memory.
-const CHUNKS_AT_ONCE: usize = 4;
+pub(crate) const CHUNKS_AT_ONCE: usize = 4;
+
+/// The memory vectors in a package's weights, `[memory_tokens, d_encoder]`.
+const MEMORY: &str = "mem_embeddings.weight";
 
 /// How to compress.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,29 +39,43 @@ pub struct Encoder {
     /// Text to the encoder's token ids.
     pub tokenizer: Tokenizer,
     chunk_tokens: usize,
+    max_chunks: usize,
     device: Device,
     weight_bytes: u64,
 }
 
 /// The identity of an encoder: the sha256 of everything that its latents depend on. The pooling
-/// rate is not in it, since one encoder serves several.
+/// rates are not in it, since one encoder serves several, and neither is its name.
 #[must_use]
 pub fn encoder_id(manifest: &EncoderManifest) -> String {
-    let weights_sha256 = match &manifest.weights {
-        EncoderWeights::Full { sha256, .. } | EncoderWeights::Lora { sha256, .. } => sha256.as_str(),
-        _ => "",
+    let weights = match &manifest.weights {
+        EncoderWeights::Full { sha256, .. } => json!({ "sha256": sha256 }),
+        EncoderWeights::Lora { sha256, rank, alpha, .. } => {
+            json!({ "sha256": sha256, "rank": rank, "alpha": format!("{alpha:e}") })
+        }
+        EncoderWeights::Published { source } => json!({ "source": source }),
+        _ => json!(null),
     };
-    let identity = serde_json::json!({
+    // Numbers with a fraction as text: how JSON writers print them is their own affair.
+    let shape = manifest.shape.as_ref().map(|shape| {
+        let mut value = json!(shape);
+        value["norm_eps"] = json!(format!("{:e}", shape.norm_eps));
+        value["rope_theta"] = json!(format!("{:e}", shape.rope_theta));
+        value
+    });
+    let identity = json!({
         "architecture": manifest.architecture,
         "d_encoder": manifest.d_encoder,
         "n_truncated_layers": manifest.n_truncated_layers,
-        "pooling": manifest.pooling,
+        "pool_type": manifest.pool_type,
         "where": manifest.place,
         "causal": manifest.causal,
         "memory_tokens": manifest.memory_tokens,
         "chunk_tokens": manifest.chunk_tokens,
-        "backbone_sha256": manifest.backbone.sha256,
-        "weights_sha256": weights_sha256,
+        "backbone_sha256": manifest.backbone.as_ref().map(|backbone| &backbone.sha256),
+        "shape": shape,
+        "tokenizer_sha256": manifest.tokenizer.as_ref().map(|tokenizer| &tokenizer.sha256),
+        "weights": weights,
     });
     format!("{:x}", HexDigest(Sha256::digest(identity.to_string()).into()))
 }
@@ -73,15 +89,124 @@ impl std::fmt::LowerHex for HexDigest {
     }
 }
 
+/// Checks that a package still has the settings that it was made with.
+fn check_encoder_id(manifest: &EncoderManifest) -> Result<()> {
+    let id = encoder_id(manifest);
+    if manifest.encoder_id == id {
+        return Ok(());
+    }
+    Err(Error::Mismatch {
+        what: format!("`encoder_id` of encoder `{}`", manifest.name),
+        expected: id,
+        found: manifest.encoder_id.clone(),
+        hint: "the package was changed after it was made: install it again".into(),
+    })
+}
+
+/// What the encoder of a package computes, cut from a model that computes `base`.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] that names the field.
+pub(crate) fn encoder_config(manifest: &EncoderManifest, base: &DecoderConfig) -> Result<ArcEncoderConfig> {
+    let invalid = |reason: String| Err(Error::InvalidArgument(reason));
+    let architecture = base.architecture.name();
+    if !matches!(base.architecture, Architecture::Llama | Architecture::Olmo) {
+        return invalid(format!("its backbone is of architecture `{architecture}`, expected `llama`"));
+    }
+    if manifest.architecture != architecture {
+        return invalid(format!(
+            "`architecture` is `{}`, but the backbone is of `{architecture}`",
+            manifest.architecture
+        ));
+    }
+    if base.d_model() != manifest.d_encoder {
+        return invalid(format!(
+            "`d_encoder` is {}, but the backbone's width is {}",
+            manifest.d_encoder,
+            base.d_model()
+        ));
+    }
+    let Some(n_layers) = base
+        .n_layers
+        .checked_sub(manifest.n_truncated_layers)
+        .filter(|&kept| kept >= manifest.compress_rates.len().max(1))
+    else {
+        return invalid(format!(
+            "`n_truncated_layers` is {} of the backbone's {} layers",
+            manifest.n_truncated_layers, base.n_layers
+        ));
+    };
+    if manifest.memory_tokens > 0 && !manifest.compress_rates.is_empty() {
+        return invalid(format!(
+            "`compress_rates` is {:?}, expected none beside `memory_tokens`, which is {}",
+            manifest.compress_rates, manifest.memory_tokens
+        ));
+    }
+    let place = match manifest.place {
+        arc_adapters::PoolingPlace::Before => PoolingPlace::Before,
+        arc_adapters::PoolingPlace::Between => PoolingPlace::Between,
+        _ => return invalid("`where` is of a kind that this build lacks".into()),
+    };
+    Ok(ArcEncoderConfig {
+        block: base.block.clone(),
+        rope: base.rope.clone(),
+        n_layers,
+        compress_rates: manifest
+            .compress_rates
+            .iter()
+            .map(|&rate| PoolingRate::try_from(rate))
+            .collect::<Result<_>>()?,
+        pooling: Pooling { pool_type: manifest.pool_type.parse::<PoolType>()?, place },
+        causal: manifest.causal,
+        memory_tokens: manifest.memory_tokens,
+    })
+}
+
+/// An encoder whose weights are all in one file, under the reference's names.
+fn load_full(
+    config: ArcEncoderConfig,
+    file: &SafetensorsFile,
+    device: &Device,
+    residence: Residence,
+) -> Result<(ArcEncoder, u64)> {
+    let memory = (config.memory_tokens > 0)
+        .then(|| {
+            let shape = [config.memory_tokens, config.block.d_model];
+            let values = file.tensor_of_shape(MEMORY, &shape)?.to_f32();
+            Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
+        })
+        .transpose()?;
+    let loader = Loader::new(file, &TensorNames::META, device, residence);
+    Ok((ArcEncoder::load(config, &loader, memory)?, loader.loaded_bytes()))
+}
+
+/// The path of a file of a package that has the sha256 that the package names.
+fn verified(folder: &Path, file: &str, expected: &str) -> Result<PathBuf> {
+    let path = folder.join(file);
+    let found = arc_adapters::sha256_file(&path)?;
+    if found == expected {
+        return Ok(path);
+    }
+    Err(Error::Checksum { path, expected: expected.to_owned(), found })
+}
+
 impl Encoder {
-    /// Loads an encoder whose weights are its backbone's, from the backbone's GGUF file.
+    /// Loads an encoder package; `backbone` is the file or folder of its backbone, for one that
+    /// has a backbone.
     ///
     /// # Errors
     ///
     /// [`Error::Mismatch`] if the package's `encoder_id` is not what its settings give,
-    /// [`Error::InvalidConfig`] for settings that contradict the backbone, and whatever is wrong
-    /// with the backbone's file.
-    pub fn open(manifest: &EncoderManifest, folder: &Path, backbone: &Path, device: &Device) -> Result<Self> {
+    /// [`Error::Checksum`] for a file of the package that is not the one it names,
+    /// [`Error::InvalidConfig`] for settings that contradict the backbone or each other, and
+    /// whatever is wrong with the files.
+    pub fn open(
+        manifest: &EncoderManifest,
+        folder: &Path,
+        backbone: Option<&Path>,
+        device: &Device,
+    ) -> Result<Self> {
         Self::open_as(manifest, folder, backbone, device, Residence::for_inference(device))
     }
 
@@ -93,85 +218,72 @@ impl Encoder {
     pub fn open_as(
         manifest: &EncoderManifest,
         folder: &Path,
-        backbone: &Path,
+        backbone: Option<&Path>,
         device: &Device,
         residence: Residence,
     ) -> Result<Self> {
-        let invalid = |reason: String| Error::InvalidConfig { path: folder.join("encoder.json"), reason };
-        let id = encoder_id(manifest);
-        if manifest.encoder_id != id {
-            return Err(Error::Mismatch {
-                what: format!("`encoder_id` of encoder `{}`", manifest.name),
-                expected: id,
-                found: manifest.encoder_id.clone(),
-                hint: "the package was changed after it was made: install it again".into(),
-            });
-        }
-        if !matches!(manifest.weights, EncoderWeights::Backbone {}) {
-            return Err(invalid("its weights are of a kind that this build cannot read".into()));
-        }
-        let file = GgufFile::open(backbone)?;
-        let decoder = DecoderConfig::from_gguf(&file)?;
-        if decoder.architecture != Architecture::Llama || manifest.architecture != "llama" {
-            return Err(invalid(format!(
-                "its backbone is of architecture `{}`, expected `llama`",
-                decoder.architecture.name()
-            )));
-        }
-        if decoder.d_model() != manifest.d_encoder {
-            return Err(invalid(format!(
-                "`d_encoder` is {}, but the backbone's width is {}",
-                manifest.d_encoder,
-                decoder.d_model()
-            )));
-        }
-        let n_layers = decoder.n_layers.checked_sub(manifest.n_truncated_layers);
-        let n_layers =
-            n_layers.filter(|&kept| kept >= manifest.compress_rates.len().max(1)).ok_or_else(|| {
-                invalid(format!(
-                    "`n_truncated_layers` is {} of the backbone's {} layers",
-                    manifest.n_truncated_layers, decoder.n_layers
-                ))
-            })?;
-        let compress_rates = manifest
-            .compress_rates
-            .iter()
-            .map(|&rate| PoolingRate::try_from(i64::from(rate)))
-            .collect::<Result<_>>()?;
-        let config = ArcEncoderConfig {
-            block: decoder.block,
-            rope: decoder.rope,
-            n_layers,
-            compress_rates,
-            pooling: Pooling {
-                pool_type: PoolType {
-                    kind: match manifest.pooling {
-                        arc_adapters::Pooling::Mean => PoolingKind::Mean,
-                        arc_adapters::Pooling::Last => PoolingKind::Last,
-                        arc_adapters::Pooling::Sum => PoolingKind::Sum,
-                        _ => return Err(invalid("`pooling` is of a kind that this build lacks".into())),
-                    },
-                    queries_only: manifest.place == arc_adapters::PoolingPlace::Before,
-                },
-                place: match manifest.place {
-                    arc_adapters::PoolingPlace::Before => PoolingPlace::Before,
-                    arc_adapters::PoolingPlace::Between => PoolingPlace::Between,
-                    _ => return Err(invalid("`where` is of a kind that this build lacks".into())),
-                },
-            },
-            causal: manifest.causal,
-            memory_tokens: 0,
+        let invalid = |reason: String| Error::InvalidConfig { path: folder.join(ENCODER_FILE), reason };
+        check_encoder_id(manifest)?;
+        let checkpoint = match (&manifest.backbone, backbone) {
+            (Some(_), Some(path)) => Some(Checkpoint::open(path)?),
+            (None, None) => None,
+            _ => return Err(invalid("a backbone is given where there is none, or the other way".into())),
         };
-        let loader = Loader::new(&file, &TensorNames::GGUF, device, residence);
-        let network = ArcEncoder::load(config, &loader, None)?;
+        let base = match (&checkpoint, &manifest.shape) {
+            (Some(checkpoint), _) => checkpoint.config().clone(),
+            (None, Some(shape)) => {
+                let olmo = manifest.architecture == Architecture::Olmo.name();
+                DecoderConfig::from_meta(&ModelArgs::from_shape(shape, olmo))
+            }
+            (None, None) => return Err(invalid("it has neither `backbone` nor `shape`".into())),
+        };
+        let config = encoder_config(manifest, &base).map_err(|error| match error {
+            Error::InvalidArgument(reason) => invalid(reason),
+            other => other,
+        })?;
+        let (network, weight_bytes) = match (&manifest.weights, &checkpoint) {
+            (EncoderWeights::Backbone {}, Some(checkpoint)) => {
+                let loader = Loader::new(checkpoint.source(), checkpoint.names(), device, residence)
+                    .with_norm_offset(checkpoint.norm_offset());
+                (ArcEncoder::load(config, &loader, None)?, loader.loaded_bytes())
+            }
+            (EncoderWeights::Full { file, sha256 }, _) => {
+                let file = SafetensorsFile::open(verified(folder, file, sha256)?)?;
+                load_full(config, &file, device, residence)?
+            }
+            (EncoderWeights::Published { source }, _) => {
+                return Err(Error::Mismatch {
+                    what: format!("encoder `{}`", manifest.name),
+                    expected: "its weights".into(),
+                    found: "only their description".into(),
+                    hint: format!("fetch `{source}`, then `arc import FOLDER --name {}`", manifest.name),
+                });
+            }
+            _ => return Err(invalid("its weights are of a kind that this build cannot read".into())),
+        };
+        let tokenizer = match (&manifest.tokenizer, &checkpoint) {
+            (Some(tokenizer), _) => {
+                Tokenizer::from_file(verified(folder, &tokenizer.file, &tokenizer.sha256)?)?
+            }
+            (None, Some(checkpoint)) => checkpoint.tokenizer()?,
+            (None, None) => {
+                return Err(Error::Mismatch {
+                    what: format!("encoder `{}`", manifest.name),
+                    expected: "a tokenizer".into(),
+                    found: "none in its package".into(),
+                    hint: "import it again with `--tokenizer FILE`".into(),
+                });
+            }
+        };
         Ok(Self {
             name: manifest.name.clone(),
-            id,
+            id: manifest.encoder_id.clone(),
             network,
-            tokenizer: Tokenizer::from_gguf(&file)?,
+            tokenizer,
             chunk_tokens: manifest.chunk_tokens,
+            max_chunks: manifest.max_chunks,
             device: device.clone(),
-            weight_bytes: loader.loaded_bytes(),
+            weight_bytes,
         })
     }
 
@@ -193,8 +305,15 @@ impl Encoder {
         self.chunk_tokens
     }
 
+    /// The most chunks that a text may have.
+    #[must_use]
+    pub fn max_chunks(&self) -> usize {
+        self.max_chunks
+    }
+
     /// How many tokens a latent stands for where the caller says nothing: the product of the
-    /// pooling layers' factors.
+    /// pooling layers' factors. Layers that pool to a fixed count, and memory tokens, have none:
+    /// they count as 1.
     #[must_use]
     pub fn default_factor(&self) -> usize {
         self.network
@@ -205,6 +324,13 @@ impl Encoder {
             .product()
     }
 
+    /// Whether the number of latents follows from factors alone.
+    fn pools_by_factor(&self) -> bool {
+        let config = self.network.config();
+        let by_factor = |rate: &PoolingRate| matches!(rate, PoolingRate::Factor(_) | PoolingRate::Off);
+        config.memory_tokens == 0 && config.compress_rates.iter().all(by_factor)
+    }
+
     /// Compresses a text.
     ///
     /// The text is cut into chunks of at most [`Encoder::chunk_tokens`] tokens, which are encoded
@@ -212,7 +338,8 @@ impl Encoder {
     ///
     /// # Errors
     ///
-    /// [`Error::Document`] if the text has no tokens, [`Error::InvalidArgument`] for factor 0.
+    /// [`Error::Document`] if the text has no tokens, or makes more than [`Encoder::max_chunks`]
+    /// chunks; otherwise as [`Encoder::encode_chunks`].
     pub fn compress(&self, text: &str, options: CompressOptions) -> Result<Latents> {
         let ids = self.tokenizer.encode(text)?.ids;
         if ids.is_empty() {
@@ -222,13 +349,33 @@ impl Encoder {
                 hint: "give a text with at least one character".into(),
             });
         }
+        let n_chunks = ids.len().div_ceil(self.chunk_tokens);
+        if n_chunks > self.max_chunks {
+            return Err(Error::Document {
+                name: "text".into(),
+                reason: format!(
+                    "has {} tokens, which make {n_chunks} chunks of {}, more than the {} of encoder `{}`",
+                    ids.len(),
+                    self.chunk_tokens,
+                    self.max_chunks,
+                    self.name
+                ),
+                hint: "cut it into several documents, or raise `max_chunks` of the encoder package".into(),
+            });
+        }
         let chunks = self.encode_chunks(&ids, options)?;
-        let chunk_lengths = chunks.iter().map(|chunk| chunk.dims()[0]).collect();
+        let chunk_lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.dims()[0]).collect();
+        // With a fixed count per chunk the factor is what came of it.
+        let factor = options.factor.unwrap_or_else(|| {
+            let tokens = ids.chunks(self.chunk_tokens).map(<[u32]>::len);
+            let factors = tokens.zip(&chunk_lengths).map(|(n, &latents)| n.div_ceil(latents.max(1)));
+            if self.pools_by_factor() { self.default_factor() } else { factors.max().unwrap_or(1) }
+        });
         Ok(Latents {
             values: Tensor::cat(chunks, 0),
             chunk_lengths,
             encoder_id: self.id.clone(),
-            factor: options.factor.unwrap_or_else(|| self.default_factor()),
+            factor,
             source_tokens: ids.len(),
             text_sha256: format!("{:x}", HexDigest(Sha256::digest(text.as_bytes()).into())),
         })
@@ -238,10 +385,18 @@ impl Encoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for factor 0.
+    /// [`Error::InvalidArgument`] for factor 0, and for any factor of an encoder with memory tokens.
     pub fn encode_chunks(&self, ids: &[u32], options: CompressOptions) -> Result<Vec<Tensor<2>>> {
         let network = match options.factor {
             None => &self.network,
+            Some(factor) if self.pools_by_factor() && factor == self.default_factor() => &self.network,
+            Some(factor) if self.network.config().memory_tokens > 0 => {
+                return Err(Error::InvalidArgument(format!(
+                    "a pooling factor of {factor} is asked for, but encoder `{}` has memory tokens and \
+                     pools nothing",
+                    self.name
+                )));
+            }
             Some(0) => return Err(Error::InvalidArgument("a pooling factor of 0 leaves nothing".into())),
             Some(1) => &self.network.with_rates(vec![PoolingRate::Off]),
             Some(factor) => &self.network.with_rates(vec![PoolingRate::Factor(factor)]),

@@ -63,28 +63,10 @@ impl Projector {
         decoder: usize,
         device: &Device,
     ) -> Result<Option<Self>> {
-        let Some(tensors) = checkpoint.projector(decoder)? else { return Ok(None) };
-        let mut layers = Vec::new();
-        let mut weights = Vec::new();
-        if let Some(norm) = &tensors.norm {
-            layers.push(ProjectorLayer::RmsNorm { d: norm.len(), eps: PROJECTOR_EPSILON });
-            weights.push(norm);
-        }
-        for linear in &tensors.layers {
-            let &[d_out, d_in] = linear.shape() else {
-                return Err(Error::InvalidFile {
-                    path: checkpoint.path().to_owned(),
-                    format: "checkpoint",
-                    reason: format!(
-                        "tensor `{}` has shape {:?}, not of a matrix",
-                        linear.name(),
-                        linear.shape()
-                    ),
-                });
-            };
-            layers.push(ProjectorLayer::Linear { d_in, d_out, bias: false });
-            weights.push(linear);
-        }
+        let Some(spec) = projector_spec(checkpoint, decoder)? else { return Ok(None) };
+        let tensors = checkpoint.projector(decoder)?;
+        let weights: Vec<&RawTensor> =
+            tensors.iter().flat_map(|tensors| tensors.norm.iter().chain(&tensors.layers)).collect();
         let load = |name: &str| {
             weights
                 .iter()
@@ -93,8 +75,31 @@ impl Projector {
                 .map(|(_, tensor)| TensorF32 { shape: tensor.shape().to_vec(), values: tensor.to_f32() })
                 .ok_or_else(|| checkpoint.missing(name))
         };
-        Self::from_weights(ProjectorSpec { layers }, &load, device).map(Some)
+        Self::from_weights(spec, &load, device).map(Some)
     }
+}
+
+/// What the projector of one of a checkpoint's decoders computes; `None` where latents go to it as
+/// they are. Layer `i` has the `i`-th of the checkpoint's tensors, the norm first.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] if there is no such decoder.
+pub(crate) fn projector_spec(checkpoint: &ArcCheckpoint, decoder: usize) -> Result<Option<ProjectorSpec>> {
+    let Some(tensors) = checkpoint.projector(decoder)? else { return Ok(None) };
+    let mut layers = Vec::new();
+    layers.extend(tensors.norm.map(|norm| ProjectorLayer::RmsNorm { d: norm.len(), eps: PROJECTOR_EPSILON }));
+    for linear in &tensors.layers {
+        let &[d_out, d_in] = linear.shape() else {
+            return Err(Error::InvalidFile {
+                path: checkpoint.path().to_owned(),
+                format: "checkpoint",
+                reason: format!("tensor `{}` has shape {:?}, not of a matrix", linear.name(), linear.shape()),
+            });
+        };
+        layers.push(ProjectorLayer::Linear { d_in, d_out, bias: false });
+    }
+    Ok(Some(ProjectorSpec { layers }))
 }
 
 /// A special vector of one of a checkpoint's decoders, `[1, d_encoder]`.

@@ -17,7 +17,7 @@ use std::{
 use arc_adapters::{ModelFile, ModelSource};
 use serde::{Deserialize, Serialize};
 
-use super::{Progress, partial::remove_folder, sha256::sha256_of_file};
+use super::{Progress, checkpoint_files::is_complete, partial::remove_folder, sha256::sha256_of_file};
 use crate::{Error, Result, atomic_file::write_atomically};
 
 const RECORD_SUFFIX: &str = ".pulled.json";
@@ -99,7 +99,8 @@ impl Cache {
         let entry = self.entry(model, name).ok()?;
         match (&model.source, &model.sha256) {
             (ModelSource::File { .. }, None) => entry.content.exists().then(|| entry.content.clone()),
-            _ => (entry.state() == State::Good).then(|| entry.content.clone()),
+            _ => (entry.state() == State::Good && is_complete(model, &entry.content))
+                .then(|| entry.content.clone()),
         }
     }
 

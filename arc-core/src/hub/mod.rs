@@ -20,6 +20,7 @@
 //! is cut off goes on, the next time, with the parts that it had finished.
 
 mod cache;
+mod checkpoint_files;
 mod download;
 mod environment;
 mod hugging_face;
@@ -71,6 +72,8 @@ impl std::fmt::Debug for Consent<'_> {
 /// was checked before is returned at once, without hashing it again as long as its size and time
 /// of change are the same. A `file:` source is used in its place, and hashed once if it is pinned.
 /// Two processes that pull the same name do it one after the other, and the second finds the file.
+/// With a safetensors file of a repository, or an index of several, comes what belongs to it:
+/// configuration, tokenizer, and every file of the index.
 ///
 /// The environment is obeyed: `ARC_OFFLINE`, `ARC_PIP`, `HF_ENDPOINT`, `HF_TOKEN`.
 ///
@@ -88,8 +91,31 @@ pub fn pull(
     progress: &dyn Progress,
     consent: Consent<'_>,
 ) -> Result<PathBuf> {
-    let environment = Environment::read();
-    Pull { model, name, progress, consent, environment, retry_delay: Duration::from_millis(500) }.run(cache)
+    pull_all(model, name, cache, progress, consent, &Environment::read(), Duration::from_millis(500))
+}
+
+/// Pulls a model's file, and the files of its repository without which it is no checkpoint.
+fn pull_all(
+    model: &ModelFile,
+    name: &str,
+    cache: &Cache,
+    progress: &dyn Progress,
+    consent: Consent<'_>,
+    environment: &Environment,
+    retry_delay: Duration,
+) -> Result<PathBuf> {
+    let one = |model: &ModelFile| {
+        Pull { model, name, progress, consent, environment: environment.clone(), retry_delay }.run(cache)
+    };
+    let path = one(model)?;
+    for companion in checkpoint_files::companions(model, &path) {
+        match one(&companion.model) {
+            // Some repositories have it and some do not; nobody knows without asking.
+            Err(Error::Pull { .. }) if !companion.required => {}
+            result => drop(result?),
+        }
+    }
+    Ok(path)
 }
 
 /// One pull, with all that it depends on.

@@ -5,7 +5,7 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Tensor};
 
-use super::{Linear, Norm, Rotation, host_attention};
+use super::{Linear, Norm, Rotation, count_products, host_attention};
 
 /// The widths of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,6 +123,9 @@ impl Attention {
         let [b, _, s, _] = queries.dims();
         let n = context.keys.dims()[2];
         let group = h / g;
+        // The scores, and the sum of values that they weigh.
+        count_products(b * h, [s, k, n]);
+        count_products(b * h, [s, n, k]);
         if self.output.is_packed() && s > 1 {
             return self.output.forward(host_attention::attend(self.config, queries, context, visibility));
         }

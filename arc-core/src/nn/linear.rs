@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 
+use super::count_products;
 use crate::weights::PackedMatrix;
 
 /// `y = x Wᵀ + b`, with `W` of shape `[d_out, d_in]` in checkpoints.
@@ -68,12 +69,13 @@ impl Linear {
     /// being differentiated: its result would silently carry no gradient.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [b, s, _] = x.dims();
+        let [d_in, d_out] = self.dims();
+        count_products(1, [b * s, d_in, d_out]);
         let y = match &self.packed {
             Some(matrix) => matmul_packed(x, matrix),
             None => {
                 let weight = self.weight.as_ref().expect("dense where not packed").val();
-                let [b, s, d_in] = x.dims();
-                let d_out = weight.dims()[1];
                 // One large product: a batched one would multiply row by row on some backends.
                 x.reshape([b * s, d_in]).matmul(weight).reshape([b, s, d_out])
             }

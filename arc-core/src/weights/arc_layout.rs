@@ -417,6 +417,25 @@ impl ArcCheckpoint {
         Self::check(dir, &path, config, config_text, BTreeMap::new(), decoders, parts)
     }
 
+    /// A checkpoint of tensors that are gathered under their released names, checked like one that
+    /// is read from a folder: `path` is named in errors.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn from_tensors(
+        path: &Path,
+        config_text: String,
+        metadata: BTreeMap<String, String>,
+        tensors: Vec<RawTensor>,
+    ) -> Result<Self> {
+        let config = parse(&config_text, path, CONFIG)?;
+        let tensors = tensors.into_iter().map(|tensor| (tensor.name().to_owned(), tensor)).collect();
+        let source = Arc::new(TensorSet { path: path.to_owned(), tensors });
+        let parts = vec![Part { source, strips: "", whole: true }];
+        let decoders = parts.iter().map(Part::decoders).max().unwrap_or(0).max(1);
+        Self::check(path, path, config, config_text, metadata, decoders, parts)
+    }
+
     fn check(
         dir: &Path,
         config_path: &Path,
@@ -460,6 +479,18 @@ impl ArcCheckpoint {
     #[must_use]
     pub fn config(&self) -> &ArcConfig {
         &self.config
+    }
+
+    /// `config.json` as it is, or as it would be in the released layout.
+    #[must_use]
+    pub fn config_text(&self) -> &str {
+        &self.config_text
+    }
+
+    /// The `__metadata__` of the released weights; empty for a training checkpoint.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// The number of decoders that it was trained for.
@@ -582,6 +613,30 @@ impl TensorSource for ArcCheckpoint {
         let part = self.parts.get(place.part).ok_or_else(|| self.missing(name))?;
         let stored = part.source.tensor(&place.key)?;
         RawTensor::new(name, stored.dtype(), stored.shape().to_vec(), stored.bytes().clone(), stored.path())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Tensors that were gathered from several files.
+struct TensorSet {
+    path: PathBuf,
+    tensors: BTreeMap<String, RawTensor>,
+}
+
+impl TensorSource for TensorSet {
+    fn tensor(&self, name: &str) -> Result<RawTensor> {
+        self.tensors.get(name).cloned().ok_or_else(|| self.missing(name))
     }
 
     fn has(&self, name: &str) -> bool {
@@ -804,7 +859,22 @@ pub fn write_released(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let dir = dir.as_ref();
-    let weights = dir.join(WEIGHTS);
+    write_tensors(&dir.join(WEIGHTS), tensors, metadata)?;
+    let path = dir.join(CONFIG);
+    write_atomically(&path, |file| file.write_all(config.as_bytes()).map_err(Error::io("write", &path)))
+}
+
+/// Writes tensors as a safetensors file, in the order of the safetensors library. Their bytes go
+/// from where they lie to the file; no copy is made.
+///
+/// # Errors
+/// [`Error::UnsupportedQuantisation`] for a type that safetensors lacks; [`Error::Io`] if the
+/// system refuses. The file is complete or untouched.
+pub(crate) fn write_tensors(
+    path: &Path,
+    tensors: &[RawTensor],
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
     let mut typed = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         typed.push((safetensors_type(tensor)?, tensor));
@@ -814,20 +884,18 @@ pub fn write_released(
         right_type.cmp(left_type).then_with(|| left.name().cmp(right.name()))
     });
     let header = header(&typed, metadata).map_err(|error| Error::InvalidFile {
-        path: weights.clone(),
+        path: path.to_owned(),
         format: "safetensors",
         reason: error.to_string(),
     })?;
-    write_atomically(&weights, |file: &mut BufWriter<File>| {
+    write_atomically(path, |file: &mut BufWriter<File>| {
         let parts = typed.iter().map(|(_, tensor)| &**tensor.bytes());
         let length = (header.len() as u64).to_le_bytes();
         for part in [length.as_slice(), &header].into_iter().chain(parts) {
-            file.write_all(part).map_err(Error::io("write", &weights))?;
+            file.write_all(part).map_err(Error::io("write", path))?;
         }
         Ok(())
-    })?;
-    let path = dir.join(CONFIG);
-    write_atomically(&path, |file| file.write_all(config.as_bytes()).map_err(Error::io("write", &path)))
+    })
 }
 
 fn safetensors_type(tensor: &RawTensor) -> Result<Dtype> {

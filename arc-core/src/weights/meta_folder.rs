@@ -8,6 +8,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use arc_adapters::ModelShape;
 use serde::{Deserialize, Serialize};
 
 use super::{MappedBytes, RawTensor, SafetensorsFile, TensorSource};
@@ -98,6 +99,41 @@ impl ModelArgs {
             return invalid("`head_dim` times `n_heads` is too large".to_owned());
         }
         Ok(())
+    }
+
+    /// The sizes as packages and registries state them.
+    #[must_use]
+    pub fn shape(&self) -> ModelShape {
+        ModelShape {
+            n_layers: self.n_layers,
+            d_model: self.dim,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            d_head: self.head_dim,
+            d_ff: self.hidden_dim,
+            vocab_size: self.vocab_size,
+            tied_head: false,
+            norm_eps: self.norm_eps,
+            rope_theta: self.theta(),
+            context_length: None,
+        }
+    }
+
+    /// The sizes of a model that is described and not here.
+    #[must_use]
+    pub fn from_shape(shape: &ModelShape, non_parametric_norm: bool) -> Self {
+        Self {
+            dim: shape.d_model,
+            n_layers: shape.n_layers,
+            head_dim: shape.d_head,
+            hidden_dim: shape.d_ff,
+            n_heads: shape.n_heads,
+            n_kv_heads: shape.n_kv_heads,
+            norm_eps: shape.norm_eps,
+            vocab_size: shape.vocab_size,
+            rope_theta: Some(shape.rope_theta),
+            non_parametric_norm,
+        }
     }
 
     /// The tensors of block `layer` and their shapes, by Meta's names.

@@ -21,6 +21,7 @@ mod tensor_source;
 
 pub(crate) use block_kernels::InstructionSet;
 
+pub(crate) use arc_layout::write_tensors;
 pub use arc_layout::{
     ArcCheckpoint, ArcConfig, BridgeArgs, BridgeType, EmbedderArgs, PoolingArgs, ProjectorTensors, Special,
     TrainingSources, write_released,

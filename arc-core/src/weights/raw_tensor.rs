@@ -58,6 +58,14 @@ impl RawTensor {
         Self::new(name, StorageType::F32, shape, bytes.into(), "(memory)")
     }
 
+    /// The same bytes under another name and in another shape of as many values.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn relabelled(&self, name: impl Into<String>, shape: Vec<usize>) -> Result<Self> {
+        Self::new(name, self.dtype, shape, self.bytes.clone(), self.path.clone())
+    }
+
     /// The name in the checkpoint.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -68,7 +68,7 @@ pub(super) fn run(global: &Global, new: &New, output: &Output) -> Result<(), Fai
 /// How many tokens a latent of the encoder stands for: its layers' rates together.
 fn rate_of(encoder: &EncoderManifest) -> u32 {
     let rates = encoder.compress_rates.iter().filter(|rate| **rate < -1);
-    rates.fold(1u32, |product, rate| product.saturating_mul(rate.unsigned_abs())).min(4096)
+    rates.fold(1, |product: u64, rate| product.saturating_mul(rate.unsigned_abs())).min(4096) as u32
 }
 
 /// What the crate's `Cargo.toml` says about arc-adapters: the path of its source, which lies in

@@ -1,0 +1,130 @@
+//! A language model's files in any layout that is known, opened and not read.
+
+use std::path::{Path, PathBuf};
+
+use super::config::{DecoderConfig, Layout};
+use crate::Result;
+use crate::chat_template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+use crate::weights::{GgufFile, HfFolder, MetaFolder, RawTensor, TensorNames, TensorSource};
+
+/// A GGUF file, or a folder in Hugging Face's, Meta's or OLMo's own layout.
+pub(crate) struct Checkpoint {
+    path: PathBuf,
+    files: Files,
+    config: DecoderConfig,
+    layout: Layout,
+}
+
+enum Files {
+    Gguf(GgufFile),
+    HuggingFace(HfFolder),
+    Meta(MetaFolder),
+}
+
+impl Checkpoint {
+    /// Opens a GGUF file, a folder, or the folder that a safetensors file or its index is in.
+    ///
+    /// A folder with `params.json` is in Meta's layout, which Mistral shares and where OLMo's own
+    /// names are found too; any other is Hugging Face's.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is wrong with the files or their configuration, by name.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let folder = folder_of(path);
+        let (files, config, layout) = match &folder {
+            None => {
+                let file = GgufFile::open(path)?;
+                let config = DecoderConfig::from_gguf(&file)?;
+                (Files::Gguf(file), config, Layout::GGUF)
+            }
+            Some(folder) if folder.join("params.json").exists() => {
+                let folder = MetaFolder::open(folder)?;
+                let config = DecoderConfig::from_meta(folder.args());
+                (Files::Meta(folder), config, Layout::META)
+            }
+            Some(folder) => {
+                let folder = HfFolder::open(folder)?;
+                let (config, layout) =
+                    DecoderConfig::from_hugging_face(folder.config(), &folder.config_path())?;
+                (Files::HuggingFace(folder), config, layout)
+            }
+        };
+        Ok(Self { path: folder.unwrap_or_else(|| path.to_owned()), files, config, layout })
+    }
+
+    /// What the model computes.
+    pub(crate) fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// What the checkpoint calls its tensors, and how it stores norms.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What the checkpoint calls its tensors.
+    pub(crate) fn names(&self) -> &TensorNames {
+        &self.layout.names
+    }
+
+    /// What to add to normalisation weights.
+    pub(crate) fn norm_offset(&self) -> f32 {
+        self.layout.norm_offset
+    }
+
+    /// Its tensors.
+    pub(crate) fn source(&self) -> &dyn TensorSource {
+        match &self.files {
+            Files::Gguf(file) => file,
+            Files::HuggingFace(folder) => folder,
+            Files::Meta(folder) => folder,
+        }
+    }
+
+    /// The table of token embeddings, as stored.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::MissingTensor`].
+    pub(crate) fn embedding_table(&self) -> Result<RawTensor> {
+        self.source().tensor(self.names().embedding)
+    }
+
+    /// The tokenizer that is in the file, or beside the weights as `tokenizer.json`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::from_gguf`] and [`Tokenizer::from_file`].
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.files {
+            Files::Gguf(file) => Tokenizer::from_gguf(file),
+            _ => Tokenizer::from_file(self.path.join("tokenizer.json")),
+        }
+    }
+
+    /// The chat template, where there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Template`] if it cannot be read.
+    pub(crate) fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        match &self.files {
+            Files::Gguf(file) => ChatTemplate::from_gguf(file),
+            _ => ChatTemplate::from_folder(&self.path),
+        }
+    }
+}
+
+/// The folder of a checkpoint that is one; nothing for a single file that stands alone.
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    if path.is_dir() {
+        Some(path.to_owned())
+    } else if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
+        path.parent().map(Path::to_owned)
+    } else {
+        None
+    }
+}

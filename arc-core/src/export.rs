@@ -1,0 +1,130 @@
+//! An encoder package and its adapters become a checkpoint in the released layout of the public
+//! ARC-Encoder code.
+
+use std::path::Path;
+
+use arc_adapters::{Adapter, EncoderManifest, EncoderWeights, ProjectorLayer};
+
+use crate::import::Origin;
+use crate::weights::{ArcCheckpoint, RawTensor, SafetensorsFile, TensorSource as _};
+use crate::{Error, Result};
+
+/// The names of an encoder's decoders in the order of the checkpoint that it was imported from.
+///
+/// # Errors
+///
+/// [`Error::Mismatch`] for an encoder that was not imported.
+pub fn decoders_of(encoder: &EncoderManifest) -> Result<Vec<String>> {
+    Ok(origin(encoder)?.decoders)
+}
+
+/// Writes `config.json` and `model.safetensors` into `output`, from an imported encoder package and
+/// one adapter for each decoder, in the checkpoint's order.
+///
+/// What was not changed since the import keeps its bytes, types and configuration values. Nothing
+/// is written unless the tensors are the ones that the configuration asks for.
+///
+/// # Errors
+///
+/// [`Error::Mismatch`] for an encoder that was not imported, an adapter of another encoder, and
+/// adapters whose projectors differ where the checkpoint has one for all;
+/// [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::InvalidFile`] for tensors that do
+/// not fit; [`Error::Io`].
+pub fn export(
+    encoder: &EncoderManifest,
+    encoder_folder: &Path,
+    adapters: &[Adapter],
+    output: &Path,
+) -> Result<()> {
+    let origin = origin(encoder)?;
+    let EncoderWeights::Full { file, .. } = &encoder.weights else {
+        return Err(not_imported(encoder));
+    };
+    let indexed = origin.config.pointer("/bridge_args/bridge_type").and_then(serde_json::Value::as_str)
+        == Some("multi_module");
+
+    let mut tensors = Vec::new();
+    let weights = SafetensorsFile::open(encoder_folder.join(file))?;
+    for name in weights.names() {
+        let tensor = weights.tensor(name)?;
+        let released = match name {
+            "mem_embeddings.weight" => "embedder.mem_embeddings.0.weight".to_owned(),
+            name => format!("embedder.{name}"),
+        };
+        tensors.push(tensor.relabelled(released, tensor.shape().to_vec())?);
+    }
+    for (index, adapter) in adapters.iter().enumerate() {
+        adapter.manifest.check_encoder(&encoder.encoder_id)?;
+        let weights = SafetensorsFile::open(adapter.origin.join(&adapter.manifest.weights.file))?;
+        for (name, special) in [("tokens.cont", "cont_tok"), ("tokens.rec", "rec_tok")] {
+            if weights.has(name) {
+                let vector = weights.tensor(name)?;
+                let released = format!("embedder.{special}.{index}.weight");
+                tensors.push(vector.relabelled(released, vec![1, vector.len()])?);
+            }
+        }
+        let projector = projector(adapter, &weights)?;
+        for (part, tensor) in projector {
+            let released = if indexed {
+                format!("bridge_module.{index}.{part}.weight")
+            } else {
+                format!("bridge_module.{part}.weight")
+            };
+            let tensor = tensor.relabelled(released, tensor.shape().to_vec())?;
+            match tensors.iter().find(|other: &&RawTensor| other.name() == tensor.name()) {
+                None => tensors.push(tensor),
+                Some(other) if **other.bytes() == **tensor.bytes() => {}
+                Some(_) => {
+                    return Err(Error::Mismatch {
+                        what: format!("a checkpoint with one projector (`{}`)", tensor.name()),
+                        expected: "the same in every adapter".into(),
+                        found: format!("another in adapter `{}`", adapter.manifest.name),
+                        hint: "export one decoder, with `--decoder-names`".into(),
+                    });
+                }
+            }
+        }
+    }
+
+    let path = encoder_folder.join(arc_adapters::ENCODER_FILE);
+    let config = serde_json::to_string_pretty(&origin.config)
+        .map_err(|error| Error::InvalidConfig { path: path.clone(), reason: error.to_string() })?;
+    ArcCheckpoint::from_tensors(&path, config, origin.metadata, tensors)?.write_released(output, &[])
+}
+
+/// An adapter's projector under the names of the reference, in order.
+fn projector(adapter: &Adapter, weights: &SafetensorsFile) -> Result<Vec<(&'static str, RawTensor)>> {
+    let mut linear = ["layer1", "layer2"].into_iter();
+    let mut parts = Vec::new();
+    for (index, layer) in adapter.manifest.projector.layers.iter().enumerate() {
+        let part = match layer {
+            ProjectorLayer::RmsNorm { .. } if parts.is_empty() => Some("norm"),
+            ProjectorLayer::Linear { bias: false, .. } => linear.next(),
+            // Nothing to write: latents go to the decoder as they are.
+            ProjectorLayer::Scale { factor: 1.0 } => continue,
+            _ => None,
+        };
+        let part = part.ok_or_else(|| Error::Mismatch {
+            what: format!("the released layout (projector of adapter `{}`)", adapter.manifest.name),
+            expected: "an RMS norm at most, and one or two linear layers without bias".into(),
+            found: format!("{layer:?} as layer {index}"),
+            hint: "such a projector cannot be exported".into(),
+        })?;
+        parts.push((part, weights.tensor(&format!("projector.{index}.weight"))?));
+    }
+    Ok(parts)
+}
+
+fn origin(encoder: &EncoderManifest) -> Result<Origin> {
+    let origin = encoder.provenance.get("checkpoint").cloned().ok_or_else(|| not_imported(encoder))?;
+    serde_json::from_value(origin).map_err(|_| not_imported(encoder))
+}
+
+fn not_imported(encoder: &EncoderManifest) -> Error {
+    Error::Mismatch {
+        what: format!("an export of encoder `{}`", encoder.name),
+        expected: "an imported checkpoint".into(),
+        found: "a package without the checkpoint's configuration".into(),
+        hint: "encoders that came with `arc import` can be exported".into(),
+    }
+}

@@ -1,0 +1,133 @@
+//! The files that make a checkpoint of a repository of which a source names only one.
+//!
+//! `model.safetensors` is nothing without `config.json`, and an index names the files that hold the
+//! weights. They share the folder of the one that is named, under their own names.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use arc_adapters::{ModelFile, ModelSource};
+use serde_json::Value;
+
+/// What a checkpoint's index is called.
+const INDEX_SUFFIX: &str = ".safetensors.index.json";
+
+/// A file that belongs to a checkpoint.
+#[derive(Debug, PartialEq)]
+pub(super) struct Companion {
+    /// Where it comes from.
+    pub(super) model: ModelFile,
+    /// Whether the checkpoint cannot be loaded without it.
+    pub(super) required: bool,
+}
+
+/// The files that belong to a checkpoint whose named file lies at `path`; none for a file that is a
+/// checkpoint by itself. An index that cannot be read names no files, and its reader says why.
+pub(super) fn companions(model: &ModelFile, path: &Path) -> Vec<Companion> {
+    let ModelSource::Hf { repo, revision, file } = &model.source else { return Vec::new() };
+    let (folder, name) = match file.rsplit_once('/') {
+        Some((folder, name)) => (format!("{folder}/"), name),
+        None => (String::new(), file.as_str()),
+    };
+    let companion = |name: &str, required| Companion {
+        model: ModelFile {
+            source: ModelSource::Hf {
+                repo: repo.clone(),
+                revision: revision.clone(),
+                file: format!("{folder}{name}"),
+            },
+            sha256: None,
+            bytes: None,
+        },
+        required,
+    };
+    let optional = ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
+    let (config, shards) = match name {
+        "consolidated.safetensors" => ("params.json", Vec::new()),
+        "model.safetensors" => ("config.json", Vec::new()),
+        name if name.ends_with(INDEX_SUFFIX) => ("config.json", shards(path)),
+        _ => return Vec::new(),
+    };
+    let mut companions = vec![companion(config, true)];
+    companions.extend(optional.map(|name| companion(name, false)));
+    companions.extend(shards.iter().map(|name| companion(name, true)));
+    companions
+}
+
+/// Whether all that cannot be done without lies beside the file at `path`.
+pub(super) fn is_complete(model: &ModelFile, path: &Path) -> bool {
+    companions(model, path)
+        .iter()
+        .filter(|companion| companion.required)
+        .all(|companion| companion.path_beside(path).is_some_and(|path| path.is_file()))
+}
+
+impl Companion {
+    /// Where it lies when the named file lies at `path`.
+    fn path_beside(&self, path: &Path) -> Option<PathBuf> {
+        let ModelSource::Hf { file, .. } = &self.model.source else { return None };
+        Some(path.with_file_name(file.rsplit('/').next()?))
+    }
+}
+
+/// The files that an index names, each once.
+fn shards(index: &Path) -> Vec<String> {
+    let index: Option<Value> =
+        std::fs::read(index).ok().and_then(|content| serde_json::from_slice(&content).ok());
+    let weight_map = index.as_ref().and_then(|index| index.get("weight_map")).and_then(Value::as_object);
+    let names: BTreeSet<&str> =
+        weight_map.into_iter().flat_map(|map| map.values()).filter_map(Value::as_str).collect();
+    // An index is data from elsewhere: it must not lead out of its folder.
+    names
+        .into_iter()
+        .filter(|name| Path::new(name).file_name() == Some(name.as_ref()))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(source: &str, path: &Path) -> Vec<(String, bool)> {
+        let model = ModelFile { source: source.parse().unwrap(), sha256: None, bytes: None };
+        let name = |companion: Companion| (companion.model.source.to_string(), companion.required);
+        companions(&model, path).into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn an_index_brings_its_configuration_and_each_shard_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join("model.safetensors.index.json");
+        std::fs::write(
+            &index,
+            r#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors", "z": "a.safetensors", "w": "../c"}}"#,
+        )
+        .unwrap();
+        let found = names("hf:o/r@main#sub/model.safetensors.index.json", &index);
+        let required: Vec<_> =
+            found.iter().filter(|(_, required)| *required).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            required,
+            ["hf:o/r@main#sub/config.json", "hf:o/r@main#sub/a.safetensors", "hf:o/r@main#sub/b.safetensors"]
+        );
+        let model = ModelFile {
+            source: "hf:o/r@main#model.safetensors.index.json".parse().unwrap(),
+            sha256: None,
+            bytes: None,
+        };
+        for missing in ["config.json", "a.safetensors", "b.safetensors"] {
+            assert!(!is_complete(&model, &index), "without {missing}");
+            std::fs::write(folder.path().join(missing), "").unwrap();
+        }
+        assert!(is_complete(&model, &index));
+    }
+
+    #[test]
+    fn a_gguf_file_is_complete_by_itself() {
+        assert!(names("hf:o/r@main#model.gguf", Path::new("x")).is_empty());
+        assert!(names("file:model.safetensors", Path::new("x")).is_empty());
+        assert_eq!(names("hf:o/r@v#model.safetensors", Path::new("x"))[0].0, "hf:o/r@v#config.json");
+        assert_eq!(names("hf:o/r@v#consolidated.safetensors", Path::new("x"))[0].0, "hf:o/r@v#params.json");
+    }
+}

@@ -1,0 +1,574 @@
+//! What a context costs in memory and work, from the shapes of encoder, projector and decoder.
+//!
+//! No weight is read. Work is counted as the engine issues it: matrix products, a multiplication
+//! and an addition each, with dense attention (every query with every key). `docs/plan.md` lists
+//! the terms. Shapes: `s` positions, `n` latents, `d` model width, `h` query heads, `g` key and value
+//! heads, `k` head width, `f` feed-forward width.
+
+use std::path::Path;
+
+use arc_adapters::{EncoderManifest, ModelShape, ProjectorLayer, ProjectorSpec};
+use serde::Serialize;
+
+use crate::decoder::{Architecture, Checkpoint, DecoderConfig, PREFILL_CHUNK};
+use crate::encoder::{
+    ArcEncoderConfig, CHUNKS_AT_ONCE, PoolingGroups, PoolingKind, PoolingPlace, PoolingRate, encoder_config,
+};
+use crate::nn::{BlockConfig, NormConfig};
+use crate::weights::ModelArgs;
+use crate::{Error, Result};
+
+/// A decoder's sizes.
+#[derive(Clone, Debug)]
+pub struct DecoderSizes {
+    config: DecoderConfig,
+    vocabulary: usize,
+    tied_head: bool,
+}
+
+/// An encoder's sizes.
+#[derive(Clone, Debug)]
+pub struct EncoderSizes {
+    config: ArcEncoderConfig,
+    vocabulary: usize,
+    chunk_tokens: usize,
+    max_chunks: usize,
+}
+
+/// What is to be planned.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanRequest {
+    /// Tokens of the context, counted alike by encoder and decoder.
+    pub context: usize,
+    /// How many tokens a latent stands for; the encoder's own rates where `None`.
+    pub factor: Option<usize>,
+    /// Tokens to be written.
+    pub new_tokens: usize,
+    /// Bytes of a value: 4 for `f32`, which is what weights are on a device; 2 for `bf16`.
+    pub bytes_per_value: usize,
+}
+
+/// What a context costs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Tokens of the context.
+    pub context: usize,
+    /// Chunks that the encoder cuts it into.
+    pub chunks: usize,
+    /// Latents, without the special vector.
+    pub latents: usize,
+    /// Values of each part.
+    pub parameters: Parameters,
+    /// With compression: the decoder reads latents.
+    pub compressed: Arm,
+    /// Without: the decoder reads the tokens.
+    pub plain: Arm,
+    /// How many times fewer operations with compression, compressing included, before the first
+    /// token is written.
+    pub prefill_ratio: f64,
+    /// The same after all tokens are written.
+    pub total_ratio: f64,
+    /// The paper's estimate of the former for contexts that are short against the model's width:
+    /// `1 / (p + latents / context)`, where `p` is the encoder's share of the decoder's parameters
+    /// (arXiv 2510.20535, equation 3).
+    pub paper_ratio: f64,
+}
+
+/// Numbers of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Parameters {
+    /// The encoder, its embedding table included.
+    pub encoder: u64,
+    /// The projector and the special vector.
+    pub projector: u64,
+    /// The decoder, its embedding table and head included.
+    pub decoder: u64,
+}
+
+/// The cost of one way to read the context.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Arm {
+    /// Positions that the decoder reads.
+    pub positions: usize,
+    /// Whether they and the new tokens fit the decoder's window.
+    pub fits_window: bool,
+    /// Memory by part.
+    pub bytes: Bytes,
+    /// Work by stage.
+    pub flops: Flops,
+}
+
+/// Bytes by part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Bytes {
+    /// The encoder's weights.
+    pub encoder: u64,
+    /// The projector's weights.
+    pub projector: u64,
+    /// The decoder's weights.
+    pub decoder: u64,
+    /// Keys and values of every position, new tokens included.
+    pub kv_cache: u64,
+    /// The largest set of intermediate values that is alive at once, estimated.
+    pub activations: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// Floating-point operations by stage.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Flops {
+    /// Encoder and projector.
+    pub compress: f64,
+    /// The decoder reads the context, and makes the logits of the first new token.
+    pub prefill: f64,
+    /// The decoder writes the other new tokens.
+    pub decode: f64,
+    /// All of it.
+    pub total: f64,
+}
+
+impl DecoderSizes {
+    /// The sizes of a model that is described and not here; `architecture` is `llama` or `olmo`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for an architecture that such a description does not cover.
+    pub fn from_shape(architecture: &str, shape: &ModelShape) -> Result<Self> {
+        let olmo = architecture == Architecture::Olmo.name();
+        if !olmo && architecture != Architecture::Llama.name() {
+            return Err(Error::InvalidArgument(format!(
+                "a shape describes a model of architecture `llama` or `olmo`, this one is `{architecture}`"
+            )));
+        }
+        let mut config = DecoderConfig::from_meta(&ModelArgs::from_shape(shape, olmo));
+        if let Some(length) = shape.context_length {
+            config.context_length = length;
+        }
+        Ok(Self { config, vocabulary: shape.vocab_size, tied_head: shape.tied_head })
+    }
+
+    /// The sizes of a model's file or folder, from its header and configuration alone.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is wrong with the file or folder.
+    pub fn read(path: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let table = checkpoint.embedding_table()?;
+        Ok(Self {
+            config: checkpoint.config().clone(),
+            vocabulary: table.shape().first().copied().unwrap_or(0),
+            tied_head: !checkpoint.source().has(checkpoint.names().head),
+        })
+    }
+
+    /// What the decoder computes.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    fn parameters(&self) -> u128 {
+        let d = wide(self.config.block.d_model);
+        let tables = if self.tied_head { 1 } else { 2 } * wide(self.vocabulary) * d;
+        let norm = if has_norm_weights(&self.config.block) { d } else { 0 };
+        tables + norm + wide(self.config.n_layers) * block_parameters(&self.config.block)
+    }
+
+    /// Keys and values of `positions` positions.
+    fn kv_values(&self, positions: usize) -> u128 {
+        let attention = self.config.block.attention;
+        2 * wide(self.config.n_layers)
+            * wide(attention.n_kv_heads)
+            * wide(attention.head_dim)
+            * wide(positions)
+    }
+
+    /// The work of reading `positions` positions, piece by piece, and of the last one's logits.
+    fn prefill_flops(&self, positions: usize) -> u128 {
+        let block = &self.config.block;
+        let mut flops = 0;
+        for start in (0..positions).step_by(PREFILL_CHUNK) {
+            let s = PREFILL_CHUNK.min(positions - start);
+            let span = Span { queries: s, new_keys: s, keys: start + s, fed: s };
+            flops += wide(self.config.n_layers) * span.flops(block);
+        }
+        flops + if positions > 0 { self.head_flops() } else { 0 }
+    }
+
+    /// The work of writing one token after another, the first of which the prefill has given.
+    fn decode_flops(&self, positions: usize, new_tokens: usize) -> u128 {
+        let steps = 1..new_tokens.max(1);
+        steps
+            .map(|step| {
+                let span = Span { queries: 1, new_keys: 1, keys: positions + step, fed: 1 };
+                wide(self.config.n_layers) * span.flops(&self.config.block) + self.head_flops()
+            })
+            .sum()
+    }
+
+    fn head_flops(&self) -> u128 {
+        2 * wide(self.config.block.d_model) * wide(self.vocabulary)
+    }
+
+    /// Of a block at the last piece of the prefill, or the logits.
+    fn activations(&self, positions: usize) -> u128 {
+        let s = positions.min(PREFILL_CHUNK);
+        block_activations(&self.config.block, 1, s, positions).max(wide(self.vocabulary))
+    }
+}
+
+impl EncoderSizes {
+    /// The sizes of an encoder package; `backbone` are those of its backbone, for one that has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for a package that contradicts its backbone, or whose backbone is
+    /// not given.
+    pub fn new(manifest: &EncoderManifest, backbone: Option<&DecoderSizes>) -> Result<Self> {
+        let described = match &manifest.shape {
+            Some(shape) => Some(DecoderSizes::from_shape(&manifest.architecture, shape)?),
+            None => backbone.cloned(),
+        };
+        let base = described.ok_or_else(|| {
+            Error::InvalidArgument(format!(
+                "encoder `{}` has a backbone whose sizes are not known",
+                manifest.name
+            ))
+        })?;
+        Ok(Self {
+            config: encoder_config(manifest, &base.config)?,
+            vocabulary: base.vocabulary,
+            chunk_tokens: manifest.chunk_tokens,
+            max_chunks: manifest.max_chunks,
+        })
+    }
+
+    fn parameters(&self) -> u128 {
+        let d = wide(self.config.block.d_model);
+        let rows = wide(self.vocabulary) + wide(self.config.memory_tokens);
+        rows * d + wide(self.config.n_layers) * block_parameters(&self.config.block)
+    }
+
+    /// The rates in force for a factor, as [`Encoder::encode_chunks`](crate::encoder::Encoder) takes it.
+    fn rates(&self, factor: Option<usize>) -> Result<Vec<PoolingRate>> {
+        match factor {
+            None => Ok(self.config.compress_rates.clone()),
+            Some(_) if self.config.memory_tokens > 0 => {
+                Err(Error::InvalidArgument("an encoder with memory tokens has no pooling factor".into()))
+            }
+            Some(0) => Err(Error::InvalidArgument("a pooling factor of 0 leaves nothing".into())),
+            Some(1) => Ok(vec![PoolingRate::Off]),
+            Some(factor) => {
+                let own = self.config.compress_rates.iter().map(|rate| match rate {
+                    PoolingRate::Factor(p) => Some(*p),
+                    PoolingRate::Off => Some(1),
+                    _ => None,
+                });
+                let own: Option<usize> = own.collect::<Option<Vec<_>>>().map(|own| own.iter().product());
+                Ok(if own == Some(factor) {
+                    self.config.compress_rates.clone()
+                } else {
+                    vec![PoolingRate::Factor(factor)]
+                })
+            }
+        }
+    }
+
+    /// Work and latents of one chunk.
+    fn chunk(&self, tokens: usize, rates: &[PoolingRate]) -> (u128, usize) {
+        let config = &self.config;
+        let mut s = tokens + config.memory_tokens;
+        let first_pooling = config.n_layers.saturating_sub(rates.len());
+        let mut flops = 0;
+        for layer in 0..config.n_layers {
+            let rate = layer.checked_sub(first_pooling).and_then(|j| rates.get(j));
+            let rate = rate.copied().unwrap_or(PoolingRate::Off);
+            let n = match (config.pooling.pool_type.kind, rate) {
+                // Clusters are counted downwards.
+                (PoolingKind::KMeans(_), PoolingRate::Factor(p)) => {
+                    if s < p {
+                        s
+                    } else {
+                        s / p.max(1)
+                    }
+                }
+                _ => PoolingGroups::new(s, rate).len(),
+            };
+            let span = match config.pooling.place {
+                PoolingPlace::Between => Span { queries: s, new_keys: s, keys: s, fed: n },
+                PoolingPlace::Before if config.pooling.pool_type.queries_only => {
+                    Span { queries: n, new_keys: s, keys: s, fed: n }
+                }
+                PoolingPlace::Before => Span { queries: n, new_keys: n, keys: n, fed: n },
+            };
+            flops += span.flops(&config.block);
+            s = n;
+        }
+        (flops, if config.memory_tokens > 0 { config.memory_tokens } else { s })
+    }
+}
+
+/// What a context costs with compression and without, whatever memory there is.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] for a context that is empty or has more chunks than the encoder
+/// takes, for a factor that the encoder cannot pool by, and for a projector that does not lie
+/// between the two.
+pub fn plan(
+    encoder: &EncoderSizes,
+    projector: &ProjectorSpec,
+    special_vector: bool,
+    decoder: &DecoderSizes,
+    request: &PlanRequest,
+) -> Result<Plan> {
+    let (d_encoder, d_decoder) = (encoder.config.block.d_model, decoder.config.block.d_model);
+    projector.check(d_encoder, d_decoder).map_err(Error::InvalidArgument)?;
+    if request.context == 0 {
+        return Err(Error::InvalidArgument("a context of 0 tokens costs nothing".into()));
+    }
+    let chunks = request.context.div_ceil(encoder.chunk_tokens);
+    if chunks > encoder.max_chunks {
+        return Err(Error::InvalidArgument(format!(
+            "a context of {} tokens makes {chunks} chunks of {}, the encoder takes at most {}",
+            request.context, encoder.chunk_tokens, encoder.max_chunks
+        )));
+    }
+
+    let rates = encoder.rates(request.factor)?;
+    let (whole, rest) = (request.context / encoder.chunk_tokens, request.context % encoder.chunk_tokens);
+    let (whole_flops, whole_latents) = encoder.chunk(encoder.chunk_tokens, &rates);
+    let (rest_flops, rest_latents) = if rest > 0 { encoder.chunk(rest, &rates) } else { (0, 0) };
+    let latents = whole * whole_latents + rest_latents;
+    let rows = latents + usize::from(special_vector);
+    let compress = wide(whole) * whole_flops + rest_flops + projector_flops(&projector.layers, rows);
+
+    let projector_values: u128 = projector
+        .weight_slots()
+        .iter()
+        .map(|slot| slot.shape.iter().map(|&n| wide(n)).product::<u128>())
+        .sum();
+    let special = if special_vector { wide(d_encoder) } else { 0 };
+    let parameters = Parameters {
+        encoder: narrow(encoder.parameters()),
+        projector: narrow(projector_values + special),
+        decoder: narrow(decoder.parameters()),
+    };
+    let longest = request.context.min(encoder.chunk_tokens) + encoder.config.memory_tokens;
+    let encoder_activations =
+        block_activations(&encoder.config.block, whole.clamp(1, CHUNKS_AT_ONCE), longest, longest);
+
+    let arm = |positions: usize, compress: u128, with_encoder: bool| {
+        let value = wide(request.bytes_per_value);
+        let activations = decoder.activations(positions);
+        let activations = if with_encoder { activations.max(encoder_activations) } else { activations };
+        let of = |values: u128| if with_encoder { narrow(values * value) } else { 0 };
+        let end = positions.saturating_add(request.new_tokens);
+        let mut bytes = Bytes {
+            encoder: of(wide64(parameters.encoder)),
+            projector: of(wide64(parameters.projector)),
+            decoder: narrow(wide64(parameters.decoder) * value),
+            kv_cache: narrow(decoder.kv_values(end) * value),
+            activations: narrow(activations * value),
+            total: 0,
+        };
+        bytes.total = [bytes.encoder, bytes.projector, bytes.decoder, bytes.kv_cache, bytes.activations]
+            .iter()
+            .fold(0, |sum, &part| sum.saturating_add(part));
+        let (prefill, decode) =
+            (decoder.prefill_flops(positions), decoder.decode_flops(positions, request.new_tokens));
+        let flops = Flops {
+            compress: compress as f64,
+            prefill: prefill as f64,
+            decode: decode as f64,
+            total: (compress + prefill + decode) as f64,
+        };
+        Arm { positions, fits_window: end <= decoder.config.context_length, bytes, flops }
+    };
+    let compressed = arm(rows, compress, true);
+    let plain = arm(request.context, 0, false);
+    let share = parameters.encoder as f64 / parameters.decoder as f64;
+    Ok(Plan {
+        context: request.context,
+        chunks,
+        latents,
+        parameters,
+        prefill_ratio: plain.flops.prefill / (compressed.flops.compress + compressed.flops.prefill),
+        total_ratio: plain.flops.total / compressed.flops.total,
+        paper_ratio: 1.0 / (share + latents as f64 / request.context as f64),
+        compressed,
+        plain,
+    })
+}
+
+/// What a block works on.
+struct Span {
+    /// Positions with queries.
+    queries: usize,
+    /// Positions whose keys and values are made.
+    new_keys: usize,
+    /// Positions that are attended to.
+    keys: usize,
+    /// Positions that go through the feed-forward part.
+    fed: usize,
+}
+
+impl Span {
+    fn flops(&self, block: &BlockConfig) -> u128 {
+        let (d, f) = (wide(block.d_model), wide(block.d_ff));
+        let heads = wide(block.attention.n_heads) * wide(block.attention.head_dim);
+        let kv_heads = wide(block.attention.n_kv_heads) * wide(block.attention.head_dim);
+        let (queries, keys) = (wide(self.queries), wide(self.keys));
+        let projections = 2 * queries * d * heads + 2 * wide(self.new_keys) * d * kv_heads;
+        let attention = 2 * queries * keys * heads;
+        2 * (projections + attention + 3 * wide(self.fed) * d * f)
+    }
+}
+
+fn projector_flops(layers: &[ProjectorLayer], rows: usize) -> u128 {
+    layers
+        .iter()
+        .map(|layer| match layer {
+            ProjectorLayer::Linear { d_in, d_out, .. } => 2 * wide(rows) * wide(*d_in) * wide(*d_out),
+            ProjectorLayer::Residual { layers } => projector_flops(layers, rows),
+            _ => 0,
+        })
+        .sum()
+}
+
+fn has_norm_weights(block: &BlockConfig) -> bool {
+    !matches!(block.norm, NormConfig::NonParametricLayer { .. })
+}
+
+fn block_parameters(block: &BlockConfig) -> u128 {
+    let (d, f, k) = (wide(block.d_model), wide(block.d_ff), wide(block.attention.head_dim));
+    let (heads, kv_heads) = (wide(block.attention.n_heads) * k, wide(block.attention.n_kv_heads) * k);
+    let biases = if block.qkv_bias { heads + 2 * kv_heads } else { 0 };
+    let norms = if has_norm_weights(block) {
+        (if block.sandwich { 4 } else { 2 }) * d + if block.qk_norm { 2 * k } else { 0 }
+    } else {
+        0
+    };
+    2 * d * heads + 2 * d * kv_heads + 3 * d * f + biases + norms
+}
+
+/// The larger of the two sets that are alive at once in a block: the state, its norm, queries, and
+/// keys and values for every query head, with the scores; or the state, its norm, and three rows of
+/// the feed-forward part.
+fn block_activations(block: &BlockConfig, batch: usize, s: usize, keys: usize) -> u128 {
+    let (s, keys, d) = (wide(s), wide(keys), wide(block.d_model));
+    let heads = wide(block.attention.n_heads) * wide(block.attention.head_dim);
+    let attention = s * (2 * d + heads) + 2 * keys * heads + wide(block.attention.n_heads) * s * keys;
+    let feed_forward = s * (2 * d + 3 * wide(block.d_ff));
+    wide(batch) * attention.max(feed_forward)
+}
+
+/// Products of several sizes do not fit 64 bits if someone asks for absurd ones.
+fn wide(size: usize) -> u128 {
+    size as u128
+}
+
+fn wide64(size: u64) -> u128 {
+    u128::from(size)
+}
+
+fn narrow(count: u128) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn llama(
+        d_model: usize,
+        n_layers: usize,
+        heads: [usize; 2],
+        d_ff: usize,
+        vocab_size: usize,
+    ) -> ModelShape {
+        ModelShape {
+            n_layers,
+            d_model,
+            n_heads: heads[0],
+            n_kv_heads: heads[1],
+            d_head: 128,
+            d_ff,
+            vocab_size,
+            tied_head: false,
+            norm_eps: 1e-5,
+            rope_theta: 1e6,
+            context_length: Some(32_768),
+        }
+    }
+
+    /// The published encoder of 3 billion parameters, and Mistral 7B.
+    fn published(factor: i64) -> (EncoderSizes, DecoderSizes) {
+        let mut shape = llama(3072, 28, [24, 8], 8192, 128_256);
+        shape.rope_theta = 5e5;
+        let manifest = serde_json::json!({
+            "schema": 1, "name": "arc", "encoder_id": "x", "architecture": "llama", "d_encoder": 3072,
+            "n_truncated_layers": 2, "compress_rates": [factor], "pool_type": "mean_pooled_queries",
+            "where": "before", "chunk_tokens": 1024, "shape": shape,
+            "weights": {"kind": "published", "source": "hf:a/b@c#d"},
+        });
+        let manifest = EncoderManifest::parse(&manifest.to_string(), Path::new("test")).unwrap();
+        let decoder = DecoderSizes::from_shape("llama", &llama(4096, 32, [32, 8], 14336, 32_768)).unwrap();
+        (EncoderSizes::new(&manifest, None).unwrap(), decoder)
+    }
+
+    fn paper_plan(factor: i64, context: usize) -> Plan {
+        let (encoder, decoder) = published(factor);
+        let request = PlanRequest { context, factor: None, new_tokens: 1, bytes_per_value: 4 };
+        plan(&encoder, &ProjectorSpec::two_linear(3072, 2048, 4096), true, &decoder, &request).unwrap()
+    }
+
+    #[test]
+    fn parameters_are_those_of_the_published_models() {
+        let plan = paper_plan(-8, 1024);
+        // Mistral 7B v0.3, as its card says, and Llama 3.2 3B less two layers, without its head.
+        assert_eq!(plan.parameters.decoder, 7_248_023_552);
+        assert_eq!(plan.parameters.encoder, 3_212_749_824 - 2 * 100_669_440 - 3072);
+        assert_eq!(plan.parameters.projector, 3072 * 2048 + 2048 * 4096 + 3072);
+        assert_eq!(plan.latents, 128);
+    }
+
+    #[test]
+    fn the_ratios_of_the_papers_appendix_come_out() {
+        let (four, eight) = (paper_plan(-4, 1024), paper_plan(-8, 1024));
+        assert!((four.paper_ratio - 1.5).abs() < 0.05, "{}", four.paper_ratio);
+        assert!((eight.paper_ratio - 1.9).abs() < 0.06, "{}", eight.paper_ratio);
+        // What is issued is a little less work: neither table of embeddings is multiplied by, logits
+        // are made once, and the last layer of the encoder has few queries.
+        assert!((1.5..1.75).contains(&four.prefill_ratio), "{}", four.prefill_ratio);
+        assert!((1.9..2.2).contains(&eight.prefill_ratio), "{}", eight.prefill_ratio);
+    }
+
+    #[test]
+    fn a_longer_context_gains_more_since_chunks_do_not_see_each_other() {
+        let ratios: Vec<f64> = [1024, 8192, 32_000].map(|n| paper_plan(-8, n).prefill_ratio).to_vec();
+        assert!(ratios.is_sorted(), "{ratios:?}");
+    }
+
+    #[test]
+    fn a_window_counts_latents_and_tokens() {
+        let plan = paper_plan(-8, 32_768);
+        assert_eq!(plan.chunks, 32);
+        assert!(plan.compressed.fits_window && !plan.plain.fits_window);
+        let (encoder, decoder) = published(-8);
+        let request = PlanRequest { context: 32_769, factor: None, new_tokens: 1, bytes_per_value: 4 };
+        let projector = ProjectorSpec::two_linear(3072, 2048, 4096);
+        let error = super::plan(&encoder, &projector, true, &decoder, &request).unwrap_err().to_string();
+        assert!(error.contains("33 chunks"), "{error}");
+    }
+
+    #[test]
+    fn the_cache_is_keys_and_values_of_each_layer() {
+        let plan = paper_plan(-8, 1024);
+        // Two sides, 32 layers, 8 heads of 128, 4 bytes, for 129 positions and a new one.
+        assert_eq!(plan.compressed.bytes.kv_cache, 2 * 32 * 8 * 128 * 4 * 130);
+        assert_eq!(plan.plain.bytes.encoder, 0);
+    }
+}

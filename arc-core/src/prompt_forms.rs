@@ -1,0 +1,315 @@
+//! The forms of prompt that the ARC-Encoder was trained and measured with (arXiv 2510.20535,
+//! sections 3 and 4): few-shot questions, continuation, reconstruction, and instructions inside a
+//! chat template.
+//!
+//! A [`PromptForm`] is text with places for compressed contexts. Each piece of text is tokenised on
+//! its own, the first with the beginning token where the tokenizer adds one, as the reference does.
+
+use burn::tensor::Tensor;
+
+use crate::chat_template::{ChatTemplate, Message};
+use crate::prompt::Prompt;
+use crate::tokenizer::{SpecialTokens, Tokenizer};
+use crate::{Error, Result};
+
+/// Stands for the text before the contexts while a chat template is rendered; a private-use
+/// character, like the next two.
+const PREFIX: char = '\u{F8FD}';
+/// Stands for the contexts.
+const CONTEXTS: char = '\u{F8FF}';
+/// Stands for the text after the contexts.
+const INSTRUCTION: char = '\u{F8FE}';
+
+/// A piece of a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FormPart {
+    /// Text of a user: names of special tokens in it are text.
+    Text(String),
+    /// Words of a template: names of special tokens are the tokens.
+    Template(String),
+    /// The place of the context with this index.
+    Context(usize),
+}
+
+/// A prompt before its text is tokenised and its contexts are compressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromptForm {
+    parts: Vec<FormPart>,
+}
+
+/// A question that is answered in the prompt, to show how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shot<'a> {
+    /// How many contexts it is about, at least 1.
+    pub contexts: usize,
+    /// The question.
+    pub question: &'a str,
+    /// Its answer.
+    pub answer: &'a str,
+}
+
+/// What is asked of a chat model about contexts: text before them, text after them, and how the
+/// answer begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Comes before the contexts.
+    pub prefix: String,
+    /// Comes after them.
+    pub instruction: String,
+    /// What the model's turn begins with.
+    pub suffix: String,
+}
+
+impl std::str::FromStr for Instruction {
+    type Err = Error;
+
+    /// Reads `prefix||instruction||suffix`, as the reference's data has it.
+    fn from_str(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.split("||").collect();
+        let [prefix, instruction, suffix] = parts[..] else {
+            return Err(Error::InvalidArgument(format!(
+                "an instruction has {} parts between `||`, expected prefix, instruction and suffix",
+                parts.len()
+            )));
+        };
+        let owned = str::to_owned;
+        Ok(Self { prefix: owned(prefix), instruction: owned(instruction), suffix: owned(suffix) })
+    }
+}
+
+impl PromptForm {
+    /// Questions about documents, every document compressed: answered ones first, then the one to
+    /// be answered, about `contexts` contexts. Several contexts of one question follow each other.
+    ///
+    /// ```text
+    /// Document: ⟨0⟩
+    /// Question: … Answer: …
+    ///
+    /// Document: ⟨1⟩
+    /// Question: …
+    /// Answer:
+    /// ```
+    #[must_use]
+    pub fn few_shot(shots: &[Shot<'_>], contexts: usize, question: &str) -> Self {
+        let mut form = Self { parts: Vec::new() };
+        let mut text = "Document: ".to_owned();
+        let mut next = 0;
+        for shot in shots {
+            form.text(&text);
+            form.contexts(next..next + shot.contexts);
+            next += shot.contexts;
+            text = format!("\nQuestion: {}\nAnswer: {}\n\nDocument: ", shot.question, shot.answer);
+        }
+        form.text(&text);
+        form.contexts(next..next + contexts);
+        form.text(&format!("\nQuestion: {question}\nAnswer:"));
+        form
+    }
+
+    /// A context that is to be continued, after text that was not compressed, if there is any.
+    #[must_use]
+    pub fn continuation(before: &str) -> Self {
+        let mut form = Self { parts: Vec::new() };
+        form.text(before);
+        form.contexts(0..1);
+        form
+    }
+
+    /// A context that is to be repeated. Its latents are followed by `<Rec>` and not by `<Cont>`.
+    #[must_use]
+    pub fn reconstruction() -> Self {
+        Self { parts: vec![FormPart::Context(0)] }
+    }
+
+    /// An instruction about `contexts` contexts in the form of Llama 2 Chat, which the paper uses.
+    #[must_use]
+    pub fn llama_2_chat(system: Option<&str>, instruction: &Instruction, contexts: usize) -> Self {
+        let system = system.map_or_else(String::new, |text| format!("<<SYS>>\n{text}\n<</SYS>>\n\n"));
+        let mut form = Self { parts: Vec::new() };
+        form.text(format!("[INST] {system}{}", instruction.prefix).trim());
+        form.contexts(0..contexts);
+        form.text(instruction.instruction.trim());
+        form.text(&format!(" [/INST] {}", instruction.suffix));
+        form
+    }
+
+    /// An instruction about `contexts` contexts as the user's turn of a chat template.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`] if the template cannot be rendered, or leaves out the user's words.
+    pub fn chat(
+        template: &ChatTemplate,
+        system: Option<&str>,
+        instruction: &Instruction,
+        contexts: usize,
+    ) -> Result<Self> {
+        let mut messages: Vec<Message> =
+            system.map(|text| Message::new("system", text)).into_iter().collect();
+        messages.push(Message::new("user", format!("{PREFIX}{CONTEXTS}{INSTRUCTION}")));
+        let rendered = template.render(&messages, true)?;
+        let pieces: Vec<&str> = rendered.split([PREFIX, CONTEXTS, INSTRUCTION]).collect();
+        let [before, "", "", after] = pieces[..] else {
+            return Err(Error::Template {
+                what: "chat".into(),
+                reason: "it does not give the user's words once, as they are".into(),
+            });
+        };
+        let mut form = Self { parts: vec![FormPart::Template(before.to_owned())] };
+        form.text(&instruction.prefix);
+        form.contexts(0..contexts);
+        form.text(&instruction.instruction);
+        form.parts.push(FormPart::Template(after.to_owned()));
+        form.text(&instruction.suffix);
+        Ok(form)
+    }
+
+    /// The pieces in order; none is empty.
+    #[must_use]
+    pub fn parts(&self) -> &[FormPart] {
+        &self.parts
+    }
+
+    /// How many contexts it has places for.
+    #[must_use]
+    pub fn context_count(&self) -> usize {
+        self.parts.iter().filter(|part| matches!(part, FormPart::Context(_))).count()
+    }
+
+    /// The prompt, with each context's projected latents (and special vector), `[n, d_decoder]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] unless there is one entry of `contexts` for each place, and
+    /// [`Error::Tokenizer`].
+    pub fn assemble(&self, tokenizer: &Tokenizer, contexts: &[Tensor<2>]) -> Result<Prompt> {
+        if contexts.len() != self.context_count() {
+            return Err(Error::InvalidArgument(format!(
+                "the prompt has places for {} contexts, {} are given",
+                self.context_count(),
+                contexts.len()
+            )));
+        }
+        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        let mut prompt = Prompt::new().tokens(bos.into_iter().collect());
+        for part in &self.parts {
+            prompt = match part {
+                FormPart::Text(text) => prompt.tokens(tokenizer.encode(text)?.ids),
+                FormPart::Template(text) => {
+                    let mut ids = tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids;
+                    // Some chat templates write the beginning token themselves.
+                    if bos.is_some() && prompt.len() == 1 && ids.first() == bos.as_ref() {
+                        ids.remove(0);
+                    }
+                    prompt.tokens(ids)
+                }
+                FormPart::Context(index) => {
+                    let latents = contexts.get(*index).cloned().ok_or_else(|| {
+                        Error::InvalidArgument(format!("the prompt has no context {index}"))
+                    })?;
+                    prompt.latents(latents)
+                }
+            };
+        }
+        Ok(prompt)
+    }
+
+    fn text(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.parts.push(FormPart::Text(text.to_owned()));
+        }
+    }
+
+    fn contexts(&mut self, indices: std::ops::Range<usize>) {
+        self.parts.extend(indices.map(FormPart::Context));
+    }
+}
+
+/// The answer in what a base model writes after a few-shot prompt: it goes on with a document of its
+/// own after an empty line.
+#[must_use]
+pub fn few_shot_answer(text: &str) -> &str {
+    text.split("\n\n").next().unwrap_or_default().trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The form as one text, contexts as `⟨index⟩` and pieces of text between `|`.
+    fn spelt(form: &PromptForm) -> String {
+        let part = |part: &FormPart| match part {
+            FormPart::Text(text) => format!("|{text}|"),
+            FormPart::Template(text) => format!("{{{text}}}"),
+            FormPart::Context(index) => format!("⟨{index}⟩"),
+        };
+        form.parts().iter().map(part).collect()
+    }
+
+    #[test]
+    fn few_shot_questions_interleave_compressed_documents() {
+        let shots = [
+            Shot { contexts: 1, question: "who?", answer: "she" },
+            Shot { contexts: 2, question: "where?", answer: "there" },
+        ];
+        assert_eq!(
+            spelt(&PromptForm::few_shot(&shots, 1, "when?")),
+            "|Document: |⟨0⟩|\nQuestion: who?\nAnswer: she\n\nDocument: |⟨1⟩⟨2⟩\
+             |\nQuestion: where?\nAnswer: there\n\nDocument: |⟨3⟩|\nQuestion: when?\nAnswer:|"
+        );
+        assert_eq!(
+            spelt(&PromptForm::few_shot(&[], 1, "when?")),
+            "|Document: |⟨0⟩|\nQuestion: when?\nAnswer:|"
+        );
+    }
+
+    #[test]
+    fn continuation_and_reconstruction_begin_with_the_context() {
+        assert_eq!(spelt(&PromptForm::continuation("")), "⟨0⟩");
+        assert_eq!(spelt(&PromptForm::continuation("so far")), "|so far|⟨0⟩");
+        assert_eq!(spelt(&PromptForm::reconstruction()), "⟨0⟩");
+    }
+
+    #[test]
+    fn llama_2_chat_puts_the_contexts_between_prefix_and_instruction() {
+        let instruction: Instruction = "Text:\n\n||\nSay it again.||Again:\n".parse().unwrap();
+        assert_eq!(
+            spelt(&PromptForm::llama_2_chat(None, &instruction, 1)),
+            "|[INST] Text:|⟨0⟩|Say it again.|| [/INST] Again:\n|"
+        );
+        assert_eq!(
+            spelt(&PromptForm::llama_2_chat(Some("Be brief."), &instruction, 2)),
+            "|[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nText:|⟨0⟩⟨1⟩|Say it again.|| [/INST] Again:\n|"
+        );
+    }
+
+    #[test]
+    fn an_instruction_has_three_parts() {
+        for text in ["", "a||b", "a||b||c||d"] {
+            let error = text.parse::<Instruction>().unwrap_err().to_string();
+            assert!(error.contains("prefix, instruction and suffix"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_chat_template_holds_the_contexts_in_the_users_turn() {
+        let source = "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}<|end|>\n\
+                      {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+        let template = ChatTemplate::new(source, "<s>", "</s>").unwrap();
+        let instruction: Instruction = "Text: ||\nSum it up, <|end|>.||In short:".parse().unwrap();
+        assert_eq!(
+            spelt(&PromptForm::chat(&template, Some("Be brief."), &instruction, 2).unwrap()),
+            "{<s><|system|>Be brief.<|end|>\n<|user|>}|Text: |⟨0⟩⟨1⟩|\nSum it up, <|end|>.|\
+             {<|end|>\n<|assistant|>}|In short:|"
+        );
+        let deaf = ChatTemplate::new("hello", "", "").unwrap();
+        let error = PromptForm::chat(&deaf, None, &instruction, 1).unwrap_err().to_string();
+        assert!(error.contains("the user's words"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_ends_where_the_next_document_begins() {
+        assert_eq!(few_shot_answer(" Paris\n\nDocument: On"), "Paris");
+        assert_eq!(few_shot_answer(" Paris, \nof course "), "Paris, \nof course");
+    }
+}

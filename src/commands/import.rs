@@ -1,0 +1,249 @@
+//! `arc import`: a checkpoint of the public ARC-Encoder code becomes packages of a registry.
+
+use std::path::{Path, PathBuf};
+
+use arc_adapters::{
+    DecoderEntry, DecoderPin, EncoderManifest, EncoderWeights, ModelFile, ModelSource, NewDecoder,
+    REGISTRY_FILE, Registry, RegistryEditor,
+};
+use arc_core::hub::Cache;
+use arc_core::import::{ImportOptions, ImportedDecoder, import};
+use arc_core::weights::{ArcCheckpoint, TrainingSources};
+use serde_json::json;
+
+use super::setup::{locate, project_registry, registry};
+use crate::Failure;
+use crate::args::{self, Global};
+use crate::output::Output;
+
+/// The paper's question form, where neither the registry nor the user says otherwise.
+const TEMPLATE: &str = "Document: {{ document }}\nQuestion: {{ question }}\nAnswer:";
+
+pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Result<(), Failure> {
+    let registry = registry(global).unwrap_or_default();
+    let project = match &args.output {
+        Some(folder) => folder.clone(),
+        None => project_registry()
+            .and_then(|file| file.parent().map(Path::to_owned))
+            .unwrap_or_else(|| PathBuf::from(".")),
+    };
+    let described = described(&registry, &args.name)?;
+    let source = match (&args.source, &described) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(EncoderManifest { weights: EncoderWeights::Published { source }, .. })) => {
+            fetch(source, &args.name, global.yes)?
+        }
+        (None, _) => {
+            return Err(Failure::usage(
+                format!(
+                    "no checkpoint is named, and `{}` is no published encoder of the registry",
+                    args.name
+                ),
+                "give the folder of a checkpoint",
+            ));
+        }
+    };
+    let sources =
+        TrainingSources { backbone: args.backbone.clone(), frozen_encoder: args.encoder_from.clone() };
+    let checkpoint = ArcCheckpoint::open(&source, &sources)?;
+
+    let names = if args.decoder_names.is_empty() {
+        described.as_ref().map(published_decoders).unwrap_or_default()
+    } else {
+        args.decoder_names.clone()
+    };
+    if names.is_empty() {
+        return Err(Failure::usage(
+            format!("`{}` has {} decoders, which it does not name", source.display(), checkpoint.decoders()),
+            "name them in its order, with `--decoder-names a,b`",
+        ));
+    }
+    let mut entries = Vec::new();
+    for name in &names {
+        entries.push(registry.decoder(name)?);
+    }
+    let template = args.template.as_ref().map(arc_core::document::Document::read).transpose()?;
+    let template = template.map(|document| document.text);
+    if let Some(template) = &template {
+        arc_core::prompt_template::PromptTemplate::parse(template)?;
+    }
+    let decoders = entries
+        .iter()
+        .map(|entry| imported_decoder(entry, &args.name, template.as_deref(), output))
+        .collect::<Result<Vec<_>, _>>()?;
+    let beside = Some(source.join("tokenizer.json")).filter(|path| path.is_file());
+    let tokenizer = match (args.tokenizer.clone().or(beside), &described) {
+        (None, Some(manifest)) if args.source.is_none() => published_tokenizer(manifest, global.yes, output)?,
+        (found, _) => found,
+    };
+    let options =
+        ImportOptions { name: args.name.clone(), decoders, tokenizer, chunk_tokens: args.chunk_tokens };
+
+    // What the packages are to be called is settled before anything is written.
+    let encoder_folder = Path::new("encoders").join(&args.name);
+    let adapter_folder = |decoder: &str| Path::new("plugins").join(&args.name).join(decoder);
+    let registry_path = project.join(REGISTRY_FILE);
+    let mut editor = RegistryEditor::open(&registry_path)?;
+    match arc_adapters::Registry::parse(&editor.text(), &registry_path)?.encoder(&args.name) {
+        Ok(entry) if entry.package == project.join(&encoder_folder) => {}
+        Ok(_) => {
+            return Err(arc_adapters::Error::NameTaken {
+                kind: "encoder",
+                name: args.name.clone(),
+                path: registry_path,
+            }
+            .into());
+        }
+        Err(_) => editor.add_encoder(&args.name, &encoder_folder)?,
+    }
+    for entry in &entries {
+        add_decoder(&mut editor, entry, &registry_path)?;
+        editor.add_adapter(&entry.name, &args.name, &adapter_folder(&entry.name))?;
+    }
+
+    let imported = import(&checkpoint, &options, &project.join(&encoder_folder), |decoder| {
+        project.join(adapter_folder(decoder))
+    })?;
+    editor.save()?;
+
+    if options.tokenizer.is_none() {
+        output
+            .remark("no tokenizer was found or given: import again with `--tokenizer FILE` to compress text");
+    }
+    output.line(format!(
+        "encoder `{}`: {}",
+        imported.encoder.name,
+        project.join(&encoder_folder).display()
+    ))?;
+    for adapter in &imported.adapters {
+        let folder = project.join(adapter_folder(&adapter.decoder.name));
+        output.line(format!("adapter for `{}`: {}", adapter.decoder.name, folder.display()))?;
+    }
+    output.json(&json!({
+        "encoder": {
+            "name": imported.encoder.name,
+            "encoder_id": imported.encoder.encoder_id,
+            "folder": project.join(&encoder_folder),
+        },
+        "adapters": imported.adapters.iter().map(|adapter| json!({
+            "decoder": adapter.decoder.name,
+            "folder": project.join(adapter_folder(&adapter.decoder.name)),
+            "weights_sha256": adapter.weights.sha256,
+        })).collect::<Vec<_>>(),
+        "registry": registry_path,
+    }))
+}
+
+/// The manifest of the encoder of this name, if the registry has one.
+fn described(registry: &Registry, name: &str) -> Result<Option<EncoderManifest>, Failure> {
+    match registry.encoder(name) {
+        Ok(entry) => Ok(Some(EncoderManifest::open(&entry.package)?)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The decoders that a published encoder's description names, in its checkpoint's order.
+fn published_decoders(manifest: &EncoderManifest) -> Vec<String> {
+    let names = manifest.provenance.pointer("/checkpoint/decoders").and_then(serde_json::Value::as_array);
+    names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+/// Pulls the tokenizer that a published encoder's description names. Its makers may ask for a token,
+/// so that an import goes on without it.
+fn published_tokenizer(
+    manifest: &EncoderManifest,
+    yes: bool,
+    output: &Output,
+) -> Result<Option<PathBuf>, Failure> {
+    let Some(source) = manifest.provenance.get("tokenizer").and_then(serde_json::Value::as_str) else {
+        return Ok(None);
+    };
+    let model = ModelFile { source: source.parse()?, sha256: None, bytes: None };
+    match locate(&model, &manifest.name, yes) {
+        Ok(path) => Ok(Some(path)),
+        Err(error) => {
+            output.remark(format!("{error}"));
+            Ok(None)
+        }
+    }
+}
+
+/// Pulls a published checkpoint, weights and configuration.
+fn fetch(weights: &ModelSource, name: &str, yes: bool) -> Result<PathBuf, Failure> {
+    let model = ModelFile { source: weights.clone(), sha256: None, bytes: None };
+    let path = locate(&model, name, yes)?;
+    Ok(path.parent().map(Path::to_owned).unwrap_or(path))
+}
+
+/// What is known of a decoder: all of it if its model is here, else what the registry says.
+fn imported_decoder(
+    entry: &DecoderEntry,
+    encoder: &str,
+    template: Option<&str>,
+    output: &Output,
+) -> Result<ImportedDecoder, Failure> {
+    let kept = entry
+        .adapter_for(encoder)
+        .and_then(|folder| std::fs::read_to_string(folder.join("adapter.json")).ok())
+        .and_then(|text| arc_adapters::AdapterManifest::parse(&text, Path::new("adapter.json")).ok())
+        .filter(|manifest| manifest.encoder.name == encoder);
+    let template = match (template, kept) {
+        (Some(template), _) => template.to_owned(),
+        (None, Some(manifest)) => manifest.prompt_template,
+        (None, None) => TEMPLATE.to_owned(),
+    };
+    let cache = Cache::from_env()?;
+    let tokenizer = match &entry.tokenizer {
+        Some(model) => Some(cache.find(model, &entry.name)),
+        None => None,
+    };
+    if let Some(model) = cache.find(&entry.model, &entry.name)
+        && tokenizer != Some(None)
+    {
+        return Ok(ImportedDecoder::of_model(&entry.name, &model, tokenizer.flatten().as_deref(), template)?);
+    }
+    output.remark(format!(
+        "decoder `{}` is not on this machine: its adapter is not pinned to its tokenizer and embeddings",
+        entry.name
+    ));
+    let architecture = entry.architecture.clone().ok_or_else(|| Failure {
+        message: format!("the registry does not say the architecture of `{}`", entry.name),
+        hint: Some(format!("pull it first, with `arc pull {}`", entry.name)),
+        code: 1,
+    })?;
+    let pin = DecoderPin {
+        name: entry.name.clone(),
+        architecture,
+        embedding_sha256: String::new(),
+        tokenizer_sha256: String::new(),
+    };
+    let d_model = entry.shape.as_ref().map(|shape| shape.d_model);
+    Ok(ImportedDecoder { pin, d_model, prompt_template: template })
+}
+
+/// Repeats an entry of another registry file in the one that is written to.
+fn add_decoder(editor: &mut RegistryEditor, entry: &DecoderEntry, path: &Path) -> Result<(), Failure> {
+    if Registry::parse(&editor.text(), path)?.decoder(&entry.name).is_ok() {
+        return Ok(());
+    }
+    editor.add_decoder(&NewDecoder {
+        name: entry.name.clone(),
+        aliases: Vec::new(),
+        architecture: entry.architecture.clone(),
+        model: absolute(&entry.model),
+        tokenizer: entry.tokenizer.as_ref().map(absolute),
+        adapter: None,
+    })?;
+    Ok(())
+}
+
+/// A file whose path does not depend on where the registry lies.
+fn absolute(file: &ModelFile) -> ModelFile {
+    let mut file = file.clone();
+    if let ModelSource::File { path } = &mut file.source
+        && let Ok(whole) = std::path::absolute(&*path)
+    {
+        *path = whole;
+    }
+    file
+}

@@ -1,0 +1,169 @@
+//! `arc plan`: what a context costs, before anything is downloaded.
+
+use arc_adapters::{AdapterManifest, DecoderEntry, EncoderManifest, ProjectorSpec, Registry};
+use arc_core::hub::Cache;
+use arc_core::plan::{Arm, DecoderSizes, EncoderSizes, Plan, PlanRequest, plan};
+use bytesize::ByteSize;
+use serde_json::json;
+
+use super::setup::registry;
+use crate::Failure;
+use crate::args::{self, Global};
+use crate::output::Output;
+
+pub(crate) fn run(global: &Global, args: &args::Plan, output: &Output) -> Result<(), Failure> {
+    let registry = registry(global)?;
+    let entry = registry.decoder(&args.decoder)?;
+    let encoder_name =
+        match args.encoder.as_deref().or(entry.encoder.as_deref()).or(registry.default_encoder()) {
+            Some(name) => registry.encoder(name)?.name.clone(),
+            None => {
+                return Err(Failure::usage(
+                    "the registry names no default encoder",
+                    "name one with `--encoder`",
+                ));
+            }
+        };
+    let decoder = sizes(entry)?;
+    let manifest = EncoderManifest::open(&registry.encoder(&encoder_name)?.package)?;
+    let backbone = backbone(&registry, &manifest)?;
+    let encoder = EncoderSizes::new(&manifest, backbone.as_ref())?;
+    let adapter = adapter(entry, &encoder_name);
+    let assumed = adapter.is_none();
+    let (projector, special) = match adapter {
+        Some(adapter) => (adapter.projector, adapter.append != arc_adapters::Append::None),
+        None => {
+            let d = manifest.d_encoder;
+            (ProjectorSpec::two_linear(d, d, decoder.config().d_model()), true)
+        }
+    };
+    let request = PlanRequest {
+        context: args.context,
+        factor: args.factor.map(usize::from),
+        new_tokens: args.new_tokens,
+        bytes_per_value: args.dtype.bytes(),
+    };
+    let plan = plan(&encoder, &projector, special && !args.no_special, &decoder, &request)?;
+
+    if assumed {
+        output.remark(format!(
+            "`{}` has no adapter for `{encoder_name}`: two linear layers are assumed",
+            entry.name
+        ));
+    }
+    print(&plan, &entry.name, &encoder_name, args, output)?;
+    let fits = |arm: &Arm| args.device_memory.map(|memory| arm.bytes.total <= memory.0);
+    output.json(&json!({
+        "decoder": entry.name,
+        "encoder": encoder_name,
+        "bytes_per_value": request.bytes_per_value,
+        "device_memory": args.device_memory.map(|memory| memory.0),
+        "fits": { "compressed": fits(&plan.compressed), "plain": fits(&plan.plain) },
+        "plan": plan,
+    }))
+}
+
+/// A decoder's sizes: those of its file, if it is here, else those that the registry states.
+fn sizes(entry: &DecoderEntry) -> Result<DecoderSizes, Failure> {
+    if let Some(path) = Cache::from_env()?.find(&entry.model, &entry.name) {
+        return Ok(DecoderSizes::read(&path)?);
+    }
+    match (&entry.shape, &entry.architecture) {
+        (Some(shape), Some(architecture)) => Ok(DecoderSizes::from_shape(architecture, shape)?),
+        _ => Err(Failure {
+            message: format!(
+                "the sizes of `{}` are not known: it is not here, and the registry has no `shape`",
+                entry.name
+            ),
+            hint: Some(format!(
+                "pull it with `arc pull {}`, or state its `shape` in the registry",
+                entry.name
+            )),
+            code: 1,
+        }),
+    }
+}
+
+fn backbone(registry: &Registry, manifest: &EncoderManifest) -> Result<Option<DecoderSizes>, Failure> {
+    match manifest.backbone.as_ref().and_then(|backbone| backbone.decoder.as_ref()) {
+        Some(name) => Ok(Some(sizes(registry.decoder(name)?)?)),
+        None => Ok(None),
+    }
+}
+
+/// The adapter's description, whether or not its weights are here.
+fn adapter(entry: &DecoderEntry, encoder: &str) -> Option<AdapterManifest> {
+    let path = entry.adapter_for(encoder)?.join(arc_adapters::MANIFEST_FILE);
+    let manifest = AdapterManifest::parse(&std::fs::read_to_string(&path).ok()?, &path).ok()?;
+    // One for another encoder has other widths.
+    (manifest.encoder.name == encoder).then_some(manifest)
+}
+
+fn print(
+    plan: &Plan,
+    decoder: &str,
+    encoder: &str,
+    args: &args::Plan,
+    output: &Output,
+) -> Result<(), Failure> {
+    output.line(format!(
+        "{} tokens in {} chunks: {} latents of encoder `{encoder}` for decoder `{decoder}`\n",
+        plan.context, plan.chunks, plan.latents
+    ))?;
+    let parameters = &plan.parameters;
+    let mut rows = vec![row("", "parameters", "with compression", "without")];
+    let bytes = |count: u64| ByteSize::b(count).to_string();
+    let (with, without) = (&plan.compressed.bytes, &plan.plain.bytes);
+    for (part, count, with, without) in [
+        ("encoder", Some(parameters.encoder), with.encoder, without.encoder),
+        ("projector", Some(parameters.projector), with.projector, without.projector),
+        ("decoder", Some(parameters.decoder), with.decoder, without.decoder),
+        ("KV cache", None, with.kv_cache, without.kv_cache),
+        ("activations", None, with.activations, without.activations),
+        ("memory", None, with.total, without.total),
+    ] {
+        let count = count.map_or_else(String::new, thousands);
+        rows.push(row(part, &count, &bytes(with), &bytes(without)));
+    }
+    let flops = |count: f64| format!("{:.3} TFLOP", count / 1e12);
+    let (with, without) = (&plan.compressed.flops, &plan.plain.flops);
+    for (stage, with, without) in [
+        ("compress", with.compress, without.compress),
+        ("prefill", with.prefill, without.prefill),
+        ("decode", with.decode, without.decode),
+        ("work", with.total, without.total),
+    ] {
+        rows.push(row(stage, "", &flops(with), &flops(without)));
+    }
+    let window = |arm: &Arm| if arm.fits_window { "fits" } else { "does not fit" };
+    rows.push(row("window", "", window(&plan.compressed), window(&plan.plain)));
+    if let Some(memory) = args.device_memory {
+        let fits = |arm: &Arm| if arm.bytes.total <= memory.0 { "fits" } else { "does not fit" };
+        let what = format!("in {}", ByteSize::b(memory.0));
+        rows.push(row(&what, "", fits(&plan.compressed), fits(&plan.plain)));
+    }
+    for line in rows {
+        output.line(line)?;
+    }
+    output.line(format!(
+        "\n{:.2} times less work to the first token, {:.2} times less in all; {:.2} by the paper's estimate",
+        plan.prefill_ratio, plan.total_ratio, plan.paper_ratio
+    ))
+}
+
+fn row(part: &str, count: &str, with: &str, without: &str) -> String {
+    format!("{part:<14}{count:>16}{with:>20}{without:>20}").trim_end().to_owned()
+}
+
+/// `1234567` as `1,234,567`.
+fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.char_indices() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

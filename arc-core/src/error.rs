@@ -189,6 +189,21 @@ pub enum Error {
         hint: String,
     },
 
+    /// A training run met a loss that is not a number, or far above what it was.
+    #[error(
+        "the loss of step {step} is {loss:.3}, its task's running mean is {mean:.3}; the step's text: {data}"
+    )]
+    Diverged {
+        /// The step, from 0.
+        step: u64,
+        /// The loss, nats per token.
+        loss: f64,
+        /// What it was before, on average.
+        mean: f64,
+        /// Where the step's samples come from.
+        data: String,
+    },
+
     /// An argument is outside what the function accepts.
     #[error("{0}")]
     InvalidArgument(String),
@@ -257,6 +272,10 @@ impl Error {
             Self::DataRow { .. } => {
                 Some("correct the row, or leave malformed rows out with `--skip-bad`".into())
             }
+            Self::Diverged { .. } => Some(
+                "the last checkpoint is as it was: look at the text named, or lower the learning rates"
+                    .into(),
+            ),
             Self::Adapter(error) => error.hint(),
             _ => None,
         }

@@ -44,6 +44,7 @@ pub mod prompt_template;
 pub mod sampling;
 mod session;
 pub mod tokenizer;
+pub mod train;
 pub mod weights;
 
 pub use adapted::{AdaptedDecoder, OverriddenPin, Pins, SpecialVector};

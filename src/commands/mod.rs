@@ -13,5 +13,8 @@ pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod models;
 pub(crate) mod plan;
+pub(crate) mod prepare;
 pub(crate) mod pull;
+pub(crate) mod register;
 mod setup;
+pub(crate) mod train;

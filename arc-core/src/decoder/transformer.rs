@@ -4,19 +4,32 @@
 
 use std::path::Path;
 
+use burn::module::{Module as _, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, activation};
+use sha2::{Digest as _, Sha256};
 
 use super::checkpoint::Checkpoint;
 use super::config::{DecoderConfig, Layout};
 use super::generate::TokenScore;
 use super::kv_cache::KvCache;
 use crate::Result;
-use crate::nn::{Block, Embedding, Linear, Loader, Norm, Residence};
+use crate::nn::{Block, Embedding, Linear, Loader, Norm, Residence, Visibility};
 use crate::weights::{GgufFile, HfFolder, MetaFolder, TensorSource};
 
 /// Logits are made for at most this many positions at once when a loss is taken: a vocabulary of
 /// 262,144 takes a megabyte per position.
 const LOSS_CHUNK: usize = 64;
+
+/// Hashes float parameters in the order in which they are visited.
+struct WeightsHash(Sha256);
+
+impl ModuleVisitor for WeightsHash {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let data = param.val().inner().into_data();
+        let bytes: &[u8] = data.bytes();
+        self.0.update(bytes);
+    }
+}
 
 /// A frozen causal language model: token or latent embeddings in, hidden states and logits out.
 #[derive(Debug)]
@@ -168,6 +181,50 @@ impl Transformer {
         }
         cache.advance(s);
         self.norm.forward(x)
+    }
+
+    /// Reads whole sequences at once and returns their normalised hidden states: what training
+    /// uses, since gradients pass through it and nothing is cached. Rows that are shorter than the
+    /// longest are padded on the right, where padding is seen by no position before it.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[b, s, d]`
+    #[must_use]
+    pub fn read(&self, embeddings: Tensor<3>) -> Tensor<3> {
+        let s = embeddings.dims()[1];
+        let positions = [(0..s).collect()];
+        let rotation = self.config.rope.at(&positions, &self.device);
+        let local = self.config.local.as_ref().map(|local| {
+            let visibility = KvCache::new(0, vec![0]).visibility(s, Some(local.window), &self.device);
+            (local, local.rope.at(&positions, &self.device), visibility)
+        });
+        let x = self.blocks.iter().enumerate().fold(embeddings, |x, (layer, block)| {
+            let (rotation, visibility) = match &local {
+                Some((local, rotation, visibility)) if local.contains(layer) => (rotation, visibility),
+                _ => (&rotation, &Visibility::Causal),
+            };
+            block.feed_forward(block.attend(x, rotation, visibility, |new| new))
+        });
+        self.norm.forward(x)
+    }
+
+    /// The weight of the output head, `[d, vocabulary]`, unless it is packed.
+    #[must_use]
+    pub fn head_weight(&self) -> Option<Tensor<2>> {
+        self.head.weight()
+    }
+
+    /// The sha256 of all dense weights as they are in memory, in hexadecimal: that a decoder was
+    /// not changed is shown by it.
+    #[must_use]
+    pub fn weights_sha256(&self) -> String {
+        let mut hash = WeightsHash(Sha256::new());
+        self.embedding.visit(&mut hash);
+        self.blocks.visit(&mut hash);
+        self.norm.visit(&mut hash);
+        self.head.visit(&mut hash);
+        hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The logits of hidden states, `[b, s, d] → [b, s, vocabulary]`.

@@ -5,6 +5,7 @@ mod latents;
 mod package;
 mod pooling;
 mod released;
+mod trained_weights;
 
 pub use arc_encoder::{ArcEncoder, ArcEncoderConfig, EncodedBatch};
 pub use latents::Latents;
@@ -15,3 +16,4 @@ pub use pooling::{
 };
 pub(crate) use released::projector_spec;
 pub use released::special_vector;
+pub use trained_weights::package_tensor_name;

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
+use super::trained_weights::TrainedWeights;
 use super::{ArcEncoder, ArcEncoderConfig, Latents, PoolType, Pooling, PoolingPlace, PoolingRate};
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
 use crate::nn::{Loader, Residence};
@@ -247,9 +248,22 @@ impl Encoder {
                     .with_norm_offset(checkpoint.norm_offset());
                 (ArcEncoder::load(config, &loader, None)?, loader.loaded_bytes())
             }
-            (EncoderWeights::Full { file, sha256 }, _) => {
+            (EncoderWeights::Full { file, sha256 }, None) => {
                 let file = SafetensorsFile::open(verified(folder, file, sha256)?)?;
                 load_full(config, &file, device, residence)?
+            }
+            (
+                EncoderWeights::Full { file, sha256 } | EncoderWeights::Lora { file, sha256, .. },
+                Some(checkpoint),
+            ) => {
+                let scale = match &manifest.weights {
+                    EncoderWeights::Lora { rank, alpha, .. } => Some((alpha / *rank as f64) as f32),
+                    _ => None,
+                };
+                let path = verified(folder, file, sha256)?;
+                let trained = TrainedWeights::open(&path, checkpoint.source(), checkpoint.names(), scale)?;
+                let loader = Loader::new(&trained, &TensorNames::META, device, residence);
+                (ArcEncoder::load(config, &loader, None)?, loader.loaded_bytes())
             }
             (EncoderWeights::Published { source }, _) => {
                 return Err(Error::Mismatch {

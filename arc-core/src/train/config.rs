@@ -1,0 +1,538 @@
+//! What one TOML file says about a run.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Everything that is drawn is drawn from this.
+    #[serde(default)]
+    pub seed: u64,
+    /// What compresses.
+    pub encoder: EncoderConfig,
+    /// Who reads: each step trains one of them.
+    pub decoders: Vec<DecoderConfig>,
+    /// The text.
+    pub data: DataConfig,
+    /// What is learned from it.
+    #[serde(default)]
+    pub objective: ObjectiveConfig,
+    /// How the parameters move.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// How long, and what is written when.
+    pub schedule: ScheduleConfig,
+    /// What is measured on held-out text.
+    #[serde(default)]
+    pub evaluation: EvaluationConfig,
+}
+
+/// The encoder of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderConfig {
+    /// The name of the package that the run ends with.
+    pub name: String,
+    /// A decoder of the registry that the encoder is cut from; one of this and `start`.
+    #[serde(default)]
+    pub backbone: Option<String>,
+    /// How many of the backbone's layers are kept.
+    #[serde(default)]
+    pub layers: Option<usize>,
+    /// An encoder of the registry to go on from; one of this and `backbone`.
+    #[serde(default)]
+    pub start: Option<String>,
+    /// How many tokens a latent stands for; each step draws one of several.
+    #[serde(default = "default_factors")]
+    pub pooling_factors: Vec<usize>,
+    /// Train one factor after the other, in equal parts of the run, in place of drawing.
+    #[serde(default)]
+    pub factor_curriculum: bool,
+    /// How groups are pooled, as the reference spells it.
+    #[serde(default = "default_pool_type")]
+    pub pool_type: String,
+    /// Whether positions see only earlier ones.
+    #[serde(default)]
+    pub causal: bool,
+    /// Longer texts are cut into chunks of this many tokens when the package is used.
+    #[serde(default = "default_chunk_tokens")]
+    pub chunk_tokens: usize,
+    /// What of its layers is trained.
+    #[serde(default)]
+    pub train: TrainedPart,
+    /// Whether the token embeddings are trained too.
+    #[serde(default)]
+    pub train_embedding: bool,
+    /// Compute cheap activations again in the backward pass instead of keeping them.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
+}
+
+fn default_factors() -> Vec<usize> {
+    vec![4]
+}
+
+fn default_pool_type() -> String {
+    "mean_pooled_queries".into()
+}
+
+fn default_chunk_tokens() -> usize {
+    256
+}
+
+/// Which of the encoder's layers are trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum TrainedPart {
+    /// None: only adapters are.
+    None,
+    /// All of them.
+    #[default]
+    All,
+    /// The last ones.
+    LastLayers(usize),
+    /// A low-rank delta on every matrix.
+    Lora {
+        /// Its rank.
+        rank: usize,
+        /// The delta is `alpha / rank · B A`.
+        alpha: f64,
+    },
+}
+
+/// A decoder of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Its name in the registry.
+    pub name: String,
+    /// What its projector starts from.
+    #[serde(default)]
+    pub start: Start,
+    /// The width between the projector's layers; the decoder's own where it is left out.
+    #[serde(default)]
+    pub hidden: Option<usize>,
+    /// The prompt template of the package; asks plainly where it is left out.
+    #[serde(default = "default_template")]
+    pub template: String,
+}
+
+fn default_template() -> String {
+    "{{ document }}\nQuestion: {{ question }}\nAnswer:".into()
+}
+
+/// What a projector starts from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// A regression from latents to token embeddings.
+    #[default]
+    Ridge,
+    /// Random linear layers, special vectors of ones.
+    Scratch,
+    /// An adapter package.
+    Package(PathBuf),
+}
+
+/// The text of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Corpora that `arc data prepare` made.
+    pub sources: Vec<SourceConfig>,
+    /// The most encoder tokens that are compressed.
+    #[serde(default = "default_tokens")]
+    pub context_tokens: usize,
+    /// The most decoder tokens that are continued or repeated.
+    #[serde(default = "default_tokens")]
+    pub target_tokens: usize,
+    /// The most tokens of text before the compressed span, for continuation.
+    #[serde(default)]
+    pub prefix_tokens: usize,
+    /// Shorter pieces of text are left out.
+    #[serde(default = "default_shortest")]
+    pub shortest: usize,
+    /// JSONL files of questions, with fields `document`, `question` and `answer`.
+    #[serde(default)]
+    pub questions: Vec<PathBuf>,
+    /// The most examples before the question that counts.
+    #[serde(default)]
+    pub shots: usize,
+}
+
+fn default_tokens() -> usize {
+    256
+}
+
+fn default_shortest() -> usize {
+    32
+}
+
+/// A corpus and its share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// The folder, relative to the configuration file.
+    pub path: PathBuf,
+    /// Its share, on any scale.
+    #[serde(default = "default_weight")]
+    pub weight: f64,
+}
+
+fn default_weight() -> f64 {
+    1.0
+}
+
+/// What is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectiveConfig {
+    /// The share of steps that repeat the compressed text.
+    pub reconstruction: f64,
+    /// The share of steps that answer questions about compressed documents.
+    pub answer: f64,
+    /// The share of the loss that is the divergence from the decoder reading the full text.
+    pub distillation: f64,
+    /// The share of continuation and reconstruction steps that are put as instructions.
+    pub instruct: f64,
+}
+
+impl Default for ObjectiveConfig {
+    fn default() -> Self {
+        Self { reconstruction: 0.2, answer: 0.0, distillation: 0.0, instruct: 0.0 }
+    }
+}
+
+/// AdamW's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// The full learning rate of the encoder.
+    pub encoder_rate: f64,
+    /// The full learning rate of projectors.
+    pub projector_rate: f64,
+    /// The full learning rate of special vectors and memory tokens.
+    pub special_rate: f64,
+    /// The decay of the running mean of gradients.
+    pub beta1: f64,
+    /// The decay of the running mean of their squares.
+    pub beta2: f64,
+    /// Keeps the division finite.
+    pub epsilon: f64,
+    /// The pull of matrices towards zero.
+    pub weight_decay: f64,
+    /// Gradients of a larger norm are scaled down to it.
+    pub clip_norm: f64,
+}
+
+impl Default for OptimizerConfig {
+    /// The paper's rates.
+    fn default() -> Self {
+        Self {
+            encoder_rate: 1e-5,
+            projector_rate: 5e-5,
+            special_rate: 1e-5,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            clip_norm: 1.0,
+        }
+    }
+}
+
+/// How long a run is, and what is written when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Steps of the optimiser.
+    pub steps: u64,
+    /// Samples in a batch.
+    pub batch: usize,
+    /// Batches in a step.
+    #[serde(default = "default_one")]
+    pub accumulation: usize,
+    /// Steps until the full learning rate.
+    #[serde(default)]
+    pub warmup: u64,
+    /// The first rate is the full one divided by this.
+    #[serde(default = "default_start_divisor")]
+    pub start_divisor: f64,
+    /// The last rate is the full one divided by this.
+    #[serde(default = "default_end_divisor")]
+    pub end_divisor: f64,
+    /// Losses are read from the device after so many steps.
+    #[serde(default = "default_one_step")]
+    pub log_every: u64,
+    /// A checkpoint is written after so many steps.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// The last so many checkpoints are kept, and the best.
+    #[serde(default = "default_keep")]
+    pub keep: usize,
+    /// A loss this much above its running mean stops the run, in nats.
+    #[serde(default = "default_spike")]
+    pub spike: f64,
+}
+
+fn default_one() -> usize {
+    1
+}
+
+fn default_one_step() -> u64 {
+    1
+}
+
+fn default_start_divisor() -> f64 {
+    25.0
+}
+
+fn default_end_divisor() -> f64 {
+    1e4
+}
+
+fn default_checkpoint_every() -> u64 {
+    200
+}
+
+fn default_keep() -> usize {
+    2
+}
+
+fn default_spike() -> f64 {
+    6.0
+}
+
+/// What is measured on held-out text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationConfig {
+    /// Measure after so many steps; 0 only at the end.
+    pub every: u64,
+    /// Samples measured.
+    pub samples: usize,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        Self { every: 200, samples: 24 }
+    }
+}
+
+impl RunConfig {
+    /// Reads and checks a file. Paths in it are relative to its folder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be read, [`Error::InvalidConfig`] for an unknown key, a wrong
+    /// type or settings that contradict each other.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let mut config = Self::parse(&text, path)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let paths = (config.data.sources.iter_mut().map(|source| &mut source.path))
+            .chain(&mut config.data.questions)
+            .chain(config.decoders.iter_mut().filter_map(|decoder| match &mut decoder.start {
+                Start::Package(path) => Some(path),
+                _ => None,
+            }));
+        for path in paths {
+            *path = folder.join(&path);
+        }
+        Ok(config)
+    }
+
+    /// Reads and checks a configuration; `origin` is the file named in errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunConfig::open`].
+    pub fn parse(text: &str, origin: &Path) -> Result<Self> {
+        let invalid = |reason: String| Error::InvalidConfig { path: origin.to_owned(), reason };
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let line =
+                error.span().map(|span| 1 + text.get(..span.start).map_or(0, |s| s.matches('\n').count()));
+            let line = line.map_or_else(String::new, |line| format!("line {line}: "));
+            invalid(format!("{line}{}", error.message()))
+        })?;
+        match config.contradiction() {
+            Some(reason) => Err(invalid(reason)),
+            None => Ok(config),
+        }
+    }
+
+    fn contradiction(&self) -> Option<String> {
+        let Self { encoder, decoders, data, objective, optimizer, schedule, .. } = self;
+        let share = |name: &str, value: f64| {
+            (!(0.0..=1.0).contains(&value)).then(|| format!("`{name}` is {value}, expected 0 to 1"))
+        };
+        let positive = |name: &str, value: f64| {
+            (!(value > 0.0 && value.is_finite()))
+                .then(|| format!("`{name}` is {value}, expected more than 0"))
+        };
+        let not_negative = |name: &str, value: f64| {
+            (!(value >= 0.0 && value.is_finite())).then(|| format!("`{name}` is {value}, expected 0 or more"))
+        };
+        let at_least_one =
+            |name: &str, value: usize| (value == 0).then(|| format!("`{name}` is 0, expected at least 1"));
+        let mut names: Vec<&str> = decoders.iter().map(|decoder| decoder.name.as_str()).collect();
+        names.sort_unstable();
+        let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        let checks = [
+            match (&encoder.backbone, &encoder.start) {
+                (Some(_), Some(_)) => {
+                    Some("`encoder.backbone` and `encoder.start` are both given: one is needed".into())
+                }
+                (None, None) => Some("`encoder` has neither `backbone` nor `start`".into()),
+                (None, Some(_)) if encoder.layers.is_some() => {
+                    Some("`encoder.layers` is given, but `encoder.start` says how many there are".into())
+                }
+                _ => None,
+            },
+            (encoder.layers == Some(0)).then(|| "`encoder.layers` is 0, expected at least 1".into()),
+            encoder.pooling_factors.is_empty().then(|| "`encoder.pooling_factors` is empty".into()),
+            encoder
+                .pooling_factors
+                .iter()
+                .find(|&&factor| !(1..=4096).contains(&factor))
+                .map(|factor| format!("`encoder.pooling_factors` has {factor}, expected 1 to 4096")),
+            at_least_one("encoder.chunk_tokens", encoder.chunk_tokens),
+            match encoder.train {
+                TrainedPart::LastLayers(0) => Some("`encoder.train` has 0 layers: use `none`".into()),
+                TrainedPart::Lora { rank: 0, .. } => Some("`encoder.train` has rank 0: use `none`".into()),
+                TrainedPart::Lora { .. } if encoder.train_embedding => Some(
+                    "`encoder.train_embedding` is set, but a LoRA package has no room for a table".into(),
+                ),
+                TrainedPart::None if encoder.train_embedding => {
+                    Some("`encoder.train_embedding` is set, but `encoder.train` is `none`".into())
+                }
+                _ => None,
+            },
+            decoders.is_empty().then(|| "`decoders` is empty".into()),
+            twice.map(|name| format!("`decoders` has `{name}` twice")),
+            data.sources.is_empty().then(|| "`data.sources` is empty".into()),
+            data.sources.iter().find_map(|source| positive("data.sources.weight", source.weight)),
+            at_least_one("data.context_tokens", data.context_tokens),
+            at_least_one("data.target_tokens", data.target_tokens),
+            (data.shortest < 16)
+                .then(|| format!("`data.shortest` is {}, expected at least 16", data.shortest)),
+            (data.context_tokens > encoder.chunk_tokens).then(|| {
+                format!(
+                    "`data.context_tokens` is {}, but `encoder.chunk_tokens` is {}",
+                    data.context_tokens, encoder.chunk_tokens
+                )
+            }),
+            share("objective.reconstruction", objective.reconstruction),
+            share("objective.answer", objective.answer),
+            share("objective.distillation", objective.distillation),
+            share("objective.instruct", objective.instruct),
+            (objective.reconstruction + objective.answer > 1.0)
+                .then(|| "`objective.reconstruction` and `objective.answer` are more than 1 together".into()),
+            (objective.answer > 0.0 && data.questions.is_empty())
+                .then(|| "`objective.answer` is set, but `data.questions` is empty".into()),
+            (objective.answer == 0.0 && !data.questions.is_empty())
+                .then(|| "`data.questions` is given, but `objective.answer` is 0".into()),
+            not_negative("optimizer.encoder_rate", optimizer.encoder_rate),
+            not_negative("optimizer.projector_rate", optimizer.projector_rate),
+            not_negative("optimizer.special_rate", optimizer.special_rate),
+            not_negative("optimizer.weight_decay", optimizer.weight_decay),
+            positive("optimizer.clip_norm", optimizer.clip_norm),
+            positive("optimizer.epsilon", optimizer.epsilon),
+            share("optimizer.beta1", optimizer.beta1),
+            share("optimizer.beta2", optimizer.beta2),
+            (schedule.steps == 0).then(|| "`schedule.steps` is 0, expected at least 1".into()),
+            at_least_one("schedule.batch", schedule.batch),
+            at_least_one("schedule.accumulation", schedule.accumulation),
+            at_least_one("schedule.keep", schedule.keep),
+            (schedule.log_every == 0).then(|| "`schedule.log_every` is 0, expected at least 1".into()),
+            (schedule.checkpoint_every == 0)
+                .then(|| "`schedule.checkpoint_every` is 0, expected at least 1".into()),
+            (schedule.warmup > schedule.steps).then(|| {
+                format!(
+                    "`schedule.warmup` is {}, but `schedule.steps` is {}",
+                    schedule.warmup, schedule.steps
+                )
+            }),
+            positive("schedule.start_divisor", schedule.start_divisor),
+            positive("schedule.end_divisor", schedule.end_divisor),
+            positive("schedule.spike", schedule.spike),
+        ];
+        checks.into_iter().flatten().next()
+    }
+
+    /// The most encoder tokens that a step reads of one document.
+    pub(super) fn window_tokens(&self) -> usize {
+        // A target token of a decoder may stand for more text than one of the encoder.
+        self.data.prefix_tokens + self.data.context_tokens + self.data.target_tokens + super::objective::SLACK
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = r#"
+[encoder]
+name = "e"
+backbone = "smollm2-135m"
+layers = 2
+
+[[decoders]]
+name = "smollm2-135m"
+
+[data]
+sources = [{ path = "corpus" }]
+
+[schedule]
+steps = 10
+batch = 2
+"#;
+
+    fn parse(text: &str) -> Result<RunConfig> {
+        RunConfig::parse(text, Path::new("run.toml"))
+    }
+
+    #[test]
+    fn what_is_left_out_is_the_papers() {
+        let config = parse(EXAMPLE).unwrap();
+        assert_eq!(config.optimizer.encoder_rate, 1e-5);
+        assert_eq!(config.optimizer.projector_rate, 5e-5);
+        assert_eq!(config.objective.reconstruction, 0.2);
+        assert_eq!((config.data.context_tokens, config.data.target_tokens), (256, 256));
+        assert_eq!(config.encoder.train, TrainedPart::All);
+    }
+
+    #[test]
+    fn contradictions_and_unknown_keys_are_refused_with_their_name() {
+        for (from, to, expected) in [
+            ("steps = 10", "steps = 10\nspeed = 3", "unknown field `speed`"),
+            ("steps = 10", "steps = \"ten\"", "line 15"),
+            ("layers = 2", "layers = 2\nstart = \"x\"", "`encoder.backbone` and `encoder.start`"),
+            ("backbone = \"smollm2-135m\"\nlayers = 2", "", "neither `backbone` nor `start`"),
+            ("layers = 2", "layers = 2\npooling_factors = [0]", "`encoder.pooling_factors` has 0"),
+            ("layers = 2", "layers = 2\nchunk_tokens = 64", "`data.context_tokens` is 256"),
+            ("layers = 2", "layers = 2\ntrain = { lora = { rank = 0, alpha = 1 } }", "rank 0"),
+            ("steps = 10", "steps = 10\nwarmup = 11", "`schedule.warmup` is 11"),
+            ("batch = 2", "batch = 0", "`schedule.batch` is 0"),
+            ("[schedule]", "[objective]\nanswer = 0.5\n[schedule]", "`data.questions` is empty"),
+            ("[schedule]", "[objective]\nreconstruction = 1.5\n[schedule]", "expected 0 to 1"),
+            (
+                "[data]",
+                "[[decoders]]\nname = \"smollm2-135m\"\n[data]",
+                "`decoders` has `smollm2-135m` twice",
+            ),
+            ("sources = [{ path = \"corpus\" }]", "sources = []", "`data.sources` is empty"),
+        ] {
+            let text = EXAMPLE.replacen(from, to, 1);
+            assert_ne!(text, EXAMPLE);
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! Prepared text: shards of documents with their encoder tokens, mapped and read in windows.
+//!
+//! A corpus is a folder with `manifest.json` and shards. A shard is a safetensors file of `text`
+//! (u8, the documents one after the other), `ids` and `starts` (u32: each token, and the byte of
+//! its document that it begins at), `document_tokens` and `document_bytes` (u64: where each
+//! document begins, and the end of the last). Nothing is read before it is asked for.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rand::seq::SliceRandom as _;
+use safetensors::SafeTensors;
+use safetensors::tensor::Dtype;
+use serde::{Deserialize, Serialize};
+
+use super::draw::{Permutation, Purpose, generator};
+use crate::weights::MappedBytes;
+use crate::{Error, Result};
+
+/// The version of the format that this build writes and reads.
+pub(super) const SCHEMA: u32 = 1;
+/// The file that describes a corpus.
+pub(super) const MANIFEST: &str = "manifest.json";
+
+/// What `manifest.json` says about a corpus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusManifest {
+    /// The version of the format.
+    pub schema: u32,
+    /// The tokenizer of `ids`, by the name of its model.
+    pub tokenizer: String,
+    /// The sha256 of that tokenizer.
+    pub tokenizer_sha256: String,
+    /// What the order of documents was drawn from.
+    pub seed: u64,
+    /// Where the text came from.
+    pub sources: Vec<SourceRecord>,
+    /// Text to train on.
+    pub shards: Vec<ShardRecord>,
+    /// Text that is kept from training.
+    pub held_out: Option<ShardRecord>,
+}
+
+/// A source as it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceRecord {
+    /// Its name: the file's, without folder.
+    pub name: String,
+    /// The licence of its text, as given.
+    pub licence: String,
+    /// The sha256 of the file.
+    pub sha256: String,
+    /// Documents in it.
+    pub documents: u64,
+    /// Documents that were left out since an equal one came before.
+    pub duplicates: u64,
+    /// Documents that were left out since they share 13 words with an evaluation set.
+    pub overlapping: u64,
+    /// Bytes of the text that was kept.
+    pub bytes: u64,
+}
+
+/// A shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardRecord {
+    /// Its file, in the corpus's folder.
+    pub file: String,
+    /// The sha256 of the file.
+    pub sha256: String,
+    /// Documents in it.
+    pub documents: u64,
+    /// Encoder tokens in it.
+    pub tokens: u64,
+    /// Bytes of text in it.
+    pub bytes: u64,
+}
+
+/// One shard, mapped.
+#[derive(Clone, Debug)]
+struct Shard {
+    path: PathBuf,
+    bytes: MappedBytes,
+    text: std::ops::Range<usize>,
+    ids: std::ops::Range<usize>,
+    starts: std::ops::Range<usize>,
+    document_tokens: std::ops::Range<usize>,
+    document_bytes: std::ops::Range<usize>,
+}
+
+/// A piece of a document, at most as long as a step asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Encoder tokens.
+    pub ids: Vec<u32>,
+    /// The byte of `text` that each token begins at.
+    pub starts: Vec<usize>,
+    /// Its text; a little longer than its tokens where a character was cut.
+    pub text: String,
+    /// File, document and token that it begins at.
+    pub origin: String,
+}
+
+impl Window {
+    /// Where a token begins in the text; the end of the text for the place after the last.
+    #[must_use]
+    pub fn byte_of(&self, token: usize) -> usize {
+        self.starts.get(token).copied().unwrap_or(self.text.len())
+    }
+
+    /// Whether a token begins a character, so that the text can be cut before it.
+    #[must_use]
+    pub fn can_cut_before(&self, token: usize) -> bool {
+        self.text.is_char_boundary(self.byte_of(token))
+    }
+
+    /// Whether a token begins a word: the text can be cut there without changing how either side
+    /// is read.
+    #[must_use]
+    pub fn begins_word(&self, token: usize) -> bool {
+        let byte = self.byte_of(token);
+        self.text.get(byte..).is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    }
+}
+
+impl Shard {
+    fn open(path: &Path) -> Result<Self> {
+        let bytes = MappedBytes::map_file(path)?;
+        let invalid = |reason: String| Error::InvalidFile { path: path.to_owned(), format: "shard", reason };
+        let header = SafeTensors::deserialize(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let base = bytes.as_ptr() as usize;
+        let range = |name: &str, dtype: Dtype| {
+            let tensor = header.tensor(name).map_err(|error| invalid(error.to_string()))?;
+            if tensor.dtype() != dtype {
+                return Err(invalid(format!("`{name}` is stored as {}", tensor.dtype())));
+            }
+            let start = tensor.data().as_ptr() as usize - base;
+            Ok(start..start + tensor.data().len())
+        };
+        let text = range("text", Dtype::U8)?;
+        let ids = range("ids", Dtype::U32)?;
+        let starts = range("starts", Dtype::U32)?;
+        let document_tokens = range("document_tokens", Dtype::U64)?;
+        let document_bytes = range("document_bytes", Dtype::U64)?;
+        let shard = Self {
+            path: path.to_owned(),
+            bytes: bytes.clone(),
+            text,
+            ids,
+            starts,
+            document_tokens,
+            document_bytes,
+        };
+        let (tokens, texts) = (shard.offsets(&shard.document_tokens)?, shard.offsets(&shard.document_bytes)?);
+        let fits = |offsets: &[u64], len: usize| {
+            offsets.first() == Some(&0)
+                && offsets.last().is_some_and(|&last| last == len as u64)
+                && offsets.is_sorted()
+        };
+        if shard.ids.len() != shard.starts.len()
+            || tokens.len() != texts.len()
+            || !fits(tokens, shard.ids.len() / 4)
+            || !fits(texts, shard.text.len())
+        {
+            return Err(invalid("its documents do not add up to its tokens and text".into()));
+        }
+        Ok(shard)
+    }
+
+    fn offsets(&self, range: &std::ops::Range<usize>) -> Result<&[u64]> {
+        bytemuck::try_cast_slice(&self.bytes[range.clone()]).map_err(|_| self.misaligned())
+    }
+
+    fn misaligned(&self) -> Error {
+        Error::InvalidFile {
+            path: self.path.clone(),
+            format: "shard",
+            reason: "its numbers are misaligned".into(),
+        }
+    }
+
+    /// The lengths of its documents, in tokens.
+    fn document_lengths(&self) -> Result<impl Iterator<Item = u64> + '_> {
+        Ok(self.offsets(&self.document_tokens)?.windows(2).map(|pair| pair[1] - pair[0]))
+    }
+
+    /// The tokens `tokens` of a document.
+    fn window(&self, document: usize, tokens: std::ops::Range<usize>) -> Result<Window> {
+        let numbers = |range: &std::ops::Range<usize>| -> Result<&[u32]> {
+            bytemuck::try_cast_slice(&self.bytes[range.clone()]).map_err(|_| self.misaligned())
+        };
+        let (document_tokens, document_bytes) =
+            (self.offsets(&self.document_tokens)?, self.offsets(&self.document_bytes)?);
+        let invalid = || Error::InvalidFile {
+            path: self.path.clone(),
+            format: "shard",
+            reason: format!("document {document} is not what its offsets say"),
+        };
+        let bounds = |offsets: &[u64]| -> Option<std::ops::Range<usize>> {
+            Some(
+                usize::try_from(*offsets.get(document)?).ok()?
+                    ..usize::try_from(*offsets.get(document + 1)?).ok()?,
+            )
+        };
+        let of_document = bounds(document_tokens).ok_or_else(invalid)?;
+        let first = of_document.start + tokens.start;
+        let end = (of_document.start + tokens.end).min(of_document.end);
+        let ids = numbers(&self.ids)?.get(first..end).ok_or_else(invalid)?;
+        let starts = numbers(&self.starts)?;
+        let text = self.bytes[self.text.clone()].get(bounds(document_bytes).ok_or_else(invalid)?);
+        let text = text.and_then(|text| std::str::from_utf8(text).ok()).ok_or_else(invalid)?;
+        let mut from = *starts.get(first).ok_or_else(invalid)? as usize;
+        let mut to = if end < of_document.end { starts[end] as usize } else { text.len() };
+        // A character that is cut belongs to the window as a whole.
+        while from > 0 && !text.is_char_boundary(from) {
+            from -= 1;
+        }
+        while to < text.len() && !text.is_char_boundary(to) {
+            to += 1;
+        }
+        let name = self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        Ok(Window {
+            ids: ids.to_vec(),
+            starts: starts[first..end].iter().map(|&start| (start as usize).saturating_sub(from)).collect(),
+            text: text.get(from..to).ok_or_else(invalid)?.to_owned(),
+            origin: format!("{name} document {document} token {}", tokens.start),
+        })
+    }
+}
+
+/// A folder of shards, as windows of a length.
+#[derive(Debug)]
+pub struct Corpus {
+    /// What the folder says about itself.
+    pub manifest: CorpusManifest,
+    folder: PathBuf,
+    shards: Vec<Shard>,
+    held_out: Option<Shard>,
+    windows: Windowing,
+    /// Windows in each shard.
+    counts: Vec<u64>,
+    /// The number of the first window of each document, in the shard read last.
+    index: Mutex<Option<(usize, Vec<u64>)>>,
+}
+
+/// How documents are cut.
+#[derive(Clone, Copy, Debug)]
+struct Windowing {
+    length: u64,
+    shortest: u64,
+}
+
+impl Windowing {
+    /// The windows of a document: whole ones, and one more for a rest that is long enough.
+    fn count(self, tokens: u64) -> u64 {
+        tokens / self.length + u64::from(tokens % self.length >= self.shortest)
+    }
+}
+
+impl Corpus {
+    /// Opens a folder; a window has at most `length` tokens and at least `shortest`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] and [`Error::InvalidFile`] for what is not a prepared corpus;
+    /// [`Error::Document`] if no document has `shortest` tokens.
+    pub fn open(folder: &Path, length: usize, shortest: usize) -> Result<Self> {
+        let path = folder.join(MANIFEST);
+        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let manifest: CorpusManifest = serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
+            path: path.clone(),
+            format: "corpus manifest",
+            reason: error.to_string(),
+        })?;
+        if manifest.schema != SCHEMA {
+            return Err(Error::InvalidFile {
+                path,
+                format: "corpus manifest",
+                reason: format!("its schema is {}, this build reads {SCHEMA}", manifest.schema),
+            });
+        }
+        let open = |record: &ShardRecord| Shard::open(&folder.join(&record.file));
+        let shards: Vec<Shard> = manifest.shards.iter().map(open).collect::<Result<_>>()?;
+        let held_out = manifest.held_out.as_ref().map(open).transpose()?;
+        let windows = Windowing { length: length.max(1) as u64, shortest: shortest.max(1) as u64 };
+        let counts: Vec<u64> = shards
+            .iter()
+            .map(|shard| Ok(shard.document_lengths()?.map(|tokens| windows.count(tokens)).sum()))
+            .collect::<Result<_>>()?;
+        if counts.iter().sum::<u64>() == 0 {
+            return Err(Error::Document {
+                name: folder.display().to_string(),
+                reason: format!("has no text of {shortest} tokens"),
+                hint: "prepare more text with `arc data prepare`, or ask for shorter contexts".into(),
+            });
+        }
+        Ok(Self {
+            manifest,
+            folder: folder.to_owned(),
+            shards,
+            held_out,
+            windows,
+            counts,
+            index: Mutex::default(),
+        })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The number of windows in an epoch.
+    #[must_use]
+    pub fn windows(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// A window by its number in an endless sequence: every window once in each epoch, shard by
+    /// shard, in an order drawn from `seed`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidFile`] for a shard that was changed after it was written.
+    pub fn window(&self, seed: u64, number: u64) -> Result<Window> {
+        let (epoch, mut rest) = (number / self.windows(), number % self.windows());
+        let mut random = generator(seed, Purpose::Epoch, epoch);
+        let mut order: Vec<usize> = (0..self.shards.len()).collect();
+        order.shuffle(&mut random);
+        let mut shard = order[0];
+        for candidate in order {
+            shard = candidate;
+            if rest < self.counts[candidate] {
+                break;
+            }
+            rest -= self.counts[candidate];
+        }
+        let mut random = generator(seed ^ shard as u64, Purpose::Epoch, epoch);
+        let place = Permutation::new(self.counts[shard], &mut random).at(rest);
+        self.nth_window(shard, place)
+    }
+
+    fn nth_window(&self, shard: usize, place: u64) -> Result<Window> {
+        let mut index = self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if index.as_ref().is_none_or(|(indexed, _)| *indexed != shard) {
+            let mut first = 0;
+            let mut firsts = Vec::new();
+            for tokens in self.shards[shard].document_lengths()? {
+                firsts.push(first);
+                first += self.windows.count(tokens);
+            }
+            *index = Some((shard, firsts));
+        }
+        let firsts = index.as_ref().map_or(&[][..], |(_, firsts)| firsts);
+        // The last document that begins at or before the window: those without windows share the
+        // number of the next.
+        let document = firsts.partition_point(|&first| first <= place).saturating_sub(1);
+        let nth = place - firsts.get(document).copied().unwrap_or(0);
+        let start = (nth * self.windows.length) as usize;
+        self.shards[shard].window(document, start..start + self.windows.length as usize)
+    }
+
+    /// The beginnings of the held-out documents, at most `limit` of them, in order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Corpus::window`].
+    pub fn held_out(&self, limit: usize) -> Result<Vec<Window>> {
+        let Some(shard) = &self.held_out else { return Ok(Vec::new()) };
+        shard
+            .document_lengths()?
+            .enumerate()
+            .filter(|&(_, tokens)| tokens >= self.windows.shortest)
+            .take(limit)
+            .map(|(document, _)| shard.window(document, 0..self.windows.length as usize))
+            .collect()
+    }
+}
+
+/// Several corpora, read in proportion to their weights.
+#[derive(Debug)]
+pub struct Mixture {
+    corpora: Vec<(Corpus, f64)>,
+    seed: u64,
+}
+
+impl Mixture {
+    /// A mixture of corpora with weights of any scale.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if there is none, or a weight is not above 0.
+    pub fn new(corpora: Vec<(Corpus, f64)>, seed: u64) -> Result<Self> {
+        let total: f64 = corpora.iter().map(|(_, weight)| weight).sum();
+        if corpora.is_empty() || corpora.iter().any(|(_, weight)| *weight <= 0.0) || !total.is_finite() {
+            return Err(Error::InvalidArgument("a mixture needs sources with weights above 0".into()));
+        }
+        Ok(Self {
+            corpora: corpora.into_iter().map(|(corpus, weight)| (corpus, weight / total)).collect(),
+            seed,
+        })
+    }
+
+    /// The corpora with their shares.
+    #[must_use]
+    pub fn corpora(&self) -> &[(Corpus, f64)] {
+        &self.corpora
+    }
+
+    /// The windows `first..first + count` of the mixture's endless sequence, source by source. Any
+    /// stretch has each source in its share, to within one window.
+    ///
+    /// # Errors
+    ///
+    /// As [`Corpus::window`].
+    pub fn windows(&self, first: u64, count: u64) -> Result<Vec<Window>> {
+        let mut windows = Vec::new();
+        let mut below = 0.0;
+        for (corpus, share) in &self.corpora {
+            // How many of the first `n` windows are of this source: the difference of two rounded
+            // cumulative counts, so that the sources' numbers add up to `n`.
+            let up_to = |n: u64| {
+                let count = |share: f64| (n as f64 * share).round() as u64;
+                count((below + share).min(1.0)) - count(below)
+            };
+            let (from, to) = (up_to(first), up_to(first + count));
+            for number in from..to {
+                windows.push(corpus.window(self.seed, number)?);
+            }
+            below += share;
+        }
+        Ok(windows)
+    }
+
+    /// Held-out windows of all sources in turn, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Corpus::window`].
+    pub fn held_out(&self, limit: usize) -> Result<Vec<Window>> {
+        let each = limit.div_ceil(self.corpora.len().max(1));
+        let mut windows = Vec::new();
+        for (corpus, _) in &self.corpora {
+            windows.extend(corpus.held_out(each)?);
+        }
+        windows.truncate(limit);
+        Ok(windows)
+    }
+}

@@ -1,0 +1,198 @@
+//! What the latents are worth on held-out text, beside no context, all of it, and its last tokens.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::RunConfig;
+use super::batch::{Layout, Sample, SampleSpan};
+use super::corpus::Window;
+use super::loss::{Targets, target_loss};
+use super::model::TrainedModel;
+use super::objective::{BatchPlan, Objective};
+use super::step::{StepOptions, at_factor, training_loss};
+use crate::decoder::{Decoder, Transformer};
+use crate::encoder::PoolingRate;
+use crate::eval::ContinuationArms;
+use crate::{Error, Result};
+
+/// How well a decoder repeats a text from its latents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReconstructionScore {
+    /// The mean negative log-likelihood, nats per token.
+    pub loss: f64,
+    /// The share of tokens that are the most likely one.
+    pub accuracy: f64,
+    /// Tokens measured.
+    pub tokens: usize,
+}
+
+/// The held-out scores of one decoder at one pooling factor.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// The decoder.
+    pub decoder: String,
+    /// How many tokens a latent stands for.
+    pub factor: usize,
+    /// Continuation in its four arms; tokens are weighted alike.
+    pub continuation: ContinuationArms,
+    /// Reconstruction.
+    pub reconstruction: ReconstructionScore,
+}
+
+impl Evaluation {
+    /// The scores as they stand in metrics and in a package's card.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let arms = &self.continuation;
+        serde_json::json!({
+            "decoder": self.decoder,
+            "factor": self.factor,
+            "continuation": {
+                "samples": arms.samples,
+                "mean_latents": arms.mean_latents,
+                "loss_no_context": arms.no_context,
+                "loss_full_context": arms.full_context,
+                "loss_latents": arms.latents,
+                "loss_truncation": arms.truncation,
+                "recovered": arms.recovered(),
+                "recovered_by_truncation": arms.recovered_by_truncation(),
+            },
+            "reconstruction": self.reconstruction,
+        })
+    }
+}
+
+/// Scores a decoder on held-out windows. `model` carries no graph.
+pub(super) fn evaluate(
+    config: &RunConfig,
+    model: &TrainedModel,
+    adapter: usize,
+    decoder: &Decoder,
+    windows: &[Window],
+    factor: usize,
+) -> Result<Evaluation> {
+    if windows.is_empty() {
+        return Err(Error::Document {
+            name: "held-out text".into(),
+            reason: "is empty".into(),
+            hint: "prepare the corpus again with a larger `--held-out`".into(),
+        });
+    }
+    // Batches of similar lengths, as in training.
+    let mut windows = windows.to_vec();
+    windows.sort_by_key(|window| window.ids.len());
+    let options = StepOptions { factor, distillation: 0.0, count_correct: true };
+    let network = &decoder.network;
+    let (mut arms, mut tokens) = ([Sum::default(); 4], 0);
+    let (mut latents, mut samples_seen) = (0, 0);
+    let (mut repeated, mut correct, mut repeated_tokens) = (Sum::default(), 0.0, 0);
+    for windows in windows.chunks(config.schedule.batch) {
+        let plan = BatchPlan::plain(adapter, Objective::Continuation, factor);
+        let samples: Vec<Sample> =
+            plan.samples_of(config, windows, decoder)?.into_iter().map(without_first_target).collect();
+        if samples.iter().all(|sample| sample.target_count() == 0) {
+            continue;
+        }
+        let counts = latent_counts(model, &samples, factor);
+        latents += counts.iter().sum::<usize>();
+        samples_seen += samples.len();
+
+        let loss = training_loss(model, network, adapter, Objective::Continuation, &samples, options)?;
+        arms[0].add(loss.loss.sum);
+        tokens += loss.targets;
+        let nothing = vec![Vec::new()];
+        let rows = |contexts: &dyn Fn(usize, &Sample) -> Vec<Vec<u32>>| -> Vec<Sample> {
+            samples
+                .iter()
+                .enumerate()
+                .map(|(row, sample)| sample.with_contexts(&contexts(row, sample)))
+                .collect()
+        };
+        arms[1].add(plain_loss(network, &rows(&|_, _| nothing.clone()))?);
+        arms[2].add(plain_loss(network, &rows(&|_, sample| sample.plain_contexts.clone()))?);
+        // The special vector counts: it is a position that the decoder reads.
+        let last = |row: usize, sample: &Sample| {
+            let context = &sample.plain_contexts[0];
+            vec![context[context.len().saturating_sub(counts[row] + 1)..].to_vec()]
+        };
+        arms[3].add(plain_loss(network, &rows(&last))?);
+
+        let plan = BatchPlan::plain(adapter, Objective::Reconstruction, factor);
+        let samples = plan.samples_of(config, windows, decoder)?;
+        let loss = training_loss(model, network, adapter, Objective::Reconstruction, &samples, options)?;
+        repeated.add(loss.loss.sum);
+        repeated_tokens += loss.targets;
+        correct += loss.loss.correct.map_or(0.0, |count| f64::from(count.into_scalar::<f32>()));
+    }
+    let mean = |sum: Sum| sum.0 / tokens.max(1) as f64;
+    Ok(Evaluation {
+        decoder: decoder.name.clone(),
+        factor,
+        continuation: ContinuationArms {
+            samples: samples_seen,
+            latents: mean(arms[0]),
+            no_context: mean(arms[1]),
+            full_context: mean(arms[2]),
+            truncation: mean(arms[3]),
+            mean_latents: (latents + samples_seen) as f64 / samples_seen.max(1) as f64,
+        },
+        reconstruction: ReconstructionScore {
+            loss: repeated.0 / repeated_tokens.max(1) as f64,
+            accuracy: correct / repeated_tokens.max(1) as f64,
+            tokens: repeated_tokens,
+        },
+    })
+}
+
+/// A sum over batches, on the host.
+#[derive(Clone, Copy, Default)]
+struct Sum(f64);
+
+impl Sum {
+    fn add(&mut self, part: Tensor<1>) {
+        self.0 += f64::from(part.into_scalar::<f32>());
+    }
+}
+
+/// Without context there is nothing that predicts the first token, so no arm is scored on it.
+fn without_first_target(mut sample: Sample) -> Sample {
+    if let Some(SampleSpan::Tokens { ids, is_target: true }) = sample.spans.last_mut()
+        && !ids.is_empty()
+    {
+        let rest = ids.split_off(1);
+        if let Some(SampleSpan::Tokens { is_target, .. }) = sample.spans.last_mut() {
+            *is_target = false;
+        }
+        sample.spans.push(SampleSpan::Tokens { ids: rest, is_target: true });
+    }
+    sample
+}
+
+/// The latents of each sample's one context, counted without encoding it.
+fn latent_counts(model: &TrainedModel, samples: &[Sample], factor: usize) -> Vec<usize> {
+    let encoder = at_factor(&model.encoder, factor);
+    let count = |ids: &Vec<u32>| {
+        if let Some(memory) = &encoder.memory {
+            return memory.dims()[0];
+        }
+        encoder.config().compress_rates.iter().fold(ids.len(), |length, &rate| match rate {
+            PoolingRate::Off => length,
+            rate => crate::encoder::PoolingGroups::new(length, rate).len(),
+        })
+    };
+    samples.iter().map(|sample| sample.contexts.iter().map(count).sum()).collect()
+}
+
+/// The summed loss of rows without latents.
+fn plain_loss(decoder: &Transformer, samples: &[Sample]) -> Result<Tensor<1>> {
+    let head = decoder.head_weight().ok_or_else(|| {
+        Error::InvalidArgument("a decoder with packed weights cannot be trained through".into())
+    })?;
+    let device = decoder.device();
+    let layout = Layout::new(samples, &[], 0, false);
+    let nothing = Tensor::zeros([1, decoder.config().d_model()], device);
+    let embedded = layout.assemble(decoder.embed(&layout.tokens), nothing, None, device);
+    let hidden = layout.predicting(decoder.read(embedded), device);
+    let targets = Targets { ids: &layout.targets, teacher: None, count_correct: false };
+    Ok(target_loss(hidden, &head, &targets).sum)
+}

@@ -1,0 +1,55 @@
+//! Training: the shared encoder and the adapters of one or several frozen decoders.
+//!
+//! A run is one TOML file ([`RunConfig`]). Its text is prepared once ([`prepare`]) into shards of
+//! encoder tokens ([`Corpus`]); each step cuts spans of them ([`BatchPlan`]), asks one decoder to
+//! continue or to repeat a text that it sees only as latents ([`training_loss`]), and moves the
+//! encoder, the projector and the two special vectors of that decoder ([`AdamW`]). Decoders are
+//! constants of the graph: they have no gradient and no place in the optimiser.
+//!
+//! Everything that is drawn is drawn from the seed and the number of the step, so a run that was
+//! interrupted continues as if it had not been ([`Checkpoint`]).
+//!
+//! Source of the recipe: ARC-Encoder, arXiv 2510.20535, section 3 and appendix A.
+
+mod batch;
+mod checkpoint;
+mod config;
+mod corpus;
+mod draw;
+mod evaluation;
+mod latents_cache;
+mod loss;
+mod metrics;
+mod model;
+mod objective;
+mod optimizer;
+mod package;
+mod parameters;
+mod prepare;
+mod questions;
+mod register;
+mod report_page;
+mod run;
+mod schedule;
+mod step;
+
+pub use batch::{Sample, SampleSpan};
+pub use checkpoint::{Checkpoint, CheckpointState, Checkpoints};
+pub use config::{
+    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, ObjectiveConfig, OptimizerConfig, RunConfig,
+    ScheduleConfig, SourceConfig, Start, TrainedPart,
+};
+pub use corpus::{Corpus, CorpusManifest, Mixture, ShardRecord, SourceRecord, Window};
+pub use evaluation::{Evaluation, ReconstructionScore};
+pub use loss::{TargetLoss, Targets, target_loss};
+pub use metrics::{Event, StepMetrics};
+pub use model::{TrainedAdapter, TrainedModel};
+pub use objective::{BatchPlan, Objective};
+pub use optimizer::{AdamW, Gradients, ParameterGroup};
+pub use parameters::{named_parameters, with_parameters};
+pub use prepare::{PrepareOptions, PrepareReport, PrepareSource, prepare};
+pub use questions::Questions;
+pub use register::{RegisterOptions, Registration, register};
+pub use run::{Ending, Observer, RunReport, train};
+pub use schedule::OneCycle;
+pub use step::{BatchLoss, StepOptions, training_loss};

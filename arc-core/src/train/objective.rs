@@ -1,0 +1,273 @@
+//! What a step trains: which decoder, which objective, which text.
+
+use rand::RngExt as _;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
+
+use super::RunConfig;
+use super::batch::{Sample, SampleSpan};
+use super::corpus::{Mixture, Window};
+use super::draw::{Purpose, generator};
+use super::questions::Questions;
+use crate::Result;
+use crate::decoder::Decoder;
+
+/// Encoder tokens beyond what is asked for, so that a text can be cut between words.
+pub(super) const SLACK: usize = 4;
+
+/// Batches that are sorted by length together. More gives less padding and less mixing.
+const POOL_BATCHES: u64 = 16;
+
+/// At most this share of the targets' places in a batch is padding.
+const MOST_PADDING: f64 = 0.08;
+
+/// What the decoder is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Objective {
+    /// The text that follows the compressed one.
+    Continuation,
+    /// The compressed text itself.
+    Reconstruction,
+    /// The answer to a question about compressed documents.
+    Answer,
+}
+
+impl Objective {
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Continuation => "continuation",
+            Self::Reconstruction => "reconstruction",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+/// What a step is drawn to train; its batches share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchPlan {
+    /// The decoder, by its place in the configuration.
+    pub decoder: usize,
+    /// The objective.
+    pub objective: Objective,
+    /// How many tokens a latent stands for.
+    pub factor: usize,
+    /// Whether the task is put as an instruction.
+    pub instruct: bool,
+    /// Tokens of text before the compressed span.
+    prefix: usize,
+}
+
+/// The instructions of the paper's pretraining, around the compressed text.
+const INSTRUCT_PREFIX: &str = "Text:\n";
+const INSTRUCT_REPEAT: &str = "\nReplicate the input text.\nReplicated text:\n";
+const INSTRUCT_CONTINUE: &str = "\nContinue the previous text.\nText continuation:\n";
+
+impl BatchPlan {
+    /// What a step trains.
+    #[must_use]
+    pub fn of_step(config: &RunConfig, step: u64) -> Self {
+        let mut random = generator(config.seed, Purpose::Step, step);
+        let factors = &config.encoder.pooling_factors;
+        let drawn = factors.choose(&mut random).copied().unwrap_or(1);
+        let factor = if config.encoder.factor_curriculum {
+            let place = u128::from(step) * factors.len() as u128 / u128::from(config.schedule.steps.max(1));
+            factors.get(place as usize).or(factors.last()).copied().unwrap_or(1)
+        } else {
+            drawn
+        };
+        let decoder = random.random_range(0..config.decoders.len().max(1));
+        let (point, instruct) = (random.random::<f64>(), random.random::<f64>());
+        let objective = if point < config.objective.reconstruction {
+            Objective::Reconstruction
+        } else if point < config.objective.reconstruction + config.objective.answer {
+            Objective::Answer
+        } else {
+            Objective::Continuation
+        };
+        let prefix = random.random_range(0..=config.data.prefix_tokens);
+        Self {
+            decoder,
+            objective,
+            factor,
+            instruct: objective != Objective::Answer && instruct < config.objective.instruct,
+            prefix: if objective == Objective::Continuation { prefix } else { 0 },
+        }
+    }
+
+    /// A plan without draws, for evaluation.
+    pub(super) fn plain(decoder: usize, objective: Objective, factor: usize) -> Self {
+        Self { decoder, objective, factor, instruct: false, prefix: 0 }
+    }
+
+    /// The samples of a batch, counted over the whole run.
+    ///
+    /// # Errors
+    ///
+    /// As [`Corpus::window`](super::Corpus::window), and an error of a tokenizer.
+    pub fn samples(
+        &self,
+        config: &RunConfig,
+        batch: u64,
+        mixture: &Mixture,
+        questions: &Questions,
+        decoder: &Decoder,
+    ) -> Result<Vec<Sample>> {
+        if self.objective == Objective::Answer {
+            return questions.samples(config, batch, decoder);
+        }
+        let windows = windows_of_batch(config, batch, mixture)?;
+        self.samples_of(config, &windows, decoder)
+    }
+
+    /// The samples of given windows.
+    pub(super) fn samples_of(
+        &self,
+        config: &RunConfig,
+        windows: &[Window],
+        decoder: &Decoder,
+    ) -> Result<Vec<Sample>> {
+        let shortest = windows.iter().map(|window| window.ids.len()).min().unwrap_or(0);
+        let usable = shortest.saturating_sub(SLACK).max(1);
+        let (context, prefix) = match self.objective {
+            Objective::Continuation => {
+                // Contexts and continuations of a short text are in the proportion of long ones.
+                let (context, target) = (config.data.context_tokens, config.data.target_tokens);
+                let context = context.min((usable * context / (context + target)).max(1));
+                (context, self.prefix.min(usable.saturating_sub(context + target)))
+            }
+            _ => (config.data.context_tokens.min(usable), 0),
+        };
+        let mut cuts = Vec::with_capacity(windows.len());
+        for window in windows {
+            cuts.push(self.cut(window, prefix, context, config.data.target_tokens, decoder)?);
+        }
+        let most = level(cuts.iter().map(|cut| cut.target.len()));
+        let tokenizer = &decoder.tokenizer;
+        let instruct = |text: &str| -> Result<Vec<u32>> {
+            if self.instruct { Ok(tokenizer.encode(text)?.ids) } else { Ok(Vec::new()) }
+        };
+        let before = instruct(INSTRUCT_PREFIX)?;
+        let after = instruct(if self.objective == Objective::Reconstruction {
+            INSTRUCT_REPEAT
+        } else {
+            INSTRUCT_CONTINUE
+        })?;
+        Ok(cuts
+            .into_iter()
+            .map(|mut cut| {
+                cut.target.truncate(most);
+                let mut text = beginning(decoder);
+                text.extend(&before);
+                text.extend(cut.prefix);
+                let spans = [
+                    SampleSpan::Tokens { ids: text, is_target: false },
+                    SampleSpan::Context(0),
+                    SampleSpan::Tokens { ids: after.clone(), is_target: false },
+                    SampleSpan::Tokens { ids: cut.target, is_target: true },
+                ];
+                Sample {
+                    contexts: vec![cut.context],
+                    plain_contexts: vec![cut.plain_context],
+                    spans: spans.into(),
+                    origin: cut.origin,
+                }
+            })
+            .collect())
+    }
+
+    fn cut(
+        &self,
+        window: &Window,
+        prefix: usize,
+        context: usize,
+        target: usize,
+        decoder: &Decoder,
+    ) -> Result<Cut> {
+        // The compressed span ends where a word begins, if there is such a place within the slack.
+        let latest = (prefix + context + SLACK).min(window.ids.len()).max(context);
+        let earliest = (prefix + context).min(latest);
+        let end = (earliest..=latest)
+            .rev()
+            .find(|&end| window.begins_word(end))
+            .or_else(|| (earliest..=latest).rev().find(|&end| window.can_cut_before(end)))
+            .unwrap_or(latest);
+        let start = end - context;
+        let text = |from: usize, to: usize| window.text.get(window.byte_of(from)..window.byte_of(to));
+        let encode = |text: Option<&str>| -> Result<Vec<u32>> {
+            Ok(decoder.tokenizer.encode(text.unwrap_or_default())?.ids)
+        };
+        let plain_context = encode(text(start, end))?;
+        let mut ids = match self.objective {
+            Objective::Reconstruction => plain_context.clone(),
+            _ => encode(text(end, window.ids.len()))?,
+        };
+        ids.truncate(target);
+        let prefix = if prefix == 0 { Vec::new() } else { encode(text(0, start))? };
+        Ok(Cut {
+            context: window.ids[start..end].to_vec(),
+            plain_context,
+            prefix,
+            target: ids,
+            origin: window.origin.clone(),
+        })
+    }
+}
+
+/// A window in the parts of a sample.
+struct Cut {
+    context: Vec<u32>,
+    plain_context: Vec<u32>,
+    prefix: Vec<u32>,
+    target: Vec<u32>,
+    origin: String,
+}
+
+/// The token that every text of a decoder begins with, if any.
+pub(super) fn beginning(decoder: &Decoder) -> Vec<u32> {
+    let tokenizer = &decoder.tokenizer;
+    tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().collect()
+}
+
+/// The windows of a batch: batches of a pool are of similar lengths, in a drawn order.
+fn windows_of_batch(config: &RunConfig, batch: u64, mixture: &Mixture) -> Result<Vec<Window>> {
+    let size = config.schedule.batch as u64;
+    let (pool, place) = (batch / POOL_BATCHES, (batch % POOL_BATCHES) as usize);
+    let mut windows = mixture.windows(pool * POOL_BATCHES * size, POOL_BATCHES * size)?;
+    // Stable, so that the order does not depend on how equal lengths are sorted.
+    windows.sort_by_key(|window| window.ids.len());
+    let mut order: Vec<usize> = (0..POOL_BATCHES as usize).collect();
+    order.shuffle(&mut generator(config.seed, Purpose::Pool, pool));
+    let first = order[place] * size as usize;
+    // Rounding of the sources' shares may leave a pool short by a window.
+    let count = windows.len().max(1);
+    Ok((first..first + size as usize).filter_map(|index| windows.get(index % count).cloned()).collect())
+}
+
+/// The length that rows are cut to: the longest at which little of the batch is padding.
+fn level(lengths: impl Iterator<Item = usize>) -> usize {
+    let mut lengths: Vec<usize> = lengths.collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    let rows = lengths.len();
+    lengths
+        .iter()
+        .copied()
+        .find(|&most| {
+            let padding: usize = lengths.iter().map(|&length| most.saturating_sub(length)).sum();
+            padding as f64 <= MOST_PADDING * (most * rows) as f64
+        })
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_cut_until_little_is_padding() {
+        assert_eq!(level([10, 10, 10, 10].into_iter()), 10);
+        assert_eq!(level([20, 10, 10, 10].into_iter()), 10);
+        assert_eq!(level([12, 12, 12, 10].into_iter()), 12);
+        assert_eq!(level(std::iter::empty()), 0);
+    }
+}

@@ -1,0 +1,420 @@
+//! Text to shards: deduplicated, checked against evaluation sets, shuffled, tokenised.
+//!
+//! Two passes, so that memory does not grow with the text: the first deals documents out to
+//! buckets on disk, the second orders, tokenises and writes one bucket at a time. Where a document
+//! goes follows from the seed and its number, so the result does not depend on threads. What stays
+//! in memory is 16 bytes for each document, to know its repetition.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use arc_adapters::{sha256_file, sha256_hex};
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
+use sha2::{Digest as _, Sha256};
+
+use super::corpus::{CorpusManifest, MANIFEST, SCHEMA, ShardRecord, SourceRecord};
+use super::draw::{Purpose, mix};
+use crate::atomic_file::write_atomically;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// Plain text is cut into documents of about this many bytes, between paragraphs.
+const PIECE_BYTES: usize = 8000;
+/// A document longer than this is not text that anybody wrote at once.
+const MOST_DOCUMENT_BYTES: usize = 16 << 20;
+/// Text that shares so many words in a row with an evaluation set is left out (as for GPT-3; Brown
+/// et al., 2020).
+const OVERLAP_WORDS: usize = 13;
+/// What compressed text is assumed to unpack to.
+const UNPACKED: u64 = 4;
+
+/// A file of text with the licence of its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrepareSource {
+    /// Plain text, `.jsonl` or `.jsonl.zst` with a field `text`.
+    pub path: PathBuf,
+    /// The licence, as it is to stand in the manifest.
+    pub licence: String,
+}
+
+/// How text is prepared.
+#[derive(Clone, Debug)]
+pub struct PrepareOptions {
+    /// Draws the order of documents.
+    pub seed: u64,
+    /// The share of documents that is kept from training.
+    pub held_out: f64,
+    /// About how much text a shard holds, in bytes.
+    pub shard_bytes: u64,
+    /// Files of text, as the sources', that nothing may overlap with.
+    pub unseen: Vec<PathBuf>,
+}
+
+/// What preparation did.
+#[derive(Clone, Debug)]
+pub struct PrepareReport {
+    /// The corpus.
+    pub manifest: CorpusManifest,
+    /// Each document that was left out for its overlap: file, document number, the words shared.
+    pub removed: Vec<(String, u64, String)>,
+}
+
+/// Prepares text into the folder `out`, which must be empty or not there.
+///
+/// # Errors
+///
+/// [`Error::Io`], [`Error::InvalidFile`] for a malformed source, [`Error::Document`] if there is no
+/// text, [`Error::InvalidArgument`] if `out` holds something or the options make no sense.
+pub fn prepare(
+    sources: &[PrepareSource],
+    tokenizer: &Tokenizer,
+    tokenizer_name: &str,
+    out: &Path,
+    options: &PrepareOptions,
+) -> Result<PrepareReport> {
+    if !(0.0..1.0).contains(&options.held_out) || options.shard_bytes == 0 {
+        return Err(Error::InvalidArgument(
+            "the held-out share must be from 0 to 1, and shards not empty".into(),
+        ));
+    }
+    if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::InvalidArgument(format!("`{}` is not empty: name another folder", out.display())));
+    }
+    std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+    let work = tempfile::Builder::new()
+        .prefix(".buckets-")
+        .tempdir_in(out)
+        .map_err(Error::io("create a folder in", out))?;
+
+    let unseen = Overlap::open(&options.unseen)?;
+    let mut size = 0;
+    for source in sources {
+        let bytes = std::fs::metadata(&source.path).map_err(Error::io("read", &source.path))?.len();
+        size += if is_zstd(&source.path) { bytes.saturating_mul(UNPACKED) } else { bytes };
+    }
+    let shards = usize::try_from(size.div_ceil(options.shard_bytes)).unwrap_or(usize::MAX).clamp(1, 4096);
+    // The last bucket is the held-out one.
+    let mut buckets = (0..=shards)
+        .map(|bucket| {
+            let path = work.path().join(bucket.to_string());
+            Ok(BufWriter::new(File::create(&path).map_err(Error::io("create", &path))?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+
+    let mut seen = HashSet::new();
+    let (mut records, mut removed, mut number) = (Vec::new(), Vec::new(), 0_u64);
+    for source in sources {
+        let name =
+            source.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let mut record = SourceRecord {
+            name,
+            licence: source.licence.clone(),
+            sha256: sha256_file(&source.path)?,
+            documents: 0,
+            duplicates: 0,
+            overlapping: 0,
+            bytes: 0,
+        };
+        read_documents(&source.path, &mut |text| {
+            let document = record.documents;
+            record.documents += 1;
+            if !seen.insert(fingerprint(text)) {
+                record.duplicates += 1;
+                return Ok(());
+            }
+            if let Some(words) = unseen.find(text) {
+                record.overlapping += 1;
+                removed.push((record.name.clone(), document, words));
+                return Ok(());
+            }
+            record.bytes += text.len() as u64;
+            let draw = mix(mix(options.seed ^ Purpose::Document as u64) ^ number);
+            number += 1;
+            let is_held_out = (mix(draw) as f64 / u64::MAX as f64) < options.held_out;
+            let bucket = if is_held_out { shards } else { (draw % shards as u64) as usize };
+            let file = &mut buckets[bucket];
+            (file.write_all(&draw.to_le_bytes()))
+                .and_then(|()| file.write_all(&(text.len() as u64).to_le_bytes()))
+                .and_then(|()| file.write_all(text.as_bytes()))
+                .map_err(Error::io("write a bucket in", out))
+        })?;
+        records.push(record);
+    }
+    for mut bucket in buckets {
+        bucket.flush().map_err(Error::io("write a bucket in", out))?;
+    }
+    if number == 0 {
+        return Err(Error::Document {
+            name: sources.first().map_or_else(String::new, |source| source.path.display().to_string()),
+            reason: "leaves no text to train on".into(),
+            hint: "give text that is neither empty, repeated, nor part of an evaluation set".into(),
+        });
+    }
+
+    let mut written = Vec::new();
+    let mut held_out = None;
+    for bucket in 0..=shards {
+        let documents = read_bucket(&work.path().join(bucket.to_string()))?;
+        if documents.is_empty() {
+            continue;
+        }
+        let file = match bucket == shards {
+            true => "held-out.safetensors".to_owned(),
+            false => format!("shard-{:05}.safetensors", written.len()),
+        };
+        let record = write_shard(&out.join(&file), file, &documents, tokenizer)?;
+        if bucket == shards {
+            held_out = Some(record);
+        } else {
+            written.push(record);
+        }
+    }
+    let manifest = CorpusManifest {
+        schema: SCHEMA,
+        tokenizer: tokenizer_name.to_owned(),
+        tokenizer_sha256: tokenizer.sha256().to_owned(),
+        seed: options.seed,
+        sources: records,
+        shards: written,
+        held_out,
+    };
+    let path = out.join(MANIFEST);
+    let mut json = serde_json::to_string_pretty(&manifest).map_err(|error| Error::InvalidFile {
+        path: path.clone(),
+        format: "corpus manifest",
+        reason: error.to_string(),
+    })?;
+    json.push('\n');
+    // Last, so that a folder with a manifest is complete.
+    write_atomically(&path, |file| file.write_all(json.as_bytes()).map_err(Error::io("write", &path)))?;
+    Ok(PrepareReport { manifest, removed })
+}
+
+fn is_zstd(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "zst")
+}
+
+/// Enough of a hash to tell documents apart.
+fn fingerprint(text: &str) -> u128 {
+    let digest: [u8; 32] = Sha256::digest(text.trim().as_bytes()).into();
+    digest.iter().take(16).fold(0, |number, &byte| number << 8 | u128::from(byte))
+}
+
+/// Calls `each` with every document of a file that is not blank.
+pub(super) fn read_documents(path: &Path, each: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let reader: Box<dyn BufRead> = if is_zstd(path) {
+        let decoder = zstd::stream::read::Decoder::new(file).map_err(Error::io("read", path))?;
+        Box::new(BufReader::new(decoder))
+    } else {
+        Box::new(BufReader::new(file))
+    };
+    let inner = if is_zstd(path) { path.with_extension("") } else { path.to_owned() };
+    if inner.extension().is_some_and(|extension| extension == "jsonl") {
+        return read_json_lines(path, reader, each);
+    }
+    let mut piece = String::new();
+    for line in reader.lines() {
+        let line = line.map_err(Error::io("read", path))?;
+        if line.trim().is_empty() && piece.len() >= PIECE_BYTES {
+            each(piece.trim())?;
+            piece.clear();
+            continue;
+        }
+        piece.push_str(&line);
+        piece.push('\n');
+        if piece.len() > MOST_DOCUMENT_BYTES {
+            each(piece.trim())?;
+            piece.clear();
+        }
+    }
+    if piece.trim().is_empty() { Ok(()) } else { each(piece.trim()) }
+}
+
+fn read_json_lines(
+    path: &Path,
+    mut reader: Box<dyn BufRead>,
+    each: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    let mut line = String::new();
+    for number in 1_u64.. {
+        line.clear();
+        let read = (&mut reader).take(MOST_DOCUMENT_BYTES as u64).read_line(&mut line);
+        if read.map_err(Error::io("read", path))? == 0 {
+            break;
+        }
+        if line.trim().is_empty() {
+            continue;
+        }
+        let invalid = |reason: String| Error::InvalidFile {
+            path: path.to_owned(),
+            format: "JSONL",
+            reason: format!("line {number}: {reason}"),
+        };
+        let row: serde_json::Value =
+            serde_json::from_str(&line).map_err(|error| invalid(error.to_string()))?;
+        let text = row.get("text").and_then(serde_json::Value::as_str);
+        let text = text.ok_or_else(|| invalid("there is no text in its field `text`".into()))?;
+        if !text.trim().is_empty() {
+            each(text.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// The documents of a bucket in their drawn order.
+fn read_bucket(path: &Path) -> Result<Vec<String>> {
+    let mut file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
+    let mut documents = Vec::new();
+    let mut header = [0_u8; 16];
+    loop {
+        match file.read_exact(&mut header) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(Error::io("read", path)(error)),
+        }
+        let (draw, len) = header.split_at(8);
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |n, &byte| n << 8 | u64::from(byte));
+        let mut text = String::new();
+        (&mut file).take(number(len)).read_to_string(&mut text).map_err(Error::io("read", path))?;
+        documents.push((number(draw), text));
+    }
+    documents.sort_by_key(|(draw, _)| *draw);
+    Ok(documents.into_iter().map(|(_, text)| text).collect())
+}
+
+fn write_shard(
+    path: &Path,
+    file: String,
+    documents: &[String],
+    tokenizer: &Tokenizer,
+) -> Result<ShardRecord> {
+    let encodings = documents.par_iter().map(|text| tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
+    let (mut text, mut ids, mut starts) = (Vec::new(), Vec::<u32>::new(), Vec::<u32>::new());
+    let (mut document_tokens, mut document_bytes) = (vec![0_u64], vec![0_u64]);
+    for (document, encoding) in documents.iter().zip(&encodings) {
+        text.extend_from_slice(document.as_bytes());
+        ids.extend(&encoding.ids);
+        // Documents are shorter than 4 GiB: see `MOST_DOCUMENT_BYTES`.
+        starts.extend(encoding.offsets.iter().map(|&(start, _)| u32::try_from(start).unwrap_or(u32::MAX)));
+        document_tokens.push(ids.len() as u64);
+        document_bytes.push(text.len() as u64);
+    }
+    let invalid = |error: safetensors::SafeTensorError| Error::InvalidFile {
+        path: path.to_owned(),
+        format: "shard",
+        reason: error.to_string(),
+    };
+    let view = |dtype: Dtype, len: usize, bytes| TensorView::new(dtype, vec![len], bytes).map_err(invalid);
+    let tensors = [
+        ("text", view(Dtype::U8, text.len(), text.as_slice())?),
+        ("ids", view(Dtype::U32, ids.len(), bytemuck::cast_slice(&ids))?),
+        ("starts", view(Dtype::U32, starts.len(), bytemuck::cast_slice(&starts))?),
+        ("document_tokens", view(Dtype::U64, document_tokens.len(), bytemuck::cast_slice(&document_tokens))?),
+        ("document_bytes", view(Dtype::U64, document_bytes.len(), bytemuck::cast_slice(&document_bytes))?),
+    ];
+    let bytes = safetensors::serialize(tensors, None).map_err(invalid)?;
+    write_atomically(path, |file| file.write_all(&bytes).map_err(Error::io("write", path)))?;
+    Ok(ShardRecord {
+        file,
+        sha256: sha256_hex(&bytes),
+        documents: documents.len() as u64,
+        tokens: ids.len() as u64,
+        bytes: text.len() as u64,
+    })
+}
+
+/// The runs of words of texts that must stay unseen.
+struct Overlap {
+    runs: HashSet<u64>,
+}
+
+impl Overlap {
+    fn open(paths: &[PathBuf]) -> Result<Self> {
+        let mut runs = HashSet::new();
+        for path in paths {
+            read_documents(path, &mut |text| {
+                runs.extend(word_runs(text).map(|(hash, _)| hash));
+                Ok(())
+            })?;
+        }
+        Ok(Self { runs })
+    }
+
+    /// The first words that a text shares.
+    fn find(&self, text: &str) -> Option<String> {
+        if self.runs.is_empty() {
+            return None;
+        }
+        word_runs(text).find(|(hash, _)| self.runs.contains(hash)).map(|(_, words)| words.join(" "))
+    }
+}
+
+/// Every run of words, lowercase and without punctuation, with its hash.
+fn word_runs(text: &str) -> impl Iterator<Item = (u64, Vec<String>)> {
+    let words: Vec<String> = text
+        .split(|character: char| !character.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect();
+    let hashes: Vec<u64> =
+        words.iter().map(|word| word.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)))).collect();
+    (0..words.len().saturating_sub(OVERLAP_WORDS - 1)).map(move |start| {
+        let run = start..start + OVERLAP_WORDS;
+        (hashes[run.clone()].iter().fold(0, |hash, word| mix(hash ^ word)), words[run].to_vec())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn documents(path: &Path) -> Vec<String> {
+        let mut documents = Vec::new();
+        read_documents(path, &mut |text| {
+            documents.push(text.to_owned());
+            Ok(())
+        })
+        .unwrap();
+        documents
+    }
+
+    #[test]
+    fn plain_text_json_lines_and_their_compression_are_read_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let (plain, lines, packed) =
+            (folder.path().join("a.txt"), folder.path().join("a.jsonl"), folder.path().join("a.jsonl.zst"));
+        std::fs::write(&plain, "one\n\ntwo\n").unwrap();
+        let json = "{\"text\": \"one\\n\\ntwo\"}\n\n{\"text\": \" \"}\n";
+        std::fs::write(&lines, json).unwrap();
+        std::fs::write(&packed, zstd::encode_all(json.as_bytes(), 1).unwrap()).unwrap();
+        for path in [plain, lines, packed] {
+            assert_eq!(documents(&path), ["one\n\ntwo"], "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_row_without_text_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        std::fs::write(&path, "{\"text\": \"x\"}\n{\"txt\": \"y\"}\n").unwrap();
+        let error = read_documents(&path, &mut |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn thirteen_words_in_a_row_are_an_overlap_and_twelve_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("unseen.txt");
+        std::fs::write(&path, "a b c d e f g h i j k l m n o p").unwrap();
+        let unseen = Overlap::open(&[path]).unwrap();
+        assert_eq!(
+            unseen.find("x, B C-d e f g H i j k l m n!").as_deref(),
+            Some("b c d e f g h i j k l m n")
+        );
+        assert_eq!(unseen.find("a b c d e f g h i j k l x"), None);
+    }
+}

@@ -1,0 +1,300 @@
+//! A new decoder for a trained encoder: only a projector and two special vectors are trained.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, sha256_hex};
+use burn::module::Module as _;
+
+use super::config::{
+    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, ObjectiveConfig, OptimizerConfig, RunConfig,
+    ScheduleConfig, SourceConfig, Start, TrainedPart,
+};
+use super::corpus::{Corpus, Mixture};
+use super::evaluation::{Evaluation, evaluate};
+use super::latents_cache::LatentsCache;
+use super::metrics::StepMetrics;
+use super::model::{TrainedAdapter, TrainedModel};
+use super::objective::BatchPlan;
+use super::optimizer::AdamW;
+use super::package::{AdapterCard, write_adapter};
+use super::parameters::with_parameters;
+use super::questions::Questions;
+use super::run::{Observer, open_encoder_of, ridge_start};
+use super::schedule::OneCycle;
+use super::step::{StepOptions, adapter_loss, at_factor, synchronise};
+use crate::decoder::Decoder;
+use crate::{Error, Result, Session};
+
+/// What a registration is asked for.
+#[derive(Clone, Debug)]
+pub struct RegisterOptions {
+    /// The decoder's name, as it will be in the registry.
+    pub name: String,
+    /// An encoder of the registry.
+    pub encoder: String,
+    /// A corpus that `arc data prepare` made with the tokenizer of the encoder's backbone.
+    pub corpus: PathBuf,
+    /// Where latents are kept.
+    pub cache: PathBuf,
+    /// What the projector starts from.
+    pub start: Start,
+    /// The prompt template of the package.
+    pub template: String,
+    /// Steps of the optimiser.
+    pub steps: u64,
+    /// Batches of text; they come again when all were seen.
+    pub batches: u64,
+    /// Samples in a batch.
+    pub batch: usize,
+    /// Encoder tokens of a context.
+    pub context_tokens: usize,
+    /// Decoder tokens of a target.
+    pub target_tokens: usize,
+    /// How many tokens a latent stands for.
+    pub factor: usize,
+    /// The share of reconstruction.
+    pub reconstruction: f64,
+    /// The full learning rate.
+    pub rate: f64,
+    /// Held-out samples to score on.
+    pub samples: usize,
+    /// Everything that is drawn is drawn from this.
+    pub seed: u64,
+}
+
+/// What a registration made.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// The adapter's manifest as written, with its scores.
+    pub manifest: AdapterManifest,
+    /// The scores of the start.
+    pub before: Evaluation,
+    /// The scores at the end.
+    pub after: Evaluation,
+    /// The sha256 of the decoder's weights in memory, the same before and after.
+    pub decoder_sha256: String,
+    /// Seconds spent, latents and scores included.
+    pub seconds: f64,
+}
+
+/// Trains an adapter for `decoder`, whose weights must be dense, and writes its package to
+/// `folder`. Encoder and decoder stay as they are.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] for options that make no sense; whatever is wrong with the encoder,
+/// the text or the disk.
+pub fn register(
+    options: &RegisterOptions,
+    session: &Session,
+    decoder: &Decoder,
+    folder: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Registration> {
+    let begun = Instant::now();
+    if options.batches == 0 || options.steps == 0 || options.factor == 0 {
+        return Err(Error::InvalidArgument(
+            "a registration needs steps, batches and a factor of 1 or more".into(),
+        ));
+    }
+    let config = run_config(options);
+    let device = session.device().clone();
+    let registry = session.registry();
+    let entry = registry.encoder(&options.encoder)?;
+    let manifest = EncoderManifest::open(&entry.package)?;
+    let encoder = open_encoder_of(&manifest, &entry.package, session, &device)?;
+    let corpus = Corpus::open(&options.corpus, config.window_tokens(), config.data.shortest)?;
+    if corpus.manifest.tokenizer_sha256 != encoder.tokenizer.sha256() {
+        return Err(Error::Mismatch {
+            what: format!("corpus `{}` (sha256 of its tokenizer)", options.corpus.display()),
+            expected: encoder.tokenizer.sha256().to_owned(),
+            found: corpus.manifest.tokenizer_sha256,
+            hint: "prepare it again with the tokenizer of the encoder's backbone".into(),
+        });
+    }
+    let identity = serde_json::json!([
+        &encoder.id,
+        &corpus.manifest,
+        &config.data,
+        &config.objective,
+        options.batch,
+        options.factor,
+        options.seed,
+        // Where a context is cut depends on nothing of the decoder.
+    ]);
+    let cache = LatentsCache::new(options.cache.join(&sha256_hex(identity.to_string().as_bytes())[..16]));
+    let mixture = Mixture::new(vec![(corpus, 1.0)], options.seed)?;
+    let questions = Questions::default();
+    let decoder_sha256 = decoder.network.weights_sha256();
+
+    let adapter = match &options.start {
+        Start::Package(path) => TrainedAdapter::from_package(&Adapter::open(path)?, &device)?,
+        Start::Scratch => {
+            let (d_encoder, d_decoder) = (encoder.network.d_model(), decoder.network.config().d_model());
+            let spec = ProjectorSpec::two_linear(d_encoder, d_decoder, d_decoder);
+            TrainedAdapter::from_scratch(spec, d_encoder, options.seed, &device)?
+        }
+        Start::Ridge => {
+            observer.message(&format!("fitting a start for `{}`", decoder.name));
+            let start = cache.folder().join("start").join(&decoder.name);
+            ridge_start(&encoder, decoder, options.factor, &mixture, &options.template, &start)?;
+            TrainedAdapter::from_package(&Adapter::open(&start)?, &device)?
+        }
+    };
+
+    let network = at_factor(&encoder.network, options.factor);
+    let batches = options.batches.min(options.steps);
+    observer.message(&format!("encoding {batches} batches of text once, into {}", cache.folder().display()));
+    for batch in (0..batches).filter(|&batch| !cache.has(batch)) {
+        let plan = BatchPlan::of_step(&config, batch);
+        let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
+        let contexts: Vec<Vec<u32>> = samples.iter().flat_map(|sample| sample.contexts.clone()).collect();
+        cache.fill(batch, &network, &contexts, &device)?;
+    }
+
+    let held_out = mixture.held_out(options.samples)?;
+    let score = |adapter: &TrainedAdapter| {
+        let model = TrainedModel { encoder: encoder.network.clone(), adapters: vec![adapter.valid()] };
+        evaluate(&config, &model, 0, decoder, &held_out, options.factor)
+    };
+    let before = score(&adapter)?;
+    observer.evaluation(0, &before);
+    let mut adapter = with_parameters(adapter.train(), &mut |_, _, value| value);
+    let mut optimizer = AdamW::new(config.optimizer);
+    let cycle = OneCycle {
+        steps: options.steps,
+        warmup: config.schedule.warmup,
+        start_divisor: config.schedule.start_divisor,
+        end_divisor: config.schedule.end_divisor,
+    };
+    let step_options = StepOptions { factor: options.factor, distillation: 0.0, count_correct: false };
+    for step in 0..options.steps {
+        if observer.should_stop() {
+            return Err(Error::InvalidArgument(
+                "interrupted: the latents that were made stay in the cache".into(),
+            ));
+        }
+        let clock = Instant::now();
+        let batch = step % batches;
+        let plan = BatchPlan::of_step(&config, batch);
+        let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
+        let encoded = cache.read(batch, &device)?;
+        let found =
+            adapter_loss(&adapter, &decoder.network, plan.objective, &samples, encoded, step_options)?;
+        let gradients = found.gradients(&adapter, 1.0);
+        let rate = cycle.factor(step);
+        let (next, norm) = optimizer.step(adapter, gradients, rate, &device);
+        adapter = next;
+        synchronise(&device)?;
+        let loss = f64::from(found.loss.sum.into_scalar::<f32>()) / found.targets as f64;
+        let line = StepMetrics {
+            step,
+            decoder: decoder.name.clone(),
+            objective: plan.objective.name().to_owned(),
+            factor: options.factor,
+            loss,
+            gradient_norm: f64::from(norm.into_scalar::<f32>()),
+            rate,
+            tokens: samples.iter().flat_map(|sample| &sample.contexts).map(Vec::len).sum::<usize>()
+                + found.targets,
+            padding: found.padding as f64 / found.positions.max(1) as f64,
+            seconds: clock.elapsed().as_secs_f64(),
+            memory: memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64),
+        };
+        if !loss.is_finite() {
+            let origins: Vec<&str> = samples.iter().map(|sample| sample.origin.as_str()).collect();
+            return Err(Error::Diverged { step, loss, mean: f64::NAN, data: origins.join(", ") });
+        }
+        observer.step(&line, options.steps);
+    }
+
+    let after = score(&adapter)?;
+    observer.evaluation(options.steps, &after);
+    let now = decoder.network.weights_sha256();
+    if now != decoder_sha256 {
+        return Err(Error::Mismatch {
+            what: format!("decoder `{}` after training", decoder.name),
+            expected: decoder_sha256,
+            found: now,
+            hint: "a frozen decoder has changed: this is a bug, please report it".into(),
+        });
+    }
+    let card = AdapterCard {
+        decoder,
+        encoder: &manifest,
+        factors: &[options.factor],
+        template: &options.template,
+        training: serde_json::json!({
+            "method": "projector and special vectors alone, encoder and decoder frozen",
+            "steps": options.steps,
+            "batches": batches,
+            "batch": options.batch,
+            "context_tokens": options.context_tokens,
+            "target_tokens": options.target_tokens,
+            "reconstruction": options.reconstruction,
+            "rate": options.rate,
+            "seed": options.seed,
+            "decoder_sha256": decoder_sha256,
+            "sources": mixture.corpora()[0].0.manifest.sources,
+        }),
+        scores: serde_json::json!({ "held_out": [after.to_json()], "held_out_of_start": [before.to_json()] }),
+    };
+    let manifest = write_adapter(folder, &adapter, &card)?;
+    Ok(Registration { manifest, before, after, decoder_sha256, seconds: begun.elapsed().as_secs_f64() })
+}
+
+/// The registration as a run, so that text is cut as in training.
+fn run_config(options: &RegisterOptions) -> RunConfig {
+    RunConfig {
+        seed: options.seed,
+        encoder: EncoderConfig {
+            name: options.encoder.clone(),
+            backbone: None,
+            layers: None,
+            start: Some(options.encoder.clone()),
+            pooling_factors: vec![options.factor],
+            factor_curriculum: false,
+            pool_type: String::new(),
+            causal: false,
+            chunk_tokens: options.context_tokens,
+            train: TrainedPart::None,
+            train_embedding: false,
+            gradient_checkpointing: false,
+        },
+        decoders: vec![DecoderConfig {
+            name: options.name.clone(),
+            start: options.start.clone(),
+            hidden: None,
+            template: options.template.clone(),
+        }],
+        data: DataConfig {
+            sources: vec![SourceConfig { path: options.corpus.clone(), weight: 1.0 }],
+            context_tokens: options.context_tokens,
+            target_tokens: options.target_tokens,
+            prefix_tokens: 0,
+            shortest: 32,
+            questions: Vec::new(),
+            shots: 0,
+        },
+        objective: ObjectiveConfig { reconstruction: options.reconstruction, ..ObjectiveConfig::default() },
+        optimizer: OptimizerConfig {
+            projector_rate: options.rate,
+            special_rate: options.rate,
+            ..OptimizerConfig::default()
+        },
+        schedule: ScheduleConfig {
+            steps: options.steps,
+            batch: options.batch,
+            accumulation: 1,
+            warmup: options.steps / 20,
+            start_divisor: 25.0,
+            end_divisor: 10.0,
+            log_every: 1,
+            checkpoint_every: options.steps,
+            keep: 1,
+            spike: f64::MAX,
+        },
+        evaluation: EvaluationConfig { every: 0, samples: options.samples },
+    }
+}

@@ -1,0 +1,566 @@
+//! A run from its configuration to its packages.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use arc_adapters::{Adapter, EncoderManifest, sha256_file, sha256_hex};
+use burn::tensor::{Device, Tensor};
+
+use super::checkpoint::{CheckpointState, Checkpoints};
+use super::config::{RunConfig, Start};
+use super::corpus::{Corpus, Mixture, Window};
+use super::draw::{Purpose, mix};
+use super::evaluation::{Evaluation, evaluate};
+use super::metrics::{Event, MetricsFile, StepMetrics, read};
+use super::model::{TrainedAdapter, TrainedModel};
+use super::objective::BatchPlan;
+use super::optimizer::{AdamW, Gradients};
+use super::package::{AdapterCard, backbone_manifest, write_adapter, write_encoder, write_registry};
+use super::parameters::with_parameters;
+use super::questions::Questions;
+use super::report_page::write_page;
+use super::schedule::OneCycle;
+use super::step::{StepOptions, synchronise, training_loss, without_graph};
+use crate::decoder::Decoder;
+use crate::encoder::Encoder;
+use crate::fit::Fit;
+use crate::nn::Residence;
+use crate::{Error, Result, Session};
+
+/// A ridge start is fitted on this many latents for each dimension of the encoder.
+const RIDGE_LATENTS: usize = 16;
+/// The weight of the newest loss in a task's running mean.
+const MEAN_WEIGHT: f64 = 0.05;
+/// A task's running mean is no measure before so many losses have gone into it.
+const MEAN_LOSSES: u64 = 20;
+
+/// Who watches a run.
+pub trait Observer {
+    /// A step whose loss was read, of so many.
+    fn step(&mut self, metrics: &StepMetrics, steps: u64);
+    /// A measurement on held-out text, after so many steps.
+    fn evaluation(&mut self, step: u64, evaluation: &Evaluation);
+    /// Something that takes a while begins, or went wrong without stopping the run.
+    fn message(&mut self, text: &str);
+    /// Whether the run should write a checkpoint and leave.
+    fn should_stop(&self) -> bool;
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps were done and `final/` was written.
+    Finished,
+    /// It was asked to stop and wrote a checkpoint first.
+    Interrupted,
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct RunReport {
+    /// How it ended.
+    pub ending: Ending,
+    /// Steps done, with those before a resumption.
+    pub steps: u64,
+    /// The last scores on held-out text, one for each decoder and factor.
+    pub evaluations: Vec<Evaluation>,
+    /// The sha256 of each decoder's weights in memory: the same before and after.
+    pub decoder_sha256: BTreeMap<String, String>,
+    /// The sha256 of the last checkpoint.
+    pub checkpoint_sha256: String,
+    /// Encoder tokens and targets seen.
+    pub tokens: u64,
+    /// Seconds spent in steps.
+    pub seconds: f64,
+}
+
+/// A run's parts, loaded.
+struct Parts {
+    encoder_manifest: EncoderManifest,
+    decoders: Vec<Decoder>,
+    mixture: Mixture,
+    questions: Questions,
+    model: TrainedModel,
+    device: Device,
+}
+
+/// Runs a configuration, writing everything under `out`.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] if `out` holds a run and `resume` is not set, or the other way round;
+/// [`Error::Diverged`] if a loss is not a number or leaps; and whatever is wrong with the models,
+/// the text or the disk.
+pub fn train(
+    config: &RunConfig,
+    session: &Session,
+    out: &Path,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<RunReport> {
+    let checkpoints = Checkpoints::new(out.join("checkpoints"), config.schedule.keep);
+    let last = if resume { checkpoints.last()? } else { None };
+    if !resume && out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::InvalidArgument(format!(
+            "`{}` is not empty: go on with `--resume`, or name another folder",
+            out.display()
+        )));
+    }
+    let config_json = serde_json::to_string_pretty(config)
+        .map_err(|error| Error::InvalidArgument(format!("the configuration cannot be written: {error}")))?;
+    let config_sha256 = sha256_hex(config_json.as_bytes());
+    if let Some(checkpoint) = &last
+        && checkpoint.state.config_sha256 != config_sha256
+    {
+        return Err(Error::Mismatch {
+            what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
+            expected: checkpoint.state.config_sha256.clone(),
+            found: config_sha256,
+            hint:
+                "a run goes on with the configuration that it began with; `config.json` in its folder has it"
+                    .into(),
+        });
+    }
+    std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+    crate::atomic_file::write_atomically(&out.join("config.json"), |file| {
+        use std::io::Write as _;
+        file.write_all(config_json.as_bytes()).map_err(Error::io("write", out))
+    })?;
+
+    let Parts { encoder_manifest, decoders, mixture, questions, model, device } =
+        load(config, session, out, last.is_some(), observer)?;
+    let mut optimizer = AdamW::new(config.optimizer);
+    let mut model = model.with_gradients(
+        &config.encoder.train,
+        config.encoder.train_embedding,
+        mix(config.seed ^ Purpose::Weights as u64),
+    );
+    if config.encoder.gradient_checkpointing {
+        model = model.with_gradient_checkpointing();
+    }
+    // Parameters lie in memory as a checkpoint restores them, from the first step on: products of
+    // another layout round differently.
+    model = with_parameters(model, &mut |_, _, value| value);
+    let hashes: BTreeMap<String, String> =
+        decoders.iter().map(|decoder| (decoder.name.clone(), decoder.network.weights_sha256())).collect();
+
+    let mut state = CheckpointState {
+        step: 0,
+        config_sha256,
+        updates: BTreeMap::new(),
+        means: BTreeMap::new(),
+        best: None,
+        seconds: 0.0,
+        tokens: 0,
+    };
+    if let Some(checkpoint) = &last {
+        model = checkpoint.restore(model, &mut optimizer, &device)?;
+        state = checkpoint.state.clone();
+        observer.message(&format!("going on after step {}", state.step));
+    } else {
+        checkpoints.save(&state, &model, &optimizer)?;
+    }
+    let mut metrics = MetricsFile::open(&out.join("metrics.jsonl"), state.step)?;
+    let held_out = mixture.held_out(config.evaluation.samples)?;
+    let mut runner = Runner { config, decoders: &decoders, mixture: &mixture, questions: &questions, device };
+
+    let mut pending: Vec<Pending> = Vec::new();
+    let mut clock = Instant::now();
+    let mut evaluations = Vec::new();
+    let mut ending = Ending::Finished;
+    while state.step < config.schedule.steps {
+        if observer.should_stop() {
+            ending = Ending::Interrupted;
+        } else {
+            let (next, step) = runner.step(model, &mut optimizer, state.step)?;
+            model = next;
+            state.tokens += step.tokens as u64;
+            pending.push(step);
+            state.step += 1;
+        }
+        let is_last = state.step == config.schedule.steps || ending == Ending::Interrupted;
+        let evaluates = state.step == config.schedule.steps
+            || (config.evaluation.every > 0
+                && state.step.is_multiple_of(config.evaluation.every)
+                && ending == Ending::Finished);
+        let saves = is_last || state.step.is_multiple_of(config.schedule.checkpoint_every);
+        if saves || evaluates || state.step.is_multiple_of(config.schedule.log_every) {
+            synchronise(&runner.device)?;
+            let seconds = clock.elapsed().as_secs_f64() / pending.len().max(1) as f64;
+            state.seconds += clock.elapsed().as_secs_f64();
+            for step in pending.drain(..) {
+                let line = step.read(config, &decoders, seconds);
+                judge(&line, &step.origins, config, &mut state)?;
+                metrics.write(&Event::Step(line.clone()))?;
+                observer.step(&line, config.schedule.steps);
+            }
+        }
+        if evaluates {
+            evaluations = runner.evaluate(&model, &held_out)?;
+            let mut total = 0.0;
+            for evaluation in &evaluations {
+                metrics.write(&Event::Evaluation { step: state.step, scores: evaluation.to_json() })?;
+                observer.evaluation(state.step, evaluation);
+                total += evaluation.continuation.latents + evaluation.reconstruction.loss;
+            }
+            if !evaluations.is_empty() && state.best.is_none_or(|(best, _)| total < best) {
+                state.best = Some((total, state.step));
+            }
+        }
+        if saves || (evaluates && state.best.is_some_and(|(_, step)| step == state.step)) {
+            state.updates =
+                optimizer.moments.iter().map(|(name, moments)| (name.clone(), moments.updates)).collect();
+            checkpoints.save(&state, &model, &optimizer)?;
+            write_page(&out.join("report.html"), config, &read(&out.join("metrics.jsonl"))?)?;
+        }
+        clock = if pending.is_empty() { Instant::now() } else { clock };
+        if ending == Ending::Interrupted {
+            break;
+        }
+    }
+
+    // A run that had done all of its steps before.
+    if evaluations.is_empty() && ending == Ending::Finished {
+        evaluations = runner.evaluate(&model, &held_out)?;
+    }
+    for decoder in &decoders {
+        let (before, after) = (&hashes[&decoder.name], decoder.network.weights_sha256());
+        if *before != after {
+            return Err(Error::Mismatch {
+                what: format!("decoder `{}` after training", decoder.name),
+                expected: before.clone(),
+                found: after,
+                hint: "a frozen decoder has changed: this is a bug, please report it".into(),
+            });
+        }
+    }
+    let report = RunReport {
+        ending: ending.clone(),
+        steps: state.step,
+        evaluations,
+        decoder_sha256: hashes,
+        checkpoint_sha256: sha256_file(&checkpoints.path(state.step))?,
+        tokens: state.tokens,
+        seconds: state.seconds,
+    };
+    if ending == Ending::Finished {
+        write_final(config, session, out, &encoder_manifest, &decoders, &model, &report)?;
+    }
+    Ok(report)
+}
+
+/// Loads everything that a run needs. A run that goes on takes its weights from the checkpoint, so
+/// nothing is fitted for it.
+fn load(
+    config: &RunConfig,
+    session: &Session,
+    out: &Path,
+    resumes: bool,
+    observer: &mut dyn Observer,
+) -> Result<Parts> {
+    let device = session.device().clone();
+    let (manifest, encoder) = open_encoder(config, session, &device)?;
+    let decoders = config
+        .decoders
+        .iter()
+        .map(|decoder| open_dense(session, &decoder.name, &device))
+        .collect::<Result<Vec<_>>>()?;
+    let mut corpora = Vec::new();
+    for source in &config.data.sources {
+        let corpus = Corpus::open(&source.path, config.window_tokens(), config.data.shortest)?;
+        if corpus.manifest.tokenizer_sha256 != encoder.tokenizer.sha256() {
+            return Err(Error::Mismatch {
+                what: format!("corpus `{}` (sha256 of its tokenizer)", source.path.display()),
+                expected: encoder.tokenizer.sha256().to_owned(),
+                found: corpus.manifest.tokenizer_sha256,
+                hint: "prepare it again with the tokenizer of the encoder's backbone".into(),
+            });
+        }
+        corpora.push((corpus, source.weight));
+    }
+    let mixture = Mixture::new(corpora, config.seed)?;
+    let questions = match config.data.questions.as_slice() {
+        [] => Questions::default(),
+        paths => Questions::open(paths, &encoder.tokenizer, config.data.context_tokens)?,
+    };
+    let mut adapters = Vec::new();
+    for (index, (decoder, settings)) in decoders.iter().zip(&config.decoders).enumerate() {
+        let d_encoder = encoder.network.d_model();
+        let d_decoder = decoder.network.config().d_model();
+        let hidden = match settings.start {
+            Start::Ridge => d_encoder.min(d_decoder),
+            _ => settings.hidden.unwrap_or(d_decoder),
+        };
+        let spec = arc_adapters::ProjectorSpec::two_linear(d_encoder, hidden, d_decoder);
+        let seed = mix(mix(config.seed ^ Purpose::Weights as u64) ^ index as u64);
+        adapters.push(match &settings.start {
+            Start::Package(folder) => TrainedAdapter::from_package(&Adapter::open(folder)?, &device)?,
+            Start::Ridge if !resumes => {
+                observer.message(&format!("fitting a start for `{}`", decoder.name));
+                let folder = out.join("start").join(&decoder.name);
+                let factor = config.encoder.pooling_factors[0];
+                ridge_start(&encoder, decoder, factor, &mixture, &settings.template, &folder)?;
+                TrainedAdapter::from_package(&Adapter::open(&folder)?, &device)?
+            }
+            Start::Ridge | Start::Scratch => TrainedAdapter::from_scratch(spec, d_encoder, seed, &device)?,
+        });
+    }
+    let model = TrainedModel { encoder: encoder.network, adapters };
+    Ok(Parts { encoder_manifest: manifest, decoders, mixture, questions, model, device })
+}
+
+/// The encoder that a run starts from, with the manifest of its package.
+fn open_encoder(
+    config: &RunConfig,
+    session: &Session,
+    device: &Device,
+) -> Result<(EncoderManifest, Encoder)> {
+    let settings = &config.encoder;
+    if let Some(name) = &settings.start {
+        let registry = session.registry();
+        let entry = registry.encoder(name)?;
+        let mut manifest = EncoderManifest::open(&entry.package)?;
+        let encoder = open_encoder_of(&manifest, &entry.package, session, device)?;
+        manifest.name.clone_from(&settings.name);
+        return Ok((manifest, encoder));
+    }
+    let name = settings.backbone.as_deref().unwrap_or_default();
+    let model = session.language_model(name)?;
+    let registry = session.registry();
+    let entry = registry.decoder(name)?;
+    let sha256 = match &entry.model.sha256 {
+        Some(sha256) => sha256.clone(),
+        None => sha256_file(model.path())?,
+    };
+    let network = model.network.config();
+    let manifest = backbone_manifest(settings, &entry.name, &sha256, network.d_model(), network.n_layers)?;
+    let encoder =
+        Encoder::open_as(&manifest, Path::new(&settings.name), Some(model.path()), device, Residence::Dense)?;
+    Ok((manifest, encoder))
+}
+
+/// The encoder of a package with dense weights.
+pub(super) fn open_encoder_of(
+    manifest: &EncoderManifest,
+    package: &Path,
+    session: &Session,
+    device: &Device,
+) -> Result<Encoder> {
+    let backbone = manifest.backbone.is_some().then(|| session.backbone(manifest)).transpose()?;
+    Encoder::open_as(manifest, package, backbone.as_deref(), device, Residence::Dense)
+}
+
+/// A decoder with dense weights: a packed one has no backward pass.
+pub(super) fn open_dense(session: &Session, name: &str, device: &Device) -> Result<Decoder> {
+    let packed = session.language_model(name)?;
+    Decoder::open_as(&packed.name, packed.path(), device, Residence::Dense)
+}
+
+/// Fits an adapter on the first windows of the text and writes it as a package.
+pub(super) fn ridge_start(
+    encoder: &Encoder,
+    decoder: &Decoder,
+    factor: usize,
+    mixture: &Mixture,
+    template: &str,
+    folder: &Path,
+) -> Result<()> {
+    let mut fit = Fit::new(encoder, decoder, factor)?;
+    let enough = RIDGE_LATENTS * encoder.network.d_model();
+    let all: u64 = mixture.corpora().iter().map(|(corpus, _)| corpus.windows()).sum();
+    for number in 0..all {
+        for window in mixture.windows(number, 1)? {
+            fit.add(&window.text)?;
+        }
+        if fit.latents() >= enough {
+            break;
+        }
+    }
+    let report = fit.finish(&decoder.name, template)?;
+    arc_adapters::AdapterPackage::write(folder, &report.manifest, &report.tensors)?;
+    Ok(())
+}
+
+/// What a step left on the device, to be read when losses are logged.
+struct Pending {
+    step: u64,
+    plan: BatchPlan,
+    /// The mean loss, `[1]`
+    loss: Tensor<1>,
+    /// `[1]`
+    gradient_norm: Tensor<1>,
+    rate: f64,
+    tokens: usize,
+    padding: f64,
+    origins: Vec<String>,
+}
+
+impl Pending {
+    fn read(&self, config: &RunConfig, decoders: &[Decoder], seconds: f64) -> StepMetrics {
+        let scalar = |tensor: &Tensor<1>| f64::from(tensor.clone().into_scalar::<f32>());
+        debug_assert_eq!(config.decoders.len(), decoders.len());
+        StepMetrics {
+            step: self.step,
+            decoder: decoders[self.plan.decoder].name.clone(),
+            objective: self.plan.objective.name().to_owned(),
+            factor: self.plan.factor,
+            loss: scalar(&self.loss),
+            gradient_norm: scalar(&self.gradient_norm),
+            rate: self.rate,
+            tokens: self.tokens,
+            padding: self.padding,
+            seconds,
+            memory: memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64),
+        }
+    }
+}
+
+/// Refuses a loss that is not a number, or far above its task's running mean; else adds it to the
+/// mean.
+fn judge(
+    line: &StepMetrics,
+    origins: &[String],
+    config: &RunConfig,
+    state: &mut CheckpointState,
+) -> Result<()> {
+    let task = format!("{} {} {}", line.decoder, line.objective, line.factor);
+    let losses = state.means.entry(format!("{task} losses")).or_insert(0.0);
+    *losses += 1.0;
+    let settled = *losses > MEAN_LOSSES as f64;
+    let mean = state.means.entry(task).or_insert(line.loss);
+    let leaps = settled && line.loss > *mean + config.schedule.spike;
+    if !line.loss.is_finite() || !line.gradient_norm.is_finite() || leaps {
+        return Err(Error::Diverged {
+            step: line.step,
+            loss: line.loss,
+            mean: *mean,
+            data: origins.join(", "),
+        });
+    }
+    *mean += MEAN_WEIGHT * (line.loss - *mean);
+    Ok(())
+}
+
+/// What steps are made from.
+struct Runner<'a> {
+    config: &'a RunConfig,
+    decoders: &'a [Decoder],
+    mixture: &'a Mixture,
+    questions: &'a Questions,
+    device: Device,
+}
+
+impl Runner<'_> {
+    fn step(
+        &mut self,
+        model: TrainedModel,
+        optimizer: &mut AdamW,
+        step: u64,
+    ) -> Result<(TrainedModel, Pending)> {
+        let config = self.config;
+        let plan = BatchPlan::of_step(config, step);
+        let decoder = &self.decoders[plan.decoder];
+        let options = StepOptions {
+            factor: plan.factor,
+            distillation: config.objective.distillation,
+            count_correct: false,
+        };
+        let accumulation = config.schedule.accumulation as u64;
+        let mut gradients = Gradients::new();
+        let mut loss = Tensor::<1>::zeros([1], &self.device);
+        let (mut tokens, mut positions, mut padding) = (0, 0, 0);
+        let mut origins = Vec::new();
+        for part in 0..accumulation {
+            let batch = step * accumulation + part;
+            let samples = plan.samples(config, batch, self.mixture, self.questions, decoder)?;
+            origins.extend(samples.iter().map(|sample| sample.origin.clone()));
+            let found =
+                training_loss(&model, &decoder.network, plan.decoder, plan.objective, &samples, options)?;
+            let share = 1.0 / accumulation as f64;
+            for (name, gradient) in found.gradients(&model, share) {
+                let sum = match gradients.remove(&name) {
+                    Some(sum) => sum + gradient,
+                    None => gradient,
+                };
+                gradients.insert(name, sum);
+            }
+            loss = loss + found.loss.sum * (share / found.targets as f64);
+            tokens += found.context_tokens + found.targets;
+            positions += found.context_tokens + found.positions;
+            padding += found.padding;
+        }
+        let schedule = &config.schedule;
+        let cycle = OneCycle {
+            steps: schedule.steps,
+            warmup: schedule.warmup,
+            start_divisor: schedule.start_divisor,
+            end_divisor: schedule.end_divisor,
+        };
+        let rate = cycle.factor(step);
+        let (model, gradient_norm) = optimizer.step(model, gradients, rate, &self.device);
+        let padding = padding as f64 / positions.max(1) as f64;
+        Ok((model, Pending { step, plan, loss, gradient_norm, rate, tokens, padding, origins }))
+    }
+
+    /// Scores every decoder at every factor.
+    fn evaluate(&self, model: &TrainedModel, held_out: &[Window]) -> Result<Vec<Evaluation>> {
+        if held_out.is_empty() {
+            return Ok(Vec::new());
+        }
+        let model = without_graph(model);
+        let mut evaluations = Vec::new();
+        for (index, decoder) in self.decoders.iter().enumerate() {
+            for &factor in &self.config.encoder.pooling_factors {
+                evaluations.push(evaluate(self.config, &model, index, decoder, held_out, factor)?);
+            }
+        }
+        Ok(evaluations)
+    }
+}
+
+/// Writes `final/`: the encoder's package, one for each adapter, and a registry of both.
+fn write_final(
+    config: &RunConfig,
+    session: &Session,
+    out: &Path,
+    manifest: &EncoderManifest,
+    decoders: &[Decoder],
+    model: &TrainedModel,
+    report: &RunReport,
+) -> Result<()> {
+    let folder = out.join("final");
+    let training = serde_json::json!({
+        "method": "ARC-Encoder pretraining (arXiv 2510.20535)",
+        "config": config,
+        "steps": report.steps,
+        "tokens": report.tokens,
+        "seconds": report.seconds,
+        "decoder_sha256": report.decoder_sha256,
+    });
+    let manifest =
+        write_encoder(&folder.join("encoder"), manifest, &config.encoder.train, model, training.clone())?;
+    for (index, decoder) in decoders.iter().enumerate() {
+        let scores: Vec<_> = report
+            .evaluations
+            .iter()
+            .filter(|evaluation| evaluation.decoder == decoder.name)
+            .map(Evaluation::to_json)
+            .collect();
+        let card = AdapterCard {
+            decoder,
+            encoder: &manifest,
+            factors: &config.encoder.pooling_factors,
+            template: &config.decoders[index].template,
+            training: training.clone(),
+            scores: serde_json::json!({ "held_out": scores }),
+        };
+        write_adapter(&folder.join("adapters").join(&decoder.name), &model.adapters[index], &card)?;
+    }
+    let registry = folder.join(arc_adapters::REGISTRY_FILE);
+    if !registry.exists() {
+        let names: Vec<&str> = decoders.iter().map(|decoder| decoder.name.as_str()).collect();
+        write_registry(&folder, &session.registry(), &manifest, &names)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! `arc register`: an adapter for a decoder, with encoder and decoder frozen.
+
+use std::path::{Path, PathBuf};
+
+use arc_adapters::{ModelFile, ModelSource, NewAdapter, NewDecoder, RegistryEditor};
+use arc_core::Session;
+use arc_core::decoder::Decoder;
+use arc_core::document::Document;
+use arc_core::hub::Cache;
+use arc_core::nn::Residence;
+use arc_core::train::{Evaluation, RegisterOptions, Start, register};
+use comfy_table::Table;
+use serde_json::json;
+
+use super::setup::{locate, registry, registry_files};
+use super::train::{Progress, stop_on_interrupt};
+use crate::Failure;
+use crate::args;
+use crate::args::Global;
+use crate::output::Output;
+
+/// Used where no template is given: it asks nothing of the decoder's training.
+const PLAIN_TEMPLATE: &str = "{{ document }}\nQuestion: {{ question }}\nAnswer:";
+
+pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Result<(), Failure> {
+    let registry = registry(global)?;
+    let files = registry_files(global);
+    // The one that wins is the one that is written to.
+    let file = files.last().map(PathBuf::as_path).unwrap_or(Path::new(arc_adapters::REGISTRY_FILE));
+    let new_model = match args.model.as_slice() {
+        [] => None,
+        parts => Some(ModelFile { source: ModelSource::from_texts(parts)?, sha256: None, bytes: None }),
+    };
+    let name = match &new_model {
+        Some(_) => args.decoder.clone(),
+        None => registry.decoder(&args.decoder)?.name.clone(),
+    };
+    let known = registry.decoder(&name).ok();
+    if new_model.is_some() && known.is_some() {
+        return Err(Failure::usage(
+            format!("the registry has a decoder `{name}` already"),
+            "leave out `--model`, or choose another name",
+        ));
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let package = args.output.clone().unwrap_or_else(|| folder.join("plugins").join(&name));
+    let taken = package.exists() || known.is_some_and(|entry| entry.adapter.is_some());
+    if taken && !args.replace {
+        return Err(Failure::usage(
+            format!("an adapter for `{name}` exists already"),
+            "replace it with `--replace`, or choose another name",
+        ));
+    }
+    let template = match &args.template {
+        Some(path) => Document::read(path)?.text,
+        None => PLAIN_TEMPLATE.to_owned(),
+    };
+    arc_core::prompt_template::PromptTemplate::parse(&template)?;
+    let encoder = match &args.encoder {
+        Some(encoder) => registry.encoder(encoder)?.name.clone(),
+        None => registry
+            .default_encoder()
+            .ok_or_else(|| {
+                Failure::usage("the registry names no default encoder", "name one with `--encoder`")
+            })?
+            .to_owned(),
+    };
+
+    let yes = global.yes;
+    let model = new_model.clone().or_else(|| known.map(|entry| entry.model.clone()));
+    let model =
+        model.ok_or_else(|| Failure::usage(format!("`{name}` has no model"), "name one with `--model`"))?;
+    let path = locate(&model, &name, yes)?;
+    let session =
+        Session::new(registry, global.device, Box::new(move |model, name| locate(model, name, yes)))?;
+    let decoder = Decoder::open_as(&name, &path, session.device(), Residence::Dense)?;
+    let factor = match args.factor {
+        Some(factor) => usize::from(factor),
+        None => session.encoder_named(&encoder)?.default_factor(),
+    };
+    let options = RegisterOptions {
+        name: name.clone(),
+        encoder,
+        corpus: args.text.clone(),
+        cache: Cache::from_env()?.folder().join("latents"),
+        start: if args.from_scratch { Start::Scratch } else { Start::Ridge },
+        template,
+        steps: args.steps,
+        batches: args.batches,
+        batch: usize::from(args.batch),
+        context_tokens: usize::from(args.context_tokens),
+        target_tokens: usize::from(args.target_tokens),
+        factor,
+        reconstruction: args.reconstruction,
+        rate: args.rate,
+        samples: args.samples,
+        seed: args.seed,
+    };
+    let mut progress = Progress::new(stop_on_interrupt(output));
+    let registration = register(&options, &session, &decoder, &package, &mut progress)?;
+    progress.finish();
+
+    let adapter = NewAdapter::Package(relative(&package, folder));
+    let mut editor = RegistryEditor::open(file)?;
+    if new_model.is_some() {
+        let sha256 = arc_adapters::sha256_file(&path)?;
+        let bytes = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
+        editor.add_decoder(&NewDecoder {
+            name: name.clone(),
+            aliases: Vec::new(),
+            architecture: Some(decoder.network.config().architecture.name().to_owned()),
+            model: ModelFile { source: model.source, sha256: Some(sha256), bytes },
+            tokenizer: None,
+            adapter: Some(adapter),
+        })?;
+    } else {
+        editor.set_adapter(&name, &adapter)?;
+    }
+    editor.save()?;
+
+    output.line(scores(&registration.before, &registration.after))?;
+    output.line(format!(
+        "registered `{name}` in {} after {:.0} s: {}",
+        file.display(),
+        registration.seconds,
+        package.display()
+    ))?;
+    output.json(&json!({
+        "decoder": name,
+        "adapter": package,
+        "registry": file,
+        "weights_sha256": registration.manifest.weights.sha256,
+        "decoder_sha256": registration.decoder_sha256,
+        "seconds": registration.seconds,
+        "scores": registration.manifest.scores,
+    }))
+}
+
+/// The arms side by side, as a table.
+fn scores(before: &Evaluation, after: &Evaluation) -> String {
+    let mut table = Table::new();
+    table.set_header(["continuation of held-out text", "loss, nats per token", "share of the gap"]);
+    let arms = &after.continuation;
+    let share = |share: f64| format!("{:.0} %", 100.0 * share);
+    for (arm, loss, recovered) in [
+        ("closed book", arms.no_context, share(0.0)),
+        ("open book", arms.full_context, share(1.0)),
+        ("as many plain tokens", arms.truncation, share(arms.recovered_by_truncation())),
+        ("adapter at its start", before.continuation.latents, share(before.continuation.recovered())),
+        ("adapter", arms.latents, share(arms.recovered())),
+    ] {
+        table.add_row([arm.to_owned(), format!("{loss:.3}"), recovered]);
+    }
+    table.to_string()
+}
+
+/// A path as a registry in `folder` names it: relative where it lies below.
+fn relative(path: &Path, folder: &Path) -> PathBuf {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (path, folder) = (absolute(path), absolute(folder));
+    path.strip_prefix(&folder).map(Path::to_owned).unwrap_or(path)
+}

@@ -1,0 +1,158 @@
+//! `arc train`: a run as its TOML file says.
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_core::train::{Ending, Evaluation, Observer, RunConfig, StepMetrics, train};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::setup::session;
+use crate::Failure;
+use crate::args;
+use crate::args::Global;
+use crate::output::Output;
+
+/// Where there is no terminal, a line is printed this often.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+/// The weight of the newest value in the loss and the speed that are shown.
+const SMOOTHING: f64 = 0.1;
+
+pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Result<(), Failure> {
+    let config = RunConfig::open(&args.config)?;
+    let session = session(global)?;
+    let mut progress = Progress::new(stop_on_interrupt(output));
+    let report = train(&config, &session, &args.out, args.resume, &mut progress)?;
+    progress.finish();
+
+    let finished = report.ending == Ending::Finished;
+    let tokens_per_second = report.tokens as f64 / report.seconds.max(f64::MIN_POSITIVE);
+    output.line(format!(
+        "{} of {} steps, {} tokens, {tokens_per_second:.0} tokens/s",
+        report.steps, config.schedule.steps, report.tokens
+    ))?;
+    for evaluation in &report.evaluations {
+        output.line(describe(evaluation))?;
+    }
+    let folder = args.out.join("final");
+    output.line(if finished {
+        format!("written to {}", folder.display())
+    } else {
+        "interrupted: go on with `--resume`".to_owned()
+    })?;
+    output.json(&json!({
+        "finished": finished,
+        "steps": report.steps,
+        "tokens": report.tokens,
+        "seconds": report.seconds,
+        "final": finished.then_some(folder),
+        "checkpoint_sha256": report.checkpoint_sha256,
+        "decoder_sha256": report.decoder_sha256,
+        "evaluations": report.evaluations.iter().map(Evaluation::to_json).collect::<Vec<_>>(),
+    }))
+}
+
+/// Set by the first Ctrl-C, or request to end; the second one ends the process at once.
+pub(super) fn stop_on_interrupt(output: &Output) -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let handler = Arc::clone(&stop);
+    let installed = ctrlc::set_handler(move || {
+        if handler.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(error) = installed {
+        output.remark(format!("Ctrl-C will end the process at once: {error}"));
+    }
+    stop
+}
+
+fn describe(evaluation: &Evaluation) -> String {
+    let (arms, repeated) = (&evaluation.continuation, &evaluation.reconstruction);
+    format!(
+        "{} at {}: continuation without context {:.3}, full {:.3}, latents {:.3} ({:.0} % of the gap), as many tokens \
+         {:.3} ({:.0} %); repeating {:.3}, {:.1} % of tokens right",
+        evaluation.decoder,
+        evaluation.factor,
+        arms.no_context,
+        arms.full_context,
+        arms.latents,
+        100.0 * arms.recovered(),
+        arms.truncation,
+        100.0 * arms.recovered_by_truncation(),
+        repeated.loss,
+        100.0 * repeated.accuracy,
+    )
+}
+
+/// A bar on a terminal, lines elsewhere.
+pub(super) struct Progress {
+    stop: Arc<AtomicBool>,
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+    loss: Option<f64>,
+    tokens_per_second: Option<f64>,
+}
+
+impl Progress {
+    pub(super) fn new(stop: Arc<AtomicBool>) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            if let Ok(style) = ProgressStyle::with_template("{pos}/{len} [{bar:24}] {msg} ETA {eta}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { stop, bar, last_line: None, loss: None, tokens_per_second: None }
+    }
+
+    fn print(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn smoothed(old: Option<f64>, new: f64) -> f64 {
+    old.map_or(new, |old| old + SMOOTHING * (new - old))
+}
+
+impl Observer for Progress {
+    fn step(&mut self, metrics: &StepMetrics, steps: u64) {
+        let loss = smoothed(self.loss, metrics.loss);
+        let speed = smoothed(self.tokens_per_second, metrics.tokens as f64 / metrics.seconds.max(1e-9));
+        (self.loss, self.tokens_per_second) = (Some(loss), Some(speed));
+        let message = format!("loss {loss:.3}, {speed:.0} tokens/s, {}", HumanBytes(metrics.memory));
+        if let Some(bar) = &self.bar {
+            bar.set_length(steps);
+            bar.set_position(metrics.step + 1);
+            bar.set_message(message);
+        } else if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
+            self.last_line = Some(Instant::now());
+            let left = (steps - metrics.step - 1) as f64 * metrics.seconds;
+            let left = HumanDuration(Duration::try_from_secs_f64(left).unwrap_or_default());
+            eprintln!("step {}/{steps}: {message}, {left} left", metrics.step + 1);
+        }
+    }
+
+    fn evaluation(&mut self, step: u64, evaluation: &Evaluation) {
+        self.print(&format!("after {step}: {}", describe(evaluation)));
+    }
+
+    fn message(&mut self, text: &str) {
+        self.print(text);
+    }
+
+    fn should_stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,266 @@
+//! Training: gradients against finite differences, decoders that stay as they are, and a decoder
+//! that learns to repeat a text from its latents.
+
+mod harness;
+
+use std::collections::BTreeMap;
+
+use arc_core::decoder::Transformer;
+use arc_core::encoder::{ArcEncoder, special_vector};
+use arc_core::nn::Residence;
+use arc_core::projector::Projector;
+use arc_core::train::{
+    AdamW, Objective, OptimizerConfig, Sample, SampleSpan, StepOptions, TrainedAdapter, TrainedModel,
+    TrainedPart, named_parameters, training_loss, with_parameters,
+};
+use arc_core::weights::{ArcCheckpoint, MetaFolder, Special, TrainingSources};
+use burn::module::{Module as _, Param};
+use burn::tensor::{Device, Tensor};
+use harness::{decoder, repository, session};
+
+/// The tiny model of a fixture, with all gradients on, and its decoders.
+fn fixture(name: &str, decoders: usize, device: &Device) -> (TrainedModel, Vec<Transformer>) {
+    let folder = repository("tests/golden/reference").join(name);
+    let checkpoint = ArcCheckpoint::open(&folder, &TrainingSources::default()).expect("a checkpoint");
+    let encoder = ArcEncoder::from_checkpoint(&checkpoint, 0, device).expect("an encoder");
+    let adapters = (0..decoders)
+        .map(|decoder| {
+            let special = |special| {
+                let vector = special_vector(&checkpoint, special, decoder, device).expect("a vector");
+                Param::from_tensor(vector.expect("the fixture has both special vectors"))
+            };
+            TrainedAdapter {
+                projector: Projector::from_checkpoint(&checkpoint, decoder, device)
+                    .expect("a projector")
+                    .expect("the fixture has one"),
+                cont: special(Special::Cont),
+                rec: special(Special::Rec),
+            }
+        })
+        .collect();
+    let decoders = (0..decoders)
+        .map(|decoder| {
+            let weights = MetaFolder::open(folder.join(format!("decoder{decoder}"))).expect("a decoder");
+            Transformer::from_meta(&weights, device, Residence::Dense).expect("a decoder")
+        })
+        .collect();
+    (TrainedModel { encoder, adapters }, decoders)
+}
+
+/// Two rows of different lengths, the second with two contexts.
+fn samples() -> Vec<Sample> {
+    let tokens = |ids: &[u32], is_target| SampleSpan::Tokens { ids: ids.to_vec(), is_target };
+    vec![
+        Sample {
+            contexts: vec![(1..14).collect()],
+            plain_contexts: vec![(1..12).collect()],
+            spans: vec![tokens(&[1, 5], false), SampleSpan::Context(0), tokens(&[7, 8, 9, 10], true)],
+            origin: "first".into(),
+        },
+        Sample {
+            contexts: vec![(20..27).collect(), (30..39).collect()],
+            plain_contexts: vec![(20..25).collect(), (30..33).collect()],
+            spans: vec![
+                tokens(&[1], false),
+                SampleSpan::Context(0),
+                tokens(&[3], false),
+                SampleSpan::Context(1),
+                tokens(&[11, 12, 13], true),
+            ],
+            origin: "second".into(),
+        },
+    ]
+}
+
+const OPTIONS: StepOptions = StepOptions { factor: 4, distillation: 0.0, count_correct: false };
+
+#[test]
+fn gradients_are_the_slopes_of_the_loss() {
+    let device = Device::flex();
+    let (model, decoders) = fixture("arc4_multi", 2, &device);
+    // The fixture's weights are large, and its loss is far from linear at the steps that float32
+    // can resolve: at a tenth of their size it is as smooth as a trained model's.
+    let scaled = |tensor: Tensor<1>| tensor * 0.3;
+    let model = model.with_gradients(&TrainedPart::All, true, 0);
+    let model = with_parameters(model, &mut |name, _, value| {
+        if name.contains("norm") { value } else { scaled(value) }
+    });
+    let mut checked = 0;
+    for (index, decoder) in decoders.iter().enumerate() {
+        for (objective, distillation) in
+            [(Objective::Continuation, 0.0), (Objective::Reconstruction, 0.0), (Objective::Answer, 0.5)]
+        {
+            let options = StepOptions { distillation, ..OPTIONS };
+            let run = |model: &TrainedModel| {
+                training_loss(model, decoder, index, objective, &samples(), options).expect("a loss")
+            };
+            let loss = |model: &TrainedModel| {
+                let found = run(&model.valid());
+                f64::from(found.loss.sum.into_scalar::<f32>()) / found.targets as f64
+            };
+            let gradients = run(&model).gradients(&model, 1.0);
+            for (name, gradient) in &gradients {
+                let slope = f64::from(gradient.clone().square().sum().sqrt().into_scalar::<f32>());
+                if slope < 1e-4 {
+                    continue;
+                }
+                // Along the gradient, turned a little towards somewhere else.
+                let count = gradient.dims()[0];
+                let noise: Vec<f32> = (0..count).map(|place| (7919.0 * (place + 1) as f32).sin()).collect();
+                let noise = Tensor::<1>::from_data(noise.as_slice(), &device);
+                let noise = noise.clone() / noise.square().sum().sqrt();
+                let direction = gradient.clone() / slope as f32 + noise * 0.5;
+                let direction = direction.clone() / direction.square().sum().sqrt();
+                let expected = f64::from((direction.clone() * gradient.clone()).sum().into_scalar::<f32>());
+                let step = (2e-3 / slope).min(2e-2);
+                let moved = |by: f64| {
+                    let move_one = &mut |found: &str, _: usize, value: Tensor<1>| {
+                        if found == name { value + direction.clone() * by } else { value }
+                    };
+                    loss(&with_parameters(model.clone(), move_one))
+                };
+                let slope_found = (moved(step) - moved(-step)) / (2.0 * step);
+                let error = (slope_found - expected).abs() / expected.abs();
+                assert!(
+                    error < 1e-2,
+                    "{objective:?} through decoder {index}, `{name}`: slope {slope_found}, gradient {expected}"
+                );
+                checked += 1;
+            }
+            let special = if objective == Objective::Reconstruction { "rec" } else { "cont" };
+            let other = if objective == Objective::Reconstruction { "cont" } else { "rec" };
+            assert!(gradients.contains_key(&format!("adapters.{index}.{special}")));
+            assert!(!gradients.contains_key(&format!("adapters.{index}.{other}")));
+            assert!(!gradients.keys().any(|name| name.starts_with(&format!("adapters.{}", 1 - index))));
+        }
+    }
+    // 3 layers of 9, the table, 2 linear layers and a special vector, for each of 6.
+    assert!(checked >= 6 * 25, "only {checked} gradients are large enough to check");
+}
+
+#[test]
+fn steps_change_what_is_trained_and_nothing_else() {
+    let device = Device::flex();
+    for (part, train_embedding) in [
+        (TrainedPart::All, true),
+        (TrainedPart::LastLayers(1), false),
+        (TrainedPart::Lora { rank: 2, alpha: 4.0 }, false),
+        (TrainedPart::None, false),
+    ] {
+        let (model, decoders) = fixture("arc4_multi", 2, &device);
+        let everything = all_values(&model.encoder);
+        let mut model = model.with_gradients(&part, train_embedding, 0);
+        let trained: Vec<String> = named_parameters(&model).into_keys().collect();
+        let hashes: Vec<String> = decoders.iter().map(Transformer::weights_sha256).collect();
+        let config =
+            OptimizerConfig { encoder_rate: 1e-2, projector_rate: 1e-2, ..OptimizerConfig::default() };
+        let mut optimizer = AdamW::new(config);
+        for step in 0..4 {
+            let index = step % 2;
+            let found =
+                training_loss(&model, &decoders[index], index, Objective::Continuation, &samples(), OPTIONS)
+                    .expect("a loss");
+            let gradients = found.gradients(&model, 1.0);
+            assert!(gradients.keys().all(|name| trained.contains(name)));
+            (model, _) = optimizer.step(model, gradients, 1.0, &device);
+        }
+        let after: Vec<String> = decoders.iter().map(Transformer::weights_sha256).collect();
+        assert_eq!(hashes, after, "{part:?}: a decoder has changed");
+        for (name, value) in all_values(&model.encoder) {
+            let is_trained = trained.contains(&format!("encoder.{name}"));
+            let has_changed = everything.get(&name).is_none_or(|before| *before != value);
+            assert_eq!(is_trained, has_changed, "{part:?}: `{name}`");
+        }
+    }
+}
+
+/// Every parameter of an encoder by its path.
+fn all_values(encoder: &ArcEncoder) -> BTreeMap<String, Vec<f32>> {
+    let encoder = encoder.clone().train().set_require_grad(true);
+    named_parameters(&encoder)
+        .into_iter()
+        .map(|(name, (_, value))| (name, value.try_into_vec_as::<f32>().expect("f32")))
+        .collect()
+}
+
+#[test]
+fn gradient_checkpointing_gives_the_same_gradients() {
+    let device = Device::flex();
+    let (model, decoders) = fixture("arc4_multi", 1, &device);
+    let plain = model.with_gradients(&TrainedPart::All, true, 0);
+    let checkpointing = plain.clone().with_gradient_checkpointing();
+    let gradients = |model: &TrainedModel| {
+        let found = training_loss(model, &decoders[0], 0, Objective::Continuation, &samples(), OPTIONS);
+        found.expect("a loss").gradients(model, 1.0)
+    };
+    let (a, b) = (gradients(&plain), gradients(&checkpointing));
+    assert_eq!(a.len(), b.len());
+    for (name, gradient) in a {
+        let difference: f32 = (gradient.clone() - b[&name].clone()).abs().max().into_scalar();
+        let size: f32 = gradient.abs().max().into_scalar();
+        assert!(difference <= 1e-5 * size, "`{name}`: {difference} of {size}");
+    }
+}
+
+/// The reduced form of what `docs/training.md` does with more text: a text of 16 tokens as 4
+/// latents, repeated by a real decoder.
+#[test]
+fn a_decoder_learns_to_repeat_a_text_from_a_quarter_as_many_latents() {
+    let (Some(session), Some(packed)) = (session(), decoder("smollm2-135m")) else { return };
+    let device = Device::flex();
+    let encoder = session.encoder().expect("the default encoder");
+    let decoder =
+        arc_core::decoder::Decoder::open_as("smollm2-135m", packed.path(), &device, Residence::Dense)
+            .expect("the decoder");
+    let manifest =
+        arc_adapters::EncoderManifest::open(&repository("encoders/smollm2-start")).expect("a manifest");
+    let backbone = session.backbone(&manifest).expect("the backbone");
+    let folder = repository("encoders/smollm2-start");
+    let encoder_network =
+        arc_core::encoder::Encoder::open_as(&manifest, &folder, Some(&backbone), &device, Residence::Dense)
+            .expect("the encoder")
+            .network;
+    let adapter = arc_adapters::Adapter::open(&repository("plugins/smollm2-135m")).expect("the adapter");
+    let adapter = TrainedAdapter::from_package(&adapter, &device).expect("an adapter");
+    let model = TrainedModel { encoder: encoder_network, adapters: vec![adapter] };
+    let mut model = model.with_gradients(&TrainedPart::All, false, 0);
+
+    let text = "The ferry left the harbour at noon with nine passengers, two dogs and a piano";
+    let mut ids = encoder.tokenizer.encode(text).expect("tokens").ids;
+    ids.truncate(16);
+    let sample = Sample {
+        contexts: vec![ids.clone()],
+        plain_contexts: vec![ids.clone()],
+        spans: vec![SampleSpan::Context(0), SampleSpan::Tokens { ids, is_target: true }],
+        origin: "a text".into(),
+    };
+    let options = StepOptions { count_correct: true, ..OPTIONS };
+    let run = |model: &TrainedModel| {
+        let samples = std::slice::from_ref(&sample);
+        training_loss(model, &decoder.network, 0, Objective::Reconstruction, samples, options)
+            .expect("a loss")
+    };
+    let accuracy = |correct: Option<Tensor<1>>, targets: usize| {
+        correct.expect("asked for").into_scalar::<f32>() / targets as f32
+    };
+    let start = run(&model.valid());
+    let chance = accuracy(start.loss.correct, start.targets);
+    assert!(chance < 0.5, "{chance} of the tokens are right before training");
+    let rate = 1e-3;
+    let mut optimizer = AdamW::new(OptimizerConfig {
+        encoder_rate: rate,
+        projector_rate: rate,
+        special_rate: rate,
+        ..OptimizerConfig::default()
+    });
+    let mut best = chance;
+    for _ in 0..150 {
+        let found = run(&model);
+        best = accuracy(found.loss.correct.clone(), found.targets);
+        if best > 0.95 {
+            break;
+        }
+        (model, _) = optimizer.step(model.clone(), found.gradients(&model, 1.0), 1.0, &device);
+    }
+    assert!(best > 0.95, "{best} of the tokens are right");
+}

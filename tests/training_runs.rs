@@ -1,0 +1,494 @@
+//! Whole runs through the binary, on a llama so tiny that a run takes a second: what is written,
+//! what survives a kill, and what is said when something is wrong.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use arc_adapters::sha256_file;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const WIDTH: usize = 16;
+const HIDDEN: usize = 32;
+const LAYERS: usize = 2;
+/// `<unk>`, `<s>`, `</s>` and a token for every byte.
+const VOCABULARY: usize = 3 + 256;
+const USAGE: i32 = 2;
+const FAILURE: i32 = 1;
+
+/// A folder with a registry of the tiny decoder, a corpus, and the configuration of a run.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(TempDir::new().expect("a folder"));
+        place.file("tiny.gguf", tiny_llama());
+        place.file("registry.toml", "schema = 1\n[decoders.tiny]\nsource = \"file:tiny.gguf\"\n");
+        let texts: String = (0..120_u32)
+            .map(|row| {
+                let words = (0..30_u32).map(|place| WORDS[((row * 31 + place * place * 7) % 16) as usize]);
+                format!("{}\n", json!({ "text": words.collect::<Vec<_>>().join(" ") }))
+            })
+            .collect();
+        place.file("texts.jsonl", texts);
+        place.succeeds(&[
+            "data",
+            "prepare",
+            "--tokenizer",
+            "tiny",
+            "--source",
+            "texts.jsonl=CC0-1.0",
+            "--out",
+            "corpus",
+            "--held-out",
+            "0.1",
+        ]);
+        place.config("");
+        place
+    }
+
+    fn config(&self, more: &str) {
+        self.file("run.toml", format!("{CONFIG}{more}"));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).expect("a file is written");
+    }
+
+    fn arc(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
+        command.args(arguments).current_dir(self.0.path()).stdin(Stdio::null());
+        command.env_remove("ARC_DEVICE").env("ARC_OFFLINE", "1").env("ARC_HOME", self.path("cache"));
+        command.env("HOME", self.path("home")).env("XDG_CONFIG_HOME", self.path("home"));
+        command
+    }
+
+    fn succeeds(&self, arguments: &[&str]) -> Value {
+        let output = self.arc(arguments).arg("--json").output().expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    }
+
+    /// Runs a command that should fail and returns its error and hint.
+    #[track_caller]
+    fn fails(&self, code: i32, arguments: &[&str], says: &[&str]) {
+        refuses(&self.arc(arguments).output().expect("the binary runs"), code, says);
+    }
+
+    /// The losses of a run, step by step.
+    fn losses(&self, run: &str) -> Vec<(u64, f64)> {
+        let text = std::fs::read_to_string(self.path(run).join("metrics.jsonl")).expect("metrics");
+        let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON object"));
+        rows.filter(|row| row["event"] == "step")
+            .map(|row| (row["step"].as_u64().expect("a step"), row["loss"].as_f64().expect("a loss")))
+            .collect()
+    }
+}
+
+#[track_caller]
+fn refuses(output: &Output, code: i32, says: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let error = stderr.lines().find(|line| line.starts_with("error: ")).expect("an error");
+    for part in says {
+        assert!(error.contains(part), "no `{part}` in: {error}");
+    }
+}
+
+const WORDS: [&str; 16] = [
+    "river", "stone", "of", "the", "light", "a", "house", "and", "green", "old", "in", "bread", "wind", "to",
+    "bell", "sea",
+];
+
+const CONFIG: &str = r#"
+seed = 3
+[encoder]
+name = "tiny-encoder"
+backbone = "tiny"
+layers = 2
+pooling_factors = [2, 4]
+[[decoders]]
+name = "tiny"
+start = "ridge"
+[data]
+sources = [{ path = "corpus" }]
+context_tokens = 24
+target_tokens = 24
+prefix_tokens = 4
+[optimizer]
+encoder_rate = 1e-3
+projector_rate = 1e-3
+special_rate = 1e-3
+[schedule]
+steps = 40
+batch = 4
+accumulation = 2
+warmup = 4
+checkpoint_every = 5
+[evaluation]
+every = 20
+samples = 6
+"#;
+
+#[test]
+fn a_run_ends_with_packages_that_answer() {
+    let place = Place::new();
+    let report = place.succeeds(&["train", "run.toml", "--out", "run"]);
+    assert_eq!(report["finished"], true);
+    assert_eq!(place.losses("run").len(), 40);
+    // Both factors, for the one decoder.
+    assert_eq!(report["evaluations"].as_array().expect("scores").len(), 2);
+    let page = std::fs::read_to_string(place.path("run/report.html")).expect("a page");
+    assert!(page.contains("<svg") && page.contains("tiny at 4, latents") && !page.contains("NaN"));
+    assert!(!page.contains("http://") || page.contains("http://www.w3.org"), "the page is self-contained");
+    // What is kept: the last two and the best.
+    let checkpoints = std::fs::read_dir(place.path("run/checkpoints")).expect("checkpoints").count();
+    assert!((2..=3).contains(&checkpoints), "{checkpoints} checkpoints");
+
+    place.file("document.txt", "old house and green wind in the river");
+    let registry = "run/final/registry.toml";
+    let asked = ["ask", "--registry", registry, "--decoder", "tiny", "--document", "document.txt"];
+    let answer = place.succeeds(&[&asked[..], &["--max-tokens", "3", "where"]].concat());
+    assert!(answer["latents"].as_u64().is_some_and(|latents| latents > 0), "{answer}");
+    // A finished run that is resumed does nothing and says the same.
+    let again = place.succeeds(&["train", "run.toml", "--out", "run", "--resume"]);
+    assert_eq!(again["evaluations"], report["evaluations"]);
+    assert_eq!(again["checkpoint_sha256"], report["checkpoint_sha256"]);
+}
+
+#[test]
+fn a_lora_run_ends_with_a_package_that_holds_its_factors_alone() {
+    let place = Place::new();
+    let text = CONFIG.replace("layers = 2", "layers = 2\ntrain = { lora = { rank = 2, alpha = 4.0 } }");
+    place.file("run.toml", text.replace("steps = 40", "steps = 6"));
+    place.succeeds(&["train", "run.toml", "--out", "run"]);
+    let weights = std::fs::read(place.path("run/final/encoder/encoder.safetensors")).expect("weights");
+    let weights = safetensors::SafeTensors::deserialize(&weights).expect("a safetensors file");
+    assert_eq!(weights.len(), LAYERS * 7 * 2);
+    assert!(weights.names().iter().all(|name| name.ends_with(".lora_a") || name.ends_with(".lora_b")));
+    place.file("document.txt", "old house and green wind in the river");
+    let registry = "run/final/registry.toml";
+    place.succeeds(&["compress", "--registry", registry, "document.txt", "-o", "d.arc.safetensors"]);
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_ends_with_the_same_bits() {
+    let place = Place::new();
+    let whole = place.succeeds(&["train", "run.toml", "--out", "whole"]);
+    let mut kills = 0;
+    for attempt in 0..60_u64 {
+        let mut arguments = vec!["train", "run.toml", "--out", "killed", "--json"];
+        if attempt > 0 {
+            arguments.push("--resume");
+        }
+        let mut run = place
+            .arc(&arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        // Spread over starting, stepping and writing; later ones get further.
+        std::thread::sleep(Duration::from_millis(60 + (attempt * 137) % 400 + 40 * attempt));
+        if kills < 10 && run.try_wait().expect("its state").is_none() {
+            run.kill().expect("a kill");
+            run.wait().expect("its end");
+            kills += 1;
+            continue;
+        }
+        let output = run.wait_with_output().expect("its output");
+        assert!(output.status.success());
+        let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        assert_eq!(report["checkpoint_sha256"].as_str().map(str::len), Some(64));
+        break;
+    }
+    assert!(kills > 0, "the run was never killed");
+    assert_eq!(place.losses("whole"), place.losses("killed"), "after {kills} kills");
+    for file in ["encoder/encoder.safetensors", "adapters/tiny/adapter.safetensors"] {
+        let weights =
+            |run: &str| sha256_file(&place.path(run).join("final").join(file)).expect("the weights");
+        assert_eq!(weights("whole"), weights("killed"), "`{file}` after {kills} kills");
+    }
+    let again = place.succeeds(&["train", "run.toml", "--out", "killed", "--resume"]);
+    assert_eq!(again["evaluations"], whole["evaluations"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_writes_a_checkpoint_and_leaves() {
+    let place = Place::new();
+    place
+        .file("run.toml", CONFIG.replace("steps = 40", "steps = 100000").replace("warmup = 4", "warmup = 0"));
+    let run = place
+        .arc(&["train", "run.toml", "--out", "run", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    while !place.path("run/checkpoints/step-00000005.safetensors").exists() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Command::new("kill").args(["-INT", &run.id().to_string()]).status().expect("a signal");
+    let output = run.wait_with_output().expect("its output");
+    assert!(output.status.success());
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(report["finished"], false);
+    let steps = report["steps"].as_u64().expect("a number");
+    assert!(place.path(&format!("run/checkpoints/step-{steps:08}.safetensors")).exists());
+    assert!(!place.path("run/final").exists());
+}
+
+#[test]
+fn preparation_leaves_out_what_is_repeated_or_must_stay_unseen_and_says_so() {
+    let place = Place::new();
+    let secret = "one two three four five six seven eight nine ten eleven twelve thirteen";
+    let rows = [format!("before {secret} after"), "a text".into(), "a text".into(), "another text".into()];
+    let rows: String = rows.iter().map(|text| format!("{}\n", json!({ "text": text }))).collect();
+    place.file("more.jsonl", rows);
+    place.file("unseen.txt", format!("It was {secret} again"));
+    let prepare = |out: &str| {
+        place.succeeds(&[
+            "data",
+            "prepare",
+            "--tokenizer",
+            "tiny",
+            "--source",
+            "more.jsonl=CC0-1.0",
+            "--unseen",
+            "unseen.txt",
+            "--out",
+            out,
+            "--held-out",
+            "0",
+        ])
+    };
+    let report = prepare("first");
+    let source = &report["manifest"]["sources"][0];
+    assert_eq!((&source["documents"], &source["duplicates"]), (&json!(4), &json!(1)));
+    assert_eq!((&source["overlapping"], &source["licence"]), (&json!(1), &json!("CC0-1.0")));
+    assert_eq!(report["removed"], json!([["more.jsonl", 0, secret]]));
+    // The same seed gives the same files, and a corpus is not written over.
+    assert_eq!(prepare("second")["manifest"], report["manifest"]);
+    let again = ["data", "prepare", "--tokenizer", "tiny", "--source", "more.jsonl", "--out", "first"];
+    place.fails(USAGE, &again, &["`first` is not empty"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_run_is_said_before_it_begins() {
+    let place = Place::new();
+    let train = ["train", "run.toml", "--out", "run"];
+    place.config("speed = 3\n");
+    place.fails(FAILURE, &train, &["run.toml", "unknown field `speed`"]);
+    place.file("run.toml", CONFIG.replace("layers = 2", "layers = 9"));
+    place.fails(USAGE, &train, &["`layers` is 9", "has 2"]);
+    place.file("run.toml", CONFIG.replace("steps = 40", "steps = 0"));
+    place.fails(FAILURE, &train, &["`schedule.steps` is 0"]);
+    place.file("run.toml", CONFIG.replace("name = \"tiny\"\n", "name = \"huge\"\n"));
+    place.fails(FAILURE, &train, &["no decoder is called `huge`"]);
+    place.file("run.toml", CONFIG.replace("path = \"corpus\"", "path = \"nowhere\""));
+    place.fails(FAILURE, &train, &["nowhere"]);
+    place.config("");
+    place.file("empty.txt", " \n");
+    let empty = ["data", "prepare", "--tokenizer", "tiny", "--source", "empty.txt", "--out", "empty"];
+    place.fails(FAILURE, &empty, &["empty.txt", "leaves no text"]);
+    assert!(!place.path("empty/manifest.json").exists());
+    std::fs::create_dir_all(place.path("run/old")).expect("a folder");
+    place.fails(USAGE, &train, &["`run` is not empty"]);
+}
+
+#[test]
+fn a_decoder_without_a_tokenizer_is_refused() {
+    let place = Place::new();
+    let gguf = tiny_llama();
+    // Another key in place of the tokens' leaves a model without them.
+    let key = b"tokenizer.ggml.tokens";
+    let at = gguf.windows(key.len()).position(|window| window == key).expect("the key");
+    let mut without = gguf;
+    without[at..at + key.len()].copy_from_slice(b"tokenizer.ggml.tokend");
+    place.file("tiny.gguf", without);
+    place.fails(FAILURE, &["train", "run.toml", "--out", "run"], &["token"]);
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_settings() {
+    let place = Place::new();
+    place.file("run.toml", CONFIG.replace("steps = 40", "steps = 5"));
+    place.succeeds(&["train", "run.toml", "--out", "run"]);
+    place.config("");
+    let resume = ["train", "run.toml", "--out", "run", "--resume"];
+    place.fails(FAILURE, &resume, &["sha256 of its configuration"]);
+}
+
+#[test]
+fn a_loss_that_leaps_stops_the_run_and_names_its_text() {
+    let place = Place::new();
+    let rates = CONFIG.replace("1e-3", "1e30").replace("warmup = 4", "warmup = 0");
+    place.file("run.toml", rates);
+    let train = ["train", "run.toml", "--out", "run"];
+    place.fails(FAILURE, &train, &["the loss of step", "shard-00000.safetensors document"]);
+    assert!(place.path("run/checkpoints/step-00000000.safetensors").exists());
+}
+
+#[test]
+fn a_decoder_is_registered_for_a_trained_encoder() {
+    let place = Place::new();
+    place.file("run.toml", CONFIG.replace("steps = 40", "steps = 5"));
+    place.succeeds(&["train", "run.toml", "--out", "run"]);
+    std::fs::copy(place.path("tiny.gguf"), place.path("other.gguf")).expect("a copy");
+    let registry = "run/final/registry.toml";
+    let register = [
+        "register",
+        "--registry",
+        registry,
+        "--decoder",
+        "other",
+        "--model",
+        "file:other.gguf",
+        "--text",
+        "corpus",
+        "--steps",
+        "12",
+        "--batches",
+        "6",
+        "--batch",
+        "4",
+        "--context-tokens",
+        "24",
+        "--target-tokens",
+        "24",
+        "--factor",
+        "4",
+        "--samples",
+        "6",
+    ];
+    let report = place.succeeds(&register);
+    let scores = &report["scores"]["held_out"][0]["continuation"];
+    for arm in ["loss_no_context", "loss_full_context", "loss_truncation", "loss_latents"] {
+        assert!(scores[arm].as_f64().is_some_and(f64::is_finite), "{arm}: {scores}");
+    }
+    place.file("document.txt", "old house and green wind in the river");
+    let ask = ["ask", "--registry", registry, "--decoder", "other", "--document", "document.txt"];
+    place.succeeds(&[&ask[..], &["--max-tokens", "3", "where"]].concat());
+    // A name that is taken, with a model and without.
+    place.fails(USAGE, &register, &["has a decoder `other` already"]);
+    let again = ["register", "--registry", registry, "--decoder", "other", "--text", "corpus"];
+    place.fails(USAGE, &again, &["an adapter for `other` exists already"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_checkpoint_before_it() {
+    let place = Place::new();
+    place.succeeds(&["train", "run.toml", "--out", "whole"]);
+    let size = std::fs::metadata(place.path("whole/checkpoints/step-00000040.safetensors")).expect("a file");
+    // Room for two and a half checkpoints, in pages.
+    let room = size.len() * 5 / 2 / 4096 * 4096;
+    let script = format!(
+        "mkdir disk && mount -t tmpfs -o size={room} none disk || exit 70
+         \"$1\" train run.toml --out disk; code=$?; cp -r disk kept; exit $code"
+    );
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_arc")]);
+    inside.current_dir(place.0.path()).env("ARC_HOME", place.path("cache")).env("HOME", place.path("home"));
+    let output = inside.output().expect("unshare runs");
+    if output.status.code() != Some(FAILURE) {
+        eprintln!("left out: a small disk cannot be mounted here: {output:?}");
+        return;
+    }
+    refuses(&output, FAILURE, &["cannot write", "No space left"]);
+    let kept: Vec<_> = std::fs::read_dir(place.path("kept/checkpoints"))
+        .expect("checkpoints")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .collect();
+    assert!(!kept.is_empty() && kept.iter().all(|name| name.starts_with("step-")), "{kept:?}");
+    // On another disk the run goes on and ends as it would have.
+    let resumed = place.succeeds(&["train", "run.toml", "--out", "kept", "--resume"]);
+    assert_eq!(resumed["checkpoint_sha256"].as_str().map(str::len), Some(64));
+    assert_eq!(place.losses("whole"), place.losses("kept"));
+}
+
+/// A llama with a token for every byte and small random weights, as a GGUF file (version 3, after
+/// ggml's `docs/gguf.md`).
+fn tiny_llama() -> Vec<u8> {
+    let mut tensors =
+        vec![("token_embd".to_owned(), vec![VOCABULARY, WIDTH]), ("output_norm".into(), vec![WIDTH])];
+    for layer in 0..LAYERS {
+        for (name, shape) in [
+            ("attn_norm", vec![WIDTH]),
+            ("attn_q", vec![WIDTH, WIDTH]),
+            ("attn_k", vec![WIDTH / 2, WIDTH]),
+            ("attn_v", vec![WIDTH / 2, WIDTH]),
+            ("attn_output", vec![WIDTH, WIDTH]),
+            ("ffn_norm", vec![WIDTH]),
+            ("ffn_gate", vec![HIDDEN, WIDTH]),
+            ("ffn_up", vec![HIDDEN, WIDTH]),
+            ("ffn_down", vec![WIDTH, HIDDEN]),
+        ] {
+            tensors.push((format!("blk.{layer}.{name}"), shape));
+        }
+    }
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let number = |value: u32| [4_u32.to_le_bytes(), value.to_le_bytes()].concat();
+    let array = |kind: u32, items: Vec<Vec<u8>>| {
+        let head = [9_u32.to_le_bytes(), kind.to_le_bytes()].concat();
+        [head, (items.len() as u64).to_le_bytes().to_vec(), items.concat()].concat()
+    };
+    let string = |value: &str| [8_u32.to_le_bytes().to_vec(), text(value)].concat();
+    let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
+    let tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter().chain(bytes).collect();
+    let kinds: Vec<i32> = [2, 3, 3].into_iter().chain([6; 256]).collect();
+    let metadata = [
+        ("general.architecture", string("llama")),
+        ("llama.block_count", number(LAYERS as u32)),
+        ("llama.embedding_length", number(WIDTH as u32)),
+        ("llama.feed_forward_length", number(HIDDEN as u32)),
+        ("llama.attention.head_count", number(2)),
+        ("llama.attention.head_count_kv", number(1)),
+        ("llama.attention.layer_norm_rms_epsilon", [6_u32.to_le_bytes(), 1e-5_f32.to_le_bytes()].concat()),
+        ("llama.context_length", number(256)),
+        ("tokenizer.ggml.model", string("llama")),
+        ("tokenizer.ggml.tokens", array(8, tokens.iter().map(|token| text(token)).collect())),
+        (
+            "tokenizer.ggml.token_type",
+            array(5, kinds.iter().map(|kind| kind.to_le_bytes().to_vec()).collect()),
+        ),
+        ("tokenizer.ggml.scores", array(6, vec![0_f32.to_le_bytes().to_vec(); VOCABULARY])),
+        ("tokenizer.ggml.bos_token_id", number(1)),
+        ("tokenizer.ggml.eos_token_id", number(2)),
+        ("tokenizer.ggml.add_space_prefix", [&7_u32.to_le_bytes()[..], &[0]].concat()),
+    ];
+    let mut file = b"GGUF".to_vec();
+    file.extend(3_u32.to_le_bytes());
+    file.extend((tensors.len() as u64).to_le_bytes());
+    file.extend((metadata.len() as u64).to_le_bytes());
+    for (key, value) in metadata {
+        file.extend(text(key));
+        file.extend(value);
+    }
+    let mut random = 1_u32;
+    let mut data = Vec::new();
+    for (name, shape) in tensors {
+        file.extend(text(&format!("{name}.weight")));
+        file.extend((shape.len() as u32).to_le_bytes());
+        shape.iter().rev().for_each(|&extent| file.extend((extent as u64).to_le_bytes()));
+        file.extend(0_u32.to_le_bytes());
+        file.extend((data.len() as u64).to_le_bytes());
+        let is_norm = shape.len() == 1;
+        for _ in 0..shape.iter().product() {
+            // The generator of Numerical Recipes; its high bits are random enough.
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let value = (random >> 8) as f32 / (1 << 23) as f32 - 1.0;
+            data.extend(if is_norm { 1.0_f32 } else { 0.3 * value }.to_le_bytes());
+        }
+        data.resize(data.len().next_multiple_of(32), 0);
+    }
+    file.resize(file.len().next_multiple_of(32), 0);
+    file.extend(data);
+    file
+}

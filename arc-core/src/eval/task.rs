@@ -274,14 +274,12 @@ fn task_names(folder: &Path) -> Vec<String> {
 
 /// A data file: as it is written if that is absolute, else in the first folder that has it.
 fn find_data(file: &Path, folders: &[PathBuf]) -> Result<PathBuf> {
-    folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file()).ok_or_else(|| {
-        Error::Mismatch {
+    let found = folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file());
+    found.ok_or_else(|| Error::Mismatch {
         what: "the task".into(),
         expected: file.display().to_string(),
         found: "no such file".into(),
-        hint: "make the data of the tasks with `arc data prepare eval`, or name its folder with `--data DIR`"
-            .into(),
-    }
+        hint: "make the data with `scripts/data/eval DIR`, and name its folder with `--data DIR`".into(),
     })
 }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    DecoderEntry, DecoderPin, EncoderManifest, EncoderWeights, ModelFile, ModelSource, NewDecoder,
-    REGISTRY_FILE, Registry, RegistryEditor,
+    DecoderEntry, DecoderPin, EncoderManifest, EncoderWeights, ModelFile, ModelSource, REGISTRY_FILE,
+    Registry, RegistryEditor,
 };
 use arc_core::hub::Cache;
 use arc_core::import::{ImportOptions, ImportedDecoder, import};
@@ -97,7 +97,9 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
         Err(_) => editor.add_encoder(&args.name, &encoder_folder)?,
     }
     for entry in &entries {
-        add_decoder(&mut editor, entry, &registry_path)?;
+        if Registry::parse(&editor.text(), &registry_path)?.decoder(&entry.name).is_err() {
+            editor.copy_decoder(&entry.name, entry)?;
+        }
         editor.add_adapter(&entry.name, &args.name, &adapter_folder(&entry.name))?;
     }
 
@@ -219,31 +221,4 @@ fn imported_decoder(
     };
     let d_model = entry.shape.as_ref().map(|shape| shape.d_model);
     Ok(ImportedDecoder { pin, d_model, prompt_template: template })
-}
-
-/// Repeats an entry of another registry file in the one that is written to.
-fn add_decoder(editor: &mut RegistryEditor, entry: &DecoderEntry, path: &Path) -> Result<(), Failure> {
-    if Registry::parse(&editor.text(), path)?.decoder(&entry.name).is_ok() {
-        return Ok(());
-    }
-    editor.add_decoder(&NewDecoder {
-        name: entry.name.clone(),
-        aliases: Vec::new(),
-        architecture: entry.architecture.clone(),
-        model: absolute(&entry.model),
-        tokenizer: entry.tokenizer.as_ref().map(absolute),
-        adapter: None,
-    })?;
-    Ok(())
-}
-
-/// A file whose path does not depend on where the registry lies.
-fn absolute(file: &ModelFile) -> ModelFile {
-    let mut file = file.clone();
-    if let ModelSource::File { path } = &mut file.source
-        && let Ok(whole) = std::path::absolute(&*path)
-    {
-        *path = whole;
-    }
-    file
 }

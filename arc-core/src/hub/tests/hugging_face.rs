@@ -338,3 +338,39 @@ fn a_wrong_checksum_leaves_nothing_and_the_next_pull_begins_anew() {
     assert_eq!(server.requests()[1].header("range"), None);
     assert_eq!(fs::read(path).unwrap(), body);
 }
+
+#[test]
+fn an_index_brings_the_whole_checkpoint_and_goes_on_where_a_file_was_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = Cache::at(root.path());
+    let index = br#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}"#;
+    let model = ModelFile {
+        source: "hf:org/repo@main#model.safetensors.index.json".parse().unwrap(),
+        sha256: None,
+        bytes: None,
+    };
+    let pull_all = |server: &Server| {
+        let environment = server.environment();
+        crate::hub::pull_all(&model, NAME, &cache, &Silent, Consent::Given, &environment, Duration::ZERO)
+    };
+    // Index, configuration, three that need not be there, and two shards, the second of which fails.
+    let missing = || status("404 Not Found");
+    let server = Server::start(vec![
+        whole(index),
+        whole(b"{}"),
+        missing(),
+        missing(),
+        missing(),
+        whole(&content(10)),
+        status("403 Forbidden"),
+    ]);
+    let error = pull_all(&server).unwrap_err();
+    assert!(error.to_string().contains("b.safetensors"), "{error}");
+    assert_eq!(cache.find(&model, NAME), None, "a part of a checkpoint is not one");
+
+    let server = Server::start(vec![missing(), missing(), missing(), whole(&content(20))]);
+    let path = pull_all(&server).unwrap();
+    assert_eq!(fs::read(path.with_file_name("a.safetensors")).unwrap(), content(10));
+    assert_eq!(fs::read(path.with_file_name("b.safetensors")).unwrap(), content(20));
+    assert_eq!(cache.find(&model, NAME), Some(path));
+}

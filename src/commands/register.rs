@@ -29,7 +29,11 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     let file = files.last().map(PathBuf::as_path).unwrap_or(Path::new(arc_adapters::REGISTRY_FILE));
     let new_model = match args.model.as_slice() {
         [] => None,
-        parts => Some(ModelFile { source: ModelSource::from_texts(parts)?, sha256: None, bytes: None }),
+        parts => {
+            // As typed, a path is relative to this folder, not to the registry's.
+            let source = ModelSource::from_texts(parts)?.resolved_against(&std::env::current_dir()?);
+            Some(ModelFile { source, sha256: None, bytes: None })
+        }
     };
     let name = match &new_model {
         Some(_) => args.decoder.clone(),

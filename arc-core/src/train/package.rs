@@ -6,8 +6,8 @@ use std::path::Path;
 
 use arc_adapters::{
     ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderManifest,
-    EncoderPin, EncoderWeights, NewAdapter, NewDecoder, Registry, RegistryEditor, WEIGHTS_FILE, WeightType,
-    WeightsFile, sha256_hex,
+    EncoderPin, EncoderWeights, ModelFile, NewAdapter, NewDecoder, Registry, RegistryEditor, WEIGHTS_FILE,
+    WeightType, WeightsFile, sha256_hex,
 };
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
@@ -238,6 +238,8 @@ pub(super) fn write_registry(
     decoders: &[&str],
 ) -> Result<()> {
     let path = folder.join(arc_adapters::REGISTRY_FILE);
+    // Paths of files in the other registry may be relative to where the run was started.
+    let here = std::env::current_dir().map_err(Error::io("find", "."))?;
     let mut editor = RegistryEditor::open(&path)?;
     editor.add_encoder(&encoder.name, Path::new("encoder"))?;
     editor.set_default_encoder(&encoder.name)?;
@@ -253,7 +255,10 @@ pub(super) fn write_registry(
             name: entry.name.clone(),
             aliases: entry.aliases.clone(),
             architecture: entry.architecture.clone(),
-            model: entry.model.clone(),
+            model: ModelFile {
+                source: entry.model.source.clone().resolved_against(&here),
+                ..entry.model.clone()
+            },
             tokenizer: entry.tokenizer.clone(),
             adapter: has_adapter.then_some(NewAdapter::Package(adapter)),
         })?;

@@ -30,6 +30,8 @@ use crate::{Error, Result, Session};
 
 /// A ridge start is fitted on this many latents for each dimension of the encoder.
 const RIDGE_LATENTS: usize = 16;
+/// And on so many texts at least.
+const RIDGE_TEXTS: u64 = 40;
 /// The weight of the newest loss in a task's running mean.
 const MEAN_WEIGHT: f64 = 0.05;
 /// A task's running mean is no measure before so many losses have gone into it.
@@ -122,14 +124,13 @@ pub fn train(
                     .into(),
         });
     }
+    let Parts { encoder_manifest, decoders, mixture, questions, model, device } =
+        load(config, session, out, last.is_some(), observer)?;
     std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
     crate::atomic_file::write_atomically(&out.join("config.json"), |file| {
         use std::io::Write as _;
         file.write_all(config_json.as_bytes()).map_err(Error::io("write", out))
     })?;
-
-    let Parts { encoder_manifest, decoders, mixture, questions, model, device } =
-        load(config, session, out, last.is_some(), observer)?;
     let mut optimizer = AdamW::new(config.optimizer);
     let mut model = model.with_gradients(
         &config.encoder.train,
@@ -373,7 +374,8 @@ pub(super) fn ridge_start(
         for window in mixture.windows(number, 1)? {
             fit.add(&window.text)?;
         }
-        if fit.latents() >= enough {
+        // One text in ten is kept from the fit to judge it by.
+        if fit.latents() >= enough && number >= RIDGE_TEXTS {
             break;
         }
     }

@@ -79,8 +79,9 @@ mod inspect_and_verify {
         let place = Place::with_adapter();
         place.succeeds(&["adapters", "pack", "tiny"]);
         let by_name = place.succeeds(&["adapters", "inspect", "tiny"]);
-        assert_eq!(by_name["n_parameters"], 2 * WIDTH * WIDTH + 2 * WIDTH);
-        assert_eq!(by_name["tensors"][0]["shape"], serde_json::json!([WIDTH, WIDTH]));
+        assert_eq!(by_name["n_parameters"], 2 * WIDTH * WIDTH + 3 * WIDTH);
+        assert_eq!(by_name["tensors"][0]["shape"], serde_json::json!([WIDTH]));
+        assert_eq!(by_name["tensors"][1]["shape"], serde_json::json!([WIDTH, WIDTH]));
         for other in ["./adapter", "tiny.arc.tar.zst"] {
             let mut described = place.succeeds(&["adapters", "inspect", other]);
             described["origin"] = by_name["origin"].clone();

@@ -161,12 +161,16 @@ fn batched_evaluation_equals_one_by_one() {
     assert!(positions(Arm::Arc(4)) < positions(Arm::OpenBook));
     assert_eq!(positions(Arm::Truncation(4)), positions(Arm::Arc(4)));
     assert_eq!(positions(Arm::Pruning(4)), positions(Arm::Arc(4)));
-    // With the text before it, a decoder of 135 million parameters finds most of these words.
-    let (_, open_book) = &together[1];
-    let right = open_book.iter().zip(ROWS).filter(|((_, outcome), (.., gold))| {
-        matches!(outcome, Outcome::Text(text) if text.to_lowercase().contains(&gold.to_lowercase()))
-    });
-    assert!(right.count() >= 3, "{open_book:?}");
+    // With the text before it, even a decoder of 135 million parameters finds some of these words.
+    let right = |arm: Arm| {
+        let (_, answers) = together.iter().find(|(other, _)| *other == arm).expect("the arm");
+        let rows = answers.iter().zip(ROWS);
+        rows.filter(|((_, outcome), (.., gold))| {
+            matches!(outcome, Outcome::Text(text) if text.to_lowercase().contains(&gold.to_lowercase()))
+        })
+        .count()
+    };
+    assert!(right(Arm::OpenBook) >= 2 && right(Arm::OpenBook) > right(Arm::ClosedBook), "{together:?}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_adapters::{
     ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin,
@@ -349,10 +350,15 @@ fn a_file_swapped_after_the_check_is_never_loaded() {
     let mut seen = BTreeSet::new();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
+            for round in 0.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
                 for bytes in [&evil, &good] {
                     std::fs::write(folder.join("new"), bytes).unwrap();
                     std::fs::rename(folder.join("new"), &path).unwrap();
+                    // From no time at all to more than a load takes: both ends of the race are met.
+                    std::thread::sleep(Duration::from_millis(round % 16));
                 }
             }
         });

@@ -30,10 +30,6 @@ const STRENGTHS: [f64; 7] = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 /// Added to a latent's mean square when it is normalised.
 const NORM_EPSILON: f64 = 1e-6;
 
-/// The special vector's start is the encoder's state at the end of this: decoders know a line feed
-/// between a context and what follows, and hardly lose by it.
-const BEFORE_CONTINUATION: &str = "The end.\n";
-
 /// The sums that a regression needs, over any number of samples.
 #[derive(Clone, Debug)]
 struct NormalEquations {
@@ -43,6 +39,8 @@ struct NormalEquations {
     cross: DMatrix<f64>,
     /// The sum of the squares of `Y`.
     target_squares: f64,
+    /// The sum of `X`, `[e]`
+    input_sum: DVector<f64>,
     /// The sum of `Y`, `[d]`
     target_sum: DVector<f64>,
     samples: usize,
@@ -54,6 +52,7 @@ impl NormalEquations {
             gram: DMatrix::zeros(e, e),
             cross: DMatrix::zeros(e, d),
             target_squares: 0.0,
+            input_sum: DVector::zeros(e),
             target_sum: DVector::zeros(d),
             samples: 0,
         }
@@ -62,15 +61,13 @@ impl NormalEquations {
     /// Adds the samples `x [n, e]`, `y [n, d]`.
     fn add(&mut self, x: Tensor<2>, y: Tensor<2>) {
         let n = x.dims()[0];
+        add_rows(&mut self.input_sum, x.clone());
+        add_rows(&mut self.target_sum, y.clone());
         let xt = x.clone().transpose();
         // Products in f32 on the device over one chunk, sums over all chunks in f64.
         add_to(&mut self.gram, xt.clone().matmul(x));
         add_to(&mut self.cross, xt.matmul(y.clone()));
-        self.target_squares += f64::from(y.clone().square().sum().into_scalar::<f32>());
-        let sums = y.sum_dim(0).into_data().convert::<f32>();
-        for (total, &sum) in self.target_sum.iter_mut().zip(sums.as_slice::<f32>().expect("f32")) {
-            *total += f64::from(sum);
-        }
+        self.target_squares += f64::from(y.square().sum().into_scalar::<f32>());
         self.samples += n;
     }
 
@@ -101,6 +98,13 @@ impl NormalEquations {
 fn normalised(x: Tensor<2>) -> Tensor<2> {
     let mean_square = x.clone().square().mean_dim(1);
     x / (mean_square + NORM_EPSILON).sqrt()
+}
+
+fn add_rows(total: &mut DVector<f64>, rows: Tensor<2>) {
+    let sums = rows.sum_dim(0).into_data().convert::<f32>();
+    for (total, &sum) in total.iter_mut().zip(sums.as_slice::<f32>().expect("converted to f32")) {
+        *total += f64::from(sum);
+    }
 }
 
 fn add_to(total: &mut DMatrix<f64>, part: Tensor<2>) {
@@ -259,20 +263,20 @@ impl<'a> Fit<'a> {
             .flat_map(|o| (0..rank).map(move |h| (o, h)))
             .map(|(o, h)| (vt[(h, o)] * root[h]) as f32)
             .collect();
-        let ids = encoder.tokenizer.encode(BEFORE_CONTINUATION)?.ids;
-        let states = encoder.encode_chunks(&ids, CompressOptions { factor: Some(1) })?;
-        let last = states.last().expect("the text has tokens");
-        let special = last.clone().narrow(0, last.dims()[0] - 1, 1).into_data().convert::<f32>();
-        let special = special.as_slice::<f32>().expect("converted to f32");
+        // Untrained, the special vector is the mean latent, which comes to lie near the mean
+        // embedding: of what was tried between a context and what follows, a decoder minds it least.
+        let mean = &fitted.input_sum / fitted.samples as f64;
+        let special: Vec<f32> = mean.iter().map(|&value| value as f32).collect();
 
         let mut projector = ProjectorSpec::two_linear(e, rank, d);
         projector.layers.insert(0, ProjectorLayer::RmsNorm { d: e, eps: NORM_EPSILON });
+        // Half precision is far finer than the fit, and keeps packages small.
         let tensors = vec![
             AdapterTensor::new("projector.0.weight", &[e], &vec![1.0; e], WeightType::F32),
-            AdapterTensor::new("projector.1.weight", &[rank, e], &first, WeightType::F32),
-            AdapterTensor::new("projector.2.weight", &[d, rank], &second, WeightType::F32),
-            AdapterTensor::new("tokens.cont", &[e], special, WeightType::F32),
-            AdapterTensor::new("tokens.rec", &[e], special, WeightType::F32),
+            AdapterTensor::new("projector.1.weight", &[rank, e], &first, WeightType::F16),
+            AdapterTensor::new("projector.2.weight", &[d, rank], &second, WeightType::F16),
+            AdapterTensor::new("tokens.cont", &[e], &special, WeightType::F32),
+            AdapterTensor::new("tokens.rec", &[e], &special, WeightType::F32),
         ];
         let manifest = AdapterManifest {
             schema: ADAPTER_SCHEMA,

@@ -17,7 +17,7 @@ use crate::args;
 use crate::args::Global;
 use crate::output::Output;
 
-/// Plain text is cut into pieces of about this many bytes, between paragraphs.
+/// Plain text is cut into pieces of about this many bytes, at the end of a line where there is one.
 const PIECE_BYTES: usize = 4000;
 
 /// The scored contexts and continuations, in the decoder's tokens.
@@ -113,15 +113,13 @@ fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
     if path.extension().is_none_or(|extension| extension != "jsonl") {
         let document = Document::read(path)?;
         let mut pieces = vec![String::new()];
-        for paragraph in document.text.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()) {
+        for word in document.text.split_inclusive(char::is_whitespace) {
             let last = pieces.len() - 1;
-            if pieces[last].len() > PIECE_BYTES {
+            pieces[last].push_str(word);
+            let length = pieces[last].len();
+            if length > 2 * PIECE_BYTES || (length > PIECE_BYTES && word.ends_with('\n')) {
                 pieces.push(String::new());
-            } else if !pieces[last].is_empty() {
-                pieces[last].push_str("\n\n");
             }
-            let last = pieces.len() - 1;
-            pieces[last].push_str(paragraph);
         }
         return Ok(pieces);
     }

@@ -511,7 +511,7 @@ batch = 2
     fn contradictions_and_unknown_keys_are_refused_with_their_name() {
         for (from, to, expected) in [
             ("steps = 10", "steps = 10\nspeed = 3", "unknown field `speed`"),
-            ("steps = 10", "steps = \"ten\"", "line 15"),
+            ("steps = 10", "steps = \"ten\"", "line 14: invalid type"),
             ("layers = 2", "layers = 2\nstart = \"x\"", "`encoder.backbone` and `encoder.start`"),
             ("backbone = \"smollm2-135m\"\nlayers = 2", "", "neither `backbone` nor `start`"),
             ("layers = 2", "layers = 2\npooling_factors = [0]", "`encoder.pooling_factors` has 0"),

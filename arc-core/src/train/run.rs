@@ -289,22 +289,25 @@ fn load(
     for (index, (decoder, settings)) in decoders.iter().zip(&config.decoders).enumerate() {
         let d_encoder = encoder.network.d_model();
         let d_decoder = decoder.network.config().d_model();
-        let hidden = match settings.start {
-            Start::Ridge => d_encoder.min(d_decoder),
-            _ => settings.hidden.unwrap_or(d_decoder),
-        };
-        let spec = arc_adapters::ProjectorSpec::two_linear(d_encoder, hidden, d_decoder);
         let seed = mix(mix(config.seed ^ Purpose::Weights as u64) ^ index as u64);
         adapters.push(match &settings.start {
             Start::Package(folder) => TrainedAdapter::from_package(&Adapter::open(folder)?, &device)?,
-            Start::Ridge if !resumes => {
-                observer.message(&format!("fitting a start for `{}`", decoder.name));
+            Start::Ridge => {
                 let folder = out.join("start").join(&decoder.name);
-                let factor = config.encoder.pooling_factors[0];
-                ridge_start(&encoder, decoder, factor, &mixture, &settings.template, &folder)?;
+                // A run that goes on takes its shape from the start that it made, and its weights
+                // from the checkpoint.
+                if !resumes {
+                    observer.message(&format!("fitting a start for `{}`", decoder.name));
+                    let factor = config.encoder.pooling_factors[0];
+                    ridge_start(&encoder, decoder, factor, &mixture, &settings.template, &folder)?;
+                }
                 TrainedAdapter::from_package(&Adapter::open(&folder)?, &device)?
             }
-            Start::Ridge | Start::Scratch => TrainedAdapter::from_scratch(spec, d_encoder, seed, &device)?,
+            Start::Scratch => {
+                let hidden = settings.hidden.unwrap_or(d_decoder);
+                let spec = arc_adapters::ProjectorSpec::two_linear(d_encoder, hidden, d_decoder);
+                TrainedAdapter::from_scratch(spec, d_encoder, seed, &device)?
+            }
         });
     }
     let model = TrainedModel { encoder: encoder.network, adapters };

@@ -195,10 +195,7 @@ fn imported_decoder(
         (None, None) => TEMPLATE.to_owned(),
     };
     let cache = Cache::from_env()?;
-    let tokenizer = match &entry.tokenizer {
-        Some(model) => Some(cache.find(model, &entry.name)),
-        None => None,
-    };
+    let tokenizer = entry.tokenizer.as_ref().map(|model| cache.find(model, &entry.name));
     if let Some(model) = cache.find(&entry.model, &entry.name)
         && tokenizer != Some(None)
     {

@@ -150,7 +150,7 @@ pub(crate) fn encoder_config(manifest: &EncoderManifest, base: &DecoderConfig) -
         _ => return invalid("`where` is of a kind that this build lacks".into()),
     };
     Ok(ArcEncoderConfig {
-        block: base.block.clone(),
+        block: base.block,
         rope: base.rope.clone(),
         n_layers,
         compress_rates: manifest

@@ -12,9 +12,12 @@ use crate::{Error, Result};
 /// The memory vectors of a package.
 const MEMORY: &str = "mem_embeddings.weight";
 
+/// What a layout calls one of a layer's parameters.
+type NameOf = fn(&TensorNames) -> &'static str;
+
 /// Each name of a parameter in [`ArcEncoder`](super::ArcEncoder) below its layer, and what a layout
 /// calls it.
-const LAYER_NAMES: [(&str, fn(&TensorNames) -> &'static str); 9] = [
+const LAYER_NAMES: [(&str, NameOf); 9] = [
     ("attention_norm.weight", |names| names.attention_norm),
     ("attention.query.weight", |names| names.query),
     ("attention.key.weight", |names| names.key),

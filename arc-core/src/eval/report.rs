@@ -228,11 +228,14 @@ fn is_rival(arm: Arm, rival: Arm) -> bool {
     arm != rival && (rival == Arm::OpenBook || (rival.factor().is_some() && rival.factor() == arm.factor()))
 }
 
+/// A score from the sums of what it counts.
+type Total = fn(&Score, &[f64]) -> f64;
+
 /// A score as a function of numbers that are added over the questions.
 struct Score {
     name: String,
     statistics: Vec<Vec<f64>>,
-    total: fn(&Score, &[f64]) -> f64,
+    total: Total,
     metric: Option<Metric>,
 }
 
@@ -323,7 +326,7 @@ impl Scored {
                 row
             })
             .collect();
-        let mut totals: Vec<(&str, fn(&Score, &[f64]) -> f64)> = vec![
+        let mut totals: Vec<(&str, Total)> = vec![
             ("loss", |_, sums| sums[0] / sums[1]),
             ("perplexity", |_, sums| (sums[0] / sums[1]).exp()),
             ("token accuracy", |_, sums| 100.0 * sums[2] / sums[1]),

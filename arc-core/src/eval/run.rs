@@ -377,7 +377,7 @@ fn ask(
             use_flops: flops::reading(config, 0, positions + writing)
                 + flops::head(config, decoder.network.vocabulary(), writing + 1),
             kv_cache_bytes: flops::kv_cache_bytes(config, positions + writing),
-            times: (alone && row.is_some()).then(|| Times {
+            times: (alone && row.is_some()).then_some(Times {
                 prepare: built.seconds,
                 prefill: timings.prefill.as_secs_f64(),
                 first_token: timings.first_token.as_secs_f64(),

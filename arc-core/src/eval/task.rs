@@ -130,7 +130,7 @@ pub struct Frame {
 
 impl Task {
     /// Reads a task file. `name` is a path that ends in `.toml`, or the name of a file in `tasks/`
-    /// of this folder or one above it. The paths in it are made to be found: see [`find_data`].
+    /// of this folder or one above it. The paths in it are looked for there and in the folders of data.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use arc_core::fit::Fit;
 use arc_core::{AdaptedDecoder, Error};
 use serde_json::{Value, json};
 
-use super::setup::session;
+use super::setup::{prompt_template, session};
 use crate::Failure;
 use crate::args;
 use crate::args::Global;
@@ -25,17 +25,10 @@ const SCORED: ContinuationTask = ContinuationTask { context_tokens: 128, continu
 /// How many of them.
 const SCORED_SAMPLES: usize = 32;
 
-/// Used where no template is given: it asks nothing of the decoder's training.
-const PLAIN_TEMPLATE: &str = "{{ document }}\nQuestion: {{ question }}\nAnswer:";
-
 pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<(), Failure> {
     let session = session(global)?;
     let entry_name = session.registry().decoder(&args.decoder)?.name.clone();
-    let template = match &args.template {
-        Some(path) => Document::read(path)?.text,
-        None => PLAIN_TEMPLATE.to_owned(),
-    };
-    arc_core::prompt_template::PromptTemplate::parse(&template)?;
+    let template = prompt_template(args.template.as_deref())?;
     let texts = args.text.iter().map(|path| read_texts(path)).collect::<Result<Vec<_>, _>>()?;
     let score_on = args.score_on.as_ref().map(Document::read).transpose()?;
 
@@ -78,18 +71,10 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
             arms.truncation,
             100.0 * arms.recovered_by_truncation(),
         ))?;
-        scores = json!({ "continuation": {
-            "samples": arms.samples,
-            "context_tokens": SCORED.context_tokens,
-            "continuation_tokens": SCORED.continuation_tokens,
-            "mean_latents": arms.mean_latents,
-            "loss_no_context": arms.no_context,
-            "loss_full_context": arms.full_context,
-            "loss_latents": arms.latents,
-            "loss_truncation": arms.truncation,
-            "recovered": arms.recovered(),
-            "recovered_by_truncation": arms.recovered_by_truncation(),
-        }});
+        let mut continuation = arms.to_json();
+        continuation["context_tokens"] = SCORED.context_tokens.into();
+        continuation["continuation_tokens"] = SCORED.continuation_tokens.into();
+        scores = json!({ "continuation": continuation });
         manifest.scores = scores.clone();
         manifest = AdapterPackage::write(&args.output, &manifest, &report.tensors)?;
     }

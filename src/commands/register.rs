@@ -5,22 +5,18 @@ use std::path::{Path, PathBuf};
 use arc_adapters::{ModelFile, ModelSource, NewAdapter, NewDecoder, RegistryEditor};
 use arc_core::Session;
 use arc_core::decoder::Decoder;
-use arc_core::document::Document;
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;
 use arc_core::train::{Evaluation, RegisterOptions, Start, register};
 use comfy_table::Table;
 use serde_json::json;
 
-use super::setup::{locate, registry, registry_files};
+use super::setup::{locate, prompt_template, registry, registry_files};
 use super::train::{Progress, stop_on_interrupt};
 use crate::Failure;
 use crate::args;
 use crate::args::Global;
 use crate::output::Output;
-
-/// Used where no template is given: it asks nothing of the decoder's training.
-const PLAIN_TEMPLATE: &str = "{{ document }}\nQuestion: {{ question }}\nAnswer:";
 
 pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Result<(), Failure> {
     let registry = registry(global)?;
@@ -55,11 +51,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
             "replace it with `--replace`, or choose another name",
         ));
     }
-    let template = match &args.template {
-        Some(path) => Document::read(path)?.text,
-        None => PLAIN_TEMPLATE.to_owned(),
-    };
-    arc_core::prompt_template::PromptTemplate::parse(&template)?;
+    let template = prompt_template(args.template.as_deref())?;
     let encoder = match &args.encoder {
         Some(encoder) => registry.encoder(encoder)?.name.clone(),
         None => registry

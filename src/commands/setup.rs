@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use arc_adapters::{Isolation, ModelFile, PluginPolicy, REGISTRY_FILE, Registry};
+use arc_core::document::Document;
 use arc_core::hub::{Cache, Consent, pull};
+use arc_core::prompt_template::PromptTemplate;
 use arc_core::{Error, OverriddenPin, Pins, Session};
 use indicatif::HumanBytes;
 
@@ -113,6 +115,17 @@ fn agrees(name: &str, bytes: Option<u64>) -> bool {
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).is_ok()
         && matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes")
+}
+
+/// A prompt template from a file, checked; without a file, one that asks nothing of the decoder's
+/// training.
+pub(super) fn prompt_template(file: Option<&Path>) -> Result<String, Failure> {
+    let template = match file {
+        Some(path) => Document::read(path)?.text,
+        None => "{{ document }}\nQuestion: {{ question }}\nAnswer:".to_owned(),
+    };
+    PromptTemplate::parse(&template)?;
+    Ok(template)
 }
 
 /// Whether a file holds latents and not text, by its name.

@@ -41,6 +41,21 @@ impl ContinuationArms {
         (self.no_context - self.latents) / (self.no_context - self.full_context)
     }
 
+    /// The losses and shares as they stand in metrics and in an adapter's card.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "samples": self.samples,
+            "mean_latents": self.mean_latents,
+            "loss_no_context": self.no_context,
+            "loss_full_context": self.full_context,
+            "loss_latents": self.latents,
+            "loss_truncation": self.truncation,
+            "recovered": self.recovered(),
+            "recovered_by_truncation": self.recovered_by_truncation(),
+        })
+    }
+
     /// The share that truncation to the same number of positions recovers.
     #[must_use]
     pub fn recovered_by_truncation(&self) -> f64 {

@@ -43,20 +43,10 @@ impl Evaluation {
     /// The scores as they stand in metrics and in a package's card.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        let arms = &self.continuation;
         serde_json::json!({
             "decoder": self.decoder,
             "factor": self.factor,
-            "continuation": {
-                "samples": arms.samples,
-                "mean_latents": arms.mean_latents,
-                "loss_no_context": arms.no_context,
-                "loss_full_context": arms.full_context,
-                "loss_latents": arms.latents,
-                "loss_truncation": arms.truncation,
-                "recovered": arms.recovered(),
-                "recovered_by_truncation": arms.recovered_by_truncation(),
-            },
+            "continuation": self.continuation.to_json(),
             "reconstruction": self.reconstruction,
         })
     }

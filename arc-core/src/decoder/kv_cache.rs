@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
-use crate::nn::{KeyValue, Visibility};
+use crate::nn::{Context, HostKeyValue, KeyValue, Visibility};
 
 /// Slots are reserved in steps of this many positions.
 const STEP: usize = 256;
@@ -16,17 +16,34 @@ const STEP: usize = 256;
 /// own begins in slot `starts[r]`, and the slots between are padding.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<Option<KeyValue>>,
+    layers: Vec<Layer>,
     shared: usize,
     starts: Vec<usize>,
     len: usize,
 }
 
+/// One layer's keys and values, with room for more.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are as many as layers")]
+enum Layer {
+    /// Tensors, for dense weights; none before the first positions.
+    Tensors(Option<KeyValue>),
+    /// Host memory, for packed weights: nothing is copied to be attended to.
+    Host(HostKeyValue),
+}
+
 impl KvCache {
-    /// An empty cache for rows that begin in the slots `starts`.
+    /// An empty cache for rows that begin in the slots `starts`, for dense weights.
     #[must_use]
     pub fn new(n_layers: usize, starts: Vec<usize>) -> Self {
-        Self { layers: vec![None; n_layers], shared: 0, starts, len: 0 }
+        Self { layers: vec![Layer::Tensors(None); n_layers], shared: 0, starts, len: 0 }
+    }
+
+    /// The same in host memory, for packed weights.
+    #[must_use]
+    pub fn on_host(n_layers: usize, starts: Vec<usize>) -> Self {
+        let layers = vec![Layer::Host(HostKeyValue::default()); n_layers];
+        Self { layers, ..Self::new(0, starts) }
     }
 
     /// A cache whose rows all begin with what this cache's one row has read, each followed by
@@ -39,9 +56,14 @@ impl KvCache {
     pub(super) fn shared_by(&self, padding: &[usize]) -> Self {
         assert_eq!(self.starts, [self.shared], "one row without padding is shared");
         let repeat = |tensor: &Tensor<4>| tensor.clone().narrow(2, 0, self.len).repeat_dim(0, padding.len());
-        let layers = self.layers.iter().map(|layer| {
-            let layer = layer.as_ref().filter(|_| self.len > 0)?;
-            Some(KeyValue { keys: repeat(&layer.keys), values: repeat(&layer.values) })
+        let layers = self.layers.iter().map(|layer| match layer {
+            Layer::Tensors(layer) => Layer::Tensors(
+                layer
+                    .as_ref()
+                    .filter(|_| self.len > 0)
+                    .map(|layer| KeyValue { keys: repeat(&layer.keys), values: repeat(&layer.values) }),
+            ),
+            Layer::Host(layer) => Layer::Host(layer.repeated(padding.len())),
         });
         Self {
             layers: layers.collect(),
@@ -79,8 +101,13 @@ impl KvCache {
     pub fn bytes(&self) -> usize {
         self.layers
             .iter()
-            .flatten()
-            .map(|layer| 2 * layer.keys.shape().num_elements() * layer.keys.dtype().size())
+            .map(|layer| match layer {
+                Layer::Tensors(Some(layer)) => {
+                    2 * layer.keys.shape().num_elements() * layer.keys.dtype().size()
+                }
+                Layer::Tensors(None) => 0,
+                Layer::Host(layer) => layer.bytes(),
+            })
             .sum()
     }
 
@@ -101,37 +128,20 @@ impl KvCache {
     /// Writes the next keys and values `[b, g, s, k]` of a layer and returns all of them so far.
     ///
     /// The cache grows only when every layer has been written: see [`KvCache::advance`].
-    pub(super) fn append(&mut self, layer: usize, new: KeyValue) -> KeyValue {
+    pub(super) fn append(&mut self, layer: usize, new: KeyValue) -> Context<'_> {
         let [b, g, s, k] = new.keys.dims();
         let (from, to) = (self.len, self.len + s);
-        let slots = |range: Range<usize>| [0..b, 0..g, range, 0..k];
-
-        let reserved = match self.layers[layer].take() {
-            Some(layer) if layer.keys.dims()[2] >= to => layer,
-            kept => {
-                let capacity = to.next_multiple_of(STEP);
-                let grow = |old: Option<Tensor<4>>| {
-                    let room = Tensor::zeros([b, g, capacity, k], &new.keys.device());
-                    match old {
-                        Some(old) if from > 0 => room.slice_assign(slots(0..from), old.slice(slots(0..from))),
-                        _ => room,
-                    }
-                };
-                let (keys, values) = kept.map(|layer| (layer.keys, layer.values)).unzip();
-                KeyValue { keys: grow(keys), values: grow(values) }
+        match &mut self.layers[layer] {
+            Layer::Tensors(layer) => Context::Tensors(append_tensors(layer, new, from)),
+            Layer::Host(layer) => {
+                if layer.capacity() < to {
+                    let capacity = to.next_multiple_of(STEP);
+                    *layer = std::mem::take(layer).with_capacity([b, g, k], from, capacity);
+                }
+                layer.write(from, new);
+                Context::Host(layer, to)
             }
-        };
-        let filled = KeyValue {
-            // Written in place, since the layer was taken out and nothing else holds the tensor.
-            keys: reserved.keys.slice_assign(slots(from..to), new.keys),
-            values: reserved.values.slice_assign(slots(from..to), new.values),
-        };
-        let seen = KeyValue {
-            keys: filled.keys.clone().slice(slots(0..to)),
-            values: filled.values.clone().slice(slots(0..to)),
-        };
-        self.layers[layer] = Some(filled);
-        seen
+        }
     }
 
     /// Counts `s` slots as filled, after every layer has written them.
@@ -162,4 +172,37 @@ impl KvCache {
         let mask = TensorData::new(hidden, [self.rows(), 1, s, n]);
         Visibility::Masked(Tensor::<4, Bool>::from_data(mask, device))
     }
+}
+
+/// Writes keys and values into the slots from `from` on, and returns all up to there.
+fn append_tensors(layer: &mut Option<KeyValue>, new: KeyValue, from: usize) -> KeyValue {
+    let [b, g, s, k] = new.keys.dims();
+    let to = from + s;
+    let slots = |range: Range<usize>| [0..b, 0..g, range, 0..k];
+    let reserved = match layer.take() {
+        Some(layer) if layer.keys.dims()[2] >= to => layer,
+        kept => {
+            let capacity = to.next_multiple_of(STEP);
+            let grow = |old: Option<Tensor<4>>| {
+                let room = Tensor::zeros([b, g, capacity, k], &new.keys.device());
+                match old {
+                    Some(old) if from > 0 => room.slice_assign(slots(0..from), old.slice(slots(0..from))),
+                    _ => room,
+                }
+            };
+            let (keys, values) = kept.map(|layer| (layer.keys, layer.values)).unzip();
+            KeyValue { keys: grow(keys), values: grow(values) }
+        }
+    };
+    let filled = KeyValue {
+        // Written in place, since the layer was taken out and nothing else holds the tensor.
+        keys: reserved.keys.slice_assign(slots(from..to), new.keys),
+        values: reserved.values.slice_assign(slots(from..to), new.values),
+    };
+    let seen = KeyValue {
+        keys: filled.keys.clone().slice(slots(0..to)),
+        values: filled.values.clone().slice(slots(0..to)),
+    };
+    *layer = Some(filled);
+    seen
 }

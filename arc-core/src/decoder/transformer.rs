@@ -151,7 +151,12 @@ impl Transformer {
     /// An empty cache for rows of a batch that begin in the slots `starts`.
     #[must_use]
     pub fn new_cache(&self, starts: Vec<usize>) -> KvCache {
-        KvCache::new(self.blocks.len(), starts)
+        let packed = self.blocks.first().is_some_and(|block| block.attention.output.is_packed());
+        if packed {
+            KvCache::on_host(self.blocks.len(), starts)
+        } else {
+            KvCache::new(self.blocks.len(), starts)
+        }
     }
 
     /// Reads the next positions and returns their normalised hidden states.
@@ -176,7 +181,8 @@ impl Transformer {
                 Some((local, rotation, visibility)) if local.contains(layer) => (rotation, visibility),
                 _ => (&rotation, &visibility),
             };
-            x = block.attend(x, rotation, visibility, |new| cache.append(layer, new));
+            let cache = &mut *cache;
+            x = block.attend(x, rotation, visibility, move |new| cache.append(layer, new));
             x = block.feed_forward(x);
         }
         cache.advance(s);

@@ -5,7 +5,8 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Tensor};
 
-use super::{Linear, Norm, Rotation, count_products, host_attention};
+use super::host_attention::{self, HostKeyValue};
+use super::{Linear, Norm, Rotation, count_products};
 
 /// The widths of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +40,22 @@ pub struct KeyValue {
     pub keys: Tensor<4>,
     /// `[b, g, n, k]`
     pub values: Tensor<4>,
+}
+
+/// The keys and values that queries attend to.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
+pub enum Context<'a> {
+    /// As tensors.
+    Tensors(KeyValue),
+    /// In host memory, of which so many slots are filled; for layers whose weights are packed.
+    Host(&'a HostKeyValue, usize),
+}
+
+impl From<KeyValue> for Context<'_> {
+    fn from(context: KeyValue) -> Self {
+        Self::Tensors(context)
+    }
 }
 
 /// Projections to queries, keys and values, attention, and the projection back.
@@ -117,18 +134,34 @@ impl Attention {
     /// - queries: `[b, h, s, k]`
     /// - keys, values: `[b, g, n, k]`
     /// - output: `[b, s, d]`
+    ///
+    /// # Panics
+    ///
+    /// Panics on keys and values in host memory unless the layer's weights are packed.
     #[must_use]
-    pub fn attend(&self, queries: Tensor<4>, context: KeyValue, visibility: &Visibility) -> Tensor<3> {
+    pub fn attend<'a>(
+        &self,
+        queries: Tensor<4>,
+        context: impl Into<Context<'a>>,
+        visibility: &Visibility,
+    ) -> Tensor<3> {
         let AttentionConfig { n_heads: h, n_kv_heads: g, head_dim: k, .. } = self.config;
         let [b, _, s, _] = queries.dims();
-        let n = context.keys.dims()[2];
+        let context = context.into();
+        let n = match &context {
+            Context::Tensors(context) => context.keys.dims()[2],
+            Context::Host(_, n) => *n,
+        };
         let group = h / g;
         // The scores, and the sum of values that they weigh.
         count_products(b * h, [s, k, n]);
         count_products(b * h, [s, n, k]);
-        if self.output.is_packed() && s > 1 {
+        if self.output.is_packed() {
             return self.output.forward(host_attention::attend(self.config, queries, context, visibility));
         }
+        let Context::Tensors(context) = context else {
+            panic!("keys and values lie in host memory, but the weights are dense");
+        };
 
         let attended = if s == 1 && group > 1 {
             // The heads that share keys take the place of the sequence: nothing is expanded.

@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::{
-    Activation, Attention, AttentionConfig, FeedForward, KeyValue, Norm, NormConfig, Rotation, Visibility,
+    Activation, Attention, AttentionConfig, Context, FeedForward, KeyValue, Norm, NormConfig, Rotation,
+    Visibility,
 };
 
 /// The widths and kinds of a block.
@@ -53,12 +54,12 @@ impl Block {
     ///
     /// - input and output: `[b, s, d]`
     #[must_use]
-    pub fn attend(
+    pub fn attend<'a, C: Into<Context<'a>>>(
         &self,
         x: Tensor<3>,
         rotation: &Rotation,
         visibility: &Visibility,
-        remember: impl FnOnce(KeyValue) -> KeyValue,
+        remember: impl FnOnce(KeyValue) -> C,
     ) -> Tensor<3> {
         let normed = self.attention_norm.forward(x.clone());
         let queries = self.attention.queries(normed.clone(), rotation);

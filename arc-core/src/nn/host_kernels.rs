@@ -134,6 +134,49 @@ for_each_instruction_set! {
     }
 }
 
+for_each_instruction_set! {
+    /// `scores[r, j] = scale · queries[r] · keys[j]`, `[rows, k]`, `[n, k]` → `[rows, n]`, for a few
+    /// rows: each key is read once, and nothing is packed.
+    fn scores_of_few(queries: &[f32], keys: &[f32], k: usize, scale: f32, scores: &mut [f32]) {
+        let n = keys.len() / k;
+        for (j, key) in keys.chunks_exact(k).enumerate() {
+            for (query, scores) in queries.chunks_exact(k).zip(scores.chunks_exact_mut(n)) {
+                scores[j] = dot(query, key) * scale;
+            }
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// `sums[r] = Σ weights[r, j] · values[j]`, `[rows, n]`, `[n, k]` → `[rows, k]`, for a few rows.
+    fn sums_of_few(weights: &[f32], values: &[f32], k: usize, sums: &mut [f32]) {
+        let n = values.len() / k;
+        sums.fill(0.0);
+        for (j, value) in values.chunks_exact(k).enumerate() {
+            for (weights, sums) in weights.chunks_exact(n).zip(sums.chunks_exact_mut(k)) {
+                let weight = weights[j];
+                for (sum, value) in sums.iter_mut().zip(value) {
+                    *sum += weight * value;
+                }
+            }
+        }
+    }
+}
+
+/// A dot product in sixteen lanes: a sum in order could not be vectorised.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; 16];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
 /// Folds a row in sixteen lanes: a sum in order could not be vectorised.
 #[inline(always)]
 fn lanes(row: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
@@ -234,6 +277,31 @@ mod tests {
             for j in 0..4 {
                 let expected: f32 = (0..3).map(|k| a[i * 3 + k] * b[j * 3 + k]).sum::<f32>() / 2.0;
                 assert_eq!(product[i * 4 + j], expected);
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_a_few_rows_are_those_of_their_elements() {
+        for (rows, n, k) in [(1, 1, 16), (3, 7, 64), (2, 5, 20)] {
+            let values = |len: usize, seed: usize| -> Vec<f32> {
+                (0..len).map(|i| ((i * 13 + seed) % 9) as f32 - 4.0).collect()
+            };
+            let (queries, keys) = (values(rows * k, 1), values(n * k, 2));
+            let mut scores = vec![f32::NAN; rows * n];
+            scores_of_few(&queries, &keys, k, 0.5, &mut scores);
+            let mut sums = vec![f32::NAN; rows * k];
+            sums_of_few(&scores, &keys, k, &mut sums);
+            for r in 0..rows {
+                for j in 0..n {
+                    let expected: f32 =
+                        (0..k).map(|i| queries[r * k + i] * keys[j * k + i]).sum::<f32>() / 2.0;
+                    assert_eq!(scores[r * n + j], expected);
+                }
+                for i in 0..k {
+                    let expected: f32 = (0..n).map(|j| scores[r * n + j] * keys[j * k + i]).sum();
+                    assert_eq!(sums[r * k + i], expected);
+                }
             }
         }
     }

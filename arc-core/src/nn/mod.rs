@@ -15,12 +15,13 @@ mod loader;
 mod norm;
 mod rope;
 
-pub use attention::{Attention, AttentionConfig, KeyValue, Visibility};
+pub use attention::{Attention, AttentionConfig, Context, KeyValue, Visibility};
 pub use block::{Block, BlockConfig};
 pub use embedding::Embedding;
 pub use feed_forward::{Activation, FeedForward};
 pub(crate) use flops::count_products;
 pub use flops::trace_flops;
+pub use host_attention::HostKeyValue;
 pub use linear::Linear;
 pub use loader::{Loader, Residence};
 pub use norm::{Norm, NormConfig};

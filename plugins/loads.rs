@@ -1,4 +1,5 @@
-//! The library that cargo has built is loaded as a host does, and is the package beside it.
+//! The test of each crate that makes a library of a package: the library that cargo has built is
+//! loaded as a host does, and is the package beside it.
 
 use std::path::Path;
 
@@ -8,8 +9,8 @@ use arc_adapters::{Adapter, PluginEntry, PluginPolicy, sha256_file};
 fn the_plugin_is_the_package() {
     // Cargo puts the library beside the tests.
     let tests = std::env::current_exe().unwrap();
-    let file =
-        format!("{}arc_adapter_gemma3_270m{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let name = env!("CARGO_PKG_NAME").replace('-', "_");
+    let file = format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let library = tests.with_file_name(file);
     let folders = vec![library.parent().unwrap().to_owned()];
     let policy = PluginPolicy { allow: true, folders, isolation: None };

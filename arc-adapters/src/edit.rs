@@ -167,6 +167,14 @@ impl RegistryEditor {
         if !options.is_empty() {
             copy.insert("options", value(options));
         }
+        if let Some(shape) = &entry.shape {
+            let sizes = toml_edit::ser::to_document(shape).map_err(|error| Error::Invalid {
+                path: entry.origin.clone(),
+                what: "registry",
+                reason: format!("the shape of decoder `{}`: {error}", entry.name),
+            })?;
+            copy.insert("shape", value(sizes.as_table().clone().into_inline_table()));
+        }
         Ok(())
     }
 
@@ -610,7 +618,9 @@ mod tests {
         let (_folder, path) = registry();
         let text = "schema = 1\n[decoders.far]\naliases = ['f']\nsource = 'file:m.gguf'\nencoder = 'e'\n\
                     licence = 'MIT'\nadapter = 'a'\ntokenizer = { source = 'file:t.json' }\n\
-                    options = { factor = 8, stop = ['\\n'], prompt_template = '{{ document }}' }\n";
+                    options = { factor = 8, stop = ['\\n'], prompt_template = '{{ document }}' }\n\
+                    shape = { n_layers = 2, d_model = 8, n_heads = 2, n_kv_heads = 1, d_head = 4, d_ff = 16, \
+                    vocab_size = 10, norm_eps = 1e-5, rope_theta = 1e4 }\n";
         let other = Registry::parse(text, Path::new("/far/registry.toml")).unwrap();
         let far = other.decoder("f").unwrap();
         let mut editor = RegistryEditor::open(&path).unwrap();
@@ -619,6 +629,7 @@ mod tests {
         let near = registry.decoder("near").unwrap();
         assert_eq!((&near.model, &near.tokenizer), (&far.model, &far.tokenizer));
         assert_eq!((&near.encoder, &near.licence, &near.options), (&far.encoder, &far.licence, &far.options));
+        assert!(near.shape.is_some() && near.shape == far.shape);
         assert_eq!((near.aliases.len(), &near.adapter), (0, &None));
     }
 

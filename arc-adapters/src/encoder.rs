@@ -77,15 +77,14 @@ fn default_max_chunks() -> usize {
     32
 }
 
-/// Where in a block the positions are pooled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Where in its block a layer pools: `where` in a configuration of the reference.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum PoolingPlace {
-    /// Before attention: pooled queries attend to unpooled keys and values.
+    /// Before attention. The residual of the block is the pooled state.
     #[default]
     Before,
-    /// Between attention and feed-forward.
+    /// After attention and its residual, before the feed-forward part.
     Between,
 }
 

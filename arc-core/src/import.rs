@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use arc_adapters::{
     ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, ENCODER_SCHEMA,
-    EncoderManifest, EncoderPin, EncoderWeights, PoolingPlace, ProjectorLayer, ProjectorSpec, WEIGHTS_FILE,
-    WeightType, WeightsFile, sha256_file,
+    EncoderManifest, EncoderPin, EncoderWeights, ProjectorLayer, ProjectorSpec, WEIGHTS_FILE, WeightType,
+    WeightsFile, sha256_file,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::decoder::{Architecture, Checkpoint};
-use crate::encoder::{PoolType, PoolingRate, encoder_id, projector_spec};
+use crate::encoder::{Pooling, PoolingRate, encoder_id, pooling, projector_spec};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{
     ArcCheckpoint, ArcConfig, RawTensor, Special, StorageType, TensorSource, write_tensors,
@@ -214,13 +214,7 @@ fn encoder_manifest(checkpoint: &ArcCheckpoint, options: &ImportOptions) -> Resu
     let config = checkpoint.config();
     let embedder = &config.embedder_args;
     let invalid = |reason: String| Error::InvalidConfig { path: checkpoint.path().to_owned(), reason };
-    let place = match embedder.pooling_module.place.as_str() {
-        "before" => PoolingPlace::Before,
-        "between" => PoolingPlace::Between,
-        other => return Err(invalid(format!("`where` is `{other}`, expected `before` or `between`"))),
-    };
-    let pool_type: PoolType =
-        embedder.pooling_module.pool_type.parse().map_err(|error: Error| invalid(error.to_string()))?;
+    let Pooling { pool_type, place } = pooling(checkpoint)?;
     if embedder.memory_tokens > 0 && checkpoint.decoders() > 1 {
         return Err(invalid(format!(
             "it has memory vectors for each of {} decoders, so that latents are not shared; \

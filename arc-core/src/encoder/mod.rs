@@ -7,13 +7,12 @@ mod pooling;
 mod released;
 mod trained_weights;
 
+pub use arc_adapters::PoolingPlace;
 pub use arc_encoder::{ArcEncoder, ArcEncoderConfig, EncodedBatch};
 pub use latents::Latents;
 pub(crate) use package::{CHUNKS_AT_ONCE, encoder_config};
 pub use package::{CompressOptions, Encoder, encoder_id};
-pub use pooling::{
-    ClusterMetric, PoolType, Pooled, Pooling, PoolingGroups, PoolingKind, PoolingPlace, PoolingRate,
-};
-pub(crate) use released::projector_spec;
+pub use pooling::{ClusterMetric, PoolType, Pooled, Pooling, PoolingGroups, PoolingKind, PoolingRate};
 pub use released::special_vector;
+pub(crate) use released::{pooling, projector_spec};
 pub use trained_weights::package_tensor_name;

@@ -8,7 +8,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::trained_weights::TrainedWeights;
-use super::{ArcEncoder, ArcEncoderConfig, Latents, PoolType, Pooling, PoolingPlace, PoolingRate};
+use super::{ArcEncoder, ArcEncoderConfig, Latents, Pooling, PoolingRate};
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
 use crate::nn::{Loader, Residence};
 use crate::tokenizer::Tokenizer;
@@ -144,11 +144,6 @@ pub(crate) fn encoder_config(manifest: &EncoderManifest, base: &DecoderConfig) -
             manifest.compress_rates, manifest.memory_tokens
         ));
     }
-    let place = match manifest.place {
-        arc_adapters::PoolingPlace::Before => PoolingPlace::Before,
-        arc_adapters::PoolingPlace::Between => PoolingPlace::Between,
-        _ => return invalid("`where` is of a kind that this build lacks".into()),
-    };
     Ok(ArcEncoderConfig {
         block: base.block,
         rope: base.rope.clone(),
@@ -158,7 +153,7 @@ pub(crate) fn encoder_config(manifest: &EncoderManifest, base: &DecoderConfig) -
             .iter()
             .map(|&rate| PoolingRate::try_from(rate))
             .collect::<Result<_>>()?,
-        pooling: Pooling { pool_type: manifest.pool_type.parse::<PoolType>()?, place },
+        pooling: Pooling { pool_type: manifest.pool_type.parse()?, place: manifest.place },
         causal: manifest.causal,
         memory_tokens: manifest.memory_tokens,
     })

@@ -9,6 +9,7 @@
 
 use std::{fmt, ops::Range, str::FromStr};
 
+use arc_adapters::PoolingPlace;
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -217,17 +218,6 @@ impl From<PoolType> for String {
     fn from(pool_type: PoolType) -> Self {
         pool_type.to_string()
     }
-}
-
-/// Where in its block a layer pools: a configuration's `where`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PoolingPlace {
-    /// Before attention. The residual of the block is the pooled state.
-    #[default]
-    Before,
-    /// After attention and its residual, before the feed-forward part.
-    Between,
 }
 
 /// A configuration's `pooling_module`: how and where pooling layers pool.

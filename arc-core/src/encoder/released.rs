@@ -3,7 +3,7 @@
 use arc_adapters::{ProjectorLayer, ProjectorSpec, TensorF32};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{ArcEncoder, ArcEncoderConfig, PoolType, Pooling, PoolingPlace, PoolingRate};
+use super::{ArcEncoder, ArcEncoderConfig, Pooling, PoolingPlace, PoolingRate};
 use crate::decoder::DecoderConfig;
 use crate::nn::{Loader, Residence};
 use crate::projector::Projector;
@@ -24,13 +24,6 @@ impl ArcEncoder {
     pub fn from_checkpoint(checkpoint: &ArcCheckpoint, decoder: usize, device: &Device) -> Result<Self> {
         let config = checkpoint.config();
         let embedder = &config.embedder_args;
-        let invalid = |reason: String| Error::InvalidConfig { path: checkpoint.path().to_owned(), reason };
-        let place = match embedder.pooling_module.place.as_str() {
-            "before" => PoolingPlace::Before,
-            "between" => PoolingPlace::Between,
-            other => return Err(invalid(format!("`where` is `{other}`, expected `before` or `between`"))),
-        };
-        let pool_type: PoolType = embedder.pooling_module.pool_type.parse()?;
         let backbone = DecoderConfig::from_meta(&config.model_args);
         let encoder = ArcEncoderConfig {
             block: backbone.block,
@@ -41,7 +34,7 @@ impl ArcEncoder {
                 .iter()
                 .map(|&rate| PoolingRate::try_from(rate))
                 .collect::<Result<_>>()?,
-            pooling: Pooling { pool_type, place },
+            pooling: pooling(checkpoint)?,
             causal: embedder.causal_embedder,
             memory_tokens: embedder.memory_tokens,
         };
@@ -77,6 +70,23 @@ impl Projector {
         };
         Self::from_weights(spec, &load, device).map(Some)
     }
+}
+
+/// How a checkpoint pools.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] for a pooling that does not exist.
+pub(crate) fn pooling(checkpoint: &ArcCheckpoint) -> Result<Pooling> {
+    let module = &checkpoint.config().embedder_args.pooling_module;
+    let invalid = |reason: String| Error::InvalidConfig { path: checkpoint.path().to_owned(), reason };
+    let place = match module.place.as_str() {
+        "before" => PoolingPlace::Before,
+        "between" => PoolingPlace::Between,
+        other => return Err(invalid(format!("`where` is `{other}`, expected `before` or `between`"))),
+    };
+    let pool_type = module.pool_type.parse().map_err(|error: Error| invalid(error.to_string()))?;
+    Ok(Pooling { pool_type, place })
 }
 
 /// What the projector of one of a checkpoint's decoders computes; `None` where latents go to it as

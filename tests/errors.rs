@@ -611,6 +611,20 @@ mod usage {
     }
 
     #[test]
+    fn preparing_the_tasks_data_takes_python_and_nothing_else_with_it() {
+        let place = Place::empty();
+        let output = place.arc(&["data", "prepare", "eval", "--out", "data"]).env("PATH", "").output();
+        let refusal = Refusal::of(output, FAILURE);
+        refusal.says(&["cannot run `python3`"]);
+        refusal.hints(&["install Python 3"]);
+        for arguments in [&["data", "prepare"] as &[&str], &["data", "prepare", "--source", "text.txt"]] {
+            place.fails(USAGE, arguments).says(&["required arguments were not provided"]);
+        }
+        let both = ["data", "prepare", "--source", "text.txt", "--out", "shards", "eval"];
+        place.fails(USAGE, &both).says(&["cannot be used with"]);
+    }
+
+    #[test]
     fn unknown_commands_and_options_are_usage_errors() {
         let place = Place::with_model(&tiny_llama());
         place.fails(USAGE, &["asks"]).says(&["'asks'"]);

@@ -85,7 +85,7 @@ impl AdaptedDecoder {
     pub fn with_pins(decoder: Arc<Decoder>, adapter: Adapter, pins: Pins) -> Result<Self> {
         let mismatches = adapter.manifest.decoder_mismatches(
             decoder.network.config().architecture.name(),
-            &decoder.embedding_sha256(),
+            decoder.embedding_sha256(),
             decoder.tokenizer.sha256(),
         );
         let overridden = Mutex::default();

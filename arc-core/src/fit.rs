@@ -284,7 +284,7 @@ impl<'a> Fit<'a> {
             decoder: DecoderPin {
                 name: decoder.name.clone(),
                 architecture: decoder.network.config().architecture.name().to_owned(),
-                embedding_sha256: decoder.embedding_sha256(),
+                embedding_sha256: decoder.embedding_sha256().to_owned(),
                 tokenizer_sha256: decoder.tokenizer.sha256().to_owned(),
             },
             encoder: EncoderPin { name: encoder.name.clone(), encoder_id: encoder.id.clone() },

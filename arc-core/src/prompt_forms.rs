@@ -5,10 +5,8 @@
 //! A [`PromptForm`] is text with places for compressed contexts. Each piece of text is tokenised on
 //! its own, the first with the beginning token where the tokenizer adds one, as the reference does.
 
-use burn::tensor::Tensor;
-
 use crate::chat_template::{ChatTemplate, Message};
-use crate::prompt::Prompt;
+use crate::prompt::{Prompt, Span};
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 use crate::{Error, Result};
 
@@ -176,13 +174,14 @@ impl PromptForm {
         self.parts.iter().filter(|part| matches!(part, FormPart::Context(_))).count()
     }
 
-    /// The prompt, with each context's projected latents (and special vector), `[n, d_decoder]`.
+    /// The prompt, with what stands for each context: projected latents and special vector, or the
+    /// decoder's tokens where nothing is compressed.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] unless there is one entry of `contexts` for each place, and
     /// [`Error::Tokenizer`].
-    pub fn assemble(&self, tokenizer: &Tokenizer, contexts: &[Tensor<2>]) -> Result<Prompt> {
+    pub fn assemble(&self, tokenizer: &Tokenizer, contexts: &[Span]) -> Result<Prompt> {
         if contexts.len() != self.context_count() {
             return Err(Error::InvalidArgument(format!(
                 "the prompt has places for {} contexts, {} are given",
@@ -204,10 +203,11 @@ impl PromptForm {
                     prompt.tokens(ids)
                 }
                 FormPart::Context(index) => {
-                    let latents = contexts.get(*index).cloned().ok_or_else(|| {
+                    let span = contexts.get(*index).cloned().ok_or_else(|| {
                         Error::InvalidArgument(format!("the prompt has no context {index}"))
                     })?;
-                    prompt.latents(latents)
+                    prompt.push(span);
+                    prompt
                 }
             };
         }

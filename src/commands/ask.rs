@@ -6,13 +6,16 @@ use std::time::Instant;
 use arc_core::decoder::{GenerateOptions, Timings};
 use arc_core::document::Document;
 use arc_core::encoder::{CompressOptions, Latents};
-use arc_core::prompt::Prompt;
+use arc_core::eval::Row;
+use arc_core::prompt::{Prompt, Span};
+use arc_core::prompt_forms::PromptForm;
 use arc_core::{AdaptedDecoder, Session, SpecialVector};
 use serde_json::{Value, json};
 
+use super::prompt_form;
 use super::setup::{is_latents_file, session, warn_of_overridden_pins};
 use crate::Failure;
-use crate::args::{Ask, Global};
+use crate::args::{Ask, Form, Global};
 use crate::output::Output;
 
 /// A document as the decoders get it.
@@ -25,6 +28,7 @@ enum Material {
 pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Failure> {
     let options = ask.sampling.options();
     options.sampling.validate()?;
+    let shots = prompt_form::check(ask)?;
     let session = session(global)?;
     // Names are checked before anything is pulled or compressed.
     let registry = session.registry();
@@ -34,13 +38,15 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
     // Decoders that read the same encoder at the same rate are given the same latents.
     let mut documents: Vec<(Compression, Documents)> = Vec::new();
     let mut answers = Vec::new();
+    // A form without a question is asked once.
+    let questions = if ask.questions.is_empty() { vec![String::new()] } else { ask.questions.clone() };
     for reader in readers {
         let compression = Compression {
             encoder: ask.encoder.clone().or_else(|| reader.encoder.clone()),
             factor: ask.factor.map(u32::from).or(reader.options.factor),
         };
         if documents.iter().all(|(other, _)| *other != compression) {
-            let read = read_documents(&session, &compression, ask)?;
+            let read = read_documents(&session, &compression, ask, &shots)?;
             if !output.is_json() && !ask.open_book {
                 let latents: usize = read.materials.iter().map(Material::len).sum();
                 output.remark(format!(
@@ -61,16 +67,20 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
         let mut options = options.clone();
         if options.stop.is_empty() {
             options.stop.clone_from(&reader.options.stop);
+            options.stop.extend(prompt_form::stop(ask.form).map(str::to_owned));
         }
-        for (index, question) in ask.questions.iter().enumerate() {
-            if ask.decoder.len() > 1 || ask.questions.len() > 1 {
+        for (index, question) in questions.iter().enumerate() {
+            if ask.decoder.len() > 1 || questions.len() > 1 {
                 output.line(format!(
                     "{}{}: {question}",
                     if answers.is_empty() { "" } else { "\n" },
                     decoder.decoder.name
                 ))?;
             }
-            let prompt = prompt(&decoder, materials, question, ask)?;
+            let prompt = match prompt_form::form(ask, &shots, question, &decoder.decoder)? {
+                Some(form) => prompt_in(&decoder, &form, materials, ask)?,
+                None => prompt(&decoder, materials, question, ask)?,
+            };
             let overridden = decoder.overridden_pins();
             if index == 0 {
                 warn_of_overridden_pins(&overridden, output);
@@ -105,7 +115,7 @@ struct Compression {
     factor: Option<u32>,
 }
 
-/// The documents as some decoders get them.
+/// The documents as some decoders get them, those of answered questions first.
 struct Documents {
     materials: Vec<Material>,
     /// Their length in encoder tokens.
@@ -114,26 +124,45 @@ struct Documents {
     seconds: f64,
 }
 
-fn read_documents(session: &Session, compression: &Compression, ask: &Ask) -> Result<Documents, Failure> {
-    let mut materials = Vec::new();
-    let (mut source_tokens, mut seconds) = (0, 0.0);
+fn read_documents(
+    session: &Session,
+    compression: &Compression,
+    ask: &Ask,
+    shots: &[Row],
+) -> Result<Documents, Failure> {
+    let mut documents = Documents { materials: Vec::new(), source_tokens: 0, seconds: 0.0 };
+    for shot in shots {
+        documents.add_text(&shot.document, session, compression, ask)?;
+    }
     for path in &ask.document {
-        if is_latents_file(path) {
-            if ask.open_book {
-                return Err(Failure::usage(
-                    format!("`{}` holds latents, which no decoder reads as text", path.display()),
-                    "name the text itself, or leave out `--open-book`",
-                ));
-            }
-            let latents = Latents::load(path, session.device())?;
-            source_tokens += latents.source_tokens;
-            materials.push(Material::Latents(latents));
+        if !is_latents_file(path) {
+            documents.add_text(&Document::read(path as &Path)?.text, session, compression, ask)?;
             continue;
         }
-        let document = Document::read(path as &Path)?;
         if ask.open_book {
-            materials.push(Material::Text(document.text));
-            continue;
+            return Err(Failure::usage(
+                format!("`{}` holds latents, which no decoder reads as text", path.display()),
+                "name the text itself, or leave out `--open-book`",
+            ));
+        }
+        let latents = Latents::load(path, session.device())?;
+        documents.source_tokens += latents.source_tokens;
+        documents.materials.push(Material::Latents(latents));
+    }
+    Ok(documents)
+}
+
+impl Documents {
+    fn add_text(
+        &mut self,
+        text: &str,
+        session: &Session,
+        compression: &Compression,
+        ask: &Ask,
+    ) -> Result<(), Failure> {
+        if ask.open_book {
+            self.materials.push(Material::Text(text.to_owned()));
+            return Ok(());
         }
         let encoder = match &compression.encoder {
             Some(name) => session.encoder_named(name)?,
@@ -141,13 +170,40 @@ fn read_documents(session: &Session, compression: &Compression, ask: &Ask) -> Re
         };
         let start = Instant::now();
         let factor = compression.factor.map(|factor| factor as usize);
-        let latents = encoder.compress(&document.text, CompressOptions { factor })?;
+        let latents = encoder.compress(text, CompressOptions { factor })?;
         session.device().sync().ok();
-        seconds += start.elapsed().as_secs_f64();
-        source_tokens += latents.source_tokens;
-        materials.push(Material::Latents(latents));
+        self.seconds += start.elapsed().as_secs_f64();
+        self.source_tokens += latents.source_tokens;
+        self.materials.push(Material::Latents(latents));
+        Ok(())
     }
-    Ok(Documents { materials, source_tokens, seconds })
+}
+
+/// The prompt of one of the paper's forms.
+fn prompt_in(
+    decoder: &AdaptedDecoder,
+    form: &PromptForm,
+    materials: &[Material],
+    ask: &Ask,
+) -> Result<Prompt, Failure> {
+    let special = match ask.form {
+        Form::Reconstruction => SpecialVector::Rec,
+        _ => special_vector(ask),
+    };
+    let contexts = materials
+        .iter()
+        .map(|material| {
+            Ok(match material {
+                Material::Latents(latents) => Span::Latents(decoder.project_with(latents, special)?),
+                Material::Text(text) => Span::Tokens(decoder.decoder.tokenizer.encode(text)?.ids),
+            })
+        })
+        .collect::<Result<Vec<_>, Failure>>()?;
+    Ok(form.assemble(&decoder.decoder.tokenizer, &contexts)?)
+}
+
+fn special_vector(ask: &Ask) -> SpecialVector {
+    if ask.no_special { SpecialVector::None } else { SpecialVector::Usual }
 }
 
 fn prompt(
@@ -173,8 +229,7 @@ fn prompt(
             Material::Text(_) => None,
         })
         .collect();
-    let special = if ask.no_special { SpecialVector::None } else { SpecialVector::Usual };
-    Ok(decoder.prompt_about(&latents, question, special)?)
+    Ok(decoder.prompt_about(&latents, question, special_vector(ask))?)
 }
 
 fn answer(

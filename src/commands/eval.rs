@@ -116,7 +116,7 @@ fn contestant(
     let sha256 = match &entry.model.sha256 {
         Some(sha256) => sha256.clone(),
         None if decoder.path().is_file() => arc_adapters::sha256_file(decoder.path())?,
-        None => decoder.embedding_sha256(),
+        None => decoder.embedding_sha256().to_owned(),
     };
     Ok((Contestant::new(decoder, adapted, encoder, sha256), Arm::of(&families, &factors)))
 }

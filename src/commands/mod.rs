@@ -14,6 +14,7 @@ pub(crate) mod import;
 pub(crate) mod models;
 pub(crate) mod plan;
 pub(crate) mod prepare;
+mod prompt_form;
 pub(crate) mod pull;
 pub(crate) mod register;
 mod setup;

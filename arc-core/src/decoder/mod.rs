@@ -15,6 +15,7 @@ mod throughput;
 mod transformer;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use burn::tensor::Device;
 
@@ -44,6 +45,8 @@ pub struct Decoder {
     /// How a conversation becomes a prompt; base models have none.
     pub chat_template: Option<ChatTemplate>,
     embedding_table: RawTensor,
+    /// Hashing a table of 60 MB takes longer than all else that an adapter's first use does.
+    embedding_sha256: OnceLock<String>,
     path: PathBuf,
 }
 
@@ -89,6 +92,7 @@ impl Decoder {
             },
             chat_template: checkpoint.chat_template()?,
             embedding_table: checkpoint.embedding_table()?,
+            embedding_sha256: OnceLock::new(),
             path: path.to_owned(),
         })
     }
@@ -99,9 +103,10 @@ impl Decoder {
         &self.path
     }
 
-    /// The sha256 of the input-embedding table as stored: what an adapter was fitted to.
+    /// The sha256 of the input-embedding table as stored: what an adapter was fitted to. Computed
+    /// when first asked for.
     #[must_use]
-    pub fn embedding_sha256(&self) -> String {
-        self.embedding_table.sha256()
+    pub fn embedding_sha256(&self) -> &str {
+        self.embedding_sha256.get_or_init(|| self.embedding_table.sha256())
     }
 }

@@ -279,7 +279,7 @@ fn find_data(file: &Path, folders: &[PathBuf]) -> Result<PathBuf> {
         what: "the task".into(),
         expected: file.display().to_string(),
         found: "no such file".into(),
-        hint: "make the data with `scripts/data/eval DIR`, and name its folder with `--data DIR`".into(),
+        hint: "fetch the data with `arc data prepare eval`, or name its folder with `--data DIR`".into(),
     })
 }
 

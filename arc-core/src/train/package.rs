@@ -188,7 +188,7 @@ pub(super) fn write_adapter(
         decoder: DecoderPin {
             name: decoder.name.clone(),
             architecture: decoder.network.config().architecture.name().to_owned(),
-            embedding_sha256: decoder.embedding_sha256(),
+            embedding_sha256: decoder.embedding_sha256().to_owned(),
             tokenizer_sha256: decoder.tokenizer.sha256().to_owned(),
         },
         encoder: EncoderPin { name: encoder.name.clone(), encoder_id: encoder.encoder_id.clone() },

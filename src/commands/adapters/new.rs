@@ -34,7 +34,7 @@ pub(super) fn run(global: &Global, new: &New, output: &Output) -> Result<(), Fai
         decoder: DecoderPin {
             name: entry.name.clone(),
             architecture: config.architecture.name().to_owned(),
-            embedding_sha256: decoder.embedding_sha256(),
+            embedding_sha256: decoder.embedding_sha256().to_owned(),
             tokenizer_sha256: decoder.tokenizer.sha256().to_owned(),
         },
         d_decoder: config.d_model(),

@@ -80,7 +80,7 @@ fn check_pins(registry: &Registry, decoder: &str, adapter: &arc_adapters::Adapte
         Ok(model) => {
             let pins = adapter.manifest.check_decoder(
                 model.network.config().architecture.name(),
-                &model.embedding_sha256(),
+                model.embedding_sha256(),
                 model.tokenizer.sha256(),
             );
             Check::of(what, pins).0

@@ -4,11 +4,12 @@ mod harness;
 
 use std::sync::Arc;
 
-use arc_adapters::{Adapter, AdapterPackage};
+use arc_adapters::{Adapter, AdapterPackage, Append};
 use arc_core::AdaptedDecoder;
 use arc_core::decoder::Decoder;
 use arc_core::encoder::{CompressOptions, Encoder};
 use arc_core::fit::Fit;
+use arc_core::prompt::Prompt;
 use burn::tensor::Tensor;
 use harness::{decoder, repository, session};
 
@@ -17,7 +18,7 @@ const UNPOOLED: CompressOptions = CompressOptions { factor: Some(1) };
 
 /// smollm2-135m with the repository's encoder and an adapter fitted on the first characters of a
 /// text, nothing pooled; and that text. `None` where models are left out.
-fn fitted(characters: usize) -> Option<(Arc<Encoder>, AdaptedDecoder, String)> {
+fn fitted(characters: usize, append: Append) -> Option<(Arc<Encoder>, AdaptedDecoder, String)> {
     let (session, decoder): (_, Arc<Decoder>) = (session()?, decoder("smollm2-135m")?);
     let encoder = session.encoder().expect("the default encoder");
     let text = read("tests/golden/lincoln-1862.txt");
@@ -26,9 +27,10 @@ fn fitted(characters: usize) -> Option<(Arc<Encoder>, AdaptedDecoder, String)> {
     for piece in all.chunks(600) {
         fit.add(&piece.iter().collect::<String>()).expect("a text");
     }
-    let report = fit.finish("smollm2-135m", "{{ document }}{{ question }}").expect("a solution");
+    let mut report = fit.finish("smollm2-135m", "{{ document }}{{ question }}").expect("a solution");
     // One tokenizer on both sides: every latent ends where a token ends.
     assert_eq!(report.aligned, report.latents);
+    report.manifest.append = append;
     let folder = tempfile::tempdir().expect("a folder");
     let package = folder.path().join("adapter");
     AdapterPackage::write(&package, &report.manifest, &report.tensors).expect("a package");
@@ -49,15 +51,14 @@ fn cosines(a: &Tensor<2>, b: &Tensor<2>) -> Vec<f32> {
 
 #[test]
 fn unpooled_latents_project_near_the_embeddings_of_their_tokens() {
-    let Some((encoder, adapted, text)) = fitted(24 * 600) else { return };
-    let sample: String = text.chars().take(600).collect();
+    let Some((encoder, adapted, text)) = fitted(24 * 600, Append::None) else { return };
+    // Text that was not fitted on.
+    let sample: String = text.chars().skip(24 * 600).take(600).collect();
     let latents = encoder.compress(&sample, UNPOOLED).expect("latents");
     let ids = adapted.decoder.tokenizer.encode(&sample).expect("tokens").ids;
     let n = ids.len();
     let projected = adapted.project(&latents).expect("projected latents");
-    // The special vector follows the latents.
-    assert_eq!(projected.dims(), [n + 1, 576]);
-    let projected = projected.narrow(0, 0, n);
+    assert_eq!(projected.dims(), [n, 576]);
     let cosines = cosines(&projected, &adapted.decoder.network.embed(&ids));
     let mean = cosines.iter().sum::<f32>() / n as f32;
     assert!(mean > 0.8, "mean cosine {mean}");
@@ -67,4 +68,25 @@ fn unpooled_latents_project_near_the_embeddings_of_their_tokens() {
     let chance = self::cosines(&projected, &adapted.decoder.network.embed(&others));
     let chance = chance.iter().sum::<f32>() / n as f32;
     assert!(chance < mean / 2.0, "mean cosine {mean}, with other tokens {chance}");
+}
+
+#[test]
+fn the_special_vector_is_one_that_the_decoder_does_not_mind() {
+    let Some((encoder, adapted, text)) = fitted(24 * 600, Append::Cont) else { return };
+    // It follows the latents.
+    let special = adapted.project(&encoder.compress("It", UNPOOLED).expect("latents")).expect("projected");
+    let special = special.clone().narrow(0, special.dims()[0] - 1, 1);
+    // Text that was not fitted on.
+    let rest: String = text.chars().skip(24 * 600).take(3000).collect();
+    let ids = adapted.decoder.tokenizer.encode(&rest).expect("tokens").ids;
+    let (context, continuation) = (ids[..128].to_vec(), ids[128..192].to_vec());
+    let loss = |prompt: Prompt| {
+        let losses = adapted.decoder.token_losses(&prompt.tokens(continuation.clone())).expect("losses");
+        let scored = &losses[losses.len() - continuation.len()..];
+        scored.iter().flatten().sum::<f32>() / scored.len() as f32
+    };
+    let without = loss(Prompt::from_tokens(context.clone()));
+    let with = loss(Prompt::from_tokens(context).latents(special));
+    // A vector far from every token takes it from about 4 to above 10.
+    assert!(with < without + 0.5, "loss {with} with the special vector, {without} without");
 }

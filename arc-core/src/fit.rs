@@ -14,11 +14,12 @@ use arc_adapters::{
     ADAPTER_SCHEMA, AdapterManifest, AdapterTensor, Append, DecoderPin, EncoderPin, ProjectorLayer,
     ProjectorSpec, WEIGHTS_FILE, WeightType, WeightsFile,
 };
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 use nalgebra::{Cholesky, DMatrix, DVector};
 
 use crate::decoder::Decoder;
 use crate::encoder::{CompressOptions, Encoder, PoolingGroups, PoolingRate};
+use crate::prompt::Prompt;
 use crate::{Error, Result};
 
 /// One text in this many is kept from the regression, to choose its strength.
@@ -29,6 +30,17 @@ const STRENGTHS: [f64; 7] = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 
 /// Added to a latent's mean square when it is normalised.
 const NORM_EPSILON: f64 = 1e-6;
+
+/// So many different tokens are followed, from the first that are met: frequent ones are among them.
+const TOKENS_FOLLOWED: usize = 64;
+/// And so many of them, the most frequent, are tried as special vectors.
+const SPECIALS_TRIED: usize = 12;
+/// They are tried on so many held-out texts, after so many of the encoder's tokens of each,
+const TRIAL_TEXTS: usize = 6;
+/// which are the context,
+const TRIAL_CONTEXT: usize = 64;
+/// by the loss of so many of the decoder's tokens that follow.
+const TRIAL_TOKENS: usize = 32;
 
 /// The sums that a regression needs, over any number of samples.
 #[derive(Clone, Debug)]
@@ -94,6 +106,24 @@ impl NormalEquations {
     }
 }
 
+/// The latents of one token of the decoder.
+#[derive(Clone, Debug)]
+struct TokenLatents {
+    token: u32,
+    /// `[e]`
+    sum: DVector<f64>,
+    count: usize,
+}
+
+/// Held-out text on which special vectors are tried.
+#[derive(Clone, Debug)]
+struct Trial {
+    /// Of the context, normalised, `[n, e]`
+    latents: Tensor<2>,
+    /// The decoder's tokens that follow.
+    continuation: Vec<u32>,
+}
+
 /// Rows of mean square 1, `[n, e] → [n, e]`.
 fn normalised(x: Tensor<2>) -> Tensor<2> {
     let mean_square = x.clone().square().mean_dim(1);
@@ -125,6 +155,8 @@ pub struct Fit<'a> {
     held_out: NormalEquations,
     latents: usize,
     texts: usize,
+    tokens: Vec<TokenLatents>,
+    trials: Vec<Trial>,
 }
 
 /// What a regression gave.
@@ -166,6 +198,8 @@ impl<'a> Fit<'a> {
             held_out: NormalEquations::new(e, d),
             latents: 0,
             texts: 0,
+            tokens: Vec::new(),
+            trials: Vec::new(),
         })
     }
 
@@ -186,12 +220,11 @@ impl<'a> Fit<'a> {
 
         let options = CompressOptions { factor: Some(self.factor) };
         let chunks = self.encoder.encode_chunks(&encoding.ids, options)?;
-        let equations = if self.texts % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 {
-            &mut self.held_out
-        } else {
-            &mut self.fitted
-        };
+        let is_held_out = self.texts % HELD_OUT_EVERY == HELD_OUT_EVERY - 1;
         self.texts += 1;
+        if is_held_out && self.trials.len() < TRIAL_TEXTS {
+            self.trials.extend(self.trial(text)?);
+        }
         let mut first = 0;
         for (latents, ids) in chunks.into_iter().zip(encoding.ids.chunks(self.encoder.chunk_tokens())) {
             let rate = if self.factor == 1 { PoolingRate::Off } else { PoolingRate::Factor(self.factor) };
@@ -210,9 +243,86 @@ impl<'a> Fit<'a> {
             }
             let places = Tensor::<1, Int>::from_data(places.as_slice(), self.encoder.device());
             let y = self.decoder.network.embed(&tokens).to_device(self.encoder.device());
-            equations.add(normalised(latents.select(0, places)), y);
+            let x = normalised(latents.select(0, places));
+            if is_held_out {
+                self.held_out.add(x, y);
+            } else {
+                self.follow(&tokens, x.clone());
+                self.fitted.add(x, y);
+            }
         }
         Ok(())
+    }
+
+    /// Adds the latents `x [n, e]` to those of their tokens.
+    fn follow(&mut self, tokens: &[u32], x: Tensor<2>) {
+        let e = x.dims()[1];
+        let data = x.into_data().convert::<f32>();
+        let rows = data.as_slice::<f32>().expect("converted to f32").chunks_exact(e);
+        for (&token, row) in tokens.iter().zip(rows) {
+            let place = match self.tokens.iter().position(|followed| followed.token == token) {
+                Some(place) => place,
+                None if self.tokens.len() < TOKENS_FOLLOWED => {
+                    self.tokens.push(TokenLatents { token, sum: DVector::zeros(e), count: 0 });
+                    self.tokens.len() - 1
+                }
+                None => continue,
+            };
+            let followed = &mut self.tokens[place];
+            followed.count += 1;
+            for (sum, &value) in followed.sum.iter_mut().zip(row) {
+                *sum += f64::from(value);
+            }
+        }
+    }
+
+    /// A text as a context and what follows it, if it is long enough.
+    fn trial(&self, text: &str) -> Result<Option<Trial>> {
+        let encoding = self.encoder.tokenizer.encode(text)?;
+        if encoding.ids.len() <= TRIAL_CONTEXT {
+            return Ok(None);
+        }
+        let Some(rest) = text.get(encoding.offsets[TRIAL_CONTEXT - 1].1..) else { return Ok(None) };
+        let continuation = self.decoder.tokenizer.encode(rest)?.ids;
+        let options = CompressOptions { factor: Some(self.factor) };
+        let mut chunks = self.encoder.encode_chunks(&encoding.ids[..TRIAL_CONTEXT], options)?;
+        Ok(match continuation.get(..TRIAL_TOKENS) {
+            Some(continuation) if chunks.len() == 1 => {
+                Some(Trial { latents: normalised(chunks.remove(0)), continuation: continuation.to_vec() })
+            }
+            _ => None,
+        })
+    }
+
+    /// The special vector, `[e]`: the mean latent of the token that the decoder minds least between
+    /// a context and what follows.
+    fn special_vector(&self, map: &DMatrix<f64>) -> Result<DVector<f64>> {
+        let mut candidates: Vec<&TokenLatents> = self.tokens.iter().collect();
+        candidates.sort_by_key(|followed| std::cmp::Reverse(followed.count));
+        candidates.truncate(SPECIALS_TRIED);
+        let (e, d) = map.shape();
+        let values: Vec<f32> = map.transpose().iter().map(|&value| value as f32).collect();
+        let map = Tensor::<2>::from_data(TensorData::new(values, [e, d]), self.encoder.device());
+        let tokenizer = &self.decoder.tokenizer;
+        let begin: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().collect();
+        let mut best = (f64::INFINITY, &self.fitted.input_sum / self.fitted.samples as f64);
+        for followed in candidates {
+            let mean = &followed.sum / followed.count as f64;
+            let values: Vec<f32> = mean.iter().map(|&value| value as f32).collect();
+            let row = Tensor::<2>::from_data(TensorData::new(values, [1, e]), self.encoder.device());
+            let row = normalised(row);
+            let mut loss = 0.0;
+            for trial in &self.trials {
+                let rows = Tensor::cat(vec![trial.latents.clone(), row.clone()], 0).matmul(map.clone());
+                let prompt = Prompt::from_tokens(begin.clone()).latents(rows).tokens(trial.continuation.clone());
+                let losses = self.decoder.token_losses(&prompt)?;
+                loss += losses.iter().flatten().map(|&loss| f64::from(loss)).sum::<f64>();
+            }
+            if loss < best.0 {
+                best = (loss, mean);
+            }
+        }
+        Ok(best.1)
     }
 
     /// The number of latents seen so far.
@@ -230,7 +340,7 @@ impl<'a> Fit<'a> {
     ///
     /// [`Error::InvalidArgument`] if the texts were too short for a regression.
     pub fn finish(self, name: &str, prompt_template: &str) -> Result<FitReport> {
-        let Self { encoder, decoder, fitted, held_out, .. } = self;
+        let Self { encoder, decoder, ref fitted, ref held_out, .. } = self;
         let (e, d) = (encoder.network.d_model(), decoder.network.config().d_model());
         if fitted.samples < e || held_out.samples == 0 {
             return Err(Error::InvalidArgument(format!(
@@ -248,6 +358,8 @@ impl<'a> Fit<'a> {
             })?;
         let (r_squared, r_squared_held_out) = (fitted.r_squared(&map), held_out.r_squared(&map));
 
+        let special: Vec<f32> = self.special_vector(&map)?.iter().map(|&value| value as f32).collect();
+
         let rank = e.min(d);
         let decomposition = map.svd(true, true);
         let (Some(u), Some(vt)) = (decomposition.u, decomposition.v_t) else {
@@ -263,10 +375,6 @@ impl<'a> Fit<'a> {
             .flat_map(|o| (0..rank).map(move |h| (o, h)))
             .map(|(o, h)| (vt[(h, o)] * root[h]) as f32)
             .collect();
-        // Untrained, the special vector is the mean latent, which comes to lie near the mean
-        // embedding: of what was tried between a context and what follows, a decoder minds it least.
-        let mean = &fitted.input_sum / fitted.samples as f64;
-        let special: Vec<f32> = mean.iter().map(|&value| value as f32).collect();
 
         let mut projector = ProjectorSpec::two_linear(e, rank, d);
         projector.layers.insert(0, ProjectorLayer::RmsNorm { d: e, eps: NORM_EPSILON });
@@ -293,7 +401,9 @@ impl<'a> Fit<'a> {
             d_decoder: d,
             projector,
             pooling_factors: vec![u32::try_from(self.factor).unwrap_or(u32::MAX)],
-            append: Append::Cont,
+            // Even the best of them costs some hundredths of a nat where nothing was trained, so a
+            // fitted adapter appends none; training starts from the one that was found.
+            append: Append::None,
             prompt_template: prompt_template.to_owned(),
             weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: String::new() },
             training: serde_json::json!({

@@ -15,19 +15,29 @@ use crate::output::Output;
 #[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
-    hint: Option<String>,
+    hint: String,
     code: u8,
+    /// Whoever reads standard output has closed it. A flag, since the words of the system's error may
+    /// stand in any other failure too.
+    reader_is_gone: bool,
 }
 
 impl Failure {
     /// It was tried, and what came out is no success.
-    pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, code: 1 }
+    pub(crate) fn failed(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: hint.into(), code: 1, reader_is_gone: false }
+    }
+
+    /// Standard output cannot be written.
+    pub(crate) fn output(error: &std::io::Error) -> Self {
+        let reader_is_gone = error.kind() == std::io::ErrorKind::BrokenPipe;
+        let message = format!("cannot write the output: {error}");
+        Self { reader_is_gone, ..Self::failed(message, "send standard output to a place with room for it") }
     }
 
     /// The command was asked for something that makes no sense; nothing was done.
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: Some(hint.into()), code: 2 }
+        Self { code: 2, ..Self::failed(message, hint) }
     }
 }
 
@@ -35,19 +45,14 @@ impl From<arc_core::Error> for Failure {
     fn from(error: arc_core::Error) -> Self {
         // An argument that no library function accepts is a mistake in the command line.
         let code = if matches!(error, arc_core::Error::InvalidArgument(_)) { 2 } else { 1 };
-        Self { message: error.to_string(), hint: error.hint(), code }
+        let hint = error.hint().unwrap_or_else(|| "`arc --help` lists the commands".to_owned());
+        Self { code, ..Self::failed(error.to_string(), hint) }
     }
 }
 
 impl From<arc_adapters::Error> for Failure {
     fn from(error: arc_adapters::Error) -> Self {
         arc_core::Error::from(error).into()
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self { message: format!("cannot write the output: {error}"), hint: None, code: 1 }
     }
 }
 
@@ -78,13 +83,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of a pipe has seen enough.
-        Err(failure) if failure.message.contains("Broken pipe") => ExitCode::SUCCESS,
-        Err(Failure { message, hint, code }) => {
-            eprintln!("error: {message}");
-            if let Some(hint) = hint {
-                eprintln!("\nhint: {hint}");
-            }
+        // It has seen enough.
+        Err(failure) if failure.reader_is_gone => ExitCode::SUCCESS,
+        Err(Failure { message, hint, code, .. }) => {
+            eprintln!("error: {message}\n\nhint: {hint}");
             ExitCode::from(code)
         }
     }

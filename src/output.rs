@@ -29,7 +29,7 @@ impl Output {
     /// The command's one JSON object, where JSON is asked for.
     pub(crate) fn json(self, value: &Value) -> Result<(), Failure> {
         if self.json {
-            writeln!(std::io::stdout().lock(), "{value}")?;
+            writeln!(std::io::stdout().lock(), "{value}").map_err(|error| Failure::output(&error))?;
         }
         Ok(())
     }
@@ -37,7 +37,8 @@ impl Output {
     /// A line of the result, where text is asked for.
     pub(crate) fn line(self, text: impl AsRef<str>) -> Result<(), Failure> {
         if !self.json {
-            writeln!(std::io::stdout().lock(), "{}", text.as_ref())?;
+            writeln!(std::io::stdout().lock(), "{}", text.as_ref())
+                .map_err(|error| Failure::output(&error))?;
         }
         Ok(())
     }
@@ -46,8 +47,8 @@ impl Output {
     pub(crate) fn piece(self, text: &str) -> Result<(), Failure> {
         if !self.json {
             let mut stdout = std::io::stdout().lock();
-            stdout.write_all(text.as_bytes())?;
-            stdout.flush()?;
+            let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+            written.map_err(|error| Failure::output(&error))?;
         }
         Ok(())
     }

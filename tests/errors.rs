@@ -478,6 +478,17 @@ mod pulls {
         refusal.hints(&["`ARC_PIP`"]);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_pip_whose_pipe_breaks_is_a_failure_like_any_other() {
+        let place = Place::empty();
+        place.registry(PIP_DECODER);
+        let pip = place.program("pip.sh", "echo 'BrokenPipeError: [Errno 32] Broken pipe' >&2; exit 1");
+        let mut command = place.arc(&["pull", "far"]);
+        command.env_remove("ARC_OFFLINE").env("ARC_PIP", pip);
+        Refusal::of(command.output(), FAILURE).says(&["cannot pull", "Broken pipe"]);
+    }
+
     #[test]
     fn a_connection_that_is_cut_leaves_no_model() {
         use std::io::{BufRead as _, BufReader, Write as _};
@@ -644,6 +655,27 @@ mod usage {
 
 mod outputs {
     use super::*;
+
+    #[test]
+    fn a_reader_that_has_seen_enough_is_no_failure() {
+        let place = Place::with_model(&tiny_llama());
+        for arguments in [&["models"] as &[&str], &["models", "--json"]] {
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            drop(reader);
+            let output = place.arc(arguments).stdout(writer).output().expect("the binary runs");
+            assert_eq!(output.status.code(), Some(0));
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn standard_output_that_cannot_be_written_is_a_failure() {
+        let place = Place::with_model(&tiny_llama());
+        let full = || std::fs::File::options().write(true).open("/dev/full").expect("a device that is full");
+        let refusal = Refusal::of(place.arc(&["models"]).stdout(full()).output(), FAILURE);
+        refusal.says(&["cannot write the output", "No space left"]);
+    }
 
     #[test]
     fn latents_that_cannot_be_written_leave_nothing_behind() {

@@ -36,9 +36,8 @@ pub(crate) fn run(global: &Global, args: &CheckReference, output: &Output) -> Re
     if passed {
         return Ok(());
     }
-    Err(Failure {
-        message: format!("the worst deviation is {worst:.1e}, above the tolerance of {:.1e}", args.tolerance),
-        hint: Some("the checkpoint or the expected values may be of another version".into()),
-        code: 1,
-    })
+    Err(Failure::failed(
+        format!("the worst deviation is {worst:.1e}, above the tolerance of {:.1e}", args.tolerance),
+        "the checkpoint or the expected values may be of another version",
+    ))
 }

@@ -205,10 +205,11 @@ fn imported_decoder(
         "decoder `{}` is not on this machine: its adapter is not pinned to its tokenizer and embeddings",
         entry.name
     ));
-    let architecture = entry.architecture.clone().ok_or_else(|| Failure {
-        message: format!("the registry does not say the architecture of `{}`", entry.name),
-        hint: Some(format!("pull it first, with `arc pull {}`", entry.name)),
-        code: 1,
+    let architecture = entry.architecture.clone().ok_or_else(|| {
+        Failure::failed(
+            format!("the registry does not say the architecture of `{}`", entry.name),
+            format!("pull it first, with `arc pull {}`", entry.name),
+        )
     })?;
     let pin = DecoderPin {
         name: entry.name.clone(),

@@ -70,17 +70,13 @@ fn sizes(entry: &DecoderEntry) -> Result<DecoderSizes, Failure> {
     }
     match (&entry.shape, &entry.architecture) {
         (Some(shape), Some(architecture)) => Ok(DecoderSizes::from_shape(architecture, shape)?),
-        _ => Err(Failure {
-            message: format!(
+        _ => Err(Failure::failed(
+            format!(
                 "the sizes of `{}` are not known: it is not here, and the registry has no `shape`",
                 entry.name
             ),
-            hint: Some(format!(
-                "pull it with `arc pull {}`, or state its `shape` in the registry",
-                entry.name
-            )),
-            code: 1,
-        }),
+            format!("pull it with `arc pull {}`, or state its `shape` in the registry", entry.name),
+        )),
     }
 }
 

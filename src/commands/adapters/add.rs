@@ -189,12 +189,11 @@ fn register(
     } else if let Ok(entry) = here.decoder(name) {
         entry.clone()
     } else {
-        let known = registry.decoder(name).or_else(|_| registry.decoder(made_for)).map_err(|_| Failure {
-            message: format!("no registry has decoder `{made_for}`, which `{}` was made for", manifest.name),
-            hint: Some(
-                "say where its model comes from with `--source`, or who it is here with `--name`".to_owned(),
-            ),
-            code: 1,
+        let known = registry.decoder(name).or_else(|_| registry.decoder(made_for)).map_err(|_| {
+            Failure::failed(
+                format!("no registry has decoder `{made_for}`, which `{}` was made for", manifest.name),
+                "say where its model comes from with `--source`, or who it is here with `--name`",
+            )
         })?;
         // An alias given as the name means the decoder that it is an alias of.
         let name = if registry.decoder(name).is_ok() { &known.name } else { name };
@@ -202,14 +201,10 @@ fn register(
         Registry::parse(&editor.text(), file)?.decoder(name)?.clone()
     };
     if (entry.adapter.is_some() || entry.plugin.is_some()) && !add.replace {
-        return Err(Failure {
-            message: format!("decoder `{}` has an adapter already in `{}`", entry.name, file.display()),
-            hint: Some(
-                "put this one in its place with `--replace`, or add it as another decoder with `--name`"
-                    .to_owned(),
-            ),
-            code: 1,
-        });
+        return Err(Failure::failed(
+            format!("decoder `{}` has an adapter already in `{}`", entry.name, file.display()),
+            "put this one in its place with `--replace`, or add it as another decoder with `--name`",
+        ));
     }
     editor.set_adapter(&entry.name, adapter)?;
     let kind = match adapter {

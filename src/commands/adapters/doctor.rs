@@ -9,6 +9,8 @@ use crate::args::Global;
 use crate::commands::setup::{plugin_policy, registry_files};
 use crate::output::Output;
 
+const WHAT_TO_DO: &str = "the report says which, and what to do about each";
+
 pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let files = registry_files(global);
     let cache = Cache::from_env()?;
@@ -32,7 +34,7 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     output.json(&json!({ "sound": faults == 0, "registries": files, "findings": findings }))?;
     match faults {
         0 => Ok(()),
-        1 => Err(Failure::failed("there is a fault in the setup")),
-        n => Err(Failure::failed(format!("there are {n} faults in the setup"))),
+        1 => Err(Failure::failed("there is a fault in the setup", WHAT_TO_DO)),
+        n => Err(Failure::failed(format!("there are {n} faults in the setup"), WHAT_TO_DO)),
     }
 }

@@ -39,16 +39,15 @@ pub(super) fn check_defined_in(registry: &Registry, name: &str, file: &Path) -> 
     if same_file(&entry.origin, file) || entry.replaces.iter().any(|replaced| same_file(replaced, file)) {
         return Ok(());
     }
-    Err(Failure {
-        message: format!(
+    Err(Failure::failed(
+        format!(
             "decoder `{}` is defined in `{}`, not in `{}`",
             entry.name,
             entry.origin.display(),
             file.display()
         ),
-        hint: Some("name its file with `--registry FILE`, or `--user` if it is your own registry".to_owned()),
-        code: 1,
-    })
+        "name its file with `--registry FILE`, or `--user` if it is your own registry",
+    ))
 }
 
 /// A path as the registry file is to have it: relative where it lies beside the file or below.

@@ -41,7 +41,10 @@ pub(super) fn run(global: &Global, verify: &Verify, output: &Output) -> Result<(
     }
     output.json(&json!({ "passed": failed == 0, "adapters": objects }))?;
     if failed > 0 {
-        return Err(Failure::failed(format!("{failed} of {total} checks failed")));
+        return Err(Failure::failed(
+            format!("{failed} of {total} checks failed"),
+            "the report says which, and what to do about each",
+        ));
     }
     Ok(())
 }

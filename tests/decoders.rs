@@ -9,6 +9,7 @@ use arc_core::decoder::{Decoder, GenerateOptions, Transformer};
 use arc_core::prompt::{Prompt, Span};
 use arc_core::sampling::SamplingOptions;
 use burn::tensor::Tensor;
+use harness::notice::notice;
 use harness::{decoder, repository};
 use serde::Deserialize;
 
@@ -77,7 +78,10 @@ fn assert_greedy(name: &str, decoder: &Decoder, golden: &Golden, found: &[u32]) 
         panic!("{name} `{}`: one ends at step {step}", golden.prompt);
     };
     let gap = (logits[expected as usize] - logits[found as usize]).abs();
-    eprintln!("{name} `{}`: tie at step {step}, {expected} against {found}, {gap:e} apart", golden.prompt);
+    notice(format_args!(
+        "{name} `{}`: tie at step {step}, {expected} against {found}, {gap:e} apart",
+        golden.prompt
+    ));
     assert!(
         gap < TIE,
         "{name} `{}`: step {step} is {found}, expected {expected}, {gap} apart",

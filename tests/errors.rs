@@ -12,6 +12,7 @@ use std::process::Command;
 use arc_adapters::sha256_hex;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::json;
+use tiny::notice::notice;
 use tiny::{FAILURE, HIDDEN, LATENTS, Meta, Place, Refusal, USAGE, VOCABULARY, WIDTH, WINDOW, tiny_llama};
 
 mod a_control {
@@ -61,7 +62,7 @@ mod names {
     fn a_folder_without_a_registry_is_a_usage_error() {
         // Nothing is above the root, and the user's own registry is in a home that is empty here.
         if Path::new("/registry.toml").exists() {
-            eprintln!("left out: there is a registry in the root folder");
+            notice("left out: there is a registry in the root folder");
             return;
         }
         let place = Place::empty();
@@ -491,20 +492,9 @@ mod pulls {
 
     #[test]
     fn a_connection_that_is_cut_leaves_no_model() {
-        use std::io::{BufRead as _, BufReader, Write as _};
-
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-        // Ends with the test: every answer promises a thousand bytes and gives ten.
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let head = BufReader::new(&stream).lines().map_while(Result::ok);
-                head.take_while(|line| !line.is_empty()).for_each(drop);
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n0123456789");
-            }
-        });
+        let endpoint = hub(1000, b"0123456789".to_vec());
         let place = Place::empty();
-        place.registry("[decoders.far]\nsource = \"hf:ORG/REPO@main#model.gguf\"\n");
+        place.registry(HUB_DECODER);
         let mut command = place.arc(&["pull", "far"]);
         command.env_remove("ARC_OFFLINE").env("HF_ENDPOINT", endpoint);
         let refusal = Refusal::of(command.output(), FAILURE);
@@ -517,17 +507,40 @@ mod pulls {
     #[test]
     fn a_full_disk_during_a_pull_leaves_nothing_behind() {
         let place = Place::empty();
-        place.registry(PIP_DECODER);
         let download =
             "while [ \"$1\" != --dest ]; do shift; done\nhead -c 200000 /dev/zero > \"$2/far.whl\"";
         let pip = place.program("pip.sh", download);
-        let mut command = place.arc(&["pull", "far"]);
         let small = place.path("small");
-        command.env_remove("ARC_OFFLINE").env("ARC_PIP", pip).env("ARC_HOME", &small);
-        let Some(refusal) = on_a_small_disk(&small, &command) else { return };
-        refusal.says(&["cannot write", "space"]);
-        refusal.hints(&["free some space", "`ARC_HOME`"]);
+        for source in [PIP_DECODER, HUB_DECODER] {
+            place.registry(source);
+            let mut command = place.arc(&["pull", "far"]);
+            command.env_remove("ARC_OFFLINE").env("ARC_PIP", &pip).env("ARC_HOME", &small);
+            command.env("HF_ENDPOINT", hub(200_000, vec![0; 200_000]));
+            for refusal in where_there_is_no_room(&small, &command) {
+                refusal.says(&["cannot write"]);
+                refusal.hints(&["free some space", "`ARC_HOME`"]);
+            }
+        }
     }
+
+    /// A hub that promises so many bytes for every file and gives these. Ends with the test.
+    fn hub(promised: usize, given: Vec<u8>) -> String {
+        use std::io::{BufRead as _, BufReader, Write as _};
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let head = BufReader::new(&stream).lines().map_while(Result::ok);
+                head.take_while(|line| !line.is_empty()).for_each(drop);
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {promised}\r\n\r\n");
+                let _ = stream.write_all(&given);
+            }
+        });
+        endpoint
+    }
+
+    const HUB_DECODER: &str = "[decoders.far]\nsource = \"hf:ORG/REPO@main#model.gguf\"\n";
 
     const PIP_DECODER: &str = "[decoders.far]\nsource = \"pip:far-away==1.0#far/model.gguf\"\n";
 }
@@ -555,7 +568,7 @@ mod devices {
         let all = place.succeeds(&["devices"]);
         let kinds = all["devices"].as_array().expect("a list of devices");
         let Some(missing) = kinds.iter().find(|kind| kind["built"] == false) else {
-            eprintln!("left out: this build has every backend");
+            notice("left out: this build has every backend");
             return;
         };
         let name = missing["kind"].as_str().expect("a name");
@@ -730,43 +743,62 @@ mod outputs {
         let small = place.path("small");
         let output = small.join(LATENTS);
         let command = place.arc(&["compress", &text, "-o", output.to_str().expect("UTF-8")]);
-        let Some(refusal) = on_a_small_disk(&small, &command) else { return };
-        refusal.says(&["cannot write", LATENTS, "No space left"]);
-        refusal.hints(&["free some space"]);
+        for refusal in where_there_is_no_room(&small, &command) {
+            refusal.says(&["cannot write", LATENTS]);
+            refusal.hints(&["free some space"]);
+        }
     }
 }
 
-/// Runs a command with a disk of 64 KiB at `folder`, and checks that it leaves no file with content
-/// there. `None`, with a line on standard error, where this user may not mount one.
+/// Runs a command that writes into `folder` where a file may have 64 KiB, and again where all of the
+/// folder's disk has no more, and checks that each time no file with content is left there. The second
+/// takes a mount, and it is said where this user may not make one.
 #[cfg(target_os = "linux")]
-fn on_a_small_disk(folder: &Path, command: &Command) -> Option<Refusal> {
+fn where_there_is_no_room(folder: &Path, command: &Command) -> Vec<Refusal> {
+    // The signal would end a process that writes too much before it can say so.
+    const LIMIT: &str = "trap '' XFSZ; ulimit -f 128 || exit 70";
     // The disk is seen by this one process tree and is gone with it.
-    const SCRIPT: &str = "disk=$1; shift
-        mount -t tmpfs -o size=64k none \"$disk\" || exit 70
-        \"$@\"; code=$?
-        [ -z \"$(find \"$disk\" -type f -size +0)\" ] || { find \"$disk\" >&2; exit 71; }
-        exit $code";
-    std::fs::create_dir(folder).expect("a place for the disk");
-    for privileges in [&["--mount"] as &[&str], &["--map-root-user", "--mount"]] {
-        let mut inside = Command::new("unshare");
-        inside.args(privileges).args(["sh", "-c", SCRIPT, "sh"]).arg(folder);
-        inside.arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());
-        inside.current_dir(command.get_current_dir().expect("a folder"));
-        for (variable, value) in command.get_envs() {
-            match value {
-                Some(value) => inside.env(variable, value),
-                None => inside.env_remove(variable),
-            };
-        }
-        let Ok(output) = inside.output() else { continue };
-        let arc_ran = String::from_utf8_lossy(&output.stderr).contains("error: ");
-        match output.status.code() {
-            Some(71) => panic!("left behind: {}", String::from_utf8_lossy(&output.stderr)),
-            _ if arc_ran => return Some(Refusal::of(Ok(output), FAILURE)),
-            Some(0) => panic!("64 KiB were enough"),
-            _ => {}
-        }
+    const DISK: &str = "mount -t tmpfs -o size=64k none \"$folder\" || exit 70";
+
+    std::fs::create_dir_all(folder).expect("a place to write to");
+    let limited = after(LIMIT, &["sh"], folder, command).expect("a limit takes no privileges");
+    let mounted =
+        [&["unshare", "--mount", "sh"] as &[&str], &["unshare", "--map-root-user", "--mount", "sh"]]
+            .into_iter()
+            .find_map(|shell| after(DISK, shell, folder, command));
+    if mounted.is_none() {
+        notice("left out: a small disk cannot be mounted here");
     }
-    eprintln!("left out: a small disk cannot be mounted here");
-    None
+    [Some(limited), mounted].into_iter().flatten().collect()
+}
+
+/// Runs a command in a shell after `first`, and looks for files in `folder` then; `None` where it came
+/// to nothing.
+#[cfg(target_os = "linux")]
+fn after(first: &str, shell: &[&str], folder: &Path, command: &Command) -> Option<Refusal> {
+    const LEFT_BEHIND: i32 = 71;
+    let script = format!(
+        "folder=$1; shift; {first}
+        \"$@\"; code=$?
+        [ -z \"$(find \"$folder\" -type f -size +0)\" ] || {{ find \"$folder\" >&2; exit {LEFT_BEHIND}; }}
+        exit $code"
+    );
+    let mut inside = Command::new(shell[0]);
+    inside.args(&shell[1..]).args(["-c", &script, "sh"]).arg(folder);
+    inside.arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());
+    inside.current_dir(command.get_current_dir().expect("a folder"));
+    for (variable, value) in command.get_envs() {
+        match value {
+            Some(value) => inside.env(variable, value),
+            None => inside.env_remove(variable),
+        };
+    }
+    let output = inside.output().ok()?;
+    let arc_ran = String::from_utf8_lossy(&output.stderr).contains("error: ");
+    match output.status.code() {
+        Some(LEFT_BEHIND) => panic!("left behind: {}", String::from_utf8_lossy(&output.stderr)),
+        _ if arc_ran => Some(Refusal::of(Ok(output), FAILURE)),
+        Some(0) => panic!("64 KiB were enough"),
+        _ => None,
+    }
 }

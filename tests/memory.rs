@@ -6,6 +6,7 @@ mod harness;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use harness::notice::notice;
 use harness::{decoder, repository};
 
 /// The largest resident size, in bytes, of `arc ask` about the README's document.
@@ -34,7 +35,7 @@ fn peak_of_an_answer(name: &str) -> u64 {
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(exit.success(), "arc ask --decoder {name} ends with {exit}");
-    eprintln!("{name}: {} MB at most", peak / 1_000_000);
+    notice(format_args!("{name}: {} MB at most", peak / 1_000_000));
     peak
 }
 

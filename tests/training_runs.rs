@@ -1,11 +1,15 @@
 //! Whole runs through the binary, on a llama so tiny that a run takes a second: what is written,
 //! what survives a kill, and what is said when something is wrong.
 
+#[path = "harness/notice.rs"]
+mod notice;
+
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use arc_adapters::sha256_file;
+use notice::notice;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -398,7 +402,7 @@ fn a_full_disk_leaves_the_checkpoint_before_it() {
     inside.current_dir(place.0.path()).env("ARC_HOME", place.path("cache")).env("HOME", place.path("home"));
     let output = inside.output().expect("unshare runs");
     if output.status.code() != Some(FAILURE) {
-        eprintln!("left out: a small disk cannot be mounted here: {output:?}");
+        notice(format_args!("left out: a small disk cannot be mounted here: {output:?}"));
         return;
     }
     refuses(&output, FAILURE, &["cannot write", "No space left"]);

@@ -225,6 +225,14 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// Whether there was no room for what was to be written: the disk is full, or the user's share of
+    /// it, or the file is as long as files may be here.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), FileTooLarge | QuotaExceeded | StorageFull))
+    }
+
     /// What to do about it, in one line, where there is something to say.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -233,7 +241,7 @@ impl Error {
             | Self::Document { hint, .. }
             | Self::Pull { hint, .. }
             | Self::Mismatch { hint, .. } => Some(hint.clone()),
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Self::Io { .. } if self.is_disk_full() => {
                 Some("free some space, or set `ARC_HOME` to a folder on another disk".into())
             }
             Self::Io { action: "read" | "open", source, .. }

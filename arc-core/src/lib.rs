@@ -47,6 +47,10 @@ pub mod tokenizer;
 pub mod train;
 pub mod weights;
 
+#[cfg(test)]
+#[path = "../../tests/harness/notice.rs"]
+mod notice;
+
 pub use adapted::{AdaptedDecoder, OverriddenPin, Pins, SpecialVector};
 pub use error::{Error, Result};
 pub use session::{LoadedModel, Locate, Reloaded, Session};

@@ -1,5 +1,7 @@
 //! What the integration tests share: real models, and the golden data.
 
+pub(crate) mod notice;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -17,8 +19,7 @@ pub(crate) fn repository(path: &str) -> PathBuf {
 /// leaves out the tests that need models.
 pub(crate) fn session() -> Option<&'static Session> {
     static SESSION: OnceLock<Session> = OnceLock::new();
-    if std::env::var_os("ARC_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0") {
-        eprintln!("left out, since ARC_OFFLINE is set: this test needs a model");
+    if notice::left_out_offline("a model") {
         return None;
     }
     Some(SESSION.get_or_init(|| {

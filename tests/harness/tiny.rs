@@ -2,6 +2,9 @@
 //! Nothing is pulled, and nothing of this machine gets in.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+#[path = "notice.rs"]
+pub(crate) mod notice;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

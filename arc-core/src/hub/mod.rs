@@ -211,7 +211,7 @@ impl Pull<'_> {
             Ok(()) => {}
             // The disk is left as it was found: others need it too, and the user may well go on
             // in a cache on another one.
-            Err(error) if is_disk_full(&error) => {
+            Err(error) if error.is_disk_full() => {
                 partial.abandon();
                 return Err(error);
             }
@@ -241,10 +241,6 @@ impl Pull<'_> {
 
 fn pull_error(what: &str, reason: impl Into<String>, hint: impl Into<String>) -> Error {
     Error::Pull { what: what.into(), reason: reason.into(), hint: hint.into() }
-}
-
-fn is_disk_full(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
 }
 
 #[cfg(test)]

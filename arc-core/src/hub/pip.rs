@@ -226,7 +226,8 @@ fn tail(mut reader: impl Read) -> String {
 
 /// Says in one line why pip failed.
 fn failure(part: &PipFile, scratch: &Path, said: &str, status: ExitStatus) -> Error {
-    if said.contains("[Errno 28]") || said.contains("No space left on device") {
+    let no_room = ["No space left on device", "Disk quota exceeded", "File too large"];
+    if said.contains("[Errno 28]") || no_room.iter().any(|words| said.contains(words)) {
         return Error::io("write", scratch)(std::io::ErrorKind::StorageFull.into());
     }
     let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty()).rev();

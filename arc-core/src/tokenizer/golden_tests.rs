@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::*;
 use crate::chat_template::{ChatTemplate, Message};
 use crate::hub::{self, Cache, Consent, Silent};
+use crate::notice::left_out_offline;
 use crate::weights::GgufFile;
 
 const SMOL: &str = "smollm2-135m";
@@ -39,8 +40,7 @@ fn ids(value: &Value) -> Vec<u32> {
 fn model(name: &str) -> Option<GgufFile> {
     // Tests run in parallel, and one pull of a model is enough.
     static PULLING: Mutex<()> = Mutex::new(());
-    if std::env::var_os("ARC_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0") {
-        eprintln!("left out, since ARC_OFFLINE is set: this test needs {name}");
+    if left_out_offline(name) {
         return None;
     }
     let registry = Registry::open(&repository("registry.toml")).unwrap();

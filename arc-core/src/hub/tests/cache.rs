@@ -11,6 +11,8 @@ use super::{
     hugging_face::{Reply, Server, hub_model, whole},
     *,
 };
+#[cfg(target_os = "linux")]
+use crate::notice::notice;
 
 /// A cache with the hub's model in it, and the server that has no reply left.
 fn filled(body: &[u8]) -> (tempfile::TempDir, Cache, Server, ModelFile, PathBuf) {
@@ -241,11 +243,11 @@ impl SmallDisk {
             Ok(output) if output.status.success() => Some(Self(folder)),
             Ok(output) => {
                 let reason = String::from_utf8_lossy(&output.stderr);
-                eprintln!("skipped: a small disk cannot be mounted: {}", reason.trim());
+                notice(format_args!("left out: a small disk cannot be mounted: {}", reason.trim()));
                 None
             }
             Err(error) => {
-                eprintln!("skipped: `mount` cannot be run: {error}");
+                notice(format_args!("left out: `mount` cannot be run: {error}"));
                 None
             }
         }

@@ -580,8 +580,6 @@ fn parse_positive(text: &str) -> Result<usize, String> {
 }
 
 /// An unknown name is a usage error; a device that is not there is found out when it is opened.
-fn parse_device(text: &str) -> Result<DeviceName, String> {
-    text.parse().map_err(|error: arc_core::Error| {
-        error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}\n\nhint: {hint}"))
-    })
+fn parse_device(text: &str) -> Result<DeviceName, arc_core::Error> {
+    text.parse()
 }

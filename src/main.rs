@@ -3,10 +3,9 @@
 mod args;
 mod commands;
 mod output;
+mod usage;
 
 use std::process::ExitCode;
-
-use clap::Parser as _;
 
 use crate::args::{Arguments, Command};
 use crate::output::Output;
@@ -25,7 +24,10 @@ pub(crate) struct Failure {
 impl Failure {
     /// It was tried, and what came out is no success.
     pub(crate) fn failed(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: hint.into(), code: 1, reader_is_gone: false }
+        // What the system and libraries give as reasons may have lines of its own.
+        let one_line = |text: String| text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        let (message, hint) = (one_line(message.into()), one_line(hint.into()));
+        Self { message, hint, code: 1, reader_is_gone: false }
     }
 
     /// Standard output cannot be written.
@@ -57,9 +59,20 @@ impl From<arc_adapters::Error> for Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    match usage::arguments().and_then(|arguments| run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // It has seen enough.
+        Err(failure) if failure.reader_is_gone => ExitCode::SUCCESS,
+        Err(Failure { message, hint, code, .. }) => {
+            eprintln!("error: {message}\n\nhint: {hint}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
     let output = Output::new(arguments.global.json);
-    let result = match &arguments.command {
+    match &arguments.command {
         Command::Ask(ask) => commands::ask::run(&arguments.global, ask, &output),
         Command::Generate(generate) => commands::generate::run(&arguments.global, generate, &output),
         Command::Compress(compress) => commands::compress::run(&arguments.global, compress, &output),
@@ -80,14 +93,5 @@ fn main() -> ExitCode {
         Command::Plan(plan) => commands::plan::run(&arguments.global, plan, &output),
         Command::Devices => commands::devices::run(&output),
         Command::ServePlugin => arc_adapters::serve_plugin().map_err(Failure::from),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        // It has seen enough.
-        Err(failure) if failure.reader_is_gone => ExitCode::SUCCESS,
-        Err(Failure { message, hint, code, .. }) => {
-            eprintln!("error: {message}\n\nhint: {hint}");
-            ExitCode::from(code)
-        }
     }
 }

@@ -7,7 +7,7 @@
 mod tiny;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use arc_adapters::sha256_hex;
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -195,6 +195,19 @@ mod model_files {
             }
             Place::with_model(&model).fails(FAILURE, &GENERATE).says(&["tiny.gguf", says]);
         }
+    }
+
+    #[test]
+    fn weights_that_are_no_numbers_are_a_failure_and_no_usage_error() {
+        let mut model = tiny_llama().to_bytes();
+        // The last tensor is the last thing in the file.
+        let last = model.len() - 4 * WIDTH * HIDDEN;
+        model[last..last + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        let place = Place::empty();
+        place.decoder(&model, "");
+        let refusal = place.fails(FAILURE, &GENERATE);
+        refusal.says(&["logit", "NaN"]);
+        refusal.hints(&["damaged", "arc pull"]);
     }
 
     #[test]
@@ -630,7 +643,23 @@ mod usage {
             &["fit", "--decoder", "tiny"],
             &["pull"],
         ] {
-            place.fails(USAGE, arguments).says(&["required arguments were not provided"]);
+            let refusal = place.fails(USAGE, arguments);
+            refusal.says(&["required arguments were not provided"]);
+            refusal.hints(&[&format!("`arc {} --help`", arguments[0])]);
+        }
+    }
+
+    #[test]
+    fn help_and_the_version_are_no_failures() {
+        let place = Place::empty();
+        for (arguments, says) in [
+            (&["--version"] as &[&str], "arc "),
+            (&["--help"], "Usage: arc"),
+            (&["ask", "-h"], "Usage: arc ask"),
+        ] {
+            let output = place.arc(arguments).output().expect("the binary runs");
+            assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+            assert!(String::from_utf8_lossy(&output.stdout).contains(says), "{arguments:?}");
         }
     }
 
@@ -651,8 +680,17 @@ mod usage {
     #[test]
     fn unknown_commands_and_options_are_usage_errors() {
         let place = Place::with_model(&tiny_llama());
-        place.fails(USAGE, &["asks"]).says(&["'asks'"]);
-        place.fails(USAGE, &["models", "--colour"]).says(&["--colour"]);
+        let refusal = place.fails(USAGE, &["asks"]);
+        refusal.says(&["`asks`"]);
+        refusal.hints(&["`ask`"]);
+        let refusal = place.fails(USAGE, &["models", "--colour"]);
+        refusal.says(&["`--colour`"]);
+        let refusal = place.fails(USAGE, &["adapters", "list", "--jsn"]);
+        refusal.hints(&["`--json`"]);
+        let form = ["ask", "--decoder", "tiny", "--document", "x", "--form", "fable", "why"];
+        let refusal = place.fails(USAGE, &form);
+        refusal.says(&["`fable`", "--form"]);
+        refusal.hints(&["`few-shot`", "`instruct`"]);
         let both = ["generate", "--decoder", "tiny", "--prompt", "a", "--file", "b"];
         place.fails(USAGE, &both).says(&["cannot be used with"]);
     }
@@ -785,7 +823,7 @@ fn after(first: &str, shell: &[&str], folder: &Path, command: &Command) -> Optio
     );
     let mut inside = Command::new(shell[0]);
     inside.args(&shell[1..]).args(["-c", &script, "sh"]).arg(folder);
-    inside.arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());
+    inside.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
     inside.current_dir(command.get_current_dir().expect("a folder"));
     for (variable, value) in command.get_envs() {
         match value {

@@ -354,7 +354,23 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { .. } | Self::TooLarge { .. } | Self::Invalid { .. } | Self::InputShape { .. } => None,
+            Self::Io { source, .. } => {
+                use std::io::ErrorKind::{NotFound, PermissionDenied};
+                let hint = match source.kind() {
+                    NotFound => "check the path: it is not there, or a folder on the way is not",
+                    PermissionDenied => "check who may read and write there",
+                    _ => "check the path and the disk that it is on",
+                };
+                Some(hint.to_owned())
+            }
+            Self::TooLarge { what, .. } => Some(format!("name another file: this one is no {what}")),
+            Self::Invalid { what: "registry", .. } => {
+                Some("correct that place: `docs/registry.md` has every key".to_owned())
+            }
+            Self::Invalid { .. } => Some("correct that place, or make or fetch the file again".to_owned()),
+            Self::InputShape { .. } => {
+                Some("give rows of the projector's input width, one after the other".to_owned())
+            }
             Self::Locked { .. } => Some("wait for the other `arc` command to finish, or end it".to_owned()),
             Self::Exists { .. } => Some("remove it first, or choose another name".to_owned()),
             Self::PluginNotAllowed { .. } => Some(

@@ -204,6 +204,13 @@ pub enum Error {
         data: String,
     },
 
+    /// A model computed something that is no number.
+    #[error("{reason}")]
+    NotFinite {
+        /// What was found, and where.
+        reason: String,
+    },
+
     /// An argument is outside what the function accepts.
     #[error("{0}")]
     InvalidArgument(String),
@@ -244,10 +251,18 @@ impl Error {
             Self::Io { .. } if self.is_disk_full() => {
                 Some("free some space, or set `ARC_HOME` to a folder on another disk".into())
             }
-            Self::Io { action: "read" | "open", source, .. }
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Some("check the path: there is no such file".into())
+            Self::Io { action, source, .. } => {
+                use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+                let hint = match (source.kind(), *action) {
+                    (NotFound, "read" | "open") => "check the path: there is no such file",
+                    (NotFound, _) => "check the path: a folder on the way is not there",
+                    (PermissionDenied, _) => "check who may read and write there",
+                    (IsADirectory | NotADirectory, _) => {
+                        "check the path: a folder stands where a file should, or a file where a folder should"
+                    }
+                    _ => "check the path and the disk that it is on",
+                };
+                Some(hint.into())
             }
             Self::InvalidFile { format: "latents", .. } => {
                 Some("make the latents again with `arc compress`".into())
@@ -284,8 +299,14 @@ impl Error {
                 "the last checkpoint is as it was: look at the text named, or lower the learning rates"
                     .into(),
             ),
+            Self::Template { .. } => Some("correct the template, or name another with `--template`".into()),
+            Self::NotFinite { .. } => {
+                Some("the weights may be damaged: delete the model's file and run `arc pull` again".into())
+            }
+            Self::InvalidArgument(_) => {
+                Some("correct that argument: `arc COMMAND --help` says what each one takes".into())
+            }
             Self::Adapter(error) => error.hint(),
-            _ => None,
         }
     }
 }

@@ -123,7 +123,7 @@ impl Sampler {
     /// `logits` in place. A logit of minus infinity is never chosen.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if `logits` has NaN or plus infinity, or nothing finite: the model's
+    /// [`Error::NotFinite`] if `logits` has NaN or plus infinity, or nothing finite: the model's
     /// computation has gone wrong.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
         penalise(logits, history, self.options.repetition_penalty);
@@ -209,13 +209,13 @@ fn greedy(logits: &[f32]) -> Result<Candidate> {
     let mut best: Option<Candidate> = None;
     for (id, &logit) in (0..).zip(logits) {
         if logit.is_nan() || logit == f32::INFINITY {
-            return Err(Error::InvalidArgument(format!("the logit of token {id} is {logit}")));
+            return Err(Error::NotFinite { reason: format!("the logit of token {id} is {logit}") });
         }
         if logit > best.map_or(f32::NEG_INFINITY, |best| best.logit) {
             best = Some(Candidate { id, logit, weight: 1.0 });
         }
     }
-    best.ok_or_else(|| Error::InvalidArgument("no logit is finite, nothing can be chosen".into()))
+    best.ok_or_else(|| Error::NotFinite { reason: "no logit is finite, nothing can be chosen".into() })
 }
 
 #[cfg(test)]

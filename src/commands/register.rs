@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{ModelFile, ModelSource, NewAdapter, NewDecoder, RegistryEditor};
-use arc_core::Session;
 use arc_core::decoder::Decoder;
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;
 use arc_core::train::{Evaluation, RegisterOptions, Start, register};
+use arc_core::{Error, Session};
 use comfy_table::Table;
 use serde_json::json;
 
@@ -27,7 +27,8 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         [] => None,
         parts => {
             // As typed, a path is relative to this folder, not to the registry's.
-            let source = ModelSource::from_texts(parts)?.resolved_against(&std::env::current_dir()?);
+            let here = std::env::current_dir().map_err(Error::io("find", "."))?;
+            let source = ModelSource::from_texts(parts)?.resolved_against(&here);
             Some(ModelFile { source, sha256: None, bytes: None })
         }
     };

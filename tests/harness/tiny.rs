@@ -208,25 +208,29 @@ impl Place {
 /// What a failing command said.
 pub(crate) struct Refusal {
     pub(crate) message: String,
-    pub(crate) hint: Option<String>,
+    pub(crate) hint: String,
 }
 
 impl Refusal {
-    /// Checks the form that every failure has: the exit code, no data, one error, at most one hint.
+    /// Checks the form that every failure has: the exit code, no data, one line with the error, a blank
+    /// one, one with the hint; nothing else.
     pub(crate) fn of(output: std::io::Result<Output>, code: i32) -> Self {
         let output = output.expect("the binary runs");
         let stderr = String::from_utf8(output.stderr).expect("UTF-8 on standard error");
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "", "data on standard output: {stderr}");
         assert!(!stderr.contains("panicked"), "{stderr}");
-        let lines =
-            |start| stderr.lines().filter_map(move |line| line.strip_prefix(start)).map(str::to_owned);
-        let (messages, hints): (Vec<_>, Vec<_>) = (lines("error: ").collect(), lines("hint: ").collect());
-        let [message] = messages.as_slice() else { panic!("expected one error: {stderr}") };
-        assert!(hints.len() <= 1, "expected one hint: {stderr}");
-        assert!(!message.ends_with('.'), "a full stop: {message}");
-        assert!(!message.starts_with(|first: char| first.is_uppercase()), "a capital: {message}");
-        Self { message: message.clone(), hint: hints.into_iter().next() }
+        // What a pull tells of its progress comes before.
+        let failure = stderr.find("error: ").map_or("", |start| &stderr[start..]);
+        let lines: Vec<_> = failure.lines().collect();
+        let [message, "", hint] = lines.as_slice() else { panic!("expected an error and a hint: {stderr}") };
+        let part = |line: &str, start| {
+            let text = line.strip_prefix(start).unwrap_or_else(|| panic!("no `{start}`: {stderr}"));
+            assert!(!text.trim().is_empty() && !text.ends_with('.'), "a full stop, or nothing: {text}");
+            assert!(!text.starts_with(|first: char| first.is_uppercase()), "a capital: {text}");
+            text.to_owned()
+        };
+        Self { message: part(message, "error: "), hint: part(hint, "hint: ") }
     }
 
     #[track_caller]
@@ -238,9 +242,8 @@ impl Refusal {
 
     #[track_caller]
     pub(crate) fn hints(&self, parts: &[&str]) {
-        let Some(hint) = &self.hint else { panic!("no hint: {}", self.message) };
         for part in parts {
-            assert!(hint.contains(part), "no `{part}` in the hint: {hint}");
+            assert!(self.hint.contains(part), "no `{part}` in the hint: {}", self.hint);
         }
     }
 }

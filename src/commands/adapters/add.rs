@@ -23,7 +23,9 @@ use crate::output::{Output, TransferBar};
 pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Failure> {
     let file = match target_file(global, &add.target) {
         // Where nothing is registered yet, a registry is begun.
-        Err(_) if !add.target.user => std::env::current_dir()?.join(REGISTRY_FILE),
+        Err(_) if !add.target.user => {
+            std::env::current_dir().map_err(Error::io("find", "."))?.join(REGISTRY_FILE)
+        }
         file => file?,
     };
     let registry = registry_before(global)?;
@@ -31,7 +33,7 @@ pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Fai
         return add_decoder(add, &file, output);
     };
     if is_address(text) {
-        let folder = tempfile::tempdir()?;
+        let folder = tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
         let archive = folder.path().join("adapter.arc.tar.zst");
         let bar = TransferBar::new(text);
         arc_core::hub::download(text, add.sha256.as_deref(), &archive, &bar, consent(global.yes))?;

@@ -753,6 +753,50 @@ mod outputs {
     }
 
     #[test]
+    fn a_fit_whose_scoring_fails_writes_no_adapter_and_keeps_the_one_that_was_there() {
+        let place = Place::with_adapter();
+        let short = place.file("short.txt", "hi");
+        let fit = |output| {
+            ["fit", "--decoder", "tiny", "--text", "texts.jsonl", "--score-on", &short, "-o", output]
+        };
+        let listing =
+            || (place.listing(), std::fs::read(place.path("adapter/adapter.json")).expect("an adapter"));
+        let before = listing();
+        for output in ["new", "adapter"] {
+            place.fails(USAGE, &fit(output)).says(&["a sample takes"]);
+            assert_eq!(listing(), before);
+        }
+        let long = place.file("long.txt", "a text that is long enough to be scored ".repeat(10));
+        let fit = ["fit", "--decoder", "tiny", "--text", "texts.jsonl", "--score-on", &long, "-o", "new"];
+        let scores = place.succeeds(&fit)["scores"].clone();
+        assert!(scores["continuation"]["samples"].as_u64().is_some_and(|samples| samples > 0), "{scores}");
+        let manifest = std::fs::read(place.path("new/adapter.json")).expect("an adapter");
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+        assert_eq!(manifest["scores"], scores);
+    }
+
+    #[test]
+    fn a_fit_reads_no_further_than_it_needs() {
+        use std::io::Write as _;
+
+        let place = Place::with_adapter();
+        let rows = std::fs::read_to_string(place.path("texts.jsonl")).expect("rows");
+        let texts = place.file("broken.jsonl", format!("{rows}no JSON\n"));
+        let fit = ["fit", "--decoder", "tiny", "--text", &texts, "-o", "new"];
+        place.fails(FAILURE, &fit).says(&["broken.jsonl", "line 21"]);
+        place.succeeds(&[&fit as &[&str], &["--max-latents", "300"]].concat());
+
+        // A text without an end.
+        let mut command = place.arc(&["fit", "--decoder", "tiny", "--text", "-", "--max-latents", "50000"]);
+        command.args(["-o", "endless"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().expect("arc starts");
+        let mut text = child.stdin.take().expect("a pipe");
+        std::thread::spawn(move || while text.write_all(b"a line of an endless text\n").is_ok() {});
+        assert!(child.wait().expect("it ends").success());
+        assert!(place.path("endless/adapter.json").is_file());
+    }
+
+    #[test]
     fn a_fit_on_too_little_text_writes_no_adapter() {
         let place = Place::with_encoder();
         let text = place.file("text.txt", "hi");

@@ -1,10 +1,11 @@
 //! `arc fit`: an adapter by regression.
 
 use std::io::BufRead as _;
+use std::iter::Peekable;
 use std::path::Path;
 
 use arc_adapters::AdapterPackage;
-use arc_core::document::Document;
+use arc_core::document::{Document, Pieces};
 use arc_core::encoder::CompressOptions;
 use arc_core::eval::ContinuationTask;
 use arc_core::fit::Fit;
@@ -17,7 +18,7 @@ use crate::args;
 use crate::args::Global;
 use crate::output::Output;
 
-/// Plain text is cut into pieces of about this many bytes, at the end of a line where there is one.
+/// Plain text is cut into pieces of about this many bytes.
 const PIECE_BYTES: usize = 4000;
 
 /// The scored contexts and continuations, in the decoder's tokens.
@@ -29,7 +30,7 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
     let session = session(global)?;
     let entry_name = session.registry().decoder(&args.decoder)?.name.clone();
     let template = prompt_template(args.template.as_deref())?;
-    let texts = args.text.iter().map(|path| read_texts(path)).collect::<Result<Vec<_>, _>>()?;
+    let texts = args.text.iter().map(|path| texts(path)).collect::<Result<Vec<_>, _>>()?;
     let score_on = args.score_on.as_ref().map(Document::read).transpose()?;
 
     let encoder = match &args.encoder {
@@ -39,27 +40,30 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
     let decoder = session.language_model(&entry_name)?;
     let factor = args.factor.map_or_else(|| encoder.default_factor(), usize::from);
     let mut fit = Fit::new(&encoder, &decoder, factor)?;
-    'fitting: for text in texts.iter().flatten() {
-        fit.add(text)?;
+    for text in texts.into_iter().flatten() {
+        fit.add(&text?)?;
         if fit.latents() >= args.max_latents {
-            break 'fitting;
+            break;
         }
     }
     let report = fit.finish(&entry_name, &template)?;
-    let mut manifest = AdapterPackage::write(&args.output, &report.manifest, &report.tensors)?;
-    output.line(format!(
+    let mut lines = vec![format!(
         "{} latents, {} aligned; explained variance {:.3}, held out {:.3} (strength {:.0e})",
         report.latents, report.aligned, report.r_squared, report.r_squared_held_out, report.strength
-    ))?;
+    )];
 
-    let mut scores = Value::Null;
+    let mut manifest = report.manifest;
     if let Some(document) = score_on {
-        let adapted = AdaptedDecoder::new(decoder.clone(), arc_adapters::Adapter::open(&args.output)?)?;
+        // Where scoring fails nothing is written, and what was there before stays.
+        let scratch = tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
+        let package = scratch.path().join("adapter");
+        AdapterPackage::write(&package, &manifest, &report.tensors)?;
+        let adapted = AdaptedDecoder::new(decoder.clone(), arc_adapters::Adapter::open(&package)?)?;
         let options = CompressOptions { factor: Some(factor) };
         let arms = SCORED.measure(&decoder, &document.text, SCORED_SAMPLES, |context| {
             adapted.project(&encoder.compress(context, options)?)
         })?;
-        output.line(format!(
+        lines.push(format!(
             "continuation on {} samples: no context {:.3}, full context {:.3}, {:.0} latents {:.3} ({:.0} % of the gap), \
              the same number of tokens {:.3} ({:.0} %)",
             arms.samples,
@@ -70,15 +74,15 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
             100.0 * arms.recovered(),
             arms.truncation,
             100.0 * arms.recovered_by_truncation(),
-        ))?;
+        ));
         let mut continuation = arms.to_json();
         continuation["context_tokens"] = SCORED.context_tokens.into();
         continuation["continuation_tokens"] = SCORED.continuation_tokens.into();
-        scores = json!({ "continuation": continuation });
-        manifest.scores = scores.clone();
-        manifest = AdapterPackage::write(&args.output, &manifest, &report.tensors)?;
+        manifest.scores = json!({ "continuation": continuation });
     }
-    output.line(format!("written to {}", args.output.display()))?;
+    let manifest = AdapterPackage::write(&args.output, &manifest, &report.tensors)?;
+    lines.push(format!("written to {}", args.output.display()));
+    output.line(lines.join("\n"))?;
     output.json(&json!({
         "adapter": args.output,
         "decoder": entry_name,
@@ -89,39 +93,40 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
         "aligned": report.aligned,
         "r_squared": report.r_squared,
         "r_squared_held_out": report.r_squared_held_out,
-        "scores": scores,
+        "scores": manifest.scores,
     }))
 }
 
-/// The texts of a file: the field `text` of each line of JSONL, or pieces of a plain text.
-fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
-    if path.extension().is_none_or(|extension| extension != "jsonl") {
-        let document = Document::read(path)?;
-        let mut pieces = vec![String::new()];
-        for word in document.text.split_inclusive(char::is_whitespace) {
-            let last = pieces.len() - 1;
-            pieces[last].push_str(word);
-            let length = pieces[last].len();
-            if length > 2 * PIECE_BYTES || (length > PIECE_BYTES && word.ends_with('\n')) {
-                pieces.push(String::new());
-            }
-        }
-        return Ok(pieces);
+type Texts = Peekable<Box<dyn Iterator<Item = Result<String, Failure>>>>;
+
+/// The texts of a file as they are read: the field `text` of each line of JSONL, or pieces of a plain
+/// text. One that is wrong from its beginning is refused at once.
+fn texts(path: &Path) -> Result<Texts, Failure> {
+    let texts: Box<dyn Iterator<Item = _>> = if path.extension().is_some_and(|extension| extension == "jsonl")
+    {
+        Box::new(rows(path)?)
+    } else {
+        Box::new(Pieces::open(path, PIECE_BYTES)?.map(|piece| Ok(piece?)))
+    };
+    let mut texts = texts.peekable();
+    match texts.next_if(Result::is_err) {
+        Some(Err(failure)) => Err(failure),
+        _ => Ok(texts),
     }
-    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-    let mut texts = Vec::new();
-    for (index, line) in std::io::BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(Error::io("read", path))?;
+}
+
+fn rows(path: &Path) -> Result<impl Iterator<Item = Result<String, Failure>> + use<>, Failure> {
+    let path = path.to_owned();
+    let file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;
+    let lines = std::io::BufReader::new(file).lines().enumerate();
+    Ok(lines.map(move |(index, line)| {
+        let line = line.map_err(Error::io("read", &path))?;
         let invalid = |reason: String| {
-            Failure::from(Error::InvalidFile {
-                path: path.to_owned(),
-                format: "JSONL",
-                reason: format!("line {}: {reason}", index + 1),
-            })
+            let reason = format!("line {}: {reason}", index + 1);
+            Failure::from(Error::InvalidFile { path: path.clone(), format: "JSONL", reason })
         };
         let row: Value = serde_json::from_str(&line).map_err(|error| invalid(error.to_string()))?;
         let text = row.get("text").and_then(Value::as_str);
-        texts.push(text.ok_or_else(|| invalid("there is no text in its field `text`".into()))?.to_owned());
-    }
-    Ok(texts)
+        Ok(text.ok_or_else(|| invalid("there is no text in its field `text`".into()))?.to_owned())
+    }))
 }

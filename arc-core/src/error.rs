@@ -176,6 +176,13 @@ pub enum Error {
         hint: String,
     },
 
+    /// A model's source can be reached and has no such file.
+    #[error("cannot pull `{what}`: the server answers `404 Not Found`")]
+    NotAtSource {
+        /// The source, as the registry spells it.
+        what: String,
+    },
+
     /// Latents and what they meet do not belong together.
     #[error("{what} expects `{expected}`, found `{found}`")]
     Mismatch {
@@ -299,6 +306,7 @@ impl Error {
                 "the last checkpoint is as it was: look at the text named, or lower the learning rates"
                     .into(),
             ),
+            Self::NotAtSource { .. } => Some("check the repository, the revision and the file's name".into()),
             Self::Template { .. } => Some("correct the template, or name another with `--template`".into()),
             Self::NotFinite { .. } => {
                 Some("the weights may be damaged: delete the model's file and run `arc pull` again".into())

@@ -4,12 +4,14 @@
 //! CACHE/models/NAME/FILE               a complete, checked file; never a part of one
 //! CACHE/models/NAME/FILE.pulled.json   its source, sha256, size and time of change
 //! CACHE/models/NAME/FILE.partial/      a pull that was cut off
+//! CACHE/models/NAME/FILE.absent        the source, which has no such file and is not asked again
 //! CACHE/locks/NAME.lock                held by the process that pulls or removes NAME
 //! ```
 
 use std::{
     env,
     fs::{self, File, Metadata, TryLockError},
+    io::Write as _,
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
@@ -22,6 +24,7 @@ use crate::{Error, Result, atomic_file::write_atomically};
 
 const RECORD_SUFFIX: &str = ".pulled.json";
 const PARTIAL_SUFFIX: &str = ".partial";
+const ABSENT_SUFFIX: &str = ".absent";
 const RECORD_SCHEMA: u32 = 1;
 
 /// The folder where pulled models are kept.
@@ -179,7 +182,11 @@ impl Cache {
             let text = path.file_name().unwrap_or_default().to_string_lossy();
             if metadata.is_dir() && text.ends_with(PARTIAL_SUFFIX) {
                 model.partial_bytes += bytes_in(&path);
-            } else if metadata.is_file() && !text.starts_with('.') && !text.ends_with(RECORD_SUFFIX) {
+            } else if metadata.is_file()
+                && !text.starts_with('.')
+                && !text.ends_with(RECORD_SUFFIX)
+                && !text.ends_with(ABSENT_SUFFIX)
+            {
                 let record = Record::read(&with_suffix(&path, RECORD_SUFFIX));
                 let unchanged = record.as_ref().is_some_and(|record| record.fits(&metadata));
                 let (source, sha256) =
@@ -213,6 +220,7 @@ impl Cache {
             content,
             record: with_suffix(&place, RECORD_SUFFIX),
             partial: with_suffix(&place, PARTIAL_SUFFIX),
+            absent: with_suffix(&place, ABSENT_SUFFIX),
             source,
             sha256: model.sha256.clone(),
         })
@@ -263,6 +271,8 @@ pub(super) struct Entry {
     pub(super) record: PathBuf,
     /// The folder of a pull that is under way.
     pub(super) partial: PathBuf,
+    /// Says that the source has no such file.
+    absent: PathBuf,
     /// The source, as the registry spells it.
     pub(super) source: String,
     /// The sha256 that the registry pins.
@@ -297,6 +307,18 @@ impl Entry {
             (None, Some(pinned)) => State::Unsure(pinned),
             (None, None) => State::Absent,
         }
+    }
+
+    /// Whether the source was asked for the file and does not have it.
+    pub(super) fn is_absent(&self) -> bool {
+        fs::read(&self.absent).is_ok_and(|source| source == self.source.as_bytes())
+    }
+
+    /// Writes down that the source does not have the file.
+    pub(super) fn record_absence(&self) -> Result<()> {
+        write_atomically(&self.absent, |file| {
+            file.write_all(self.source.as_bytes()).map_err(Error::io("write", &self.absent))
+        })
     }
 
     /// Writes down that the file as it is now has `sha256`.

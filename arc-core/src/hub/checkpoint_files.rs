@@ -70,10 +70,21 @@ impl Companion {
     }
 }
 
+fn read_index(index: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(index).ok()?).ok()
+}
+
+/// The bytes of all weights, if the file at `path` is an index that says so.
+pub(super) fn total_size(path: &Path) -> Option<u64> {
+    if !path.to_str()?.ends_with(INDEX_SUFFIX) {
+        return None;
+    }
+    read_index(path)?.get("metadata")?.get("total_size")?.as_u64()
+}
+
 /// The files that an index names, each once.
 fn shards(index: &Path) -> Vec<String> {
-    let index: Option<Value> =
-        std::fs::read(index).ok().and_then(|content| serde_json::from_slice(&content).ok());
+    let index = read_index(index);
     let weight_map = index.as_ref().and_then(|index| index.get("weight_map")).and_then(Value::as_object);
     let names: BTreeSet<&str> =
         weight_map.into_iter().flat_map(|map| map.values()).filter_map(Value::as_str).collect();

@@ -6,9 +6,10 @@
 use std::{io::Read, thread, time::Duration};
 
 use ureq::{
-    Agent, Body,
+    Agent, Body, RequestBuilder,
     config::RedirectAuthHeaders,
     http::{Response, StatusCode, header},
+    typestate::WithoutBody,
 };
 
 use super::{
@@ -81,6 +82,18 @@ pub(super) fn fetch(pull: &Pull<'_>, file: &HubFile<'_>, partial: &mut Partial) 
     }
 }
 
+/// The length of a file on the hub, without fetching it: 0 where it has no such file, none where it
+/// does not say.
+pub(super) fn length(pull: &Pull<'_>, file: &HubFile<'_>) -> Option<u64> {
+    let transfer = Transfer::new(pull, file);
+    let response = transfer.with_token(transfer.agent.head(&transfer.url)).call().ok()?;
+    match response.status() {
+        StatusCode::NOT_FOUND => Some(0),
+        status if status.is_success() => header_number(&response, header::CONTENT_LENGTH),
+        _ => None,
+    }
+}
+
 /// The requests for one file.
 struct Transfer<'a> {
     pull: &'a Pull<'a>,
@@ -126,6 +139,13 @@ impl<'a> Transfer<'a> {
         }
     }
 
+    fn with_token(&self, request: RequestBuilder<WithoutBody>) -> RequestBuilder<WithoutBody> {
+        match &self.pull.environment.hf_token {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
     /// One request, from where `partial` ends to the end of the file.
     fn request(&mut self, partial: &mut Partial) -> Result<(), Cut> {
         let pinned = self.pull.model.sha256.is_some();
@@ -134,10 +154,7 @@ impl<'a> Transfer<'a> {
             self.restart(partial)?;
         }
         let start = partial.length();
-        let mut request = self.agent.get(&self.url);
-        if let Some(token) = &self.pull.environment.hf_token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
+        let mut request = self.with_token(self.agent.get(&self.url));
         if start > 0 {
             request = request.header(header::RANGE, format!("bytes={start}-"));
             // Not where the sha256 is pinned: content servers of one file differ in their tags.
@@ -262,7 +279,7 @@ impl<'a> Transfer<'a> {
                      set `HF_TOKEN`"
                 }
             }
-            StatusCode::NOT_FOUND => "check the repository, the revision and the file's name",
+            StatusCode::NOT_FOUND => return Cut::Final(Error::NotAtSource { what: self.what.clone() }),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 return Cut::Retry(reason);
             }

@@ -29,7 +29,7 @@ mod pip;
 mod progress;
 mod sha256;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{cell::Cell, fs, path::PathBuf, time::Duration};
 
 use arc_adapters::{ModelFile, ModelSource};
 
@@ -73,11 +73,13 @@ impl std::fmt::Debug for Consent<'_> {
 /// of change are the same. A `file:` source is used in its place, and hashed once if it is pinned.
 /// Two processes that pull the same name do it one after the other, and the second finds the file.
 /// With a safetensors file of a repository, or an index of several, comes what belongs to it:
-/// configuration, tokenizer, and every file of the index.
+/// configuration, tokenizer, and every file of the index; their bytes are asked about together. What a
+/// repository does not have of these is not asked for again.
 ///
 /// The environment is obeyed: `ARC_OFFLINE`, `ARC_PIP`, `HF_ENDPOINT`, `HF_TOKEN`.
 ///
 /// # Errors
+/// - [`Error::NotAtSource`] if a hub does not have the file;
 /// - [`Error::Pull`] if the source cannot be reached, does not have the file or has one of another
 ///   length than is pinned, if the download is declined, or if `ARC_OFFLINE` forbids it;
 /// - [`Error::Checksum`] if the file is not the pinned one; what was fetched is removed;
@@ -104,14 +106,52 @@ fn pull_all(
     environment: &Environment,
     retry_delay: Duration,
 ) -> Result<PathBuf> {
-    let one = |model: &ModelFile| {
-        Pull { model, name, progress, consent, environment: environment.clone(), retry_delay }.run(cache)
+    // Who has agreed is not asked again about the rest of the same model.
+    let agreed = Cell::new(false);
+    let ask_once = |name: &str, bytes| {
+        if let Consent::Ask(ask) = consent
+            && !agreed.get()
+        {
+            agreed.set(ask(name, bytes));
+        }
+        agreed.get()
     };
-    let path = one(model)?;
+    let once = match consent {
+        Consent::Given => Consent::Given,
+        Consent::Ask(_) => Consent::Ask(&ask_once),
+    };
+    let pull = |model, consent| Pull {
+        model,
+        name,
+        progress,
+        consent,
+        environment: environment.clone(),
+        retry_delay,
+    };
+    let path = pull(model, once).run(cache)?;
+    let (mut missing, mut weights_here) = (Vec::new(), 0);
     for companion in checkpoint_files::companions(model, &path) {
-        match one(&companion.model) {
+        let entry = cache.entry(&companion.model, name)?;
+        if entry.state() == State::Good {
+            weights_here += fs::metadata(&entry.content).map_or(0, |metadata| metadata.len());
+        } else if companion.required || !(environment.offline || entry.is_absent()) {
+            missing.push((companion, entry));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(path);
+    }
+    if matches!(once, Consent::Ask(_)) && !environment.offline && !agreed.get() {
+        let total = match checkpoint_files::total_size(&path) {
+            Some(total) => Some(total.saturating_sub(weights_here)),
+            None => missing.iter().map(|(companion, _)| pull(&companion.model, once).length()).sum(),
+        };
+        pull(model, once).ask(total)?;
+    }
+    for (companion, entry) in &missing {
+        match pull(&companion.model, Consent::Given).run(cache) {
             // Some repositories have it and some do not; nobody knows without asking.
-            Err(Error::Pull { .. }) if !companion.required => {}
+            Err(Error::NotAtSource { .. }) if !companion.required => entry.record_absence()?,
             result => drop(result?),
         }
     }
@@ -224,6 +264,17 @@ impl Pull<'_> {
         }
         let sha256 = partial.finish(&entry.content, self.model.bytes)?;
         entry.record(sha256)
+    }
+
+    /// How many bytes it would be, where the source says so without giving them.
+    fn length(&self) -> Option<u64> {
+        match (&self.model.source, self.model.bytes) {
+            (_, Some(bytes)) => Some(bytes),
+            (ModelSource::Hf { repo, revision, file }, None) => {
+                hugging_face::length(self, &hugging_face::HubFile { repo, revision, file })
+            }
+            _ => None,
+        }
     }
 
     /// Asks whether `bytes` may be downloaded, if that is to be asked.

@@ -368,9 +368,97 @@ fn an_index_brings_the_whole_checkpoint_and_goes_on_where_a_file_was_missing() {
     assert!(error.to_string().contains("b.safetensors"), "{error}");
     assert_eq!(cache.find(&model, NAME), None, "a part of a checkpoint is not one");
 
-    let server = Server::start(vec![missing(), missing(), missing(), whole(&content(20))]);
+    // What the repository does not have is not asked for again.
+    let server = Server::start(vec![whole(&content(20))]);
     let path = pull_all(&server).unwrap();
     assert_eq!(fs::read(path.with_file_name("a.safetensors")).unwrap(), content(10));
     assert_eq!(fs::read(path.with_file_name("b.safetensors")).unwrap(), content(20));
     assert_eq!(cache.find(&model, NAME), Some(path));
+    // A server without a reply refuses, and a whole checkpoint needs none.
+    let server = Server::start(Vec::new());
+    assert_eq!(pull_all(&server).unwrap(), cache.find(&model, NAME).unwrap());
+    let names: Vec<_> = cache.list().unwrap().remove(0).files.into_iter().map(|file| file.path).collect();
+    assert_eq!(names.len(), 4, "index, configuration and two shards: {names:?}");
+}
+
+/// Pulls a checkpoint of one file, of which everything is there but what `reply` answers about the
+/// tokenizer.
+fn pull_with_tokenizer(replies: Vec<Reply>) -> (Result<PathBuf>, tempfile::TempDir) {
+    let root = tempfile::tempdir().unwrap();
+    let source = "hf:org/repo@main#model.safetensors".parse().unwrap();
+    let model = ModelFile { source, sha256: None, bytes: None };
+    let found = [whole(&content(10)), whole(b"{}")];
+    let missing = [status("404 Not Found"), status("404 Not Found")];
+    let server = Server::start(found.into_iter().chain(replies).chain(missing).collect());
+    let environment = server.environment();
+    let cache = Cache::at(root.path());
+    let pulled =
+        crate::hub::pull_all(&model, NAME, &cache, &Silent, Consent::Given, &environment, Duration::ZERO);
+    (pulled, root)
+}
+
+#[test]
+fn a_file_that_a_repository_need_not_have_is_left_out_only_if_it_has_none() {
+    pull_with_tokenizer(vec![status("404 Not Found")]).0.unwrap();
+    for (replies, told) in [
+        (vec![status("403 Forbidden")], "403"),
+        ((0..5).map(|_| status("503 Service Unavailable")).collect(), "503"),
+        ((0..5).map(|_| cut(&content(100), 0)).collect(), "connection was lost"),
+    ] {
+        let error = pull_with_tokenizer(replies).0.unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json") && error.contains(told), "{error}");
+    }
+}
+
+#[test]
+fn one_question_is_asked_about_a_whole_checkpoint() {
+    let head = |length: &'static str| -> Reply {
+        Box::new(move |request| {
+            assert!(request.line().starts_with("HEAD "), "{request:?}");
+            answer("200 OK", &[("Content-Length", length)], b"")
+        })
+    };
+    let missing = || status("404 Not Found");
+    let index = |metadata: &str| {
+        let map = r#"{"x": "a.safetensors", "y": "b.safetensors"}"#;
+        whole(format!(r#"{{"metadata": {metadata}, "weight_map": {map}}}"#).as_bytes())
+    };
+    let small = || whole(&content(10));
+    // The index says how much it is, or else the server does, file by file.
+    let told = vec![
+        index(r#"{"total_size": 60000000}"#),
+        whole(b"{}"),
+        missing(),
+        missing(),
+        missing(),
+        small(),
+        small(),
+    ];
+    let asked =
+        vec![index("{}"), head("2"), missing(), missing(), missing(), head("40000000"), head("40000000")];
+    for (replies, agrees, total) in [(told, true, 60_000_000), (asked, false, 80_000_002)] {
+        let root = tempfile::tempdir().unwrap();
+        let server = Server::start(replies);
+        let questions = RefCell::new(Vec::new());
+        let answer = |_: &str, bytes: Option<u64>| {
+            questions.borrow_mut().push(bytes);
+            agrees
+        };
+        let source = "hf:org/repo@main#model.safetensors.index.json".parse().unwrap();
+        let model = ModelFile { source, sha256: None, bytes: None };
+        let pulled = crate::hub::pull_all(
+            &model,
+            NAME,
+            &Cache::at(root.path()),
+            &Silent,
+            Consent::Ask(&answer),
+            &server.environment(),
+            Duration::ZERO,
+        );
+        assert_eq!(*questions.borrow(), [Some(total)]);
+        match pulled {
+            Ok(_) => assert!(agrees),
+            Err(error) => assert!(!agrees && error.to_string().contains("declined"), "{error}"),
+        }
+    }
 }

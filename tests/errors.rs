@@ -591,6 +591,31 @@ mod devices {
     }
 
     #[test]
+    fn the_devices_are_listed_by_the_names_that_are_taken() {
+        let place = Place::with_model(&tiny_llama());
+        let listed = place.succeeds(&["devices"]);
+        assert!(listed["processor"]["threads"].as_u64().is_some_and(|threads| threads > 0), "{listed}");
+        let instructions = listed["processor"]["instructions"].as_str().expect("a name");
+        assert!(["AVX-512", "AVX2", "NEON", "none"].contains(&instructions), "{instructions}");
+        let kinds = listed["devices"].as_array().expect("a list of kinds");
+        let found: Vec<_> = kinds.iter().flat_map(|kind| kind["found"].as_array().expect("a list")).collect();
+        assert!(found.iter().all(|device| device["hardware"].as_str().is_some_and(|name| !name.is_empty())));
+        let auto = found.iter().find(|device| device["name"] == listed["auto"]).expect("one of the devices");
+        assert_eq!(auto["software"], false);
+        // Both are names that other commands take.
+        for name in ["auto", listed["auto"].as_str().expect("a name")] {
+            place.succeeds(&[&GENERATE as &[&str], &["--max-tokens", "1", "--device", name]].concat());
+        }
+
+        let text = place.arc(&["devices"]).output().expect("the binary runs");
+        let text = String::from_utf8(text.stdout).expect("UTF-8");
+        assert!(text.contains(instructions) && text.contains("`--device auto` takes"), "{text}");
+        for kind in kinds {
+            assert!(text.contains(kind["kind"].as_str().expect("a name")), "{text}");
+        }
+    }
+
+    #[test]
     fn a_device_that_the_machine_lacks_is_named_with_those_it_has() {
         let place = Place::with_model(&tiny_llama());
         let refusal = place.fails(FAILURE, &[&GENERATE as &[&str], &["--device", "cpu:1"]].concat());

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Device;
+use serde::Serialize;
 
+use crate::weights::InstructionSet;
 use crate::{Error, Result};
 
 /// A kind of device, as users name it.
@@ -76,12 +78,98 @@ impl DeviceKind {
             _ => Vec::new(),
         }
     }
+
+    /// What [`DeviceKind::devices`] finds, as users see it. This opens the devices, which takes a moment.
+    #[must_use]
+    pub fn describe(self) -> Vec<DeviceDescription> {
+        let described = self.devices().into_iter().enumerate().map(|(index, device)| DeviceDescription {
+            name: DeviceName::One { kind: self, index }.to_string(),
+            hardware: self.hardware(&device),
+            software: self.is_software(&device),
+        });
+        described.collect()
+    }
+
+    /// Whether a device of this kind is a driver that computes on the CPU, and more slowly than the CPU
+    /// backend does.
+    fn is_software(self, device: &Device) -> bool {
+        match self {
+            #[cfg(feature = "vulkan")]
+            Self::Vulkan => *device == Device::vulkan(burn::tensor::DeviceKind::Cpu),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => *device == Device::wgpu(burn::tensor::DeviceKind::Cpu),
+            _ => {
+                let _ = device;
+                false
+            }
+        }
+    }
+
+    /// What a device of this kind calls itself.
+    fn hardware(self, device: &Device) -> String {
+        #[cfg(feature = "gpu")]
+        if self != Self::Cpu {
+            return device.identity().map_or_else(|| "unnamed".to_owned(), |identity| identity.name);
+        }
+        let _ = device;
+        Processor::here().name
+    }
+}
+
+/// A device of this machine, as users see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceDescription {
+    /// What `--device` takes.
+    pub name: String,
+    /// What the hardware calls itself.
+    pub hardware: String,
+    /// Whether it is a driver that computes on the CPU, which `auto` does not take.
+    pub software: bool,
+}
+
+/// The processor that the CPU backend runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Processor {
+    /// What it calls itself, or else its architecture.
+    pub name: String,
+    /// How many threads the engine runs.
+    pub threads: usize,
+    /// The vector instructions that the kernels use: `AVX-512`, `AVX2`, `NEON`, or `none`.
+    pub instructions: &'static str,
+}
+
+impl Processor {
+    /// This machine's.
+    #[must_use]
+    pub fn here() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let name = raw_cpuid::CpuId::new()
+            .get_processor_brand_string()
+            .map(|brand| brand.as_str().split_whitespace().collect::<Vec<_>>().join(" "));
+        #[cfg(not(target_arch = "x86_64"))]
+        let name = None;
+        Self {
+            name: name
+                .filter(|name: &String| !name.is_empty())
+                .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            threads: rayon::current_num_threads(),
+            instructions: match InstructionSet::best() {
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512 => "AVX-512",
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx2 => "AVX2",
+                // Part of the architecture, so that the compiler uses it in portable code.
+                InstructionSet::Portable if cfg!(target_arch = "aarch64") => "NEON",
+                InstructionSet::Portable => "none",
+            },
+        }
+    }
 }
 
 /// A device as users name it: `cpu`, `cuda`, `cuda:1`, `vulkan`, …, or `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceName {
-    /// The first GPU that this build and this machine have, else the CPU.
+    /// The first GPU that this build and this machine have, else the CPU; see [`DeviceName::automatic`].
     Auto,
     /// One device of a kind.
     One {
@@ -96,6 +184,17 @@ impl DeviceName {
     /// The CPU.
     pub const CPU: Self = Self::One { kind: DeviceKind::Cpu, index: 0 };
 
+    /// What `auto` means on this machine: the first GPU in the order of [`DeviceKind::ALL`], else the
+    /// CPU. A driver that computes on the CPU is no GPU; the CPU backend is faster.
+    #[must_use]
+    pub fn automatic() -> Self {
+        let first = |kind: DeviceKind| {
+            let index = kind.devices().iter().position(|device| !kind.is_software(device))?;
+            Some(Self::One { kind, index })
+        };
+        DeviceKind::ALL.into_iter().find_map(first).unwrap_or(Self::CPU)
+    }
+
     /// Finds the device.
     ///
     /// # Errors
@@ -103,12 +202,7 @@ impl DeviceName {
     /// [`Error::Device`] if this build lacks the backend or this machine the device.
     pub fn open(self) -> Result<Device> {
         let Self::One { kind, index } = self else {
-            let first = |kind: DeviceKind| kind.devices().into_iter().next();
-            return DeviceKind::ALL.into_iter().find_map(first).ok_or_else(|| Error::Device {
-                name: "auto".into(),
-                reason: "this machine has none".into(),
-                hint: "run `arc devices`".into(),
-            });
+            return Self::automatic().open();
         };
         let name = self.to_string();
         if !kind.is_built() {
@@ -185,6 +279,14 @@ mod tests {
             let error = name.parse::<DeviceName>().expect_err(name);
             assert!(error.hint().is_some_and(|hint| hint.contains("vulkan")), "{name}");
         }
+    }
+
+    #[test]
+    fn auto_never_takes_a_driver_that_computes_on_the_cpu() {
+        let DeviceName::One { kind, index } = DeviceName::automatic() else { panic!("it is one device") };
+        assert!(!kind.describe()[index].software);
+        let better = DeviceKind::ALL.into_iter().take_while(|other| *other != kind);
+        assert!(better.flat_map(DeviceKind::describe).all(|device| device.software));
     }
 
     #[test]

@@ -245,6 +245,102 @@ mod model_files {
         place.fails(FAILURE, &GENERATE).says(&["config.json"]);
     }
 
+    /// Writes a llama like the tiny one as a folder of Hugging Face's, with one tensor as `change` has it.
+    fn hugging_face(place: &Place, model_type: &str, change: (&str, Dtype, &[usize])) {
+        place.registry("[decoders.tiny]\nsource = \"file:folder\"\n");
+        let config = json!({
+            "model_type": model_type, "hidden_size": WIDTH, "intermediate_size": HIDDEN,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "rms_norm_eps": 1e-5, "vocab_size": VOCABULARY, "max_position_embeddings": WINDOW,
+            "tie_word_embeddings": true,
+        });
+        place.file("folder/config.json", config.to_string());
+        let layer = [
+            ("input_layernorm", vec![WIDTH]),
+            ("self_attn.q_proj", vec![WIDTH, WIDTH]),
+            ("self_attn.k_proj", vec![WIDTH / 2, WIDTH]),
+            ("self_attn.v_proj", vec![WIDTH / 2, WIDTH]),
+            ("self_attn.o_proj", vec![WIDTH, WIDTH]),
+            ("post_attention_layernorm", vec![WIDTH]),
+            ("mlp.gate_proj", vec![HIDDEN, WIDTH]),
+            ("mlp.up_proj", vec![HIDDEN, WIDTH]),
+            ("mlp.down_proj", vec![WIDTH, HIDDEN]),
+        ]
+        .map(|(part, shape)| (format!("model.layers.0.{part}.weight"), shape));
+        let outside = [("embed_tokens", vec![VOCABULARY, WIDTH]), ("norm", vec![WIDTH])]
+            .map(|(part, shape)| (format!("model.{part}.weight"), shape));
+        let zeros = vec![0; 8 * VOCABULARY * WIDTH];
+        let views: Vec<_> = outside
+            .into_iter()
+            .chain(layer)
+            .map(|(name, shape)| {
+                let (dtype, shape) =
+                    if name == change.0 { (change.1, change.2.to_vec()) } else { (Dtype::F32, shape) };
+                let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+                (name, TensorView::new(dtype, shape, &zeros[..bytes]).expect("a tensor"))
+            })
+            .collect();
+        place.file("folder/model.safetensors", serialize(views, None).expect("a checkpoint"));
+    }
+
+    #[test]
+    fn a_hugging_face_tensor_of_another_shape_is_named_with_both_shapes() {
+        let place = Place::empty();
+        let down = "model.layers.0.mlp.down_proj.weight";
+        hugging_face(&place, "llama", (down, Dtype::F32, &[HIDDEN, WIDTH]));
+        let refusal = place.fails(FAILURE, &GENERATE);
+        refusal.says(&["model.safetensors", &format!("`{down}`"), "[16, 8]", "[8, 16]"]);
+        refusal.hints(&["another model"]);
+    }
+
+    #[test]
+    fn a_number_format_of_safetensors_that_is_not_read_is_named_with_its_tensor() {
+        let place = Place::empty();
+        let gate = "model.layers.0.mlp.gate_proj.weight";
+        for (dtype, name) in [(Dtype::F64, "F64"), (Dtype::I8, "I8"), (Dtype::F8_E4M3, "F8_E4M3")] {
+            hugging_face(&place, "llama", (gate, dtype, &[HIDDEN, WIDTH]));
+            let refusal = place.fails(FAILURE, &GENERATE);
+            refusal.says(&["model.safetensors", &format!("`{gate}`"), name, "not supported"]);
+            refusal.hints(&["F32", "BF16"]);
+        }
+    }
+
+    #[test]
+    fn a_model_type_that_no_decoder_has_is_named_beside_those_that_are_supported() {
+        let place = Place::empty();
+        hugging_face(&place, "mamba", ("none", Dtype::F32, &[]));
+        let refusal = place.fails(FAILURE, &GENERATE);
+        refusal.says(&["`mamba`", "not supported"]);
+        refusal.hints(&["llama", "qwen2", "gemma3", "olmo"]);
+    }
+
+    #[test]
+    fn a_corrupt_safetensors_file_is_refused_with_the_reason() {
+        let place = Place::empty();
+        hugging_face(&place, "llama", ("none", Dtype::F32, &[]));
+        let file = "folder/model.safetensors";
+        let whole = std::fs::read(place.path(file)).expect("the checkpoint");
+        let with = |at: usize, bytes: &[u8]| {
+            let mut damaged = whole.clone();
+            damaged[at..at + bytes.len()].copy_from_slice(bytes);
+            damaged
+        };
+        // The length of the header, then the header: JSON.
+        for damaged in [
+            with(0, &u64::MAX.to_le_bytes()),
+            with(0, &1_u64.to_le_bytes()),
+            with(8, b"not JSON"),
+            with(10, b"\xff\xfe"),
+            [whole.as_slice(), b"more than the header says"].concat(),
+            b"a text that was given the wrong name".to_vec(),
+        ] {
+            place.file(file, damaged);
+            let refusal = place.fails(FAILURE, &GENERATE);
+            refusal.says(&["model.safetensors", "not a valid safetensors file"]);
+            refusal.hints(&["cut off or corrupt"]);
+        }
+    }
+
     #[test]
     fn a_damaged_adapter_is_refused() {
         let place = Place::with_adapter();

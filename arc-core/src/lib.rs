@@ -47,6 +47,11 @@ pub mod tokenizer;
 pub mod train;
 pub mod weights;
 
+/// The library example of the project's front page is compiled with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct FrontPage;
+
 #[cfg(test)]
 #[path = "../../tests/harness/notice.rs"]
 mod notice;

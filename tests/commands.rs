@@ -197,6 +197,37 @@ mod answers {
     }
 
     #[test]
+    fn a_question_is_asked_once_whatever_characters_it_has() {
+        let place = Place::with_adapter();
+        let text = place.file("text.txt", "a text of a few words");
+        let answer = |question| {
+            place.succeeds(&["ask", "--decoder", "tiny", "--document", &text, "--max-tokens", "4", question])
+        };
+        let plain = answer("why");
+        // The characters that stand for the document and the question while a prompt is made.
+        for question in ["w\u{F8FE}hy", "why\u{F8FE}", "\u{F8FF}why"] {
+            let other = answer(question);
+            assert_eq!(other["prompt_tokens"], plain["prompt_tokens"], "{question:?}");
+            assert_eq!(other["token_ids"], plain["token_ids"], "{question:?}");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_the_adapter_was_not_made_for_is_said_on_both_outputs() {
+        let place = Place::with_adapter();
+        let text = place.file("text.txt", "a text of a few words");
+        let ask = ["ask", "--decoder", "tiny", "--document", &text, "--max-tokens", "2", "why", "--json"];
+        for (factor, warned) in [("1", false), ("4", true)] {
+            let output = place.arc(&ask).args(["--factor", factor]).output().expect("the binary runs");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let answer: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+            let told = answer["warnings"][0].as_str().unwrap_or_default();
+            assert_eq!(told.contains("made for pooling factor 1, the latents have 4"), warned, "{answer}");
+            assert_eq!(stderr.contains("warning: adapter `tiny` was made for"), warned, "{stderr}");
+        }
+    }
+
+    #[test]
     fn equal_seeds_answer_equally() {
         let place = Place::with_adapter();
         let text = place.file("text.txt", "a text of a few words");

@@ -517,6 +517,16 @@ mod latents_files {
     }
 
     #[test]
+    fn latents_keep_their_rate() {
+        let place = Place::with_model(&tiny_llama());
+        place.file(LATENTS, "");
+        let refusal =
+            place.fails(USAGE, &["ask", "--decoder", "tiny", "--factor", "4", "--document", LATENTS, "why"]);
+        refusal.says(&[LATENTS, "compressed already", "`--factor`"]);
+        refusal.hints(&["leave out `--factor`"]);
+    }
+
+    #[test]
     fn latents_are_no_open_book() {
         let place = Place::with_model(&tiny_llama());
         place.file(LATENTS, "");

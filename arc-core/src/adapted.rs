@@ -67,6 +67,15 @@ pub struct OverriddenPin {
 }
 
 impl AdaptedDecoder {
+    /// The pooling factors that the adapter was made for, where it names some and `factor` is none of
+    /// them. Latents of another rate can be read, but nobody has seen how well.
+    #[must_use]
+    pub fn other_factors(&self, factor: usize) -> Option<&[u32]> {
+        let made_for = &self.adapter.manifest.pooling_factors;
+        let known = made_for.is_empty() || made_for.iter().any(|known| *known as usize == factor);
+        (!known).then_some(made_for)
+    }
+
     /// Puts an adapter before a decoder.
     ///
     /// # Errors

@@ -7,9 +7,9 @@ use crate::tokenizer::{SpecialTokens, Tokenizer};
 use crate::{Error, Result};
 
 /// Stands for the document while the template is rendered; a private-use character.
-const DOCUMENT: &str = "\u{F8FF}";
+const DOCUMENT: char = '\u{F8FF}';
 /// Stands for a question that spells special tokens.
-const QUESTION: &str = "\u{F8FE}";
+const QUESTION: char = '\u{F8FE}';
 
 /// A prompt as minijinja source, with `document` where the latents go and `question` as text.
 #[derive(Clone, Debug)]
@@ -53,9 +53,12 @@ impl PromptTemplate {
     ///
     /// [`Error::Template`] or [`Error::Tokenizer`].
     pub fn render(&self, question: &str, tokenizer: &Tokenizer) -> Result<Vec<PromptPart>> {
+        // A question has no use for the characters that stand for something.
+        let question = &question.replace([DOCUMENT, QUESTION], "");
         let spells_special = tokenizer.encode(question)?.ids
             != tokenizer.encode_with(question, SpecialTokens::Recognised)?.ids;
-        let text = self.render_text(if spells_special { QUESTION } else { question })?;
+        let stand_in = QUESTION.to_string();
+        let text = self.render_text(if spells_special { &stand_in } else { question })?;
         let (before, after) = text.split_once(DOCUMENT).unwrap_or((&text, ""));
         let encode = |text: &str| -> Result<Vec<u32>> {
             // Joined with the template's words the question is tokenised as in running text. Only
@@ -79,8 +82,6 @@ impl PromptTemplate {
     }
 
     fn render_text(&self, question: &str) -> Result<String> {
-        // A question has no use for these two characters.
-        let question = question.replace(DOCUMENT, "");
         let failed = |error: minijinja::Error| Error::Template {
             what: "prompt".into(),
             reason: error.to_string().replace('\n', " "),
@@ -90,6 +91,8 @@ impl PromptTemplate {
         syntax.keep_trailing_newline(true);
         environment.set_syntax(syntax.build().map_err(failed)?);
         environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        environment.render_str(&self.source, context! { document => DOCUMENT, question }).map_err(failed)
+        environment
+            .render_str(&self.source, context! { document => DOCUMENT.to_string(), question })
+            .map_err(failed)
     }
 }

@@ -1,5 +1,6 @@
 //! `arc ask`: documents are compressed once, and every decoder is asked about the same latents.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -29,6 +30,12 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
     let options = ask.sampling.options();
     options.sampling.validate()?;
     let shots = prompt_form::check(ask)?;
+    if let (Some(_), Some(latents)) = (ask.factor, ask.document.iter().find(|path| is_latents_file(path))) {
+        return Err(Failure::usage(
+            format!("`{}` is compressed already, `--factor` cannot change it", latents.display()),
+            "leave out `--factor`, or name the text itself",
+        ));
+    }
     let session = session(global)?;
     // Names are checked before anything is pulled or compressed.
     let registry = session.registry();
@@ -69,6 +76,10 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             options.stop.clone_from(&reader.options.stop);
             options.stop.extend(prompt_form::stop(ask.form).map(str::to_owned));
         }
+        let warnings = warnings(&decoder, materials);
+        for warning in &warnings {
+            output.remark(format!("warning: {warning}"));
+        }
         for (index, question) in questions.iter().enumerate() {
             if ask.decoder.len() > 1 || questions.len() > 1 {
                 output.line(format!(
@@ -88,6 +99,9 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             let mut answer = answer(&decoder, &prompt, question, &options, output)?;
             if !overridden.is_empty() {
                 answer["overridden_pins"] = json!(overridden);
+            }
+            if !warnings.is_empty() {
+                answer["warnings"] = json!(warnings);
             }
             answers.push(answer);
         }
@@ -177,6 +191,28 @@ impl Documents {
         self.materials.push(Material::Latents(latents));
         Ok(())
     }
+}
+
+/// What the reader of an answer should know of the latents that it was given about.
+fn warnings(decoder: &AdaptedDecoder, materials: &[Material]) -> Vec<String> {
+    let factors: BTreeSet<usize> = materials
+        .iter()
+        .filter_map(|material| match material {
+            Material::Latents(latents) => Some(latents.factor),
+            Material::Text(_) => None,
+        })
+        .collect();
+    let unknown = factors.into_iter().filter_map(|factor| Some((factor, decoder.other_factors(factor)?)));
+    unknown
+        .map(|(factor, made_for)| {
+            let made_for: Vec<_> = made_for.iter().map(u32::to_string).collect();
+            format!(
+                "adapter `{}` was made for pooling factor {}, the latents have {factor}",
+                decoder.adapter.manifest.name,
+                made_for.join(", ")
+            )
+        })
+        .collect()
 }
 
 /// The prompt of one of the paper's forms.

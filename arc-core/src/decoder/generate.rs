@@ -74,7 +74,7 @@ pub struct Generations {
     pub rows: Vec<Generation>,
     /// For the batch as a whole.
     pub timings: Timings,
-    /// Bytes reserved for keys and values at the end.
+    /// The most bytes that were reserved for keys and values.
     pub kv_cache_bytes: usize,
 }
 
@@ -188,22 +188,31 @@ impl Decoder {
         let prefill = start.elapsed();
 
         let mut first_token = prefill;
+        let mut kv_cache_bytes = 0;
+        let mut writing: Vec<usize> = (0..rows.len()).collect();
         for step in 0..options.max_tokens {
-            for (index, (row, logits)) in rows.iter_mut().zip(&mut logits).enumerate() {
-                if row.finish.is_none() {
-                    let id = row.sampler.sample(logits, &row.history)?;
-                    let is_last = step + 1 == options.max_tokens;
-                    row.accept(id, self.tokenizer.is_end(id), is_last, |text| on_text(index, text));
-                }
+            for (&index, logits) in writing.iter().zip(&mut logits) {
+                let row = &mut rows[index];
+                let id = row.sampler.sample(logits, &row.history)?;
+                let is_last = step + 1 == options.max_tokens;
+                row.accept(id, self.tokenizer.is_end(id), is_last, |text| on_text(index, text));
             }
             if step == 0 {
                 first_token = start.elapsed();
             }
-            if rows.iter().all(|row| row.finish.is_some()) {
+            // Rows that have ended leave the batch, and cost nothing more.
+            let kept: Vec<usize> =
+                (0..writing.len()).filter(|&place| rows[writing[place]].finish.is_none()).collect();
+            if kept.is_empty() {
                 break;
             }
-            // Rows that have ended are fed their last token again; nobody reads what comes of it.
-            let last: Vec<u32> = rows.iter().map(|row| row.generated[row.generated.len() - 1]).collect();
+            if kept.len() < writing.len() {
+                kv_cache_bytes = kv_cache_bytes.max(cache.bytes());
+                cache.keep_rows(&kept);
+                writing = kept.iter().map(|&place| writing[place]).collect();
+            }
+            let last: Vec<u32> =
+                writing.iter().map(|&index| rows[index].generated[rows[index].generated.len() - 1]).collect();
             let embedded = self.network.embed(&last);
             let [b, d] = embedded.dims();
             let hidden = self.network.forward(embedded.reshape([b, 1, d]), &mut cache);
@@ -219,7 +228,7 @@ impl Decoder {
                 prompt_logits: row.prompt_logits,
             })
             .collect();
-        Ok(Generations { rows, timings, kv_cache_bytes: cache.bytes() })
+        Ok(Generations { rows, timings, kv_cache_bytes: kv_cache_bytes.max(cache.bytes()) })
     }
 
     /// Reads prompts into a new cache. Returns the normalised hidden states of the last piece of

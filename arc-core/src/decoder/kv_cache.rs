@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::nn::{Context, HostKeyValue, KeyValue, Visibility};
 
@@ -89,6 +89,25 @@ impl KvCache {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.starts.len()
+    }
+
+    /// Keeps these rows, in ascending order: the others are read no further.
+    pub(super) fn keep_rows(&mut self, rows: &[usize]) {
+        let of = self.rows();
+        for layer in &mut self.layers {
+            match layer {
+                Layer::Tensors(layer) => {
+                    if let Some(KeyValue { keys, values }) = layer.take() {
+                        let places: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+                        let places = Tensor::<1, Int>::from_data(places.as_slice(), &keys.device());
+                        let values = values.select(0, places.clone());
+                        *layer = Some(KeyValue { keys: keys.select(0, places), values });
+                    }
+                }
+                Layer::Host(layer) => layer.keep(rows, of),
+            }
+        }
+        self.starts = rows.iter().map(|&row| self.starts[row]).collect();
     }
 
     /// Forgets all slots from `len` on, to read on from there.

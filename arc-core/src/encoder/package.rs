@@ -333,8 +333,10 @@ impl Encoder {
             .product()
     }
 
-    /// Whether the number of latents follows from factors alone.
-    fn pools_by_factor(&self) -> bool {
+    /// Whether the number of latents follows from factors alone, so that another one can be asked
+    /// for.
+    #[must_use]
+    pub fn pools_by_factor(&self) -> bool {
         let config = self.network.config();
         let by_factor = |rate: &PoolingRate| matches!(rate, PoolingRate::Factor(_) | PoolingRate::Off);
         config.memory_tokens == 0 && config.compress_rates.iter().all(by_factor)

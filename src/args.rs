@@ -216,13 +216,13 @@ pub(crate) struct Eval {
     /// Decoders, by name or alias
     #[arg(long, required = true, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
     pub decoder: Vec<String>,
-    /// Tasks: names of files in `tasks/`, or paths that end in `.toml`
+    /// Tasks: names of files in `tasks/` or of the shipped ones, or paths that end in `.toml`
     #[arg(long, required = true, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
     pub task: Vec<String>,
     /// Examples in each prompt; the task's own number where it is left out
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub shots: Option<usize>,
-    /// Only the first N questions
+    /// Only the first N questions; the task's own limit where it is left out
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub limit: Option<usize>,
     /// Only these arms: closed-book, open-book, truncation, pruning, arc

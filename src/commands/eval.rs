@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use arc_core::Session;
 use arc_core::eval::{
@@ -12,10 +12,23 @@ use arc_core::hub::Cache;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::setup::session;
+use super::setup::{session, warn_of_overridden_pins};
 use crate::Failure;
 use crate::args::{Eval, Global};
 use crate::output::Output;
+
+/// The tasks of this repository, for use outside of it.
+const SHIPPED_TASKS: [(&str, &str); 9] = [
+    ("boolq", include_str!("../../tasks/boolq.toml")),
+    ("continuation", include_str!("../../tasks/continuation.toml")),
+    ("needle", include_str!("../../tasks/needle.toml")),
+    ("reconstruction", include_str!("../../tasks/reconstruction.toml")),
+    ("squad-dev", include_str!("../../tasks/squad-dev.toml")),
+    ("squad-long", include_str!("../../tasks/squad-long.toml")),
+    ("squad-test", include_str!("../../tasks/squad-test.toml")),
+    ("summarisation", include_str!("../../tasks/summarisation.toml")),
+    ("translation", include_str!("../../tasks/translation.toml")),
+];
 
 pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), Failure> {
     let families = if eval.arm.is_empty() { ArmFamily::ALL.to_vec() } else { eval.arm.clone() };
@@ -40,7 +53,7 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
     let tasks = eval
         .task
         .iter()
-        .map(|name| Ok(LoadedTask::load(Task::open(name, &data_folders)?, &options)?))
+        .map(|name| Ok(LoadedTask::load(Task::open(name, &data_folders, &SHIPPED_TASKS)?, &options)?))
         .collect::<Result<Vec<_>, Failure>>()?;
     for skipped in tasks.iter().flat_map(|task| &task.skipped) {
         output.remark(format!("left out: {skipped}"));
@@ -48,7 +61,6 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
     let kept = eval.out.clone().unwrap_or_else(|| cache.folder().join("eval"));
     let mut answers = Answers::open(&kept.join("answers.jsonl"))?;
 
-    let start = Instant::now();
     let mut results = Vec::new();
     for name in &eval.decoder {
         let (mut contestant, arms) = contestant(&session, name, eval, &options, output)?;
@@ -65,7 +77,9 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
             device: global.device.to_string(),
             seed: eval.seed,
             unix_time: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
-            seconds: start.elapsed().as_secs_f64(),
+            batch: eval.batch,
+            timed: eval.timed,
+            seconds: results.iter().map(|result| result.seconds).sum(),
         },
         results,
     };
@@ -88,37 +102,56 @@ fn contestant(
 ) -> Result<(Contestant, Vec<Arm>), Failure> {
     let registry = session.registry();
     let entry = registry.decoder(name)?;
-    let encoder = match &eval.encoder {
-        Some(name) => session.encoder_named(name)?,
-        None => session.encoder()?,
+    // The entry's encoder and the adapter for it, as `arc ask` has them.
+    let name_of_encoder = eval.encoder.as_ref().or(entry.encoder.as_ref());
+    let encoder_name = match name_of_encoder.map(String::as_str).or(registry.default_encoder()) {
+        Some(name) => &registry.encoder(name)?.name,
+        None => return Err(Failure::usage("the registry names no default encoder", "say `--encoder NAME`")),
     };
+    let encoder = session.encoder_named(encoder_name)?;
+    if !eval.factor.is_empty() && !encoder.pools_by_factor() {
+        return Err(Failure::usage(
+            format!("encoder `{encoder_name}` makes a number of latents of its own, whatever the factor"),
+            "leave out `--factor`",
+        ));
+    }
     let mut families = options.families.clone();
-    let adapted = match &entry.adapter {
-        Some(_) => Some(session.decoder(name)?),
-        // Without an adapter the arm has nothing to read. Where it was asked for by name, that is
-        // an error.
-        None if eval.arm.is_empty() => {
-            output.remark(format!("`{}` has no adapter: its arm `arc` is left out", entry.name));
-            families.retain(|&family| family != ArmFamily::Arc);
-            None
+    let has_adapter = entry.adapter_for(encoder_name).is_some() || entry.plugin.is_some();
+    // Without an adapter the arm has nothing to read. Where it was asked for by name, that is an
+    // error.
+    if !has_adapter && eval.arm.is_empty() {
+        output.remark(format!("`{}` has no adapter: its arm `arc` is left out", entry.name));
+        families.retain(|&family| family != ArmFamily::Arc);
+    }
+    let has_budget = |family: &ArmFamily| !matches!(family, ArmFamily::ClosedBook | ArmFamily::OpenBook);
+    let adapted = (has_adapter && families.iter().any(has_budget))
+        .then(|| session.decoder_for(&entry.name, encoder_name))
+        .transpose()?;
+    if let Some(adapted) = &adapted {
+        if families.contains(&ArmFamily::Arc) {
+            adapted.check_encoder(&encoder.id)?;
         }
-        None => None,
-    };
-    let decoder = session.language_model(name)?;
-    let trained: Vec<usize> = adapted.as_ref().map_or_else(Vec::new, |adapted| {
+        warn_of_overridden_pins(&adapted.overridden_pins(), output);
+    }
+    let decoder = session.language_model(&entry.name)?;
+    let factors = if !encoder.pools_by_factor() {
+        vec![Arm::OWN_COUNT]
+    } else if !eval.factor.is_empty() {
+        eval.factor.iter().map(|&factor| usize::from(factor)).collect()
+    } else if let Some(adapted) = &adapted {
         adapted.adapter.manifest.pooling_factors.iter().map(|&factor| factor as usize).collect()
-    });
-    let factors = match (eval.factor.is_empty(), trained.is_empty()) {
-        (false, _) => eval.factor.iter().map(|&factor| usize::from(factor)).collect(),
-        (true, false) => trained,
-        (true, true) => vec![encoder.default_factor()],
+    } else {
+        vec![encoder.default_factor()]
     };
     let sha256 = match &entry.model.sha256 {
-        Some(sha256) => sha256.clone(),
-        None if decoder.path().is_file() => arc_adapters::sha256_file(decoder.path())?,
-        None => decoder.embedding_sha256().to_owned(),
+        Some(pinned) if decoder.is_one_file() => pinned.clone(),
+        _ => decoder.files_sha256()?,
     };
-    Ok((Contestant::new(decoder, adapted, encoder, sha256), Arm::of(&families, &factors)))
+    let mut contestant = Contestant::new(decoder, adapted, encoder, sha256);
+    let of_package = entry.adapters.contains_key(encoder_name);
+    contestant.plugin_sha256 =
+        entry.plugin.as_ref().filter(|_| !of_package).map(|plugin| plugin.sha256.clone());
+    Ok((contestant, Arm::of(&families, &factors)))
 }
 
 fn evaluate(

@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+/// Counts changes in how prompts are built, answers made and costs counted. Answers of another
+/// number are not used: raise it with every such change.
+const ANSWERS_SCHEMA: u32 = 2;
+
 /// What became of one question in one arm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
@@ -22,16 +26,42 @@ pub struct Answer {
     pub positions: usize,
     /// Positions that the question's document took.
     pub document_positions: usize,
+    /// The length of the document in the decoder's tokens, whatever was shown of it.
+    pub document_tokens: usize,
     /// Tokens that the decoder wrote.
     pub new_tokens: usize,
     /// Operations to make the document's latents, or to choose its tokens: once for each document.
     pub prepare_flops: f64,
-    /// Operations to read the prompt and to write the answer: each time.
+    /// Operations to read the whole prompt and to write the answer.
     pub use_flops: f64,
+    /// Those of them that each question takes anew, when the instruction and the examples are read
+    /// once for all.
+    pub marginal_flops: f64,
     /// Keys and values at the end, in bytes.
     pub kv_cache_bytes: f64,
     /// Times, where the question was asked alone.
     pub times: Option<Times>,
+    /// The seconds that the run took for it, preparation included: its share of its batch.
+    pub seconds: f64,
+}
+
+impl Answer {
+    /// Of a question that could not be asked.
+    pub(super) fn too_long(document_tokens: usize) -> Self {
+        Self {
+            outcome: Outcome::TooLong,
+            positions: 0,
+            document_positions: 0,
+            document_tokens,
+            new_tokens: 0,
+            prepare_flops: 0.0,
+            use_flops: 0.0,
+            marginal_flops: 0.0,
+            kv_cache_bytes: 0.0,
+            times: None,
+            seconds: 0.0,
+        }
+    }
 }
 
 /// What a decoder made of a prompt.
@@ -49,7 +79,7 @@ pub enum Outcome {
         /// Tokens that it held to be the most likely.
         correct: usize,
     },
-    /// The prompt does not fit its window.
+    /// The prompt does not fit its window, or the document has more chunks than the encoder takes.
     TooLong,
 }
 
@@ -69,8 +99,16 @@ pub struct Times {
 /// A line of the file.
 #[derive(Serialize, Deserialize)]
 struct Line {
+    schema: u32,
     key: String,
     answer: Answer,
+}
+
+/// What every line has, whatever its schema.
+#[derive(Deserialize)]
+struct Schema {
+    #[serde(default)]
+    schema: u32,
 }
 
 /// The answers of a file.
@@ -105,12 +143,16 @@ impl Answers {
         for (index, line) in
             bytes.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty())
         {
-            let line: Line = serde_json::from_slice(line).map_err(|error| Error::InvalidFile {
+            let invalid = |error: serde_json::Error| Error::InvalidFile {
                 path: path.to_owned(),
                 format: "answers",
                 reason: format!("line {}: {error}", index + 1),
-            })?;
-            known.insert(line.key, line.answer);
+            };
+            let Schema { schema } = serde_json::from_slice(line).map_err(invalid)?;
+            if schema == ANSWERS_SCHEMA {
+                let line: Line = serde_json::from_slice(line).map_err(invalid)?;
+                known.insert(line.key, line.answer);
+            }
         }
         Ok(Self { path: path.to_owned(), file, known })
     }
@@ -127,7 +169,7 @@ impl Answers {
     ///
     /// [`Error::Io`].
     pub fn keep(&mut self, key: String, answer: Answer) -> Result<()> {
-        let line = Line { key, answer };
+        let line = Line { schema: ANSWERS_SCHEMA, key, answer };
         let mut text =
             serde_json::to_string(&line).map_err(|error| Error::io("write", &self.path)(error.into()))?;
         text.push('\n');
@@ -159,11 +201,14 @@ mod tests {
             outcome: Outcome::Text(text.into()),
             positions: 3,
             document_positions: 1,
+            document_tokens: 4,
             new_tokens: 2,
             prepare_flops: 0.5,
             use_flops: 1e12,
+            marginal_flops: 1e11,
             kv_cache_bytes: 46080.0,
             times: Some(Times { prepare: 0.1, prefill: 0.25, first_token: 0.3, decode: 1.0 }),
+            seconds: 1.5,
         }
     }
 
@@ -195,7 +240,21 @@ mod tests {
     fn a_line_that_is_no_answer_is_an_error_with_its_number() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("answers.jsonl");
-        std::fs::write(&path, "{\"key\": 1}\n").unwrap();
-        assert!(Answers::open(&path).unwrap_err().to_string().contains("line 1"));
+        for line in [format!("{{\"schema\": {ANSWERS_SCHEMA}, \"key\": 1}}\n"), "[\n".into()] {
+            std::fs::write(&path, format!("\n{line}")).unwrap();
+            assert!(Answers::open(&path).unwrap_err().to_string().contains("line 2"));
+        }
+    }
+
+    #[test]
+    fn answers_of_another_schema_are_not_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        Answers::open(&path).unwrap().keep("a".into(), answer("one")).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let older = text.replacen(&format!("\"schema\":{ANSWERS_SCHEMA}"), "\"schema\":1", 1);
+        assert_ne!(older, text);
+        std::fs::write(&path, format!("{{\"key\": \"b\", \"answer\": {{}}}}\n{older}")).unwrap();
+        assert!(Answers::open(&path).unwrap().is_empty());
     }
 }

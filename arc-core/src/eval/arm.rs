@@ -66,6 +66,10 @@ impl ArmFamily {
 }
 
 impl Arm {
+    /// Stands in a factor's place for an encoder whose number of latents follows from none: one that
+    /// pools to a fixed count, or has memory tokens.
+    pub const OWN_COUNT: usize = 0;
+
     /// The arms of these families, in the families' order.
     #[must_use]
     pub fn of(families: &[ArmFamily], factors: &[usize]) -> Vec<Self> {
@@ -85,7 +89,7 @@ impl Arm {
         }
     }
 
-    /// What reports call it: `arc-N`, and where there are several budgets `truncation-N` and
+    /// What reports call it: `arc-N` (`arc` for [`Arm::OWN_COUNT`]), and where there are several budgets `truncation-N` and
     /// `pruning-N` too.
     #[must_use]
     pub fn label(self, several_factors: bool) -> String {
@@ -96,6 +100,7 @@ impl Arm {
             Self::Truncation(_) => "truncation".into(),
             Self::Pruning(factor) if several_factors => format!("pruning-{factor}"),
             Self::Pruning(_) => "pruning".into(),
+            Self::Arc(Self::OWN_COUNT) => "arc".into(),
             Self::Arc(factor) => format!("arc-{factor}"),
         }
     }

@@ -29,11 +29,14 @@ impl Report {
         // Writing to a string does not fail.
         let _ = writeln!(
             page,
-            "<h2>Provenance</h2><p>arc {}, device {}, seed {}, {:.0} s, ended at {} s after 1970.</p>\
+            "<h2>Provenance</h2><p>arc {}, device {}, seed {}, batch {}, {} timed, {:.0} s, \
+             ended at {} s after 1970.</p>\
              <p><code>{}</code></p></body></html>",
             escape(&provenance.version),
             escape(&provenance.device),
             provenance.seed,
+            provenance.batch,
+            provenance.timed,
             provenance.seconds,
             provenance.unix_time,
             escape(&provenance.command.join(" "))
@@ -63,15 +66,17 @@ fn section(result: &TaskResult) -> String {
         text.push_str("<h3>Examples</h3>\n");
         result.examples.iter().for_each(|shown| text.push_str(&example(shown)));
     }
-    for skipped in &result.skipped_rows {
-        let _ = writeln!(text, "<p>left out: {}</p>", escape(skipped));
+    for note in result.notes() {
+        let _ = writeln!(text, "<p>{}</p>", escape(&note));
     }
     let _ = writeln!(
         text,
-        "<p>decoder <code>{}</code><br>encoder <code>{}</code><br>adapter <code>{}</code><br>data <code>{}</code></p>",
+        "<p>decoder <code>{}</code><br>encoder <code>{}</code><br>adapter <code>{}</code><br>\
+         task <code>{}</code><br>data <code>{}</code></p>",
         escape(&result.decoder_sha256),
         escape(&result.encoder_id),
         escape(result.adapter_sha256.as_deref().unwrap_or("none")),
+        escape(&result.task_sha256),
         escape(&result.data_sha256.join(" "))
     );
     text
@@ -106,7 +111,7 @@ fn time_chart(result: &TaskResult) -> Option<String> {
         })
         .collect();
     let y = "seconds to the first token, preparation included";
-    scatter("time against length", "positions of the document", y, &series)
+    scatter("time against length", "tokens of the document", y, &series)
 }
 
 fn table(table: &Table, style: Option<fn(&str) -> String>) -> String {

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use super::bootstrap::Interval;
 use super::report::{ArmResult, Report, TaskResult};
+use super::task::KeptEnd;
+use crate::OverriddenPin;
 
 impl Report {
     /// The report as Markdown.
@@ -18,10 +20,12 @@ impl Report {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "arc {}, device {}, seed {}, {:.0} s: `{}`",
+            "arc {}, device {}, seed {}, batch {}, {} timed, {:.0} s: `{}`",
             provenance.version,
             provenance.device,
             provenance.seed,
+            provenance.batch,
+            provenance.timed,
             provenance.seconds,
             provenance.command.join(" ")
         );
@@ -43,18 +47,37 @@ impl TaskResult {
             text.push_str(&table.to_markdown());
             text.push('\n');
         }
-        for skipped in &self.skipped_rows {
-            let _ = writeln!(text, "left out: {skipped}\n");
+        for note in self.notes() {
+            let _ = writeln!(text, "{note}\n");
         }
         let _ = writeln!(
             text,
-            "decoder {}, encoder {}, adapter {}, data {}",
+            "decoder {}, encoder {}, adapter {}, task {}, data {}",
             short(&self.decoder_sha256),
             short(&self.encoder_id),
             self.adapter_sha256.as_deref().map_or("none", short),
+            short(&self.task_sha256),
             self.data_sha256.iter().map(|hash| short(hash)).collect::<Vec<_>>().join(" and ")
         );
         text
+    }
+
+    /// What is to be known beside the numbers: options, and what was left out or overridden.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let limit = self.limit.map_or_else(|| "no limit".to_owned(), |limit| format!("limit {limit}"));
+        let end = match self.truncate {
+            KeptEnd::First => "first",
+            KeptEnd::Last => "last",
+        };
+        let mut notes = vec![format!("{limit}, truncation keeps the {end} tokens, {:.0} s", self.seconds)];
+        if self.too_short > 0 {
+            notes.push(format!("left out: {} documents that are too short to be cut", self.too_short));
+        }
+        notes.extend(self.skipped_rows.iter().map(|skipped| format!("left out: {skipped}")));
+        notes.extend(self.overridden_pins.iter().map(|OverriddenPin { adapter, pin, expected, found }| {
+            format!("adapter `{adapter}` was made for {pin} `{expected}`, this one is `{found}`")
+        }));
+        notes
     }
 
     /// Scores of every arm.
@@ -106,6 +129,7 @@ impl TaskResult {
             "decode s",
             "prepare GFLOP",
             "use GFLOP",
+            "after examples GFLOP",
             "KV cache MiB",
             "ahead after (FLOP)",
             "ahead after (time)",
@@ -186,6 +210,7 @@ fn cost_row(arm: &ArmResult) -> Vec<String> {
         seconds(|seconds| seconds.decode),
         format!("{:.1}", cost.prepare_flops / 1e9),
         format!("{:.1}", cost.use_flops / 1e9),
+        format!("{:.1}", cost.marginal_flops / 1e9),
         format!("{:.1}", cost.kv_cache_bytes / f64::from(1 << 20)),
         cost.break_even.map_or_else(dash, |even| uses(even.by_flops)),
         cost.break_even.map_or_else(dash, |even| uses(even.by_time)),

@@ -43,45 +43,77 @@ impl Needle {
     /// limit takes from the whole grid.
     #[must_use]
     pub fn rows(&self, texts: &[Row], seed: u64) -> Vec<Row> {
+        let (_, share) = Share::of(texts, seed);
         let mut random = StdRng::seed_from_u64(seed);
         let mut rows = Vec::new();
         for _ in 0..self.per_cell {
             for &words in &self.words {
                 for &depth in &self.depths {
-                    rows.push(hide(texts, words, depth, &mut random));
+                    rows.push(share.hide(words, depth, &mut random));
                 }
             }
         }
         rows
     }
 
-    /// Examples for a prompt: short texts and other numbers.
+    /// Examples for a prompt: short, in other texts and about other places than the questions. None
+    /// if there are fewer than two texts.
     #[must_use]
     pub fn examples(&self, texts: &[Row], count: usize, seed: u64) -> Vec<Row> {
+        let (share, _) = Share::of(texts, seed);
+        if share.texts.is_empty() {
+            return Vec::new();
+        }
         let mut random = StdRng::seed_from_u64(!seed);
         let words = self.words.iter().copied().min().unwrap_or(1).min(100);
         (0..count)
             .map(|_| {
                 let depth = random.random::<f64>();
-                hide(texts, words, depth, &mut random)
+                share.hide(words, depth, &mut random)
             })
             .collect()
     }
 }
 
+/// The texts and places of the examples, or of the questions.
+struct Share<'a> {
+    texts: Vec<&'a str>,
+    places: Vec<&'static str>,
+}
+
+impl<'a> Share<'a> {
+    /// A quarter for the examples, the rest for the questions.
+    fn of(rows: &'a [Row], seed: u64) -> (Self, Self) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut texts: Vec<&str> = rows.iter().map(|row| row.document.as_str()).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        texts.shuffle(&mut random);
+        let mut places = PLACES.to_vec();
+        places.shuffle(&mut random);
+        let few = if texts.len() < 2 { 0 } else { (texts.len() / 4).max(1) };
+        let (rest, rest_places) = (texts.split_off(few), places.split_off(PLACES.len() / 4));
+        (Self { texts, places }, Self { texts: rest, places: rest_places })
+    }
+
+    fn hide(&self, words: usize, depth: f64, random: &mut StdRng) -> Row {
+        hide(&self.texts, &self.places, words, depth, random)
+    }
+}
+
 /// A text of `words` words with a secret number `depth` of the way into it.
-fn hide(texts: &[Row], words: usize, depth: f64, random: &mut StdRng) -> Row {
+fn hide(texts: &[&str], places: &[&str], words: usize, depth: f64, random: &mut StdRng) -> Row {
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.shuffle(random);
     let mut hay: Vec<&str> = Vec::with_capacity(words);
     // A haystack longer than all texts together begins again.
     for text in order.iter().cycle().filter_map(|&index| texts.get(index)) {
-        hay.extend(text.document.split_whitespace().take(words - hay.len()));
+        hay.extend(text.split_whitespace().take(words - hay.len()));
         if hay.len() >= words {
             break;
         }
     }
-    let place = PLACES[random.random_range(0..PLACES.len())];
+    let place = places[random.random_range(0..places.len())];
     let number: u32 = random.random_range(10_000..100_000);
     // Between sentences where there is a sentence's end near, so that the fact reads as one.
     let wanted = (depth * hay.len() as f64).round() as usize;
@@ -129,6 +161,28 @@ mod tests {
         }
         assert_eq!(rows, needle.rows(&texts(), 7));
         assert_ne!(rows, needle.rows(&texts(), 8));
+    }
+
+    #[test]
+    fn examples_share_neither_text_nor_place_with_questions() {
+        let needle = Needle { words: vec![40], depths: vec![0.5], per_cell: 60 };
+        // Data that ask several questions of one text have it several times.
+        let texts: Vec<Row> = texts().into_iter().cycle().take(15).collect();
+        let of = |rows: &[Row], part: fn(&Row) -> Vec<String>| -> std::collections::BTreeSet<String> {
+            rows.iter().flat_map(part).collect()
+        };
+        let numbers = |row: &Row| -> Vec<String> {
+            let words = row.document.split_whitespace().collect::<Vec<_>>();
+            words.windows(2).filter(|w| w[0] == "Sentence").map(|w| w[1].to_owned()).collect()
+        };
+        let questions = needle.rows(&texts, 7);
+        let examples = needle.examples(&texts, 60, 7);
+        assert_eq!(examples.len(), 60);
+        for part in [numbers as fn(&Row) -> Vec<String>, |row| vec![row.question.clone()]] {
+            let (theirs, ours) = (of(&examples, part), of(&questions, part));
+            assert!(!theirs.is_empty() && theirs.is_disjoint(&ours), "{theirs:?} and {ours:?}");
+        }
+        assert!(needle.examples(&texts[..1], 2, 7).is_empty(), "one text is the questions'");
     }
 
     #[test]

@@ -9,9 +9,10 @@ use super::data::Row;
 use super::flops;
 use super::task::{GenerateTask, KeptEnd};
 use crate::decoder::Decoder;
-use crate::encoder::{CompressOptions, Encoder};
+use crate::encoder::{CompressOptions, Encoder, Latents};
+use crate::nn::trace_flops;
 use crate::prompt::{Prompt, Span};
-use crate::{AdaptedDecoder, Error, Result, SpecialVector};
+use crate::{AdaptedDecoder, Error, OverriddenPin, Result, SpecialVector};
 
 /// Self-information is computed in pieces of this many tokens, which bounds the window it takes.
 const INFORMATION_PIECE: usize = 1024;
@@ -27,8 +28,22 @@ pub struct Contestant {
     pub encoder: Arc<Encoder>,
     /// The sha256 of the decoder's file.
     pub decoder_sha256: String,
+    /// The sha256 of the code plugin that the adapter comes from, if it comes from one: its function
+    /// is in no weights.
+    pub plugin_sha256: Option<String>,
     /// Positions of a document's latents, by factor and text.
     budgets: HashMap<(usize, String), usize>,
+    /// What a document's tokens tell, by text: neither the question nor the budget changes it.
+    information: HashMap<String, Information>,
+}
+
+/// The self-information of a document's tokens.
+#[derive(Debug)]
+struct Information {
+    nats: Vec<f32>,
+    /// How long it took, which is the cost of every arm that needs it.
+    seconds: f64,
+    flops: f64,
 }
 
 /// A part of a prompt, before it is tokens.
@@ -75,7 +90,21 @@ impl Contestant {
         encoder: Arc<Encoder>,
         decoder_sha256: String,
     ) -> Self {
-        Self { decoder, adapted, encoder, decoder_sha256, budgets: HashMap::new() }
+        Self {
+            decoder,
+            adapted,
+            encoder,
+            decoder_sha256,
+            plugin_sha256: None,
+            budgets: HashMap::new(),
+            information: HashMap::new(),
+        }
+    }
+
+    /// The pins of the adapter that did not fit and were overridden so far.
+    #[must_use]
+    pub fn overridden_pins(&self) -> Vec<OverriddenPin> {
+        self.adapted.as_ref().map_or_else(Vec::new, |adapted| adapted.overridden_pins())
     }
 
     /// The beginning token, where the tokenizer's rule puts one before a prompt.
@@ -138,7 +167,6 @@ impl Contestant {
             _ => ids.len(),
         };
         let start = Instant::now();
-        let config = self.decoder.network.config();
         let (span, flops) = match arm {
             Arm::ClosedBook => (None, 0.0),
             Arm::OpenBook => (Some(Span::Tokens(ids.to_vec())), 0.0),
@@ -150,15 +178,10 @@ impl Contestant {
                 (Some(Span::Tokens(kept.to_vec())), 0.0)
             }
             Arm::Pruning(_) => {
-                let information = self.self_information(ids)?;
-                let pieces = ids.chunks(INFORMATION_PIECE);
-                let flops = pieces
-                    .map(|piece| {
-                        flops::reading(config, 0, piece.len())
-                            + flops::head(config, self.decoder.network.vocabulary(), piece.len())
-                    })
-                    .sum();
-                (Some(Span::Tokens(most_informative(ids, &information, budget))), flops)
+                let information = self.information(document)?;
+                let kept = most_informative(ids, &information.nats, budget);
+                let seconds = information.seconds;
+                return Ok(Shown { span: Some(Span::Tokens(kept)), seconds, flops: information.flops });
             }
             Arm::Arc(factor) => {
                 let adapted = self.adapted.as_ref().ok_or_else(|| Error::Mismatch {
@@ -167,9 +190,8 @@ impl Contestant {
                     found: "none in the registry".into(),
                     hint: format!("make one with `arc fit --decoder {}`", self.decoder.name),
                 })?;
-                let latents =
-                    self.encoder.compress(document.text, CompressOptions { factor: Some(factor) })?;
-                let flops = flops::encoding(
+                let latents = self.compress(document.text, factor)?;
+                let encoding = flops::encoding(
                     self.encoder.network.config(),
                     latents.source_tokens,
                     self.encoder.chunk_tokens(),
@@ -180,10 +202,11 @@ impl Contestant {
                 } else {
                     SpecialVector::Usual
                 };
-                let projected = adapted.project_with(&latents, special)?;
+                let (projected, projecting) = trace_flops(|| adapted.project_with(&latents, special));
+                let projected = projected?;
                 self.decoder.network.device().sync().ok();
                 self.budgets.insert((factor, document.text.to_owned()), projected.dims()[0]);
-                (Some(Span::Latents(projected)), flops)
+                (Some(Span::Latents(projected)), encoding + projecting as f64)
             }
         };
         Ok(Shown { span, seconds: start.elapsed().as_secs_f64(), flops })
@@ -195,23 +218,50 @@ impl Contestant {
         if let Some(&budget) = self.budgets.get(&key) {
             return Ok(budget);
         }
-        let latents = self.encoder.compress(text, CompressOptions { factor: Some(factor) })?.len();
+        let latents = self.compress(text, factor)?.len();
         let budget = self.adapted.as_ref().map_or(latents, |adapted| adapted.positions_of(latents));
         self.budgets.insert(key, budget);
         Ok(budget)
     }
 
+    fn compress(&self, text: &str, factor: usize) -> Result<Latents> {
+        // Asked for a factor, an encoder that pools to a count of its own would be another one.
+        let factor = self.encoder.pools_by_factor().then_some(factor);
+        self.encoder.compress(text, CompressOptions { factor })
+    }
+
+    fn information(&mut self, document: &Tokens<'_>) -> Result<&Information> {
+        if !self.information.contains_key(document.text) {
+            let found = self.measure_information(document.ids)?;
+            self.information.insert(document.text.to_owned(), found);
+        }
+        Ok(&self.information[document.text])
+    }
+
     /// The self-information of each token in nats, given those before it. A token that nothing
     /// stands before tells everything.
-    fn self_information(&self, ids: &[u32]) -> Result<Vec<f32>> {
+    fn measure_information(&self, ids: &[u32]) -> Result<Information> {
+        let start = Instant::now();
         let beginning = self.beginning();
-        let mut information = Vec::with_capacity(ids.len());
-        for piece in ids.chunks(INFORMATION_PIECE) {
+        let network = &self.decoder.network;
+        let config = network.config();
+        let room = config.context_length.saturating_sub(beginning.len());
+        let mut information = Information { nats: Vec::with_capacity(ids.len()), seconds: 0.0, flops: 0.0 };
+        for piece in ids.chunks(INFORMATION_PIECE.min(room).max(1)) {
             let prompt = Prompt::from_tokens([&beginning[..], piece].concat());
             let losses = self.decoder.token_losses(&prompt)?;
-            information.extend(losses[beginning.len()..].iter().map(|loss| loss.unwrap_or(f32::INFINITY)));
+            let nats = losses[beginning.len()..].iter().map(|loss| loss.unwrap_or(f32::INFINITY));
+            information.nats.extend(nats);
+            information.flops += flops::reading(config, 0, prompt.len())
+                + flops::head(config, network.vocabulary(), piece.len());
         }
+        information.seconds = start.elapsed().as_secs_f64();
         Ok(information)
+    }
+
+    /// Forgets what is known of a document's tokens, so that it is measured again.
+    pub(super) fn forget(&mut self, text: &str) {
+        self.information.remove(text);
     }
 }
 

@@ -11,7 +11,8 @@ use super::data::{NeedlePlace, Row};
 use super::metrics::Metric;
 use super::prompting::Contestant;
 use super::run::{ArmAnswers, EvalOptions, LoadedTask};
-use super::task::Kind;
+use super::task::{KeptEnd, Kind};
+use crate::OverriddenPin;
 
 /// Questions that a report shows with every arm's answer.
 const EXAMPLES: usize = 12;
@@ -38,7 +39,12 @@ pub struct Provenance {
     pub seed: u64,
     /// Seconds since 1970 when the run ended.
     pub unix_time: u64,
-    /// Seconds that the run took, answers that were known already not included.
+    /// Questions that were answered at once.
+    pub batch: usize,
+    /// Questions of each arm that were asked alone and timed.
+    pub timed: usize,
+    /// Seconds that the answers took when they were made, in this run or in one that it resumes;
+    /// loading models is not in it.
     pub seconds: f64,
 }
 
@@ -57,12 +63,26 @@ pub struct TaskResult {
     pub task: String,
     /// What it measures.
     pub description: String,
+    /// The sha256 of the task file.
+    pub task_sha256: String,
     /// The sha256 of the data, and of the examples where they are a file.
     pub data_sha256: Vec<String>,
     /// The number of questions.
     pub questions: usize,
     /// The number of examples in a prompt.
     pub shots: usize,
+    /// At most so many questions, by the command line or the task.
+    pub limit: Option<usize>,
+    /// Which end truncation kept.
+    pub truncate: KeptEnd,
+    /// The factors of the arms that have one.
+    pub factors: Vec<usize>,
+    /// Pins of the adapter that did not fit and were overridden.
+    pub overridden_pins: Vec<OverriddenPin>,
+    /// Documents that are shorter than what a scored task cuts from them; they are no questions.
+    pub too_short: usize,
+    /// Seconds that the answers took when they were made.
+    pub seconds: f64,
     /// Rows of the data that were left out, and why.
     pub skipped_rows: Vec<String>,
     /// One entry for each arm, on the same questions.
@@ -87,13 +107,15 @@ pub struct ArmResult {
     pub differences: BTreeMap<String, Interval>,
     /// What an answer costs.
     pub cost: Cost,
-    /// Questions whose prompt did not fit the decoder's window; they count as wrong.
+    /// Questions whose prompt did not fit the decoder's window, or whose document the encoder's
+    /// chunks: they count as wrong, and have no part in costs. In a scored task no arm is scored on
+    /// them.
     pub too_long: usize,
     /// The main score by length and depth, in a needle task.
     pub cells: Vec<(NeedlePlace, f64)>,
 }
 
-/// What an answer costs, on average over the questions.
+/// What an answer costs, on average over the questions that fitted.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Cost {
     /// Positions that the decoder reads.
@@ -106,6 +128,8 @@ pub struct Cost {
     pub prepare_flops: f64,
     /// Operations for each question, with the instruction and the examples read anew.
     pub use_flops: f64,
+    /// Those of them that come after the instruction and the examples.
+    pub marginal_flops: f64,
     /// Keys and values at the end of the answer.
     pub kv_cache_bytes: f64,
     /// Times, over the questions that were asked alone.
@@ -127,13 +151,14 @@ pub struct Seconds {
     pub first_token: f64,
     /// Writing the other tokens.
     pub decode: f64,
-    /// Positions of the document and seconds to the first token, preparation included, of each
-    /// question: what the length costs.
+    /// The document's length in the decoder's tokens, whatever the arm shows of it, and seconds to
+    /// the first token, preparation included, of each question: what the length costs.
     pub by_length: Vec<(usize, f64)>,
 }
 
 /// After how many uses of a document that is prepared once an arm has cost less than open-book:
-/// `prepare + n · use < n · use of open-book`. `None` is never.
+/// `prepare + n · use < n · use of open-book`, where a use is what is read and written after the
+/// instruction and the examples. `None` is never.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct BreakEven {
     /// By operations.
@@ -166,7 +191,8 @@ impl TaskResult {
     ) -> Self {
         let questions = arms.iter().map(|arm| arm.answers.len()).min().unwrap_or(0);
         let bootstrap = Bootstrap::new(questions, options.seed);
-        let several = factors(arms) > 1;
+        let factors = factors(arms);
+        let several = factors.len() > 1;
         let scored: Vec<Scored> = arms.iter().map(|arm| Scored::new(task, arm, arms)).collect();
         let open_book = arms.iter().find(|arm| arm.arm == Arm::OpenBook).map(|arm| cost(&arm.answers));
         let results = arms.iter().zip(&scored).map(|(arm, own)| {
@@ -187,7 +213,7 @@ impl TaskResult {
             }
             ArmResult {
                 arm: arm.arm.label(several),
-                factor: arm.arm.factor(),
+                factor: arm.arm.factor().filter(|&factor| factor != Arm::OWN_COUNT),
                 main: own.scores.first().map_or_else(String::new, |score| score.name.clone()),
                 scores,
                 differences,
@@ -204,9 +230,16 @@ impl TaskResult {
             adapter_sha256: adapter.map(|adapter| adapter.weights.sha256.clone()),
             task: task.task.name.clone(),
             description: task.task.description.clone(),
+            task_sha256: task.task.sha256.clone(),
             data_sha256: task.data_sha256.clone(),
             questions,
             shots: task.examples.len(),
+            limit: options.limit.or(task.task.limit),
+            truncate: task.truncate,
+            factors,
+            overridden_pins: contestant.overridden_pins(),
+            too_short: arms.iter().map(|arm| arm.too_short).max().unwrap_or(0),
+            seconds: arms.iter().flat_map(|arm| &arm.answers).map(|answer| answer.seconds).sum(),
             skipped_rows: task.skipped.clone(),
             arms: results.collect(),
             examples: examples(task, arms, &scored, several),
@@ -214,18 +247,23 @@ impl TaskResult {
     }
 }
 
-/// The number of different budgets.
-fn factors(arms: &[ArmAnswers]) -> usize {
+/// The different budgets.
+fn factors(arms: &[ArmAnswers]) -> Vec<usize> {
     let mut factors: Vec<usize> = arms.iter().filter_map(|arm| arm.arm.factor()).collect();
     factors.sort_unstable();
     factors.dedup();
-    factors.len()
+    factors
 }
 
-/// Whether an arm's score is compared with this one's: with open-book, and with what else has the
-/// same budget.
+/// Whether an arm's score is compared with this one's: with open-book, with what else has the same
+/// budget, and latents also with nothing and with those at smaller factors.
 fn is_rival(arm: Arm, rival: Arm) -> bool {
-    arm != rival && (rival == Arm::OpenBook || (rival.factor().is_some() && rival.factor() == arm.factor()))
+    arm != rival
+        && match (arm, rival) {
+            (_, Arm::OpenBook) | (Arm::Arc(_), Arm::ClosedBook) => true,
+            (Arm::Arc(factor), Arm::Arc(other)) => other < factor,
+            _ => rival.factor().is_some() && rival.factor() == arm.factor(),
+        }
 }
 
 /// A score from the sums of what it counts.
@@ -304,7 +342,8 @@ impl Scored {
     }
 
     /// The numbers of a question: loss, tokens, tokens foreseen, and the losses of closed-book and
-    /// open-book where they are run.
+    /// open-book where they are run. All are zero where it did not fit in some arm, so that all arms
+    /// are scored on the same tokens.
     fn of_losses(arm: &ArmAnswers, arms: &[ArmAnswers]) -> Self {
         let of = |wanted: Arm| arms.iter().find(|other| other.arm == wanted).map(|other| &other.answers);
         let ends = of(Arm::ClosedBook).zip(of(Arm::OpenBook));
@@ -317,6 +356,12 @@ impl Scored {
             .iter()
             .enumerate()
             .map(|(index, answer)| {
+                let fits = |arm: &ArmAnswers| {
+                    matches!(arm.answers.get(index), Some(Answer { outcome: Outcome::Score { .. }, .. }))
+                };
+                if !arms.iter().all(fits) {
+                    return vec![0.0; if ends.is_some() { 5 } else { 3 }];
+                }
                 let mut row = loss(answer).to_vec();
                 if let Some((closed, open)) = ends {
                     row.extend(
@@ -366,9 +411,12 @@ impl Scored {
 }
 
 fn cost(answers: &[Answer]) -> Cost {
-    let mean = |of: fn(&Answer) -> f64| answers.iter().map(of).sum::<f64>() / answers.len().max(1) as f64;
+    let answers: Vec<&Answer> = answers.iter().filter(|answer| answer.outcome != Outcome::TooLong).collect();
+    let mean = |of: fn(&Answer) -> f64| {
+        answers.iter().map(|answer| of(answer)).sum::<f64>() / answers.len().max(1) as f64
+    };
     let times: Vec<(&Answer, Times)> =
-        answers.iter().filter_map(|answer| Some((answer, answer.times?))).collect();
+        answers.iter().filter_map(|&answer| Some((answer, answer.times?))).collect();
     let seconds = (!times.is_empty()).then(|| {
         let mean = |of: fn(&Times) -> f64| {
             times.iter().map(|(_, times)| of(times)).sum::<f64>() / times.len() as f64
@@ -381,7 +429,7 @@ fn cost(answers: &[Answer]) -> Cost {
             decode: mean(|times| times.decode),
             by_length: times
                 .iter()
-                .map(|(answer, times)| (answer.document_positions, times.prepare + times.first_token))
+                .map(|(answer, times)| (answer.document_tokens, times.prepare + times.first_token))
                 .collect(),
         }
     });
@@ -391,6 +439,7 @@ fn cost(answers: &[Answer]) -> Cost {
         new_tokens: mean(|answer| answer.new_tokens as f64),
         prepare_flops: mean(|answer| answer.prepare_flops),
         use_flops: mean(|answer| answer.use_flops),
+        marginal_flops: mean(|answer| answer.marginal_flops),
         kv_cache_bytes: mean(|answer| answer.kv_cache_bytes),
         seconds,
         break_even: None,
@@ -401,7 +450,7 @@ fn break_even(arm: &Cost, open_book: &Cost) -> BreakEven {
     let uses = |prepare: f64, own: f64, theirs: f64| (theirs > own).then(|| prepare / (theirs - own));
     let by_time = arm.seconds.as_ref().zip(open_book.seconds.as_ref());
     BreakEven {
-        by_flops: uses(arm.prepare_flops, arm.use_flops, open_book.use_flops),
+        by_flops: uses(arm.prepare_flops, arm.marginal_flops, open_book.marginal_flops),
         by_time: by_time.and_then(|(arm, open)| uses(arm.prepare, arm.first_token, open.first_token)),
     }
 }
@@ -422,7 +471,7 @@ fn examples(task: &LoadedTask, arms: &[ArmAnswers], scored: &[Scored], several: 
                 .filter_map(|(arm, scored)| {
                     let text = match &arm.answers.get(index)?.outcome {
                         Outcome::Text(text) => text.clone(),
-                        _ => "(too long for the window)".into(),
+                        _ => "(too long)".into(),
                     };
                     Some((arm.arm.label(several), text, *scored.by_question.get(index)?))
                 })
@@ -443,22 +492,26 @@ fn excerpt(document: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::ArmFamily;
 
     fn answer(loss: f64) -> Answer {
         Answer {
             outcome: Outcome::Score { loss, tokens: 10, correct: 4 },
             positions: 20,
             document_positions: 5,
+            document_tokens: 7,
             new_tokens: 0,
             prepare_flops: 6.0,
-            use_flops: 2.0,
+            use_flops: 20.0,
+            marginal_flops: 2.0,
             kv_cache_bytes: 1.0,
             times: Some(Times { prepare: 3.0, prefill: 1.0, first_token: 1.5, decode: 0.5 }),
+            seconds: 4.0,
         }
     }
 
     fn arm(arm: Arm, losses: [f64; 3]) -> ArmAnswers {
-        ArmAnswers { arm, answers: losses.map(answer).to_vec() }
+        ArmAnswers { arm, answers: losses.map(answer).to_vec(), too_short: 0 }
     }
 
     #[test]
@@ -484,10 +537,42 @@ mod tests {
     }
 
     #[test]
+    fn a_question_that_is_too_long_for_one_arm_costs_nothing_and_is_scored_in_none() {
+        let mut arms = [
+            arm(Arm::ClosedBook, [40.0, 50.0, 30.0]),
+            arm(Arm::OpenBook, [20.0, 30.0, 10.0]),
+            arm(Arm::Arc(4), [30.0, 40.0, 20.0]),
+        ];
+        arms[1].answers[1] = Answer::too_long(9000);
+        let bootstrap = Bootstrap::new(3, 0);
+        for (arm, loss) in arms.iter().zip([3.5, 1.5, 2.5]) {
+            let scored = Scored::of_losses(arm, &arms);
+            let of = |name: &str| scored.scores.iter().find(|score| score.name == name).unwrap();
+            assert!((of("loss").interval(&bootstrap).value - loss).abs() < 1e-9);
+        }
+        assert_eq!(cost(&arms[1].answers).positions, 20.0);
+        let seconds = cost(&arms[1].answers).seconds.unwrap();
+        assert_eq!(seconds.by_length, [(7, 4.5), (7, 4.5)], "by the document's length, not the arm's");
+    }
+
+    #[test]
+    fn latents_are_compared_with_both_ends_their_budget_and_smaller_factors() {
+        let arms = Arm::of(&ArmFamily::ALL, &[4, 8]);
+        let rivals = |arm: Arm| -> Vec<String> {
+            arms.iter().filter(|&&rival| is_rival(arm, rival)).map(ToString::to_string).collect()
+        };
+        assert_eq!(rivals(Arm::Arc(8)), ["closed-book", "open-book", "truncation-8", "pruning-8", "arc-4"]);
+        assert_eq!(rivals(Arm::Arc(4)), ["closed-book", "open-book", "truncation-4", "pruning-4"]);
+        assert_eq!(rivals(Arm::ClosedBook), ["open-book"]);
+    }
+
+    #[test]
     fn an_arm_breaks_even_when_its_preparation_is_paid_back() {
         let arm = cost(&[answer(1.0)]);
         let mut open = arm.clone();
-        open.use_flops = 5.0;
+        // Examples are read once for all questions: what they take is no use's.
+        open.use_flops = 1000.0;
+        open.marginal_flops = 5.0;
         // 6 to prepare, 3 less for each use.
         assert_eq!(break_even(&arm, &open).by_flops, Some(2.0));
         assert_eq!(break_even(&arm, &open).by_time, None, "an arm that saves nothing is never ahead");

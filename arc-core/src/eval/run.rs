@@ -1,5 +1,6 @@
 //! Runs tasks: every arm of every decoder on the same questions.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use rand::SeedableRng as _;
@@ -27,7 +28,7 @@ pub struct EvalOptions {
     pub families: Vec<ArmFamily>,
     /// Examples in a prompt; the task's own number where `None`.
     pub shots: Option<usize>,
-    /// The first so many questions; all where `None`.
+    /// The first so many questions; the task's own number where `None`.
     pub limit: Option<usize>,
     /// Fixes the choice of examples, needles and distractors, and the bootstrap.
     pub seed: u64,
@@ -80,6 +81,8 @@ pub struct ArmAnswers {
     pub arm: Arm,
     /// The answers.
     pub answers: Vec<Answer>,
+    /// Documents that are shorter than what a scored task cuts from them, and have no answer.
+    pub too_short: usize,
 }
 
 /// What a run is at: arm, questions done, questions in all.
@@ -91,7 +94,8 @@ impl LoadedTask {
     /// # Errors
     ///
     /// [`Error::DataRow`] for a malformed row, [`Error::InvalidArgument`] if there are not as many
-    /// examples as shots, or no questions.
+    /// examples as shots, or no questions; [`Error::Mismatch`] if an example's document is among the
+    /// questions'.
     pub fn load(task: Task, options: &EvalOptions) -> Result<Self> {
         let needs_answers = task.generate.is_some() && task.needle.is_none();
         let data = Rows::read(&task.data, &task.fields, needs_answers, options.skip_bad)?;
@@ -102,6 +106,15 @@ impl LoadedTask {
         let mut examples = Vec::new();
         if let (Some(needle), true) = (&task.needle, shots > 0) {
             examples = needle.examples(&data.rows, shots, options.seed);
+            if examples.is_empty() {
+                return Err(Error::Mismatch {
+                    what: format!("the data of task `{}`", task.name),
+                    expected: "at least 2 different texts".into(),
+                    found: "fewer".into(),
+                    hint: "examples hide their facts in texts of their own: add texts, or say `--shots 0`"
+                        .into(),
+                });
+            }
         } else if let (Some(generate), true) = (&task.generate, shots > 0) {
             let path = generate.examples.as_ref().ok_or_else(|| {
                 Error::InvalidArgument(format!(
@@ -122,6 +135,7 @@ impl LoadedTask {
                 )));
             }
             examples.truncate(shots);
+            check_apart(&task.name, &data.rows, &examples)?;
         }
         let mut rows = match &task.needle {
             Some(needle) => needle.rows(&data.rows, options.seed),
@@ -130,7 +144,7 @@ impl LoadedTask {
         if task.distractors > 0 {
             rows = among_others(&rows, task.distractors, options.seed);
         }
-        rows.truncate(options.limit.unwrap_or(usize::MAX));
+        rows.truncate(options.limit.or(task.limit).unwrap_or(usize::MAX));
         if rows.is_empty() {
             return Err(Error::InvalidArgument(format!("task `{}` has no questions", task.name)));
         }
@@ -151,9 +165,9 @@ impl LoadedTask {
         answers: &mut Answers,
         on_progress: &mut OnProgress<'_>,
     ) -> Result<ArmAnswers> {
-        let answers = match self.task.kind() {
+        let (answers, too_short) = match self.task.kind() {
             Kind::Generate(generate) => {
-                self.run_generate(generate, contestant, arm, options, answers, on_progress)?
+                (self.run_generate(generate, contestant, arm, options, answers, on_progress)?, 0)
             }
             Kind::Continuation(spec) => {
                 let cut = Cut { context: spec.context_tokens, target: Some(spec.continuation_tokens) };
@@ -164,7 +178,7 @@ impl LoadedTask {
                 self.run_scored(cut, contestant, arm, options, answers, on_progress)?
             }
         };
-        Ok(ArmAnswers { arm, answers })
+        Ok(ArmAnswers { arm, answers, too_short })
     }
 
     fn run_generate(
@@ -196,11 +210,14 @@ impl LoadedTask {
         let mut done = keys.len() - pending.len();
         on_progress(arm, done, keys.len());
         if !pending.is_empty() {
-            let start = contestant.beginning();
-            let built = contestant.build(&start, &beginning, arm, self.truncate)?;
+            let mut clock = Instant::now();
             let decoder = contestant.decoder.clone();
-            let prefix =
-                if built.prompt.is_empty() { None } else { Some(decoder.read_prefix(&built.prompt)?) };
+            let start = contestant.beginning();
+            let built = contestant.build(&start, &beginning, arm, self.truncate);
+            let read = built.and_then(|built| {
+                (!built.prompt.is_empty()).then(|| decoder.read_prefix(&built.prompt)).transpose()
+            });
+            let read = fitting(read)?;
             let generate = GenerateOptions {
                 max_tokens: task.max_tokens,
                 stop: task.stop.clone(),
@@ -208,23 +225,51 @@ impl LoadedTask {
             };
             let (alone, together): (Vec<usize>, Vec<usize>) =
                 pending.into_iter().partition(|&index| index < options.timed);
+            // A device that is new to a shape tunes its kernels, and a file is read from the disk, when
+            // they are first used: that is nothing that a question costs.
+            if let (Some(&first), Some(prefix)) = (alone.first(), &read) {
+                if let Some(built) = fitting(contestant.build(&[], &questions[first], arm, self.truncate))? {
+                    ask(contestant, prefix.as_ref(), &[&built], &generate, false)?;
+                }
+                contestant.forget(&self.rows[first].document);
+            }
             let batch = options.batch.max(1);
             let groups = alone.chunks(1).map(|group| (group, 1));
             let groups = groups.chain(together.chunks(batch * BATCHES_AT_ONCE).map(|group| (group, batch)));
             for (group, batch) in groups {
-                let mut built = group
-                    .iter()
-                    .map(|&index| Ok((index, contestant.build(&[], &questions[index], arm, self.truncate)?)))
-                    .collect::<Result<Vec<(usize, Built)>>>()?;
-                // Prompts of like lengths have little padding.
-                built.sort_by_key(|(_, built)| built.prompt.len());
-                for built in built.chunks(batch) {
-                    for (&(index, _), answer) in
-                        built.iter().zip(ask(contestant, prefix.as_ref(), built, &generate, batch == 1)?)
-                    {
-                        answers.keep(keys[index].clone(), answer)?;
+                let mut prompts = Vec::with_capacity(group.len());
+                let mut too_long = Vec::new();
+                for &index in group {
+                    let built = match &read {
+                        Some(_) => fitting(contestant.build(&[], &questions[index], arm, self.truncate))?,
+                        None => None,
+                    };
+                    match built {
+                        Some(built) => prompts.push((index, built)),
+                        None => too_long.push(index),
                     }
-                    done += built.len();
+                }
+                // Prompts of like lengths have little padding.
+                prompts.sort_by_key(|(_, built)| built.prompt.len());
+                let prefix = read.as_ref().and_then(Option::as_ref);
+                for prompts in prompts.chunks(batch) {
+                    let built: Vec<&Built> = prompts.iter().map(|(_, built)| built).collect();
+                    let found = ask(contestant, prefix, &built, &generate, batch == 1)?;
+                    // Whole nanoseconds, which are the same when they are read from the file.
+                    let share = u32::try_from(prompts.len()).unwrap_or(u32::MAX);
+                    let seconds = (clock.elapsed() / share).as_secs_f64();
+                    clock = Instant::now();
+                    for (&(index, _), answer) in prompts.iter().zip(found) {
+                        let document_tokens = self.document_tokens(contestant, index)?;
+                        answers.keep(keys[index].clone(), Answer { document_tokens, seconds, ..answer })?;
+                    }
+                    done += prompts.len();
+                    on_progress(arm, done, keys.len());
+                }
+                for index in too_long {
+                    let answer = Answer::too_long(self.document_tokens(contestant, index)?);
+                    answers.keep(keys[index].clone(), answer)?;
+                    done += 1;
                     on_progress(arm, done, keys.len());
                 }
             }
@@ -232,6 +277,11 @@ impl LoadedTask {
         Ok(keys.iter().filter_map(|key| answers.get(key).cloned()).collect())
     }
 
+    fn document_tokens(&self, contestant: &Contestant, index: usize) -> Result<usize> {
+        Ok(contestant.decoder.tokenizer.encode(&self.rows[index].document)?.ids.len())
+    }
+
+    /// The answers, and how many documents were too short to be scored.
     fn run_scored(
         &self,
         cut: Cut,
@@ -240,90 +290,146 @@ impl LoadedTask {
         options: &EvalOptions,
         answers: &mut Answers,
         on_progress: &mut OnProgress<'_>,
-    ) -> Result<Vec<Answer>> {
+    ) -> Result<(Vec<Answer>, usize)> {
         let decoder = contestant.decoder.clone();
+        let length = cut.context + cut.target.unwrap_or(0);
         let mut all = Vec::new();
+        let mut warm = false;
         for (index, row) in self.rows.iter().enumerate() {
             on_progress(arm, index, self.rows.len());
             let encoding = decoder.tokenizer.encode(&row.document)?;
-            let length = cut.context + cut.target.unwrap_or(0);
             let Some(ids) = encoding.ids.get(..length) else { continue };
             let (context, target) = ids.split_at(cut.context);
             let target = if cut.target.is_some() { target } else { context };
             // Tokens that split a character leave a context that is no text.
             let Some(text) = row.document.get(..encoding.offsets[cut.context - 1].1) else { continue };
+            let alone = index < options.timed;
             let asked = json!({ "context": text, "target": target });
-            let key = self.key(contestant, arm, &asked, index < options.timed);
+            let key = self.key(contestant, arm, &asked, alone);
             if let Some(answer) = answers.get(&key) {
                 all.push(answer.clone());
                 continue;
             }
+            let clock = Instant::now();
             let document = Tokens { text, ids: context };
-            let shown = contestant.show(&document, arm, self.truncate, cut.target.is_none())?;
-            let document_positions = shown.span.as_ref().map_or(0, Span::len);
-            let mut prompt = Prompt::from_tokens(contestant.beginning());
-            if let Some(span) = shown.span {
-                prompt.push(span);
+            if alone && !warm {
+                fitting(self.score(&document, target, cut, contestant, arm))?;
+                contestant.forget(text);
+                warm = true;
             }
-            let start = Instant::now();
-            let prefix = if prompt.is_empty() { None } else { Some(decoder.read_prefix(&prompt)?) };
-            decoder.network.device().sync().ok();
-            let prefill = start.elapsed().as_secs_f64();
-            let scores = decoder.score_after(prefix.as_ref(), target)?;
-            let config = decoder.network.config();
-            let positions = prompt.len() + target.len();
-            let answer = Answer {
-                outcome: Outcome::Score {
-                    loss: scores.iter().map(|score| f64::from(score.loss)).sum(),
-                    tokens: scores.len(),
-                    correct: scores.iter().filter(|score| score.is_best).count(),
-                },
-                positions: prompt.len(),
-                document_positions,
-                new_tokens: 0,
-                prepare_flops: shown.flops,
-                use_flops: flops::reading(config, 0, positions)
-                    + flops::head(config, decoder.network.vocabulary(), scores.len()),
-                kv_cache_bytes: flops::kv_cache_bytes(config, positions),
-                times: (index < options.timed).then_some(Times {
-                    prepare: shown.seconds,
-                    prefill,
-                    first_token: prefill,
-                    decode: 0.0,
-                }),
-            };
+            let found = fitting(self.score(&document, target, cut, contestant, arm))?;
+            let answer = found.map_or_else(
+                || Answer::too_long(context.len()),
+                |answer| Answer { times: answer.times.filter(|_| alone), ..answer },
+            );
+            let answer = Answer { seconds: clock.elapsed().as_secs_f64(), ..answer };
             answers.keep(key, answer.clone())?;
             all.push(answer);
         }
         on_progress(arm, self.rows.len(), self.rows.len());
         if all.is_empty() {
             return Err(Error::InvalidArgument(format!(
-                "no document of task `{}` has {} tokens of `{}`",
-                self.task.name,
-                cut.context + cut.target.unwrap_or(0),
-                decoder.name
+                "no document of task `{}` has {length} tokens of `{}`",
+                self.task.name, decoder.name
             )));
         }
-        Ok(all)
+        let too_short = self.rows.len() - all.len();
+        Ok((all, too_short))
+    }
+
+    /// Scores what follows a document, or the document again.
+    fn score(
+        &self,
+        document: &Tokens<'_>,
+        target: &[u32],
+        cut: Cut,
+        contestant: &mut Contestant,
+        arm: Arm,
+    ) -> Result<Answer> {
+        let decoder = contestant.decoder.clone();
+        let shown = contestant.show(document, arm, self.truncate, cut.target.is_none())?;
+        let document_positions = shown.span.as_ref().map_or(0, Span::len);
+        let mut prompt = Prompt::from_tokens(contestant.beginning());
+        if let Some(span) = shown.span {
+            prompt.push(span);
+        }
+        let start = Instant::now();
+        let prefix = if prompt.is_empty() { None } else { Some(decoder.read_prefix(&prompt)?) };
+        decoder.network.device().sync().ok();
+        let prefill = start.elapsed().as_secs_f64();
+        let scores = decoder.score_after(prefix.as_ref(), target)?;
+        let config = decoder.network.config();
+        let positions = prompt.len() + target.len();
+        let use_flops = flops::reading(config, 0, positions)
+            + flops::head(config, decoder.network.vocabulary(), scores.len());
+        Ok(Answer {
+            outcome: Outcome::Score {
+                loss: scores.iter().map(|score| f64::from(score.loss)).sum(),
+                tokens: scores.len(),
+                correct: scores.iter().filter(|score| score.is_best).count(),
+            },
+            positions: prompt.len(),
+            document_positions,
+            document_tokens: document.ids.len(),
+            new_tokens: 0,
+            prepare_flops: shown.flops,
+            use_flops,
+            marginal_flops: use_flops,
+            kv_cache_bytes: flops::kv_cache_bytes(config, positions),
+            times: Some(Times { prepare: shown.seconds, prefill, first_token: prefill, decode: 0.0 }),
+            seconds: 0.0,
+        })
     }
 
     /// What an answer depends on, as a hash. Questions asked alone are kept apart, since they have
     /// times.
     fn key(&self, contestant: &Contestant, arm: Arm, asked: &serde_json::Value, alone: bool) -> String {
         let adapter = contestant.adapted.as_ref().map(|adapted| &adapted.adapter.manifest);
+        let encoder = arm.factor().map(|_| {
+            json!({
+                "id": contestant.encoder.id,
+                // The identity leaves out what one encoder may have several of.
+                "rates": contestant.encoder.network.config().compress_rates,
+                "max_chunks": contestant.encoder.max_chunks(),
+                "append": adapter.map(|adapter| adapter.append),
+            })
+        });
+        let adapter = matches!(arm, Arm::Arc(_)).then(|| {
+            json!({
+                "weights": adapter.map(|adapter| &adapter.weights.sha256),
+                "projector": adapter.map(|adapter| &adapter.projector),
+                "plugin": contestant.plugin_sha256,
+                "overridden_pins": contestant.overridden_pins(),
+            })
+        });
         let depends = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "decoder": contestant.decoder_sha256,
+            "tokenizer": contestant.decoder.tokenizer.sha256(),
             "device": format!("{:?}", contestant.decoder.network.device()),
             "arm": arm.to_string(),
             // The encoder sets the budget of all arms that have one.
-            "encoder": arm.factor().map(|_| (&contestant.encoder.id, adapter.map(|adapter| adapter.append))),
-            "adapter": matches!(arm, Arm::Arc(_)).then(|| adapter.map(|adapter| &adapter.weights.sha256)),
+            "encoder": encoder,
+            "adapter": adapter,
             "truncate": matches!(arm, Arm::Truncation(_)).then_some(self.truncate),
             "asked": asked,
             "alone": alone,
         });
         arc_adapters::sha256_hex(depends.to_string().as_bytes())
+    }
+}
+
+/// An example from the document of a question would show the decoder what it is asked.
+fn check_apart(task: &str, rows: &[Row], examples: &[Row]) -> Result<()> {
+    let documents: HashSet<&str> = rows.iter().map(|row| row.document.as_str()).collect();
+    match examples.iter().find(|example| documents.contains(example.document.as_str())) {
+        None => Ok(()),
+        Some(example) => Err(Error::Mismatch {
+            what: format!("task `{task}`"),
+            expected: "examples on documents apart from the data's".into(),
+            found: example.document.chars().take(60).map(|c| if c == '\n' { ' ' } else { c }).collect(),
+            hint: "take the examples from another split, or say `--shots 0`".into(),
+        }),
     }
 }
 
@@ -346,11 +452,21 @@ fn texts(pieces: &[Piece]) -> Vec<serde_json::Value> {
         .collect()
 }
 
+/// Nothing in place of what does not fit the decoder's window or the encoder's chunks: that fails
+/// its question, not the run.
+fn fitting<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::WindowExceeded { .. } | Error::Document { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Asks a batch. A prompt that does not fit the window is not asked.
 fn ask(
     contestant: &Contestant,
     prefix: Option<&Prefix>,
-    built: &[(usize, Built)],
+    built: &[&Built],
     options: &GenerateOptions,
     alone: bool,
 ) -> Result<Vec<Answer>> {
@@ -359,23 +475,25 @@ fn ask(
     let read = prefix.map_or(0, Prefix::len);
     let fits = |built: &Built| read + built.prompt.len() + options.max_tokens <= config.context_length;
     let prompts: Vec<Prompt> =
-        built.iter().filter(|(_, built)| fits(built)).map(|(_, built)| built.prompt.clone()).collect();
+        built.iter().filter(|built| fits(built)).map(|built| built.prompt.clone()).collect();
     let generated = decoder.generate_after(prefix, &prompts, options, |_, _| {})?;
     let timings = generated.timings;
     let mut rows = generated.rows.into_iter();
-    let answers = built.iter().map(|(_, built)| {
+    let answers = built.iter().map(|built| {
         let positions = read + built.prompt.len();
         let row = if fits(built) { rows.next() } else { None };
         let new_tokens = row.as_ref().map_or(0, |row| row.token_ids.len());
         // The last token is written, not read.
         let writing = new_tokens.saturating_sub(1);
+        let head = flops::head(config, decoder.network.vocabulary(), writing + 1);
         Answer {
             positions,
             document_positions: built.document_positions,
+            document_tokens: 0,
             new_tokens,
             prepare_flops: built.flops,
-            use_flops: flops::reading(config, 0, positions + writing)
-                + flops::head(config, decoder.network.vocabulary(), writing + 1),
+            use_flops: flops::reading(config, 0, positions + writing) + head,
+            marginal_flops: flops::reading(config, read, built.prompt.len() + writing) + head,
             kv_cache_bytes: flops::kv_cache_bytes(config, positions + writing),
             times: (alone && row.is_some()).then_some(Times {
                 prepare: built.seconds,
@@ -383,6 +501,7 @@ fn ask(
                 first_token: timings.first_token.as_secs_f64(),
                 decode: timings.decode.as_secs_f64(),
             }),
+            seconds: 0.0,
             outcome: row.map_or(Outcome::TooLong, |row| Outcome::Text(row.text.trim().to_owned())),
         }
     });

@@ -46,6 +46,8 @@ pub struct Task {
     /// Which end of a document the truncation arm keeps.
     #[serde(default)]
     pub truncate: KeptEnd,
+    /// So many questions where the command line says nothing; all of them where this is left out.
+    pub limit: Option<usize>,
     /// So many other rows' documents stand around each document, at a place fixed by the seed.
     #[serde(default)]
     pub distractors: usize,
@@ -57,6 +59,9 @@ pub struct Task {
     pub continuation: Option<ContinuationSpec>,
     /// The decoder predicts the context itself again.
     pub reconstruction: Option<ReconstructionSpec>,
+    /// The sha256 of the task file.
+    #[serde(skip)]
+    pub sha256: String,
 }
 
 /// A task whose answers are written and compared with golds.
@@ -129,24 +134,31 @@ pub struct Frame {
 }
 
 impl Task {
-    /// Reads a task file. `name` is a path that ends in `.toml`, or the name of a file in `tasks/`
-    /// of this folder or one above it. The paths in it are looked for there and in the folders of data.
+    /// Reads a task file. `name` is a path that ends in `.toml`, the name of a file in `tasks/` of
+    /// this folder or one above it, or one of `shipped`: names and the texts of their files. The data
+    /// are looked for beside the file and in the folders of data.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] if there is no such task, [`Error::InvalidConfig`] for a file
     /// that is no task.
-    pub fn open(name: &str, data_folders: &[PathBuf]) -> Result<Self> {
-        let path = locate(name)?;
-        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let mut task = Self::parse(&text, &path)?;
-        let beside = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let folders: Vec<PathBuf> = std::iter::once(beside).chain(data_folders.iter().cloned()).collect();
-        task.data = find_data(&task.data, &folders)?;
+    pub fn open(name: &str, data_folders: &[PathBuf], shipped: &[(&str, &str)]) -> Result<Self> {
+        let (mut task, beside) = match (locate(name)?, shipped.iter().find(|(known, _)| *known == name)) {
+            (Some(path), _) => {
+                let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+                let beside = path.parent().unwrap_or(Path::new(".")).to_owned();
+                (Self::parse(&text, &path)?, Some(beside))
+            }
+            (None, Some((name, text))) => (Self::parse(text, Path::new(name))?, None),
+            (None, None) => return Err(unknown(name, shipped)),
+        };
+        let folders: Vec<PathBuf> = beside.into_iter().chain(data_folders.iter().cloned()).collect();
+        let name = task.name.clone();
+        task.data = find_data(&name, &task.data, &folders)?;
         if let Some(generate) = &mut task.generate
             && let Some(examples) = &mut generate.examples
         {
-            *examples = find_data(examples, &folders)?;
+            *examples = find_data(&name, examples, &folders)?;
         }
         Ok(task)
     }
@@ -158,9 +170,10 @@ impl Task {
     /// [`Error::InvalidConfig`] for an unknown, missing or senseless field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidConfig { path: path.to_owned(), reason };
-        let task: Self =
+        let mut task: Self =
             toml::from_str(text).map_err(|error| invalid(error.to_string().trim().replace('\n', " ")))?;
         task.check().map_err(invalid)?;
+        task.sha256 = arc_adapters::sha256_hex(text.as_bytes());
         Ok(task)
     }
 
@@ -240,24 +253,31 @@ impl GenerateTask {
     }
 }
 
-/// The file of a task.
-fn locate(name: &str) -> Result<PathBuf> {
+/// The file of a task, if it is a path or in a `tasks/` of this folder or above.
+fn locate(name: &str) -> Result<Option<PathBuf>> {
     if Path::new(name).extension().is_some_and(|extension| extension == "toml") {
-        return Ok(PathBuf::from(name));
+        return Ok(Some(PathBuf::from(name)));
     }
+    let mut paths = task_folders()?.into_iter().map(|folder| folder.join(format!("{name}.toml")));
+    Ok(paths.find(|path| path.is_file()))
+}
+
+fn task_folders() -> Result<Vec<PathBuf>> {
     let here = std::env::current_dir().map_err(Error::io("read", "."))?;
-    let folders: Vec<PathBuf> = here.ancestors().map(|folder| folder.join("tasks")).collect();
-    let path = folders.iter().map(|folder| folder.join(format!("{name}.toml"))).find(|path| path.is_file());
-    path.ok_or_else(|| {
-        let names = folders.iter().find(|folder| folder.is_dir()).map(|folder| task_names(folder));
-        let known = names
-            .filter(|names| !names.is_empty())
-            .map(|names| format!("; there are `{}`", names.join("`, `")));
-        Error::InvalidArgument(format!(
-            "there is no task `{name}`: name a file that ends in `.toml`, or one of `tasks/`{}",
-            known.unwrap_or_default()
-        ))
-    })
+    Ok(here.ancestors().map(|folder| folder.join("tasks")).collect())
+}
+
+fn unknown(name: &str, shipped: &[(&str, &str)]) -> Error {
+    let folders = task_folders().unwrap_or_default();
+    let mut names = folders.iter().find(|folder| folder.is_dir()).map_or_else(Vec::new, |f| task_names(f));
+    names.extend(shipped.iter().map(|&(name, _)| name.to_owned()));
+    names.sort();
+    names.dedup();
+    let known =
+        if names.is_empty() { String::new() } else { format!("; there are `{}`", names.join("`, `")) };
+    Error::InvalidArgument(format!(
+        "there is no task `{name}`: name a file that ends in `.toml`, or one of `tasks/`{known}"
+    ))
 }
 
 /// The tasks in a folder, by name.
@@ -273,13 +293,16 @@ fn task_names(folder: &Path) -> Vec<String> {
 }
 
 /// A data file: as it is written if that is absolute, else in the first folder that has it.
-fn find_data(file: &Path, folders: &[PathBuf]) -> Result<PathBuf> {
+fn find_data(task: &str, file: &Path, folders: &[PathBuf]) -> Result<PathBuf> {
     let found = folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file());
     found.ok_or_else(|| Error::Mismatch {
-        what: "the task".into(),
+        what: format!("the data of task `{task}`"),
         expected: file.display().to_string(),
         found: "no such file".into(),
-        hint: "fetch the data with `arc data prepare eval`, or name its folder with `--data DIR`".into(),
+        hint:
+            "fetch SQuAD and BoolQ with `arc data prepare eval`; for data of your own, put the file beside \
+               the task's or name its folder with `--data DIR`"
+                .into(),
     })
 }
 

@@ -15,7 +15,7 @@ use arc_core::eval::{
 use arc_core::prompt::Prompt;
 use harness::{decoder, repository, session};
 use serde_json::{Value, json};
-use tiny::{FAILURE, Place, USAGE};
+use tiny::{FAILURE, Place, USAGE, tiny_llama};
 
 const TASK: &str = r#"
     schema = 1
@@ -370,6 +370,9 @@ fn an_unknown_task_is_a_usage_error_that_lists_the_known_ones() {
 /// Claims about `arc eval` on a model that the test writes itself: its tokens are bytes, its window
 /// is 256, its encoder reads chunks of 64 and takes each byte for a latent, unless asked for a factor.
 mod tiny_model {
+    use arc_core::decoder::{Decoder, GenerateOptions};
+    use arc_core::nn::Residence;
+
     use super::*;
 
     /// A place with an adapter and the task `t`, whose data are these documents.
@@ -418,6 +421,41 @@ mod tiny_model {
         let mut manifest = EncoderManifest::open(&place.path("encoder")).expect("the encoder");
         change(&mut manifest);
         manifest.write(&place.path("encoder")).expect("an encoder package");
+    }
+
+    #[test]
+    fn rows_that_end_leave_the_others_as_they_were() {
+        let place = Place::with_model(&tiny_llama());
+        let device = arc_core::device::DeviceName::CPU.open().expect("the CPU");
+        // Their keys and values lie in host memory, and in tensors.
+        for residence in [Residence::Packed, Residence::Dense] {
+            let path = place.path("tiny.gguf");
+            let decoder = Decoder::open_as("tiny", &path, &device, residence).expect("a decoder");
+            let prompts = ["a", "some longer prompt", "x y z", "of no great length"]
+                .map(|text| Prompt::from_tokens(decoder.tokenizer.encode_prompt(text).expect("tokens")));
+            let generate = |prompts: &[Prompt], stop: &[String]| -> Vec<Vec<u32>> {
+                let stop = stop.to_vec();
+                let options = GenerateOptions { max_tokens: 12, stop, ..GenerateOptions::default() };
+                let found = decoder.generate(prompts, &options, |_, _| {}).expect("texts");
+                found.rows.into_iter().map(|row| row.token_ids).collect()
+            };
+            // What the first writes in one token, the second in three, the third in six.
+            let stop: Vec<String> = prompts
+                .iter()
+                .zip([1, 3, 6])
+                .map(|(prompt, n)| {
+                    let written = &generate(std::slice::from_ref(prompt), &[])[0];
+                    decoder.tokenizer.decode(&written[..n], true)
+                })
+                .collect();
+            let together = generate(&prompts, &stop);
+            let alone: Vec<Vec<u32>> =
+                prompts.iter().flat_map(|prompt| generate(std::slice::from_ref(prompt), &stop)).collect();
+            assert_eq!(together, alone);
+            let mut lengths: Vec<usize> = together.iter().map(Vec::len).collect();
+            lengths.dedup();
+            assert!(lengths.len() > 1, "all end together: {lengths:?}");
+        }
     }
 
     #[test]

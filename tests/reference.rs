@@ -1,8 +1,10 @@
 //! The encoder, projector and splice against what the reference code computed in float32.
 
+#[path = "harness/device.rs"]
+mod device;
+
 use std::path::{Path, PathBuf};
 
-use arc_core::device::DeviceName;
 use arc_core::encoder::ArcEncoder;
 use arc_core::eval::check_reference;
 use arc_core::weights::{ArcCheckpoint, TensorSource as _, TrainingSources};
@@ -22,17 +24,9 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// The device of `ARC_TEST_DEVICE`, else the CPU, and how far it may be off.
-fn device() -> (burn::tensor::Device, f64) {
-    match std::env::var("ARC_TEST_DEVICE") {
-        Ok(name) => (name.parse::<DeviceName>().and_then(DeviceName::open).expect("a device"), 2e-3),
-        Err(_) => (DeviceName::CPU.open().expect("the CPU"), TOLERANCE),
-    }
-}
-
 #[test]
 fn every_case_of_the_reference_is_reproduced() {
-    let (device, tolerance) = device();
+    let (device, tolerance) = device::device(TOLERANCE);
     for folder in folders() {
         let reports =
             check_reference(&folder, &device).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -45,7 +39,7 @@ fn every_case_of_the_reference_is_reproduced() {
 
 #[test]
 fn a_batch_is_its_sequences_one_by_one_in_any_order() {
-    let (device, tolerance) = device();
+    let (device, tolerance) = device::device(TOLERANCE);
     for folder in folders() {
         let checkpoint = ArcCheckpoint::open(&folder, &TrainingSources::default()).expect("a checkpoint");
         let encoder = ArcEncoder::from_checkpoint(&checkpoint, 0, &device).expect("an encoder");

@@ -45,6 +45,15 @@ pub enum Error {
         nearest_name: Option<String>,
     },
 
+    /// A checkpoint has tensors that its architecture has no place for.
+    #[error("`{}`: the model does not use its tensors {named}", path.display())]
+    UnusedTensors {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The first few of them, each in backticks, and how many more there are.
+        named: String,
+    },
+
     /// A tensor does not have the shape that the configuration asks for.
     #[error("tensor `{tensor}` in `{}` has shape {found:?}, expected {expected:?}", path.display())]
     TensorShape {
@@ -286,6 +295,9 @@ impl Error {
             ),
             Self::MissingTensor { .. } | Self::TensorShape { .. } => {
                 Some("the file may hold another model than its configuration says".into())
+            }
+            Self::UnusedTensors { .. } => {
+                Some("the model is of a variant that is not supported: it would run without them".into())
             }
             Self::UnsupportedQuantisation { .. } => {
                 Some("supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K".into())

@@ -257,6 +257,7 @@ pub(crate) struct Gguf {
 }
 
 /// A metadata value.
+#[derive(Clone)]
 pub(crate) enum Meta {
     U32(u32),
     F32(f32),

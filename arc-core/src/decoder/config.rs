@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout};
+use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout, RopeScaling};
 use crate::weights::{GgufFile, ModelArgs, TensorNames, TensorSource as _};
 use crate::{Error, Result};
 
@@ -99,13 +99,21 @@ pub(super) struct Layout {
     pub names: TensorNames,
     /// What to add to normalisation weights.
     pub norm_offset: f32,
+    /// Whether the embedding table serves as the head where there is none.
+    pub tied_head: bool,
 }
 
 impl Layout {
-    /// GGUF, whose names do not depend on the architecture.
-    pub(super) const GGUF: Self = Self { names: TensorNames::GGUF, norm_offset: 0.0 };
+    /// GGUF, whose names do not depend on the architecture; it leaves out a head that is tied.
+    pub(super) const GGUF: Self = Self { names: TensorNames::GGUF, norm_offset: 0.0, tied_head: true };
     /// Meta's names, which OLMo's own are mapped to as well.
-    pub(super) const META: Self = Self { names: TensorNames::META, norm_offset: 0.0 };
+    pub(super) const META: Self = Self { names: TensorNames::META, norm_offset: 0.0, tied_head: false };
+
+    /// Hugging Face's, where every architecture has its own default for a field that is left out.
+    pub(super) fn hugging_face(names: TensorNames, fields: &Fields, tied_by_default: bool) -> Result<Self> {
+        let tied_head = fields.optional_bool("tie_word_embeddings")?.unwrap_or(tied_by_default);
+        Ok(Self { names, norm_offset: 0.0, tied_head })
+    }
 }
 
 impl DecoderConfig {
@@ -262,6 +270,36 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
+    /// Yes or no, which may be absent.
+    pub(super) fn optional_bool(&self, name: &str) -> Result<Option<bool>> {
+        self.get(name)
+            .map(|value| {
+                value
+                    .as_bool()
+                    .ok_or_else(|| self.error(format!("field `{name}` is {value}, expected true or false")))
+            })
+            .transpose()
+    }
+
+    /// Refuses a field that asks for what is not implemented: it is `only`, `null` or absent.
+    pub(super) fn expect_only(&self, name: &str, only: impl Into<Value>) -> Result<()> {
+        let only = only.into();
+        match self.get(name) {
+            // `1` and `1.0` are two JSON values and one number.
+            Some(found)
+                if *found != only && (found.as_f64().is_none() || found.as_f64() != only.as_f64()) =>
+            {
+                Err(self.error(format!("field `{name}` is {found}, only {only} is supported")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a field is there, be it `null`.
+    pub(super) fn states(&self, name: &str) -> bool {
+        self.value.get(name).is_some()
+    }
+
     /// A text.
     pub(super) fn str(&self, name: &str) -> Result<&'a str> {
         self.get(name)
@@ -277,7 +315,7 @@ impl<'a> Fields<'a> {
 
 /// The values that every GGUF architecture states under its own prefix.
 pub(super) struct GgufFields<'a> {
-    pub(super) file: &'a GgufFile,
+    file: &'a GgufFile,
     prefix: &'a str,
 }
 
@@ -312,8 +350,53 @@ impl<'a> GgufFields<'a> {
     }
 
     /// A text that may be absent.
-    pub(super) fn optional_str(&self, name: &str) -> Result<Option<&'a str>> {
+    fn optional_str(&self, name: &str) -> Result<Option<&'a str>> {
         let key = self.key(name);
         self.file.meta(&key).is_some().then(|| self.file.str(&key)).transpose()
+    }
+
+    /// Refuses a limit on intermediate values, which no forward pass here applies; 0 is none.
+    pub(super) fn expect_no_limit(&self, name: &str) -> Result<()> {
+        match self.optional_f64(name)? {
+            Some(limit) if limit > 0.0 => {
+                Err(self.error(format!("`{}` is {limit}; clamped values are not supported", self.key(name))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The base, width and scaling of a rotation; llama.cpp reads the keys by the same rules.
+    pub(super) fn rope(&self, theta: f64, head_dim: usize, layout: RopeLayout) -> Result<RopeConfig> {
+        if let Some(rotated) = self.optional_usize("rope.dimension_count")?
+            && rotated != head_dim
+        {
+            let key = self.key("rope.dimension_count");
+            return Err(self.error(format!(
+                "`{key}` is {rotated}, only heads rotated whole, {head_dim}, are supported"
+            )));
+        }
+        let mut rope =
+            RopeConfig::new(self.optional_f64("rope.freq_base")?.unwrap_or(theta), head_dim, layout);
+        let factor = match self.optional_f64("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            // The key's first name.
+            None => self.optional_f64("rope.scale_linear")?,
+        };
+        rope.scaling = match self.optional_str("rope.scaling.type")? {
+            None | Some("linear") => {
+                factor.filter(|&factor| factor != 0.0).map(|factor| RopeScaling::Linear { factor })
+            }
+            Some("none") => None,
+            Some(other) => {
+                let key = self.key("rope.scaling.type");
+                return Err(self.error(format!("`{key}` is `{other}`, only `linear` is supported")));
+            }
+        };
+        Ok(rope)
+    }
+
+    /// An error about this file's configuration.
+    fn error(&self, reason: String) -> Error {
+        Error::InvalidConfig { path: self.file.path().to_owned(), reason }
     }
 }

@@ -3,15 +3,22 @@
 //! Embeddings scaled by `√d`, normalisation before and after each half of a block, normalised
 //! queries and keys, GeGLU, and five layers with a sliding window to each global one.
 
+use serde_json::Value;
+
 use super::config::{Architecture, DecoderConfig, Fields, GgufFields, Layout, LocalLayers};
-use crate::Result;
+use super::llama::rope_scaling;
 use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout};
 use crate::weights::{GgufFile, TensorNames};
+use crate::{Error, Result};
 
-/// Every sixth layer is global; GGUF files do not state it.
+/// Every sixth layer is global, where a file does not state it.
 const PERIOD: usize = 6;
-/// The rotation base of local layers; GGUF files state only the global one.
+/// The rotation base of global layers, where a file does not state it.
+const THETA: f64 = 1_000_000.0;
+/// The rotation base of local layers; GGUF files rarely state it.
 const LOCAL_THETA: f64 = 10_000.0;
+/// Scores are divided by its root where `config.json` leaves out `query_pre_attn_scalar`.
+const QUERY_SCALAR: f64 = 256.0;
 /// The one size whose scores are not scaled by the head width (27B has this many layers).
 const LAYERS_27B: usize = 62;
 
@@ -24,6 +31,9 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
     // The reference scales by `query_pre_attn_scalar`, which is the head width save for 27B.
     let query_width = if n_layers == LAYERS_27B { d_model / n_heads.max(1) } else { head_dim };
     let scalar = query_width as f64;
+    fields.expect_no_limit("attn_logit_softcapping")?;
+    fields.expect_no_limit("final_logit_softcapping")?;
+    let local_theta = fields.optional_f64("rope.freq_base_swa")?.unwrap_or(LOCAL_THETA);
     Ok(config(Values {
         d_model,
         n_layers,
@@ -35,21 +45,25 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
             scale: 1.0 / scalar.sqrt(),
         },
         epsilon: fields.f64("attention.layer_norm_rms_epsilon")?,
-        theta: fields.optional_f64("rope.freq_base")?.unwrap_or(1_000_000.0),
-        linear_factor: fields.optional_f64("rope.scaling.factor")?,
-        local_theta: LOCAL_THETA,
+        rope: fields.rope(THETA, head_dim, RopeLayout::HalfSplit)?,
+        local_rope: RopeConfig::new(local_theta, head_dim, RopeLayout::HalfSplit),
         window: fields.usize("attention.sliding_window")?,
-        period: PERIOD,
+        period: fields.optional_usize("attention.sliding_window_pattern")?.unwrap_or(PERIOD).max(1),
         context_length: fields.usize("context_length")?,
     }))
 }
 
 pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layout)> {
+    fields.expect_only("attention_bias", false)?;
+    fields.expect_only("hidden_activation", "gelu_pytorch_tanh")?;
+    fields.expect_only("use_bidirectional_attention", false)?;
+    fields.expect_only("attn_logit_softcapping", Value::Null)?;
+    fields.expect_only("final_logit_softcapping", Value::Null)?;
     let head_dim = fields.usize("head_dim")?;
-    let scalar = fields.optional_f64("query_pre_attn_scalar")?.unwrap_or(head_dim as f64);
-    let period = match fields.get("layer_types").and_then(serde_json::Value::as_array) {
+    let scalar = fields.optional_f64("query_pre_attn_scalar")?.unwrap_or(QUERY_SCALAR);
+    let period = match fields.get("layer_types").and_then(Value::as_array) {
         Some(kinds) => {
-            let is_global = |kind: &serde_json::Value| kind.as_str() == Some("full_attention");
+            let is_global = |kind: &Value| kind.as_str() == Some("full_attention");
             let period = kinds.iter().position(is_global).map_or(LocalLayers::ALL, |first| first + 1);
             let regular = kinds.iter().enumerate().all(|(layer, kind)| {
                 is_global(kind) == (period != LocalLayers::ALL && (layer + 1) % period == 0)
@@ -64,18 +78,19 @@ pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layou
     // Transformers 5 has one object per kind of layer; 4 had flat fields.
     let parameters = fields.object("rope_parameters");
     let of_kind = |kind: &str| parameters.as_ref().and_then(|all| all.object(kind));
-    let theta = match of_kind("full_attention") {
-        Some(global) => global.f64("rope_theta")?,
-        None => fields.optional_f64("rope_theta")?.unwrap_or(1_000_000.0),
+    let rope = |kind: Option<Fields>, flat_theta: &str, default_theta: f64| {
+        let theta = match &kind {
+            Some(kind) => kind.optional_f64("rope_theta")?,
+            None => fields.optional_f64(flat_theta)?,
+        };
+        let mut rope = RopeConfig::new(theta.unwrap_or(default_theta), head_dim, RopeLayout::HalfSplit);
+        rope.scaling = kind.as_ref().map(rope_scaling).transpose()?.flatten();
+        Ok::<_, Error>(rope)
     };
-    let local_theta = match of_kind("sliding_attention") {
-        Some(local) => local.f64("rope_theta")?,
-        None => fields.optional_f64("rope_local_base_freq")?.unwrap_or(LOCAL_THETA),
-    };
-    let linear_factor = match of_kind("full_attention").or_else(|| fields.object("rope_scaling")) {
-        Some(scaling) => scaling.optional_f64("factor")?,
-        None => None,
-    };
+    let mut global = rope(of_kind("full_attention"), "rope_theta", THETA)?;
+    if let Some(scaling) = fields.object("rope_scaling") {
+        global.scaling = rope_scaling(&scaling)?;
+    }
     let config = config(Values {
         d_model: fields.usize("hidden_size")?,
         n_layers: fields.usize("num_hidden_layers")?,
@@ -87,15 +102,15 @@ pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layou
             scale: 1.0 / scalar.sqrt(),
         },
         epsilon: fields.optional_f64("rms_norm_eps")?.unwrap_or(1e-6),
-        theta,
-        linear_factor,
-        local_theta,
+        rope: global,
+        local_rope: rope(of_kind("sliding_attention"), "rope_local_base_freq", LOCAL_THETA)?,
         window: fields.usize("sliding_window")?,
         period: period.max(1),
         context_length: fields.usize("max_position_embeddings")?,
     });
     // The reference multiplies by `1 + weight`; GGUF stores the sum.
-    Ok((config, Layout { names: TensorNames::HUGGING_FACE_GEMMA3, norm_offset: 1.0 }))
+    let layout = Layout::hugging_face(TensorNames::HUGGING_FACE_GEMMA3, fields, true)?;
+    Ok((config, Layout { norm_offset: 1.0, ..layout }))
 }
 
 /// What the two formats state differently.
@@ -105,18 +120,14 @@ struct Values {
     d_ff: usize,
     attention: AttentionConfig,
     epsilon: f64,
-    theta: f64,
-    linear_factor: Option<f64>,
-    local_theta: f64,
+    rope: RopeConfig,
+    local_rope: RopeConfig,
     window: usize,
     period: usize,
     context_length: usize,
 }
 
 fn config(values: Values) -> DecoderConfig {
-    let head_dim = values.attention.head_dim;
-    let mut rope = RopeConfig::new(values.theta, head_dim, RopeLayout::HalfSplit);
-    rope.scaling = values.linear_factor.map(|factor| crate::nn::RopeScaling::Linear { factor });
     DecoderConfig {
         architecture: Architecture::Gemma3,
         n_layers: values.n_layers,
@@ -130,12 +141,8 @@ fn config(values: Values) -> DecoderConfig {
             qk_norm: true,
             qkv_bias: false,
         },
-        rope,
-        local: Some(LocalLayers {
-            window: values.window,
-            period: values.period,
-            rope: RopeConfig::new(values.local_theta, head_dim, RopeLayout::HalfSplit),
-        }),
+        rope: values.rope,
+        local: Some(LocalLayers { window: values.window, period: values.period, rope: values.local_rope }),
         embedding_scale: Some((values.d_model as f64).sqrt()),
         context_length: values.context_length,
     }

@@ -7,6 +7,13 @@ use crate::Result;
 use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout, RopeScaling};
 use crate::weights::{GgufFile, TensorNames, TensorSource};
 
+/// Where a file states no base of the rotation.
+const THETA: f64 = 10_000.0;
+/// Mistral's window where the field is left out; `null` is none.
+const MISTRAL_WINDOW: usize = 4096;
+/// Where llama.cpp stores Llama 3.1's scaling, as one divisor per frequency.
+pub(super) const ROPE_DIVISORS: &str = "rope_freqs.weight";
+
 pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
     from_gguf_as(file, "llama", Architecture::Llama, RopeLayout::Interleaved)
 }
@@ -29,14 +36,9 @@ pub(super) fn from_gguf_as(
         Some(epsilon) => epsilon,
         None => fields.f64("attention.layer_norm_epsilon")?,
     };
-    let mut rope =
-        RopeConfig::new(fields.optional_f64("rope.freq_base")?.unwrap_or(10_000.0), head_dim, layout);
-    if fields.optional_str("rope.scaling.type")? == Some("linear") {
-        rope.scaling = Some(RopeScaling::Linear { factor: fields.f64("rope.scaling.factor")? });
-    }
-    if file.has("rope_freqs.weight") {
-        // llama.cpp stores Llama 3.1's scaling as one divisor per frequency.
-        rope.divisors = Some(file.tensor_of_shape("rope_freqs.weight", &[head_dim / 2])?.to_f32());
+    let mut rope = fields.rope(THETA, head_dim, layout)?;
+    if file.has(ROPE_DIVISORS) {
+        rope.divisors = Some(file.tensor_of_shape(ROPE_DIVISORS, &[head_dim / 2])?.to_f32());
     }
     Ok(DecoderConfig {
         architecture,
@@ -65,24 +67,28 @@ pub(super) fn from_gguf_as(
 
 pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layout)> {
     let mut config = from_hugging_face_as(fields, Architecture::Llama)?;
-    if let Some(window) = fields.optional_usize("sliding_window")? {
-        // The first Mistral 7B; later ones have `null` here.
-        config.local = Some(LocalLayers { window, period: LocalLayers::ALL, rope: config.rope.clone() });
-    }
-    Ok((config, Layout { names: TensorNames::HUGGING_FACE, norm_offset: 0.0 }))
+    let window = match fields.str("model_type")? {
+        "mistral" if fields.states("sliding_window") => fields.optional_usize("sliding_window")?,
+        "mistral" => Some(MISTRAL_WINDOW),
+        _ => None,
+    };
+    config.local =
+        window.map(|window| LocalLayers { window, period: LocalLayers::ALL, rope: config.rope.clone() });
+    Ok((config, Layout::hugging_face(TensorNames::HUGGING_FACE, fields, false)?))
 }
 
 /// The values that llama shares with qwen2 and olmo.
 pub(super) fn from_hugging_face_as(fields: &Fields, architecture: Architecture) -> Result<DecoderConfig> {
+    fields.expect_only("attention_bias", false)?;
+    fields.expect_only("mlp_bias", false)?;
+    fields.expect_only("hidden_act", "silu")?;
+    fields.expect_only("partial_rotary_factor", 1.0)?;
     let d_model = fields.usize("hidden_size")?;
     let n_heads = fields.usize("num_attention_heads")?;
     let head_dim = fields.optional_usize("head_dim")?.unwrap_or(d_model / n_heads.max(1));
-    let epsilon = fields.optional_f64("rms_norm_eps")?.unwrap_or(1e-5);
-    let mut rope = RopeConfig::new(
-        fields.optional_f64("rope_theta")?.unwrap_or(10_000.0),
-        head_dim,
-        RopeLayout::HalfSplit,
-    );
+    let epsilon = fields.optional_f64("rms_norm_eps")?.unwrap_or(1e-6);
+    let mut rope =
+        RopeConfig::new(fields.optional_f64("rope_theta")?.unwrap_or(THETA), head_dim, RopeLayout::HalfSplit);
     // Transformers 5 moved the rotation into one object; 4 had it at the top.
     if let Some(parameters) = fields.object("rope_parameters")
         && let Some(theta) = parameters.optional_f64("rope_theta")?
@@ -117,7 +123,9 @@ pub(super) fn from_hugging_face_as(fields: &Fields, architecture: Architecture) 
     })
 }
 
-fn rope_scaling(fields: &Fields) -> Result<Option<RopeScaling>> {
+/// The scaling that an object of rotation parameters asks for.
+pub(super) fn rope_scaling(fields: &Fields) -> Result<Option<RopeScaling>> {
+    fields.expect_only("partial_rotary_factor", 1.0)?;
     let kind = fields.get("rope_type").or_else(|| fields.get("type")).and_then(|kind| kind.as_str());
     match kind {
         None | Some("default") => Ok(None),

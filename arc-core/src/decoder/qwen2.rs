@@ -12,11 +12,9 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
 }
 
 pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layout)> {
-    if fields.get("use_sliding_window").and_then(serde_json::Value::as_bool) == Some(true) {
-        return Err(fields.error("field `use_sliding_window` is true, which is not supported".into()));
-    }
+    fields.expect_only("use_sliding_window", false)?;
     let config = llama::from_hugging_face_as(fields, Architecture::Qwen2)?;
-    Ok((with_biases(config), Layout { names: TensorNames::HUGGING_FACE, norm_offset: 0.0 }))
+    Ok((with_biases(config), Layout::hugging_face(TensorNames::HUGGING_FACE, fields, false)?))
 }
 
 fn with_biases(mut config: DecoderConfig) -> DecoderConfig {

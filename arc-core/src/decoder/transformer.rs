@@ -12,6 +12,7 @@ use super::checkpoint::Checkpoint;
 use super::config::{DecoderConfig, Layout};
 use super::generate::TokenScore;
 use super::kv_cache::KvCache;
+use super::llama::ROPE_DIVISORS;
 use crate::Result;
 use crate::nn::{Block, Embedding, Linear, Loader, Norm, Residence, Visibility};
 use crate::weights::{GgufFile, HfFolder, MetaFolder, TensorSource};
@@ -63,7 +64,8 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// Errors of the configuration, and of each tensor that is missing or misshapen.
+    /// Errors of the configuration, of each tensor that is missing or misshapen, and of tensors that
+    /// the architecture has no place for.
     pub fn from_gguf(file: &GgufFile, device: &Device, residence: Residence) -> Result<Self> {
         let config = DecoderConfig::from_gguf(file)?;
         Self::load(config, file, &Layout::GGUF, device, residence)
@@ -115,15 +117,16 @@ impl Transformer {
         let d = config.d_model();
         let embedding = loader.embedding(layout.names.embedding, d)?;
         let [vocabulary, _] = embedding.dims();
-        let head = if loader.has(layout.names.head) {
-            let name = layout.names.head.trim_end_matches(".weight");
-            loader.linear(name, [d, vocabulary], false)?
-        } else {
-            embedding.tied_head()
-        };
         let blocks =
             (0..config.n_layers).map(|layer| loader.block(layer, &config.block)).collect::<Result<_>>()?;
         let norm = loader.norm(layout.names.output_norm, d, config.block.norm)?;
+        let head = if layout.tied_head && !loader.has(layout.names.head) {
+            embedding.tied_head()
+        } else {
+            let name = layout.names.head.trim_end_matches(".weight");
+            loader.linear(name, [d, vocabulary], false)?
+        };
+        loader.expect_all_read(config.rope.divisors.as_ref().map(|_| ROPE_DIVISORS))?;
         let weight_bytes = loader.loaded_bytes();
         Ok(Self { config, embedding, blocks, norm, head, device: device.clone(), weight_bytes })
     }

@@ -1,6 +1,7 @@
 //! Builds the parts of this module from a checkpoint, one tensor at a time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -37,6 +38,8 @@ pub struct Loader<'a> {
     prefix: String,
     /// What was loaded so far, in bytes.
     bytes: Cell<u64>,
+    /// The full names of the tensors that were loaded so far.
+    read: RefCell<HashSet<String>>,
 }
 
 impl<'a> Loader<'a> {
@@ -56,6 +59,7 @@ impl<'a> Loader<'a> {
             norm_offset: 0.0,
             prefix: String::new(),
             bytes: Cell::new(0),
+            read: RefCell::default(),
         }
     }
 
@@ -109,7 +113,7 @@ impl<'a> Loader<'a> {
     ///
     /// [`Error::MissingTensor`], [`Error::TensorShape`] or [`Error::UnsupportedQuantisation`].
     pub fn vector(&self, name: &str, len: usize) -> Result<Tensor<1>> {
-        let values = self.source.tensor_of_shape(&self.full_name(name), &[len])?.to_f32();
+        let values = self.tensor_of_shape(name, &[len])?.to_f32();
         self.count(size_of::<f32>() * len);
         Ok(Tensor::from_data(TensorData::new(values, [len]), self.device))
     }
@@ -120,8 +124,7 @@ impl<'a> Loader<'a> {
     ///
     /// As [`Loader::vector`].
     pub fn linear(&self, name: &str, [d_in, d_out]: [usize; 2], bias: bool) -> Result<Linear> {
-        let weight =
-            self.source.tensor_of_shape(&self.full_name(&format!("{name}.weight")), &[d_out, d_in])?;
+        let weight = self.tensor_of_shape(&format!("{name}.weight"), &[d_out, d_in])?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), d_out)).transpose()?;
         self.count_matrix(&weight);
         Ok(match self.residence {
@@ -140,7 +143,7 @@ impl<'a> Loader<'a> {
     ///
     /// As [`Loader::vector`].
     pub fn embedding(&self, name: &str, d: usize) -> Result<Embedding> {
-        let table = self.source.tensor(&self.full_name(name))?;
+        let table = self.tensor(name)?;
         let (vocabulary, width) = match table.shape() {
             &[vocabulary, width] => (vocabulary, width),
             _ => (0, 0),
@@ -215,6 +218,30 @@ impl<'a> Loader<'a> {
             ),
             post_feed_forward_norm: sandwich_norm(names.post_feed_forward_norm)?,
         })
+    }
+
+    /// Refuses a checkpoint that holds tensors which were not loaded, save the one that was
+    /// `read_before` this loader: each is a bias or a norm that the model would run without.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnusedTensors`].
+    pub fn expect_all_read(&self, read_before: Option<&str>) -> Result<()> {
+        self.read.borrow_mut().extend(read_before.map(str::to_owned));
+        self.source.expect_all_read(&self.read.borrow())
+    }
+
+    fn tensor(&self, name: &str) -> Result<RawTensor> {
+        let name = self.full_name(name);
+        let tensor = self.source.tensor(&name)?;
+        self.read.borrow_mut().insert(name);
+        Ok(tensor)
+    }
+
+    fn tensor_of_shape(&self, name: &str, shape: &[usize]) -> Result<RawTensor> {
+        let tensor = self.tensor(name)?;
+        tensor.expect_shape(shape)?;
+        Ok(tensor)
     }
 
     fn full_name(&self, name: &str) -> String {

@@ -8,6 +8,9 @@ use crate::{Error, Result};
 /// Names less similar than this (Jaro-Winkler, 0 to 1) are not worth suggesting.
 const WORTH_SUGGESTING: f64 = 0.7;
 
+/// Tensors of old checkpoints that are no weights: rotary frequencies, which the configuration gives.
+const ROTARY_TABLES: [&str; 2] = ["rotary_emb.inv_freq", "rope.freqs"];
+
 /// A checkpoint that finds tensors by name.
 pub trait TensorSource: Send + Sync {
     /// The tensor of that name, as it is stored; no bytes are copied.
@@ -53,20 +56,21 @@ pub trait TensorSource: Send + Sync {
     /// A tensor that is left over is a bias or a norm that the model ignores, or another model.
     ///
     /// # Errors
-    /// [`Error::InvalidFile`] naming the first few of them.
+    /// [`Error::UnusedTensors`] naming the first few of them.
     fn expect_all_read(&self, read: &HashSet<String>) -> Result<()> {
         const NAMED: usize = 4;
-        let unread: Vec<_> = self.names().into_iter().filter(|name| !read.contains(*name)).collect();
+        let is_table = |name: &str| ROTARY_TABLES.iter().any(|table| name.ends_with(table));
+        let mut unread = self.names();
+        unread.retain(|name| !read.contains(*name) && !is_table(name));
         if unread.is_empty() {
             return Ok(());
         }
         let named: Vec<_> = unread.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
         let rest = unread.len().saturating_sub(NAMED);
         let more = if rest == 0 { String::new() } else { format!(" and {rest} more") };
-        Err(Error::InvalidFile {
+        Err(Error::UnusedTensors {
             path: self.path().to_owned(),
-            format: "checkpoint",
-            reason: format!("the model does not use its tensors {}{more}", named.join(", ")),
+            named: format!("{}{more}", named.join(", ")),
         })
     }
 }

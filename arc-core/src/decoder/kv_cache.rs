@@ -225,3 +225,79 @@ fn append_tensors(layer: &mut Option<KeyValue>, new: KeyValue, from: usize) -> K
     *layer = Some(filled);
     seen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a row's slots hold: the position of its own or shared tokens, nothing for padding.
+    fn positions(shared: usize, start: usize, n: usize) -> Vec<Option<usize>> {
+        let mut next = 0..;
+        (0..n).map(|slot| if (shared..start).contains(&slot) { None } else { next.next() }).collect()
+    }
+
+    /// Whether each query sees each key, `[rows, s, n]`.
+    fn seen(cache: &KvCache, s: usize, window: Option<usize>) -> Vec<Vec<Vec<bool>>> {
+        let (first, n) = (cache.len(), cache.len() + s);
+        let row = |hides: &dyn Fn(usize, usize) -> bool| {
+            (0..s).map(|query| (0..n).map(|key| !hides(query, key)).collect()).collect()
+        };
+        match cache.visibility(s, window, &Device::flex()) {
+            Visibility::All => vec![row(&|_, _| false); cache.rows()],
+            Visibility::Causal => vec![row(&|query, key| key > first + query); cache.rows()],
+            Visibility::Masked(mask) => {
+                assert_eq!(mask.dims(), [cache.rows(), 1, s, n]);
+                let hidden = mask.into_data();
+                let hidden: Vec<bool> = hidden.iter::<bool>().collect();
+                hidden.chunks(s * n).map(|hidden| row(&|query, key| hidden[query * n + key])).collect()
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_sees_its_rows_own_tokens_up_to_itself_and_within_the_window() {
+        for shared in [0, 1, 4] {
+            for padding in [vec![0], vec![0, 0], vec![0, 2], vec![3, 0, 1]] {
+                for len in shared..shared + 6 {
+                    for s in 1..6 {
+                        for window in [None, Some(1), Some(2), Some(3), Some(7), Some(100)] {
+                            let starts = padding.iter().map(|padding| shared + padding).collect();
+                            let cache = KvCache { shared, len, ..KvCache::new(0, starts) };
+                            check(&cache, s, window);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(cache: &KvCache, s: usize, window: Option<usize>) {
+        let seen = seen(cache, s, window);
+        for (row, &start) in cache.starts.iter().enumerate() {
+            let positions = positions(cache.shared, start, cache.len + s);
+            for query in 0..s {
+                let seen = &seen[row][query];
+                let Some(place) = positions[cache.len + query] else {
+                    assert!(seen.contains(&true), "padding that sees nothing has no softmax: {cache:?}");
+                    continue;
+                };
+                let first = window.map_or(0, |window| (place + 1).saturating_sub(window));
+                for (key, position) in positions.iter().enumerate() {
+                    let expected = position.is_some_and(|position| (first..=place).contains(&position));
+                    assert_eq!(seen[key], expected, "{query} {key} {window:?} {cache:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn positions_count_a_rows_own_tokens() {
+        let cache = KvCache { shared: 2, len: 1, ..KvCache::new(0, vec![2, 5]) };
+        let next = cache.next_positions(6);
+        for (row, start) in [(0, 2), (1, 5)] {
+            for (slot, position) in positions(2, start, 7).iter().enumerate().skip(1) {
+                assert!(position.is_none_or(|position| next[row][slot - 1] == position), "{next:?}");
+            }
+        }
+    }
+}

@@ -167,3 +167,37 @@ impl Rotation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama_3_frequencies_equal_those_of_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/architectures/frequencies.json");
+        let all: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(all.len(), 2);
+        for (name, golden) in all {
+            let number = |field: &str| golden[field].as_f64().unwrap();
+            let head_dim = number("head_dim") as usize;
+            let mut rope = RopeConfig::new(number("rope_theta"), head_dim, RopeLayout::HalfSplit);
+            let unscaled = rope.frequencies();
+            rope.scaling = Some(RopeScaling::Llama3 {
+                factor: number("factor"),
+                low_freq_factor: number("low_freq_factor"),
+                high_freq_factor: number("high_freq_factor"),
+                original_context: number("original_max_position_embeddings"),
+            });
+            let expected: Vec<f64> = serde_json::from_value(golden["frequencies"].clone()).unwrap();
+            assert_eq!(expected.len(), head_dim / 2);
+            for ((found, expected), unscaled) in rope.frequencies().iter().zip(&expected).zip(&unscaled) {
+                // transformers computes them in float32.
+                assert!((found / expected - 1.0).abs() < 2e-6, "{name}: {found}, expected {expected}");
+                assert!(*found <= *unscaled, "{name}");
+            }
+            let kept = rope.frequencies().iter().zip(&unscaled).filter(|(found, base)| found == base).count();
+            assert!(kept > 0 && kept < head_dim / 2, "{name}: {kept} frequencies are kept");
+        }
+    }
+}

@@ -1,15 +1,15 @@
 //! What `arc generate` and `arc ask` print with `--json`: other programs are built on it.
 
-mod harness;
 #[path = "harness/tiny.rs"]
 mod tiny;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use harness::{decoder, repository};
 use serde_json::Value;
+use tiny::notice::left_out_offline;
 use tiny::{Meta, Place, VOCABULARY, tiny_llama};
 
 const GENERATE: [&str; 5] = ["generate", "--decoder", "tiny", "--prompt", "hello"];
@@ -243,15 +243,15 @@ mod answers {
 /// What transformers computed for a prompt (`golden/decoders.json`), through the binary.
 #[test]
 fn a_real_model_gives_transformers_ids_loss_logits_and_tokens() {
-    // Pulls the model where it is not there, or says why the test is left out.
-    if decoder("smollm2-135m").is_none() {
+    if left_out_offline("smollm2-135m") {
         return;
     }
-    let golden = std::fs::read(repository("tests/golden/decoders.json")).expect("golden data");
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let golden = std::fs::read(repository.join("tests/golden/decoders.json")).expect("golden data");
     let golden: Value = serde_json::from_slice(&golden).expect("JSON");
     let golden = &golden["smol"][0];
     let output = Command::new(env!("CARGO_BIN_EXE_arc"))
-        .current_dir(repository("."))
+        .current_dir(repository)
         .args(["generate", "--json", "--yes", "--decoder", "smollm2-135m", "--temperature", "0"])
         .args(["--max-tokens", "32", "--loss", "--logits", "8", "--prompt"])
         .arg(golden["prompt"].as_str().expect("a prompt"))

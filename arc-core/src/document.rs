@@ -74,7 +74,7 @@ impl Document {
 /// word, else of a character. What is blank is left out.
 pub struct Pieces {
     name: String,
-    reader: Box<dyn Read>,
+    reader: BufReader<Box<dyn Read>>,
     /// The wanted length of a piece, in bytes.
     length: usize,
     /// Bytes read so far.
@@ -96,7 +96,7 @@ impl Pieces {
     /// [`Error::Io`] if it cannot be opened; [`Error::Document`] if it is a folder.
     pub fn open(path: impl AsRef<Path>, length: usize) -> Result<Self> {
         let (name, reader) = open(path.as_ref())?;
-        let reader = Box::new(BufReader::new(reader));
+        let reader = BufReader::new(reader);
         Ok(Self { name, reader, length, read: 0, any: false, ended: false })
     }
 

@@ -169,7 +169,7 @@ pub fn import(
     let mut adapters = Vec::new();
     for (index, (decoder, spec)) in options.decoders.iter().zip(specs).enumerate() {
         let tensors = adapter_tensors(checkpoint, index)?;
-        let described = adapter_manifest(config, decoder, spec, &manifest);
+        let described = adapter_manifest(config, decoder, spec, &manifest)?;
         adapters.push(AdapterPackage::write(&adapter(&decoder.pin.name), &described, &tensors)?);
     }
     // The manifest comes last: a folder without it is no package.
@@ -255,7 +255,7 @@ fn adapter_manifest(
     decoder: &ImportedDecoder,
     spec: ProjectorSpec,
     encoder: &EncoderManifest,
-) -> AdapterManifest {
+) -> Result<AdapterManifest> {
     let d_encoder = config.model_args.dim;
     let widths: Vec<usize> = spec
         .layers
@@ -265,7 +265,7 @@ fn adapter_manifest(
             _ => None,
         })
         .collect();
-    AdapterManifest {
+    Ok(AdapterManifest {
         schema: ADAPTER_SCHEMA,
         name: format!("{}.{}", encoder.name, decoder.pin.name),
         decoder: decoder.pin.clone(),
@@ -274,29 +274,31 @@ fn adapter_manifest(
         d_hidden: if let [hidden, _] = widths[..] { Some(hidden) } else { None },
         d_decoder: widths.last().copied().unwrap_or(d_encoder),
         projector: spec,
-        pooling_factors: vec![u32::try_from(factor(encoder)).unwrap_or(u32::MAX)],
+        pooling_factors: vec![u32::try_from(factor(encoder)?).unwrap_or(u32::MAX)],
         append: if config.embedder_args.cont_tok { Append::Cont } else { Append::None },
         prompt_template: decoder.prompt_template.clone(),
         weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: String::new() },
         training: json!({ "method": "imported from a checkpoint of the public ARC-Encoder code" }),
         scores: Value::Null,
-    }
+    })
 }
 
 /// How many tokens a latent stands for; with a fixed count, in a full chunk.
-fn factor(encoder: &EncoderManifest) -> usize {
+fn factor(encoder: &EncoderManifest) -> Result<usize> {
     let count = |k: usize| encoder.chunk_tokens.div_ceil(k.max(1));
+    let pooling = Pooling { pool_type: encoder.pool_type.parse()?, place: encoder.place };
     let factor = if encoder.memory_tokens > 0 {
         count(encoder.memory_tokens)
     } else {
-        encoder.compress_rates.iter().fold(1_usize, |factor, &rate| match PoolingRate::try_from(rate) {
-            Ok(PoolingRate::Factor(p)) => factor.saturating_mul(p),
-            Ok(PoolingRate::Count(k)) => count(k),
-            Ok(PoolingRate::Whole) => encoder.chunk_tokens,
-            _ => factor,
+        let rates = pooling.rates(&encoder.compress_rates)?;
+        rates.into_iter().fold(1_usize, |factor, rate| match rate {
+            PoolingRate::Factor(p) => factor.saturating_mul(p),
+            PoolingRate::Count(k) => count(k),
+            PoolingRate::Whole => encoder.chunk_tokens,
+            PoolingRate::Off => factor,
         })
     };
-    factor.clamp(*FACTORS.start(), *FACTORS.end())
+    Ok(factor.clamp(*FACTORS.start(), *FACTORS.end()))
 }
 
 /// A decoder's projector and learned vectors under an adapter's names, in the stored type.

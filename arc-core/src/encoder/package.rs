@@ -144,16 +144,13 @@ pub(crate) fn encoder_config(manifest: &EncoderManifest, base: &DecoderConfig) -
             manifest.compress_rates, manifest.memory_tokens
         ));
     }
+    let pooling = Pooling { pool_type: manifest.pool_type.parse()?, place: manifest.place };
     Ok(ArcEncoderConfig {
         block: base.block,
         rope: base.rope.clone(),
         n_layers,
-        compress_rates: manifest
-            .compress_rates
-            .iter()
-            .map(|&rate| PoolingRate::try_from(rate))
-            .collect::<Result<_>>()?,
-        pooling: Pooling { pool_type: manifest.pool_type.parse()?, place: manifest.place },
+        compress_rates: pooling.rates(&manifest.compress_rates)?,
+        pooling,
         causal: manifest.causal,
         memory_tokens: manifest.memory_tokens,
     })

@@ -155,6 +155,12 @@ pub enum PoolingKind {
     /// A factor `p` makes `s / p` clusters, rounded down, and leaves a sequence shorter than `p`
     /// as it is. Clusters start from consecutive groups and are ordered by their first position,
     /// so the result depends on nothing but the states; one that ends up empty is dropped.
+    ///
+    /// The reference agrees on the number of clusters, on means and on dropping, and not on the
+    /// rest: it starts from states drawn at random and keeps the numbers that clusters then have,
+    /// so that no two of its runs need give the same latents. (Its public code, besides, hands the
+    /// number of clusters to the clustering in place of the states, and so fails for more than
+    /// one.)
     KMeans(ClusterMetric),
 }
 
@@ -236,6 +242,26 @@ impl Default for Pooling {
     fn default() -> Self {
         let pool_type = PoolType { kind: PoolingKind::Mean, queries_only: true };
         Self { pool_type, place: PoolingPlace::Before }
+    }
+}
+
+impl Pooling {
+    /// A configuration's `compress_rates` under this pooling.
+    ///
+    /// Merging by similarity knows no fixed counts: the reference takes a positive rate there for
+    /// the factor of this size.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a rate that is too large.
+    pub fn rates(&self, compress_rates: &[i64]) -> Result<Vec<PoolingRate>> {
+        let rate = |&rate: &i64| {
+            Ok(match (self.pool_type.kind, PoolingRate::try_from(rate)?) {
+                (PoolingKind::KMeans(_), PoolingRate::Count(1)) => PoolingRate::Off,
+                (PoolingKind::KMeans(_), PoolingRate::Count(p)) => PoolingRate::Factor(p),
+                (_, rate) => rate,
+            })
+        };
+        compress_rates.iter().map(rate).collect()
     }
 }
 
@@ -564,6 +590,17 @@ mod tests {
         assert_eq!(default, Pooling::default());
         let rates: Vec<PoolingRate> = serde_json::from_str("[-8,-1,0,5]").unwrap();
         assert_eq!(serde_json::to_string(&rates).unwrap(), "[-8,-1,0,5]");
+    }
+
+    #[test]
+    fn a_positive_rate_is_a_factor_where_similar_states_are_merged() {
+        let rates = |name: &str| {
+            let pooling = Pooling { pool_type: name.parse().unwrap(), place: PoolingPlace::Before };
+            pooling.rates(&[1, 4, -4, 0, -1]).unwrap()
+        };
+        use PoolingRate::{Count, Factor, Off, Whole};
+        assert_eq!(rates("metric_kmeans_cosine"), [Off, Factor(4), Factor(4), Whole, Off]);
+        assert_eq!(rates("mean_pooled_queries"), [Count(1), Count(4), Factor(4), Whole, Off]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use arc_adapters::{ProjectorLayer, ProjectorSpec, TensorF32};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{ArcEncoder, ArcEncoderConfig, Pooling, PoolingPlace, PoolingRate};
+use super::{ArcEncoder, ArcEncoderConfig, Pooling, PoolingPlace};
 use crate::decoder::DecoderConfig;
 use crate::nn::{Loader, Residence};
 use crate::projector::Projector;
@@ -25,16 +25,13 @@ impl ArcEncoder {
         let config = checkpoint.config();
         let embedder = &config.embedder_args;
         let backbone = DecoderConfig::from_meta(&config.model_args);
+        let pooling = pooling(checkpoint)?;
         let encoder = ArcEncoderConfig {
             block: backbone.block,
             rope: backbone.rope,
             n_layers: config.n_layers(),
-            compress_rates: embedder
-                .compress_rates
-                .iter()
-                .map(|&rate| PoolingRate::try_from(rate))
-                .collect::<Result<_>>()?,
-            pooling: pooling(checkpoint)?,
+            compress_rates: pooling.rates(&embedder.compress_rates)?,
+            pooling,
             causal: embedder.causal_embedder,
             memory_tokens: embedder.memory_tokens,
         };

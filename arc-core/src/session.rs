@@ -346,8 +346,10 @@ impl Session {
                 (self.locate)(&model, &entry.name)
             }
             (None, Some(source)) => {
-                let model =
-                    ModelFile { source: source.clone(), sha256: Some(backbone.sha256.clone()), bytes: None };
+                let model = ModelFile {
+                    sha256: Some(backbone.sha256.clone()),
+                    ..ModelFile::unpinned(source.clone())
+                };
                 (self.locate)(&model, &manifest.name)
             }
             (None, None) => {

@@ -160,7 +160,7 @@ fn published_tokenizer(
     let Some(source) = manifest.provenance.get("tokenizer").and_then(serde_json::Value::as_str) else {
         return Ok(None);
     };
-    let model = ModelFile { source: source.parse()?, sha256: None, bytes: None };
+    let model = ModelFile::unpinned(source.parse()?);
     match locate(&model, &manifest.name, yes) {
         Ok(path) => Ok(Some(path)),
         Err(error) => {
@@ -172,7 +172,7 @@ fn published_tokenizer(
 
 /// Pulls a published checkpoint, weights and configuration.
 fn fetch(weights: &ModelSource, name: &str, yes: bool) -> Result<PathBuf, Failure> {
-    let model = ModelFile { source: weights.clone(), sha256: None, bytes: None };
+    let model = ModelFile::unpinned(weights.clone());
     let path = locate(&model, name, yes)?;
     Ok(path.parent().map(Path::to_owned).unwrap_or(path))
 }

@@ -23,8 +23,7 @@ pub(crate) fn run(global: &Global, pull: &Pull, output: &Output) -> Result<(), F
             }
             (Err(_), Ok(entry)) => match EncoderManifest::open(&entry.package)? {
                 EncoderManifest { weights: EncoderWeights::Published { source }, .. } => {
-                    let checkpoint = ModelFile { source, sha256: None, bytes: None };
-                    locate(&checkpoint, &entry.name, global.yes)?
+                    locate(&ModelFile::unpinned(source), &entry.name, global.yes)?
                 }
                 manifest => session(global)?.backbone(&manifest)?,
             },

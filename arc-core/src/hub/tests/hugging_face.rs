@@ -344,11 +344,7 @@ fn an_index_brings_the_whole_checkpoint_and_goes_on_where_a_file_was_missing() {
     let root = tempfile::tempdir().unwrap();
     let cache = Cache::at(root.path());
     let index = br#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}"#;
-    let model = ModelFile {
-        source: "hf:org/repo@main#model.safetensors.index.json".parse().unwrap(),
-        sha256: None,
-        bytes: None,
-    };
+    let model = ModelFile::unpinned("hf:org/repo@main#model.safetensors.index.json".parse().unwrap());
     let pull_all = |server: &Server| {
         let environment = server.environment();
         crate::hub::pull_all(&model, NAME, &cache, &Silent, Consent::Given, &environment, Duration::ZERO)
@@ -461,4 +457,37 @@ fn one_question_is_asked_about_a_whole_checkpoint() {
             Err(error) => assert!(!agrees && error.to_string().contains("declined"), "{error}"),
         }
     }
+}
+
+#[test]
+fn a_pinned_file_of_a_checkpoint_is_checked_when_it_is_pulled() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = Cache::at(root.path());
+    let index = br#"{"weight_map": {"x": "a.safetensors"}}"#;
+    let unpinned = ModelFile::unpinned("hf:org/repo@main#model.safetensors.index.json".parse().unwrap());
+    let pinned = |name: &str, content: &[u8]| {
+        let files = [(name.to_owned(), sha256(content))].into();
+        ModelFile { files, ..unpinned.clone() }
+    };
+    let pull_all = |model: &ModelFile, server: &Server| {
+        let environment = server.environment();
+        crate::hub::pull_all(model, NAME, &cache, &Silent, Consent::Given, &environment, Duration::ZERO)
+    };
+    let missing = || status("404 Not Found");
+    let first =
+        |shard: &[u8]| vec![whole(index), whole(b"{}"), missing(), missing(), missing(), whole(shard)];
+    // Another file than is pinned, then the right one: index and configuration are here by then.
+    let model = pinned("a.safetensors", &content(10));
+    let error = pull_all(&model, &Server::start(first(&content(11)))).unwrap_err();
+    assert!(matches!(error, Error::Checksum { .. }), "{error}");
+    assert_one_line(&error);
+    assert_eq!(cache.find(&model, NAME), None);
+    let server = Server::start(vec![missing(), missing(), missing(), whole(&content(10))]);
+    let path = pull_all(&model, &server).unwrap();
+    assert_eq!(cache.find(&model, NAME), Some(path));
+    // A pin that comes later is of what lies there too.
+    assert_eq!(cache.find(&pinned("a.safetensors", &content(12)), NAME), None);
+    let server = Server::start(vec![missing(), missing(), missing()]);
+    let error = pull_all(&pinned("b.safetensors", &content(1)), &server).unwrap_err();
+    assert!(error.to_string().contains("`files` pins `b.safetensors`"), "{error}");
 }

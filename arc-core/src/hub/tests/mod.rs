@@ -45,7 +45,7 @@ fn pull_with(
 }
 
 fn model(source: ModelSource, sha256: Option<String>, bytes: Option<u64>) -> ModelFile {
-    ModelFile { source, sha256, bytes }
+    ModelFile { sha256, bytes, ..ModelFile::unpinned(source) }
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -102,6 +102,12 @@ impl Place {
         place
     }
 
+    /// Adds entries to the registry.
+    fn add(&self, entries: &str) {
+        let registry = std::fs::read_to_string(self.path("registry.toml")).expect("a registry");
+        self.file("registry.toml", registry + entries);
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -546,6 +552,231 @@ fn every_kind_of_projector_computes_its_definition_before_and_after_an_import() 
         let own = std::fs::read(folder.join("model.safetensors")).expect("a checkpoint");
         assert!(out == own, "{kind}");
     }
+}
+
+/// The tensors of a checkpoint.
+fn tensors_of(file: &Path) -> Vec<(String, RawTensor)> {
+    let file = SafetensorsFile::open(file).expect("a file");
+    let named = |name: &str| (name.to_owned(), file.tensor(name).expect("a tensor"));
+    file.names().into_iter().map(named).collect()
+}
+
+/// The latents of a text.
+fn latents(place: &Place, encoder: &str, text: &str) -> Vec<f32> {
+    place.file("text.txt", text);
+    place.succeeds(&["compress", "text.txt", "-o", "x.arc.safetensors", "--encoder", encoder]);
+    let file = SafetensorsFile::open(place.path("x.arc.safetensors")).expect("latents");
+    file.tensor("latents").expect("latents").to_f32()
+}
+
+/// Writes a decoder in Meta's layout as Hugging Face has it: other names, and the halves of each
+/// head's pairs apart.
+fn as_hugging_face(meta: &Path, folder: &Path, scaling: &Value) {
+    let params = std::fs::read_to_string(meta.join("params.json")).expect("sizes");
+    let params: Value = serde_json::from_str(&params).expect("sizes");
+    let config = json!({
+        "model_type": "llama", "hidden_size": params["dim"], "intermediate_size": params["hidden_dim"],
+        "num_hidden_layers": params["n_layers"], "num_attention_heads": params["n_heads"],
+        "num_key_value_heads": params["n_kv_heads"], "head_dim": params["head_dim"],
+        "rms_norm_eps": params["norm_eps"], "vocab_size": params["vocab_size"],
+        "rope_theta": params["rope_theta"], "rope_scaling": scaling, "max_position_embeddings": 256,
+        "tie_word_embeddings": false,
+    });
+    std::fs::create_dir_all(folder).expect("a folder");
+    std::fs::write(folder.join("config.json"), config.to_string()).expect("a config");
+    let k = params["head_dim"].as_u64().expect("a width") as usize;
+    let apart = |tensor: &RawTensor| {
+        let (width, values) = (tensor.shape()[1], tensor.to_f32());
+        let rows: Vec<&[f32]> = values.chunks(width).collect();
+        let order = |heads: &[&[f32]]| -> Vec<f32> {
+            (0..2).flat_map(|half| (0..k / 2).flat_map(move |pair| heads[2 * pair + half].to_vec())).collect()
+        };
+        let values: Vec<f32> = rows.chunks(k).flat_map(order).collect();
+        RawTensor::from_f32("x", tensor.shape().to_vec(), &values).expect("a tensor")
+    };
+    let renamed: Vec<(String, RawTensor)> = tensors_of(&meta.join("consolidated.safetensors"))
+        .into_iter()
+        .map(|(name, tensor)| {
+            let tensor = if name.contains(".wq.") || name.contains(".wk.") { apart(&tensor) } else { tensor };
+            let mut name = name;
+            for (from, to) in [
+                ("tok_embeddings", "model.embed_tokens"),
+                ("output", "lm_head"),
+                ("attention.wq", "self_attn.q_proj"),
+                ("attention.wk", "self_attn.k_proj"),
+                ("attention.wv", "self_attn.v_proj"),
+                ("attention.wo", "self_attn.o_proj"),
+                ("feed_forward.w1", "mlp.gate_proj"),
+                ("feed_forward.w2", "mlp.down_proj"),
+                ("feed_forward.w3", "mlp.up_proj"),
+                ("attention_norm", "input_layernorm"),
+                ("ffn_norm", "post_attention_layernorm"),
+            ] {
+                name = name.replace(from, to);
+            }
+            let name = match name.as_str() {
+                "norm.weight" => "model.norm.weight".to_owned(),
+                other if other.starts_with("layers.") => format!("model.{other}"),
+                other => other.to_owned(),
+            };
+            (name, tensor)
+        })
+        .collect();
+    write(&folder.join("model.safetensors"), &renamed);
+}
+
+/// Llama 3.1's scaling, for contexts as short as those of the tests.
+fn llama_3_scaling() -> Value {
+    json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    })
+}
+
+/// The public code rotates Llama 3.1 without its scaling, and its adapters were trained so.
+#[test]
+fn a_decoder_whose_scaling_is_left_out_gives_the_logits_of_the_unscaled_one() {
+    let fixture = fixture("arc8_single");
+    let place = Place::with_decoders_of(&fixture);
+    as_hugging_face(&fixture.join("decoder0"), &place.path("hf"), &llama_3_scaling());
+    std::fs::copy(place.path("zero-tokenizer.json"), place.path("hf/tokenizer.json")).expect("a tokenizer");
+    place.add(
+        "[decoders.scaled]\nsource = \"file:hf\"\n\
+         [decoders.unscaled]\nsource = \"file:hf\"\noptions = { rope_scaling = \"none\" }\n",
+    );
+    let logits = |decoder: &str| -> Vec<f64> {
+        let prompt = "abcdefghijklmnopqrstuvwxyzabcdefghijklm";
+        let generate =
+            ["generate", "--decoder", decoder, "--prompt", prompt, "--max-tokens", "1", "--logits", "89"];
+        let written = place.succeeds(&generate);
+        let mut logits = vec![0.0; 89];
+        for pair in written["logits"].as_array().expect("logits") {
+            let id = pair["id"].as_u64().expect("an id") as usize;
+            logits[id] = pair["logit"].as_f64().expect("a number");
+        }
+        logits
+    };
+    let meta = logits("zero");
+    let worst = |other: &[f64]| meta.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let largest = meta.iter().fold(0.0_f64, |largest, logit| largest.max(logit.abs()));
+    assert!(worst(&logits("unscaled")) <= 1e-5 * largest, "{}", worst(&logits("unscaled")));
+    assert!(worst(&logits("scaled")) > 1e-3 * largest, "{}", worst(&logits("scaled")));
+}
+
+/// The reference's encoders know no scaling either, whichever layout their backbone comes in.
+#[test]
+fn an_encoder_is_not_scaled_by_its_backbones_configuration() {
+    let fixture = fixture("arc8_single");
+    let place = Place::with_decoders_of(&fixture);
+    let meta = fixture.join("decoder0");
+    as_hugging_face(&meta, &place.path("hf"), &llama_3_scaling());
+    std::fs::create_dir_all(place.path("meta")).expect("a folder");
+    for file in ["params.json", "consolidated.safetensors"] {
+        std::fs::copy(meta.join(file), place.path("meta").join(file)).expect("a copy");
+    }
+    let mut found = Vec::new();
+    for (name, file) in [("meta", "consolidated.safetensors"), ("hf", "model.safetensors")] {
+        let folder = place.path(name);
+        std::fs::copy(place.path("zero-tokenizer.json"), folder.join("tokenizer.json")).expect("a tokenizer");
+        let weights = folder.join(file);
+        let manifest = json!({
+            "schema": 1, "name": name, "encoder_id": "x", "architecture": "llama", "d_encoder": 24,
+            "n_truncated_layers": 0, "compress_rates": [-4], "pool_type": "mean_pooled_queries",
+            "where": "before", "chunk_tokens": 64,
+            "backbone": {
+                "source": format!("file:{}", weights.display()),
+                "sha256": arc_adapters::sha256_file(&weights).expect("a hash"),
+            },
+            "weights": { "kind": "backbone" },
+        });
+        let mut manifest =
+            EncoderManifest::parse(&manifest.to_string(), Path::new("test")).expect("a manifest");
+        manifest.encoder_id = encoder_id(&manifest);
+        manifest.write(&place.path(&format!("encoders/{name}"))).expect("a package");
+        place.add(&format!("[encoders.{name}]\npackage = \"encoders/{name}\"\n"));
+        found.push(latents(&place, name, "abcdefghijklmnopqrstuvwxyzabcdefghijklm"));
+    }
+    let largest = found[0].iter().fold(1.0_f32, |largest, value| largest.max(value.abs()));
+    assert_eq!(found[0].len(), 10 * 24);
+    assert!(found[0].iter().zip(&found[1]).all(|(a, b)| (a - b).abs() <= 1e-5 * largest));
+}
+
+#[test]
+fn a_tokenizer_that_the_registry_names_is_used_by_every_command() {
+    let fixture = fixture("arc8_single");
+    let place = Place::with_decoders_of(&fixture);
+    place.import(&fixture, &["--chunk-tokens", "64"]);
+    let verified = place.succeeds(&["adapters", "verify", "plugins/imported/zero"]);
+    let checks = verified["adapters"][0]["checks"].as_array().expect("checks").clone();
+    let pins =
+        checks.iter().find(|check| check["what"].as_str().is_some_and(|what| what.contains("tokenizer")));
+    assert!(pins.is_some_and(|check| check.to_string().contains("passed")), "{checks:?}");
+
+    // The same decoder, added with its tokenizer.
+    let source = format!("file:{}", fixture.join("decoder0").display());
+    place.succeeds(&[
+        "adapters",
+        "add",
+        "--name",
+        "added",
+        "--source",
+        &source,
+        "--tokenizer",
+        "file:zero-tokenizer.json",
+    ]);
+    let generate = |decoder: &str| {
+        place.succeeds(&["generate", "--decoder", decoder, "--prompt", "abc", "--max-tokens", "3"])["token_ids"]
+            .clone()
+    };
+    assert_eq!(generate("added"), generate("zero"));
+
+    let rows: String = (0..60)
+        .map(|row| {
+            let text: String = (0..200).map(|i| letter((i * i + row * 7 + i * row) % 60)).collect();
+            format!("{}\n", json!({ "text": text }))
+        })
+        .collect();
+    place.file("texts.jsonl", rows);
+    // Text is prepared with the encoder's tokenizer, which is another than the decoder's.
+    place.add(&format!(
+        "[decoders.letters]\nsource = {source:?}\ntokenizer = {{ source = \"file:encoder-tokenizer.json\" }}\n"
+    ));
+    place.succeeds(&[
+        "data",
+        "prepare",
+        "--tokenizer",
+        "letters",
+        "--source",
+        "texts.jsonl=CC0-1.0",
+        "--out",
+        "corpus",
+        "--held-out",
+        "0.2",
+    ]);
+    let registered = place.succeeds(&[
+        "register",
+        "--decoder",
+        "added",
+        "--encoder",
+        "imported",
+        "--text",
+        "corpus",
+        "--steps",
+        "2",
+        "--batches",
+        "2",
+        "--batch",
+        "2",
+        "--context-tokens",
+        "16",
+        "--target-tokens",
+        "8",
+        "--samples",
+        "2",
+    ]);
+    assert_eq!(registered["decoder"], "added");
+    let verified = place.succeeds(&["adapters", "verify", "added"]);
+    assert_eq!(verified["passed"], true, "{verified}");
 }
 
 mod refusals {

@@ -496,3 +496,45 @@ fn tiny_llama() -> Vec<u8> {
     file.extend(data);
     file
 }
+
+#[test]
+fn a_run_uses_and_passes_on_the_tokenizer_that_the_registry_names() {
+    let place = Place::new();
+    let characters = ('a'..='z').chain(['Ġ']).enumerate();
+    let vocabulary: serde_json::Map<String, Value> =
+        characters.map(|(id, character)| (character.to_string(), json!(id))).collect();
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": vocabulary, "merges": [],
+        },
+    });
+    place.file("letters.json", tokenizer.to_string());
+    place.file(
+        "registry.toml",
+        "schema = 1\n[decoders.tiny]\nsource = \"file:tiny.gguf\"\n[decoders.letters]\naliases = [\"l\"]\n\
+         source = \"file:tiny.gguf\"\ntokenizer = { source = \"file:letters.json\" }\n\
+         options = { rope_scaling = \"none\" }\n",
+    );
+    let config = CONFIG.replace("steps = 40", "steps = 5");
+    place.file(
+        "run.toml",
+        config.replace("[[decoders]]\nname = \"tiny\"", "[[decoders]]\nname = \"letters\""),
+    );
+    place.succeeds(&["train", "run.toml", "--out", "run"]);
+    // The run's registry lies in another folder, and says as much of the decoder.
+    let file = place.path("run/final/registry.toml");
+    let registry = arc_adapters::Registry::open(&file).expect("a registry");
+    let entry = registry.decoder("l").expect("its alias");
+    let found = entry.tokenizer.as_ref().map(|tokenizer| tokenizer.source.to_string());
+    assert_eq!(found, Some(format!("file:{}", place.path("letters.json").display())));
+    assert_eq!(entry.options.rope_scaling, arc_adapters::RopeScalingOption::None);
+    let registry = file.to_str().expect("UTF-8");
+    let verified = place.succeeds(&["adapters", "verify", "letters", "--registry", registry]);
+    assert_eq!(verified["passed"], true, "{verified}");
+}

@@ -10,7 +10,7 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
 use crate::files::{io_error, read_text, replace, sync_folder};
 use crate::manifest::check_name;
 use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
-use crate::{DecoderEntry, Error, ModelFile, ModelSource, Registry, Result};
+use crate::{DecoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption};
 
 /// How long another writer may hold the lock: a change takes milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -163,6 +163,9 @@ impl RegistryEditor {
         }
         if !entry.options.stop.is_empty() {
             options.insert("stop", Value::Array(entry.options.stop.iter().collect()));
+        }
+        if entry.options.rope_scaling == RopeScalingOption::None {
+            options.insert("rope_scaling", "none".into());
         }
         if !options.is_empty() {
             copy.insert("options", value(options));

@@ -83,6 +83,22 @@ pub struct DecoderOptions {
     /// Texts that end an answer.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// Whether positions are rotated as the checkpoint stretches them.
+    #[serde(default)]
+    pub rope_scaling: RopeScalingOption,
+}
+
+/// Which rotation of positions a decoder is run with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RopeScalingOption {
+    /// As its checkpoint states.
+    #[default]
+    Checkpoint,
+    /// Unscaled: adapters of the ARC-Encoder's public code were trained so, since that code knows
+    /// no scaling, where Llama 3.1's own configuration has one.
+    None,
 }
 
 impl DecoderOptions {
@@ -575,11 +591,15 @@ source = "file:models/l.gguf"
         let options = &registry.decoder("d").unwrap().options;
         assert_eq!((options.factor, options.stop.as_slice()), (Some(8), ["###".to_owned()].as_slice()));
         assert_eq!(options.prompt_template.as_deref(), Some("{{ document }}"));
+        assert_eq!(options.rope_scaling, RopeScalingOption::Checkpoint);
+        let unscaled = entry("rope_scaling = 'none'").unwrap();
+        assert_eq!(unscaled.decoder("d").unwrap().options.rope_scaling, RopeScalingOption::None);
         for (options, expected) in [
             ("factor = 0", "`decoders.d.options.factor` is 0"),
             ("factor = -4", "line 4"),
             ("stop = ['']", "`decoders.d.options.stop` has an empty text"),
             ("prompt_template = ' '", "`decoders.d.options.prompt_template` is empty"),
+            ("rope_scaling = 'linear'", "unknown variant `linear`, expected `checkpoint` or `none`"),
             ("flavour = 1", "unknown field `flavour`"),
         ] {
             let error = entry(options).unwrap_err().to_string();

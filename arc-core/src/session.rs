@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use crate::adapted::{AdaptedDecoder, Pins};
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, ModelSettings};
 use crate::device::DeviceName;
 use crate::encoder::Encoder;
 use crate::hub::{self, Cache, Consent, Silent};
@@ -302,8 +302,8 @@ impl Session {
             let locate = |model| (self.locate)(model, &entry.name);
             let tokenizer = entry.tokenizer.as_ref().map(locate).transpose()?;
             let residence = Residence::for_inference(&self.device);
-            let decoder =
-                Decoder::open_with(&entry.name, &path, tokenizer.as_deref(), &self.device, residence)?;
+            let settings = ModelSettings::of_entry(entry, tokenizer);
+            let decoder = Decoder::open_with(&entry.name, &path, settings, &self.device, residence)?;
             let found = decoder.network.config().architecture.name();
             if let Some(expected) = entry.architecture.as_ref().filter(|expected| *expected != found) {
                 return Err(Error::Mismatch {
@@ -562,7 +562,11 @@ fn resolve_adapter(
 }
 
 fn model_is_same(old: &DecoderEntry, new: &DecoderEntry) -> bool {
-    (&old.model, &old.tokenizer, &old.architecture) == (&new.model, &new.tokenizer, &new.architecture)
+    let says = |entry: &DecoderEntry| {
+        let (model, tokenizer) = (entry.model.clone(), entry.tokenizer.clone());
+        (model, tokenizer, entry.architecture.clone(), entry.options.rope_scaling)
+    };
+    says(old) == says(new)
 }
 
 /// Whether an adapter that may be loaded is still what its entry says.

@@ -84,6 +84,9 @@ pub(crate) struct Add {
     /// The size of the model in bytes
     #[arg(long, value_name = "N", requires = "source")]
     pub model_bytes: Option<u64>,
+    /// Where the decoder's tokenizer.json comes from, if it is not in or beside the model's file
+    #[arg(long, value_name = "SOURCE", requires = "source", value_parser = parse_source)]
+    pub tokenizer: Option<ModelSource>,
     /// Another name for the decoder; may be repeated
     #[arg(long, value_name = "NAME", requires = "source")]
     pub alias: Vec<String>,

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{ModelFile, ModelSource, NewAdapter, NewDecoder, RegistryEditor};
-use arc_core::decoder::Decoder;
+use arc_core::Session;
+use arc_core::decoder::{Decoder, ModelSettings};
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;
 use arc_core::train::{Evaluation, RegisterOptions, Start, register};
@@ -68,9 +69,13 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     let model =
         model.ok_or_else(|| Failure::usage(format!("`{name}` has no model"), "name one with `--model`"))?;
     let path = locate(&model, &name, yes)?;
+    let tokenizer = known.and_then(|entry| entry.tokenizer.as_ref());
+    let tokenizer = tokenizer.map(|tokenizer| locate(tokenizer, &name, yes)).transpose()?;
+    let settings =
+        known.map_or_else(ModelSettings::default, |entry| ModelSettings::of_entry(entry, tokenizer));
     let session =
         Session::new(registry, global.device, Box::new(move |model, name| locate(model, name, yes)))?;
-    let decoder = Decoder::open_as(&name, &path, session.device(), Residence::Dense)?;
+    let decoder = Decoder::open_with(&name, &path, settings, session.device(), Residence::Dense)?;
     let factor = match args.factor {
         Some(factor) => usize::from(factor),
         None => session.encoder_named(&encoder)?.default_factor(),

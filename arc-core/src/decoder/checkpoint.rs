@@ -54,6 +54,16 @@ impl Checkpoint {
         Ok(Self { path: folder.unwrap_or_else(|| path.to_owned()), files, config, layout })
     }
 
+    /// The same model with its positions rotated as if it had not been stretched.
+    pub(crate) fn without_rope_scaling(mut self) -> Self {
+        let local = self.config.local.as_mut().map(|local| &mut local.rope);
+        for rope in std::iter::once(&mut self.config.rope).chain(local) {
+            rope.scaling = None;
+            rope.divisors = None;
+        }
+        self
+    }
+
     /// What the model computes.
     pub(crate) fn config(&self) -> &DecoderConfig {
         &self.config

@@ -17,7 +17,7 @@ mod transformer;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use arc_adapters::{sha256_file, sha256_hex};
+use arc_adapters::{DecoderEntry, RopeScalingOption, sha256_file, sha256_hex};
 use burn::tensor::Device;
 
 pub(crate) use checkpoint::Checkpoint;
@@ -34,6 +34,23 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::RawTensor;
 use crate::{Error, Result};
 
+/// What a registry says of a model that its files do not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelSettings {
+    /// A `tokenizer.json`, in place of the one in or beside the model's file.
+    pub tokenizer: Option<PathBuf>,
+    /// Rotates positions without the scaling that the checkpoint states.
+    pub unscaled_rope: bool,
+}
+
+impl ModelSettings {
+    /// What an entry says; `tokenizer` is where the file is that it names.
+    #[must_use]
+    pub fn of_entry(entry: &DecoderEntry, tokenizer: Option<PathBuf>) -> Self {
+        Self { tokenizer, unscaled_rope: entry.options.rope_scaling == RopeScalingOption::None }
+    }
+}
+
 /// A language model with its tokenizer, under the name that the registry gives it.
 #[derive(Debug)]
 pub struct Decoder {
@@ -49,6 +66,7 @@ pub struct Decoder {
     /// Hashing a table of 60 MB takes longer than all else that an adapter's first use does.
     embedding_sha256: OnceLock<String>,
     path: PathBuf,
+    settings: ModelSettings,
 }
 
 impl Decoder {
@@ -67,11 +85,10 @@ impl Decoder {
     ///
     /// As [`Decoder::open`].
     pub fn open_as(name: &str, path: &Path, device: &Device, residence: Residence) -> Result<Self> {
-        Self::open_with(name, path, None, device, residence)
+        Self::open_with(name, path, ModelSettings::default(), device, residence)
     }
 
-    /// Loads a model whose tokenizer is elsewhere: a `tokenizer.json`, in place of the one in or
-    /// beside the model's file.
+    /// Loads a model as a registry says to.
     ///
     /// # Errors
     ///
@@ -79,15 +96,18 @@ impl Decoder {
     pub fn open_with(
         name: &str,
         path: &Path,
-        tokenizer: Option<&Path>,
+        settings: ModelSettings,
         device: &Device,
         residence: Residence,
     ) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+        let mut checkpoint = Checkpoint::open(path)?;
+        if settings.unscaled_rope {
+            checkpoint = checkpoint.without_rope_scaling();
+        }
         Ok(Self {
             name: name.to_owned(),
             network: Transformer::from_checkpoint(&checkpoint, device, residence)?,
-            tokenizer: match tokenizer {
+            tokenizer: match &settings.tokenizer {
                 Some(path) => Tokenizer::from_file(path)?,
                 None => checkpoint.tokenizer()?,
             },
@@ -95,7 +115,17 @@ impl Decoder {
             embedding_table: checkpoint.embedding_table()?,
             embedding_sha256: OnceLock::new(),
             path: path.to_owned(),
+            settings,
         })
+    }
+
+    /// Loads the same model again, on the same terms, with its weights packed or dense.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::open`].
+    pub fn reopen(&self, device: &Device, residence: Residence) -> Result<Self> {
+        Self::open_with(&self.name, &self.path, self.settings.clone(), device, residence)
     }
 
     /// The file or folder that the model was loaded from.

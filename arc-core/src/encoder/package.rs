@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::trained_weights::TrainedWeights;
 use super::{ArcEncoder, ArcEncoderConfig, Latents, Pooling, PoolingRate};
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
-use crate::nn::{Loader, Residence};
+use crate::nn::{Loader, Residence, RopeConfig};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{ModelArgs, SafetensorsFile, TensorNames, TensorSource as _};
 use crate::{Error, Result};
@@ -147,7 +147,8 @@ pub(crate) fn encoder_config(manifest: &EncoderManifest, base: &DecoderConfig) -
     let pooling = Pooling { pool_type: manifest.pool_type.parse()?, place: manifest.place };
     Ok(ArcEncoderConfig {
         block: base.block,
-        rope: base.rope.clone(),
+        // The reference's encoders know no scaling, whatever their backbones were stretched by.
+        rope: RopeConfig { scaling: None, divisors: None, ..base.rope.clone() },
         n_layers,
         compress_rates: pooling.rates(&manifest.compress_rates)?,
         pooling,

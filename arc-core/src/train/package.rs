@@ -6,8 +6,8 @@ use std::path::Path;
 
 use arc_adapters::{
     ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderManifest,
-    EncoderPin, EncoderWeights, ModelFile, NewAdapter, NewDecoder, Registry, RegistryEditor, WEIGHTS_FILE,
-    WeightType, WeightsFile, sha256_hex,
+    EncoderPin, EncoderWeights, EntryKind, NewAdapter, Registry, RegistryEditor, WEIGHTS_FILE, WeightType,
+    WeightsFile, sha256_hex,
 };
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
@@ -238,8 +238,6 @@ pub(super) fn write_registry(
     decoders: &[&str],
 ) -> Result<()> {
     let path = folder.join(arc_adapters::REGISTRY_FILE);
-    // Paths of files in the other registry may be relative to where the run was started.
-    let here = std::env::current_dir().map_err(Error::io("find", "."))?;
     let mut editor = RegistryEditor::open(&path)?;
     editor.add_encoder(&encoder.name, Path::new("encoder"))?;
     editor.set_default_encoder(&encoder.name)?;
@@ -251,17 +249,16 @@ pub(super) fn write_registry(
         adapted.into_iter().map(|entry| (entry, true)).chain(alone.map(|e| (e, false)))
     {
         let adapter = Path::new("adapters").join(&entry.name);
-        editor.add_decoder(&NewDecoder {
-            name: entry.name.clone(),
-            aliases: entry.aliases.clone(),
-            architecture: entry.architecture.clone(),
-            model: ModelFile {
-                source: entry.model.source.clone().resolved_against(&here),
-                ..entry.model.clone()
-            },
-            tokenizer: entry.tokenizer.clone(),
-            adapter: has_adapter.then_some(NewAdapter::Package(adapter)),
-        })?;
+        // The run's encoder is this registry's default, and the only one that it knows.
+        let mut entry = entry.clone();
+        entry.encoder = None;
+        editor.copy_decoder(&entry.name, &entry)?;
+        for alias in &entry.aliases {
+            editor.add_alias(EntryKind::Decoder, &entry.name, alias)?;
+        }
+        if has_adapter {
+            editor.set_adapter(&entry.name, &NewAdapter::Package(adapter))?;
+        }
     }
     editor.save()?;
     Ok(())

@@ -357,8 +357,7 @@ pub(super) fn open_encoder_of(
 
 /// A decoder with dense weights: a packed one has no backward pass.
 pub(super) fn open_dense(session: &Session, name: &str, device: &Device) -> Result<Decoder> {
-    let packed = session.language_model(name)?;
-    Decoder::open_as(&packed.name, packed.path(), device, Residence::Dense)
+    session.language_model(name)?.reopen(device, Residence::Dense)
 }
 
 /// Fits an adapter on the first windows of the text and writes it as a package.

@@ -250,10 +250,15 @@ fn new_decoder(
     name: &str,
     architecture: Option<&str>,
 ) -> Result<NewDecoder, Failure> {
+    // Written as the registry's folder sees it.
+    let seen = |source: &ModelSource| {
+        Ok::<_, Failure>(match source {
+            ModelSource::File { path } => ModelSource::File { path: path_in(file, path)? },
+            other => other.clone(),
+        })
+    };
     let source = match add.source.as_slice() {
-        // Written as the registry's folder sees it.
-        [ModelSource::File { path }] => ModelSource::File { path: path_in(file, path)? },
-        [one] => one.clone(),
+        [one] => seen(one)?,
         several => {
             let texts: Vec<_> = several.iter().flat_map(ModelSource::to_texts).collect();
             ModelSource::from_texts(&texts)?
@@ -268,7 +273,7 @@ fn new_decoder(
             bytes: add.model_bytes,
             ..ModelFile::unpinned(source)
         },
-        tokenizer: None,
+        tokenizer: add.tokenizer.as_ref().map(|source| seen(source).map(ModelFile::unpinned)).transpose()?,
         adapter: None,
     })
 }

@@ -1,9 +1,10 @@
 //! `arc adapters verify`: everything about adapters that can be checked without generating.
 
 use arc_adapters::{Check, Outcome, Registry};
-use arc_core::decoder::Decoder;
+use arc_core::decoder::{Decoder, ModelSettings};
 use arc_core::device::DeviceName;
 use arc_core::hub::Cache;
+use arc_core::nn::Residence;
 use serde_json::json;
 
 use super::subject::Subject;
@@ -75,10 +76,17 @@ fn checks(global: &Global, name: &str) -> Result<Vec<Check>, Failure> {
 fn check_pins(registry: &Registry, decoder: &str, adapter: &arc_adapters::Adapter) -> Result<Check, Failure> {
     let what = "adapter: embedding table and tokenizer are the model's";
     let entry = registry.decoder(decoder)?;
-    let Some(path) = Cache::from_env()?.find(&entry.model, &entry.name) else {
+    let cache = Cache::from_env()?;
+    let Some(path) = cache.find(&entry.model, &entry.name) else {
         return Ok(Check::skipped(what, "the model is not in the cache"));
     };
-    Ok(match Decoder::open(&entry.name, &path, &DeviceName::CPU.open()?) {
+    let tokenizer = entry.tokenizer.as_ref().map(|file| cache.find(file, &entry.name));
+    if tokenizer == Some(None) {
+        return Ok(Check::skipped(what, "the tokenizer is not in the cache"));
+    }
+    let settings = ModelSettings::of_entry(entry, tokenizer.flatten());
+    let device = DeviceName::CPU.open()?;
+    Ok(match Decoder::open_with(&entry.name, &path, settings, &device, Residence::Packed) {
         Err(error) => Check::failed_with(what, error.to_string(), error.hint()),
         Ok(model) => {
             let pins = adapter.manifest.check_decoder(

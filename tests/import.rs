@@ -561,6 +561,11 @@ fn tensors_of(file: &Path) -> Vec<(String, RawTensor)> {
     file.names().into_iter().map(named).collect()
 }
 
+/// A tensor of numbers.
+fn numbered(seed: u32, shape: &[usize]) -> RawTensor {
+    RawTensor::from_f32("x", shape.to_vec(), &numbers(seed, shape.iter().product())).expect("a tensor")
+}
+
 /// The latents of a text.
 fn latents(place: &Place, encoder: &str, text: &str) -> Vec<f32> {
     place.file("text.txt", text);
@@ -779,6 +784,277 @@ fn a_tokenizer_that_the_registry_names_is_used_by_every_command() {
     assert_eq!(verified["passed"], true, "{verified}");
 }
 
+/// A checkpoint for two decoders that have memory vectors of their own.
+fn two_memories(place: &Place) -> PathBuf {
+    let fixture = fixture("memory_tokens");
+    let mut tensors = tensors_of(&fixture.join("model.safetensors"));
+    for (seed, (name, shape)) in
+        (20..).zip([("mem_embeddings", [6, 32]), ("cont_tok", [1, 32]), ("rec_tok", [1, 32])])
+    {
+        tensors.push((format!("embedder.{name}.1.weight"), numbered(seed, &shape)));
+    }
+    let folder = place.path("two");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    write(&folder.join("model.safetensors"), &tensors);
+    std::fs::copy(fixture.join("config.json"), folder.join("config.json")).expect("a config");
+    place.add(&format!(
+        "[decoders.one]\nsource = {:?}\ntokenizer = {{ source = \"file:zero-tokenizer.json\" }}\n",
+        format!("file:{}", fixture.join("decoder0").display())
+    ));
+    folder
+}
+
+#[test]
+fn memory_vectors_of_several_decoders_make_an_encoder_for_each_and_are_joined_again() {
+    let fixture = fixture("memory_tokens");
+    let place = Place::with_decoders_of(&fixture);
+    let folder = two_memories(&place);
+    let arguments = place.import_arguments(&folder);
+    let arguments = arguments.iter().map(|&text| if text == "zero" { "zero,one" } else { text });
+    let imported = place.succeeds(&arguments.collect::<Vec<_>>());
+    let names: Vec<_> = imported["encoders"].as_array().expect("encoders").iter().collect();
+    assert_eq!(
+        names.iter().map(|encoder| &encoder["name"]).collect::<Vec<_>>(),
+        ["imported.zero", "imported.one"]
+    );
+    assert_ne!(names[0]["encoder_id"], names[1]["encoder_id"]);
+
+    // The first decoder's are the fixture's, and so are its latents, as the reference has them.
+    let (id, contexts) = cases(&fixture).swap_remove(0);
+    let golden = SafetensorsFile::open(fixture.join("expected.safetensors")).expect("golden data");
+    let golden = golden.tensor(&format!("{id}.latents")).expect("latents").to_f32();
+    let close = |a: &[f32], b: &[f32]| {
+        let largest = b.iter().fold(1.0_f32, |largest, value| largest.max(value.abs()));
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= TOLERANCE * largest)
+    };
+    assert_eq!(contexts.len(), 1);
+    let first = latents(&place, "imported.zero", &contexts[0]);
+    assert!(close(&first, &golden));
+    // The second's are those of a checkpoint that has its vectors alone.
+    let alone = Place::with_decoders_of(&fixture);
+    let mut tensors = tensors_of(&fixture.join("model.safetensors"));
+    for (name, tensor) in &mut tensors {
+        if name == "embedder.mem_embeddings.0.weight" {
+            *tensor = numbered(20, &[6, 32]);
+        }
+    }
+    std::fs::create_dir_all(alone.path("alone")).expect("a folder");
+    write(&alone.path("alone/model.safetensors"), &tensors);
+    std::fs::copy(fixture.join("config.json"), alone.path("alone/config.json")).expect("a config");
+    alone.import(&alone.path("alone"), &[]);
+    let second = latents(&place, "imported.one", &contexts[0]);
+    assert!(close(&second, &latents(&alone, "imported", &contexts[0])) && !close(&second, &golden));
+
+    // One file of weights, whichever package names it.
+    let weights = |name: &str| place.path(&format!("encoders/{name}/encoder.safetensors"));
+    let content = |path: PathBuf| std::fs::read(path).expect("a file");
+    assert!(content(weights("imported.zero")) == content(weights("imported.one")));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let inode = |name: &str| std::fs::metadata(weights(name)).expect("a file").ino();
+        assert_eq!(inode("imported.zero"), inode("imported.one"));
+    }
+
+    place.file("text.txt", &contexts[0]);
+    let ask = |encoder| {
+        [
+            "ask",
+            "--decoder",
+            "one",
+            "--encoder",
+            encoder,
+            "--document",
+            "text.txt",
+            "--max-tokens",
+            "1",
+            "abc",
+        ]
+    };
+    place.file("template.txt", "{{ document }}{{ question }}");
+    let arguments = [&place.import_arguments(&folder)[..], &["--template", "template.txt"]].concat();
+    let arguments = arguments.iter().map(|&text| if text == "zero" { "zero,one" } else { text });
+    place.succeeds(&arguments.collect::<Vec<_>>());
+    assert_eq!(place.succeeds(&ask("imported.one"))["latents"], 6 + 1);
+    let error = place.refuses(&ask("imported.zero"));
+    assert!(error.contains("encoder"), "{error}");
+
+    for name in ["imported.zero", "imported.one"] {
+        place.succeeds(&["export", name, "-o", "out"]);
+        assert!(content(place.path("out/model.safetensors")) == content(folder.join("model.safetensors")));
+        let config = |path| serde_json::from_slice::<Value>(&content(path)).expect("JSON");
+        assert_eq!(config(place.path("out/config.json")), config(folder.join("config.json")));
+    }
+    place.succeeds(&["export", "imported.zero", "-o", "one", "--decoder-names", "one"]);
+    let one = SafetensorsFile::open(place.path("one/model.safetensors")).expect("an export");
+    let memory = one.tensor("embedder.mem_embeddings.0.weight").expect("memory");
+    assert_eq!(memory.to_f32(), numbers(20, 6 * 32));
+}
+
+#[test]
+fn memory_vectors_in_the_old_spelling_are_those_of_the_only_decoder() {
+    let fixture = fixture("memory_tokens");
+    let place = Place::with_decoders_of(&fixture);
+    let folder = place.path("old");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let tensors: Vec<_> = tensors_of(&fixture.join("model.safetensors"))
+        .into_iter()
+        .map(|(name, tensor)| (name.replace("mem_embeddings.0.", "mem_embeddings."), tensor))
+        .collect();
+    assert!(tensors.iter().any(|(name, _)| name == "embedder.mem_embeddings.weight"));
+    write(&folder.join("model.safetensors"), &tensors);
+    std::fs::copy(fixture.join("config.json"), folder.join("config.json")).expect("a config");
+    place.import(&folder, &[]);
+    place.succeeds(&["export", "imported", "-o", "out"]);
+    let read = |path: PathBuf| std::fs::read(path).expect("a file");
+    assert!(read(place.path("out/model.safetensors")) == read(fixture.join("model.safetensors")));
+}
+
+/// A copy of a released checkpoint with other tensors and another projector in its configuration.
+fn rebuilt(place: &Place, name: &str, tensors: &[(String, RawTensor)], bridge: &Value) -> PathBuf {
+    let folder = place.path(name);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    write(&folder.join("model.safetensors"), tensors);
+    let config = std::fs::read(fixture("arc4_multi").join("config.json")).expect("a config");
+    let mut config: Value = serde_json::from_slice(&config).expect("JSON");
+    config["bridge_args"] = bridge.clone();
+    std::fs::write(folder.join("config.json"), config.to_string()).expect("a config");
+    folder
+}
+
+/// The encoder and special vectors of the fixture with two decoders.
+fn without_projectors() -> Vec<(String, RawTensor)> {
+    let mut tensors = tensors_of(&fixture("arc4_multi").join("model.safetensors"));
+    tensors.retain(|(name, _)| name.starts_with("embedder."));
+    tensors
+}
+
+#[test]
+fn a_projector_that_two_decoders_share_is_in_both_adapters_and_once_in_the_export() {
+    let place = Place::with_decoders_of(&fixture("arc4_multi"));
+    let mut tensors = without_projectors();
+    tensors.push(("bridge_module.layer1.weight".into(), numbered(1, &[16, 32])));
+    tensors.push(("bridge_module.layer2.weight".into(), numbered(2, &[24, 16])));
+    let bridge = json!({ "bridge_type": "mlp", "in_dim": 32, "hidden_dim": 16, "out_dim": 24 });
+    let folder = rebuilt(&place, "shared", &tensors, &bridge);
+    place.succeeds(&[
+        "import",
+        "shared",
+        "--name",
+        "imported",
+        "--decoder-names",
+        "zero,one",
+        "--tokenizer",
+        "encoder-tokenizer.json",
+    ]);
+    let layer = |decoder: &str| {
+        let file = place.path(&format!("plugins/imported/{decoder}/adapter.safetensors"));
+        let file = SafetensorsFile::open(file).expect("an adapter");
+        file.tensor("projector.1.weight").expect("a layer").to_f32()
+    };
+    assert_eq!(layer("zero"), numbers(2, 24 * 16));
+    assert_eq!(layer("zero"), layer("one"));
+    place.succeeds(&["export", "imported", "-o", "out"]);
+    let read = |path: PathBuf| std::fs::read(path).expect("a file");
+    assert!(read(place.path("out/model.safetensors")) == read(folder.join("model.safetensors")));
+
+    // One that was trained on alone no longer fits a layout with one projector for all.
+    let path = place.path("plugins/imported/one");
+    rewrite(&path, |tensors, _| replace(tensors, "projector.1.weight", numbered(9, &[24, 16])));
+    let error = place.refuses(&["export", "imported", "-o", "differing"]);
+    assert!(error.contains("a checkpoint with one projector (`bridge_module.layer2.weight`)"), "{error}");
+    assert!(error.contains("adapter `imported.one`") && !place.path("differing").exists(), "{error}");
+    place.succeeds(&["export", "imported", "-o", "alone", "--decoder-names", "one"]);
+}
+
+#[test]
+fn without_a_projector_latents_go_to_the_decoder_as_they_are() {
+    let place = Place::with_decoders_of(&fixture("arc4_multi"));
+    let shape = "shape = { n_layers = 1, d_model = 32, n_heads = 1, n_kv_heads = 1, d_head = 32, d_ff = 4, vocab_size = 9, norm_eps = 1e-5, rope_theta = 1e4 }";
+    for name in ["a", "b"] {
+        let source = "source = \"hf:o/r@main#x.gguf\"\narchitecture = \"llama\"";
+        place.add(&format!("[decoders.{name}]\n{source}\n{shape}\n"));
+    }
+    let bridge = json!({ "bridge_type": null, "in_dim": 32, "hidden_dim": null, "out_dim": null });
+    let folder = rebuilt(&place, "bare", &without_projectors(), &bridge);
+    let import = |names| {
+        [
+            "import",
+            "bare",
+            "--name",
+            "imported",
+            "--decoder-names",
+            names,
+            "--tokenizer",
+            "encoder-tokenizer.json",
+        ]
+    };
+    place.succeeds(&import("a,b"));
+    let adapter = Adapter::open(&place.path("plugins/imported/a")).expect("an adapter");
+    assert_eq!((adapter.manifest.d_encoder, adapter.manifest.d_decoder), (32, 32));
+    let device = DeviceName::CPU.open().expect("the CPU");
+    let projector = Projector::from_adapter(&adapter, &device).expect("a projector");
+    let x = numbers(3, 64);
+    let rows: Tensor<2> = Tensor::from_data(TensorData::new(x.clone(), [2, 32]), &device);
+    let projected = projector.forward(rows).expect("projected").into_data();
+    assert_eq!(projected.as_slice::<f32>().expect("f32"), x);
+    place.succeeds(&["export", "imported", "-o", "out"]);
+    let read = |path: PathBuf| std::fs::read(path).expect("a file");
+    assert!(read(place.path("out/model.safetensors")) == read(folder.join("model.safetensors")));
+    // Their width is 24 and the latents' 32.
+    let error = place.refuses(&import("zero,one"));
+    assert!(error.contains("`zero`") && error.contains("`24`") && error.contains("`32`"), "{error}");
+}
+
+/// Rewrites an adapter package with other tensors and another manifest.
+fn rewrite(folder: &Path, change: impl FnOnce(&mut Vec<(String, RawTensor)>, &mut Value)) {
+    let (weights, manifest) = (folder.join("adapter.safetensors"), folder.join("adapter.json"));
+    let mut tensors = tensors_of(&weights);
+    let mut described: Value =
+        serde_json::from_slice(&std::fs::read(&manifest).expect("a manifest")).expect("JSON");
+    change(&mut tensors, &mut described);
+    // The new file is made in memory first: the tensors are mapped from the old one.
+    write(&weights, &tensors);
+    described["weights"]["sha256"] = json!(arc_adapters::sha256_file(&weights).expect("a hash"));
+    std::fs::write(manifest, described.to_string()).expect("a manifest");
+}
+
+fn replace(tensors: &mut Vec<(String, RawTensor)>, name: &str, tensor: RawTensor) {
+    tensors.retain(|(other, _)| other != name);
+    tensors.push((name.to_owned(), tensor));
+}
+
+#[test]
+fn a_decoder_of_another_width_is_exported_with_its_width_in_the_configuration() {
+    const WIDE: usize = 40;
+    let fixture = fixture("arc8_single");
+    let place = Place::with_decoders_of(&fixture);
+    place.import(&fixture, &[]);
+    let package = place.path("plugins/imported/zero");
+    rewrite(&package, |tensors, manifest| {
+        replace(tensors, "projector.0.weight", numbered(1, &[20, 32]));
+        replace(tensors, "projector.1.weight", numbered(2, &[WIDE, 20]));
+        for (layer, [d_in, d_out]) in [[32, 20], [20, WIDE]].into_iter().enumerate() {
+            manifest["projector"]["layers"][layer]["d_in"] = json!(d_in);
+            manifest["projector"]["layers"][layer]["d_out"] = json!(d_out);
+        }
+        manifest["d_hidden"] = json!(20);
+        manifest["d_decoder"] = json!(WIDE);
+    });
+    place.succeeds(&["export", "imported", "-o", "out"]);
+    let config = |path: PathBuf| -> Value {
+        serde_json::from_slice(&std::fs::read(path).expect("a config")).expect("JSON")
+    };
+    let (mut before, after) = (config(fixture.join("config.json")), config(place.path("out/config.json")));
+    before["bridge_args"]["out_dim"] = json!(WIDE);
+    before["bridge_args"]["hidden_dim"] = json!(20);
+    assert_eq!(before, after, "nothing else is changed");
+    let checkpoint =
+        ArcCheckpoint::open(place.path("out"), &TrainingSources::default()).expect("a checkpoint");
+    let layers = checkpoint.projector(0).expect("a projector").expect("a projector").layers;
+    assert_eq!(layers[1].to_f32(), numbers(2, WIDE * 20));
+}
+
 mod refusals {
     use super::*;
 
@@ -894,6 +1170,71 @@ mod refusals {
         assert!(error.contains("no decoder is called `none`"), "{error}");
         let error = place.refuses(&["export", "import", "-o", "out"]);
         assert!(error.contains("no encoder is called `import`") && error.contains("`imported`"), "{error}");
+    }
+
+    #[test]
+    fn a_decoder_that_is_named_twice_is_refused() {
+        let fixture = fixture("arc4_multi");
+        let place = Place::with_decoders_of(&fixture);
+        let source = fixture.to_str().expect("UTF-8");
+        let error = place.refuses(&["import", source, "--name", "imported", "--decoder-names", "one,one"]);
+        assert!(error.contains("decoder `one` is named twice"), "{error}");
+    }
+
+    #[test]
+    fn a_tokenizer_with_more_tokens_than_the_encoder_has_embeddings_is_refused() {
+        let fixture = fixture("arc8_single");
+        let place = Place::with_decoders_of(&fixture);
+        place.file("encoder-tokenizer.json", tokenizer(VOCABULARY + 1));
+        let error = place.refuses(&place.import_arguments(&fixture));
+        assert!(error.contains("tokens of its tokenizer") && error.contains("at most 61"), "{error}");
+        assert!(error.contains("`62`") && !place.path("encoders").exists(), "{error}");
+    }
+
+    #[test]
+    fn an_encoder_that_was_not_imported_is_not_exported() {
+        let place = Place::with_decoders_of(&fixture("arc8_single"));
+        let manifest = json!({
+            "schema": 1, "name": "own", "encoder_id": "x", "architecture": "llama", "d_encoder": 24,
+            "n_truncated_layers": 0, "compress_rates": [-2], "pool_type": "mean", "where": "before",
+            "chunk_tokens": 64,
+            "backbone": { "decoder": "zero", "sha256": "0".repeat(64) },
+            "weights": { "kind": "backbone" },
+        });
+        let manifest = EncoderManifest::parse(&manifest.to_string(), Path::new("test")).expect("a manifest");
+        manifest.write(&place.path("own")).expect("a package");
+        place.add("[encoders.own]\npackage = \"own\"\n");
+        for more in [&[][..], &["--decoder-names", "zero"]] {
+            let error = place.refuses(&[&["export", "own", "-o", "out"], more].concat());
+            assert!(error.contains("encoder `own`") && error.contains("imported checkpoint"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_adapter_of_another_encoder_is_not_exported() {
+        let fixture = fixture("arc8_single");
+        let place = Place::with_decoders_of(&fixture);
+        place.import(&fixture, &[]);
+        rewrite(&place.path("plugins/imported/zero"), |_, manifest| {
+            manifest["encoder"] = json!({ "name": "other", "encoder_id": "another" });
+        });
+        let error = place.refuses(&["export", "imported", "-o", "out"]);
+        assert!(error.contains("another") && error.contains("encoder"), "{error}");
+        assert!(!place.path("out").exists());
+    }
+
+    #[test]
+    fn a_projector_that_the_released_layout_lacks_is_not_exported() {
+        let fixture = fixture("arc8_single");
+        let place = Place::with_decoders_of(&fixture);
+        place.import(&fixture, &[]);
+        rewrite(&place.path("plugins/imported/zero"), |_, manifest| {
+            let layers = manifest["projector"]["layers"].as_array_mut().expect("layers");
+            layers.push(json!({ "kind": "scale", "factor": 2.0 }));
+        });
+        let error = place.refuses(&["export", "imported", "-o", "out"]);
+        assert!(error.contains("the released layout") && error.contains("as layer 2"), "{error}");
+        assert!(!place.path("out").exists());
     }
 
     #[test]

@@ -67,6 +67,10 @@ pub struct EncoderManifest {
     pub tokenizer: Option<WeightsFile>,
     /// What was trained.
     pub weights: EncoderWeights,
+    /// The memory vectors (`mem_embeddings.weight`), where they are not among the weights: packages
+    /// that differ in nothing else then have the same file of weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<WeightsFile>,
     /// How it was trained: data, steps, seeds. Free form, shown to users as it is.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub provenance: serde_json::Value,
@@ -228,6 +232,13 @@ impl EncoderManifest {
                 check_file_name("tokenizer.file", &tokenizer.file)?;
                 check_sha256("tokenizer.sha256", &tokenizer.sha256)?;
             }
+            if let Some(memory) = &self.memory {
+                if self.memory_tokens == 0 || !matches!(self.weights, EncoderWeights::Full { .. }) {
+                    return Err("`memory` is given, but not with `memory_tokens` and full weights".to_owned());
+                }
+                check_file_name("memory.file", &memory.file)?;
+                check_sha256("memory.sha256", &memory.sha256)?;
+            }
             match &self.weights {
                 EncoderWeights::Backbone {} | EncoderWeights::Lora { .. } if self.backbone.is_none() => {
                     Err("`weights` is of a kind that needs a `backbone`".to_owned())
@@ -355,6 +366,7 @@ mod tests {
                 "\"tokenizer\": {\"file\": \"t\", \"sha256\": \"\"}, \"weights\":",
                 "`tokenizer`",
             ),
+            ("\"weights\":", "\"memory\": {\"file\": \"m\", \"sha256\": \"\"}, \"weights\":", "`memory`"),
             ("\"weights\":", "\"shape\": null, \"wheights\":", "unknown field `wheights`"),
             ("\"causal\"", "\"casual\"", "unknown field `casual`"),
         ] {

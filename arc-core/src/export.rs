@@ -1,11 +1,13 @@
 //! An encoder package and its adapters become a checkpoint in the released layout of the public
 //! ARC-Encoder code.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arc_adapters::{Adapter, EncoderManifest, EncoderWeights, ProjectorLayer};
+use serde_json::{Map, Value};
 
-use crate::import::Origin;
+use crate::encoder::MEMORY_TENSOR;
+use crate::import::{Origin, encoder_name};
 use crate::weights::{ArcCheckpoint, RawTensor, SafetensorsFile, TensorSource as _};
 use crate::{Error, Result};
 
@@ -18,43 +20,67 @@ pub fn decoders_of(encoder: &EncoderManifest) -> Result<Vec<String>> {
     Ok(origin(encoder)?.decoders)
 }
 
-/// Writes `config.json` and `model.safetensors` into `output`, from an imported encoder package and
-/// one adapter for each decoder, in the checkpoint's order.
+/// The name of the encoder package of one of an encoder's decoders; `None` where they share this one,
+/// since the checkpoint had no memory vectors for each.
+///
+/// # Errors
+///
+/// [`Error::Mismatch`] for an encoder that was not imported.
+pub fn own_encoder_of(encoder: &EncoderManifest, decoder: &str) -> Result<Option<String>> {
+    Ok(origin(encoder)?.name.map(|name| encoder_name(&name, decoder)))
+}
+
+/// Writes `config.json` and `model.safetensors` into `output`, from one adapter for each decoder, in
+/// the checkpoint's order, and the encoder packages with their folders: one, or one for each adapter
+/// where decoders have memory vectors of their own (see [`own_encoder_of`]).
 ///
 /// What was not changed since the import keeps its bytes, types and configuration values. Nothing
 /// is written unless the tensors are the ones that the configuration asks for.
 ///
 /// # Errors
 ///
-/// [`Error::Mismatch`] for an encoder that was not imported, an adapter of another encoder, and
-/// adapters whose projectors differ where the checkpoint has one for all;
-/// [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::InvalidFile`] for tensors that do
-/// not fit; [`Error::Io`].
-pub fn export(
-    encoder: &EncoderManifest,
-    encoder_folder: &Path,
-    adapters: &[Adapter],
-    output: &Path,
-) -> Result<()> {
-    let origin = origin(encoder)?;
+/// [`Error::Mismatch`] for an encoder that was not imported, encoders with different weights, an
+/// adapter of another encoder, and adapters whose projectors differ where the checkpoint has one for
+/// all; [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::InvalidFile`] for tensors that
+/// do not fit; [`Error::Io`].
+pub fn export(encoders: &[(EncoderManifest, PathBuf)], adapters: &[Adapter], output: &Path) -> Result<()> {
+    let (encoder, encoder_folder) =
+        encoders.first().ok_or_else(|| Error::InvalidArgument("there is no encoder to export".into()))?;
+    let mut origin = origin(encoder)?;
     let EncoderWeights::Full { file, .. } = &encoder.weights else {
         return Err(not_imported(encoder));
     };
-    let indexed = origin.config.pointer("/bridge_args/bridge_type").and_then(serde_json::Value::as_str)
-        == Some("multi_module");
+    let indexed =
+        origin.config.pointer("/bridge_args/bridge_type").and_then(Value::as_str) == Some("multi_module");
 
     let mut tensors = Vec::new();
     let weights = SafetensorsFile::open(encoder_folder.join(file))?;
     for name in weights.names() {
         let tensor = weights.tensor(name)?;
         let released = match name {
-            "mem_embeddings.weight" => "embedder.mem_embeddings.0.weight".to_owned(),
+            MEMORY_TENSOR => "embedder.mem_embeddings.0.weight".to_owned(),
             name => format!("embedder.{name}"),
         };
         tensors.push(tensor.relabelled(released, tensor.shape().to_vec())?);
     }
+    for (index, (other, folder)) in encoders.iter().enumerate() {
+        if other.weights != encoder.weights {
+            return Err(Error::Mismatch {
+                what: format!("encoder `{}` beside `{}`", other.name, encoder.name),
+                expected: "the same weights".into(),
+                found: "others".into(),
+                hint: "export one decoder, with `--decoder-names`".into(),
+            });
+        }
+        if let Some(memory) = &other.memory {
+            let memory = SafetensorsFile::open(folder.join(&memory.file))?.tensor(MEMORY_TENSOR)?;
+            let released = format!("embedder.mem_embeddings.{index}.weight");
+            tensors.push(memory.relabelled(released, memory.shape().to_vec())?);
+        }
+    }
     for (index, adapter) in adapters.iter().enumerate() {
-        adapter.manifest.check_encoder(&encoder.encoder_id)?;
+        let (read, _) = encoders.get(index).unwrap_or(&encoders[0]);
+        adapter.manifest.check_encoder(&read.encoder_id)?;
         let weights = SafetensorsFile::open(adapter.origin.join(&adapter.manifest.weights.file))?;
         for (name, special) in [("tokens.cont", "cont_tok"), ("tokens.rec", "rec_tok")] {
             if weights.has(name) {
@@ -87,9 +113,37 @@ pub fn export(
     }
 
     let path = encoder_folder.join(arc_adapters::ENCODER_FILE);
+    if let Some(adapter) = adapters.first() {
+        set_widths(&mut origin.config, adapter);
+    }
     let config = serde_json::to_string_pretty(&origin.config)
         .map_err(|error| Error::InvalidConfig { path: path.clone(), reason: error.to_string() })?;
     ArcCheckpoint::from_tensors(&path, config, origin.metadata, tensors)?.write_released(output, &[])
+}
+
+/// Has the configuration say the widths of an adapter's projector, where they are not what it says:
+/// the decoder may be another than the checkpoint was trained for. Adapters of several widths do not
+/// fit one configuration, which the check of their shapes says.
+fn set_widths(config: &mut Value, adapter: &Adapter) {
+    let widths = adapter.manifest.projector.layers.iter().filter_map(|layer| match layer {
+        ProjectorLayer::Linear { d_out, .. } => Some(*d_out),
+        _ => None,
+    });
+    let (hidden, out) = match widths.collect::<Vec<_>>()[..] {
+        [hidden, out] => (Some(hidden), out),
+        [out] => (None, out),
+        _ => return,
+    };
+    let Some(bridge) = config.get_mut("bridge_args").and_then(Value::as_object_mut) else { return };
+    let stated = |bridge: &Map<String, Value>, field: &str| bridge.get(field).and_then(Value::as_u64);
+    if stated(bridge, "out_dim") != Some(out as u64) {
+        bridge.insert("out_dim".into(), out.into());
+    }
+    // The width between the layers is that of the output where none is stated.
+    let between = stated(bridge, "hidden_dim").or(stated(bridge, "out_dim"));
+    if let Some(hidden) = hidden.filter(|&hidden| between != Some(hidden as u64)) {
+        bridge.insert("hidden_dim".into(), hidden.into());
+    }
 }
 
 /// An adapter's projector under the names of the reference, in order.

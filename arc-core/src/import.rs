@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::decoder::{Architecture, Checkpoint};
-use crate::encoder::{Pooling, PoolingRate, encoder_id, pooling, projector_spec};
+use crate::encoder::{MEMORY_TENSOR, Pooling, PoolingRate, encoder_id, pooling, projector_spec};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{
     ArcCheckpoint, ArcConfig, RawTensor, Special, StorageType, TensorSource, write_tensors,
@@ -25,6 +25,8 @@ use crate::{Error, Result};
 
 /// The name of the weights in an encoder package.
 const ENCODER_WEIGHTS: &str = "encoder.safetensors";
+/// The name of the memory vectors in an encoder package that shares its weights with others.
+const MEMORY: &str = "memory.safetensors";
 /// The name of the tokenizer in an encoder package.
 const TOKENIZER: &str = "tokenizer.json";
 
@@ -92,21 +94,44 @@ pub(crate) struct Origin {
     pub metadata: std::collections::BTreeMap<String, String>,
     /// Its decoders, in its order.
     pub decoders: Vec<String>,
+    /// The name that it was imported as, where each decoder has an encoder package of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// What was written.
 #[derive(Clone, Debug)]
 pub struct Imported {
-    /// The encoder package's manifest.
-    pub encoder: EncoderManifest,
+    /// The encoder packages' manifests, as [`encoder_names`] lists them.
+    pub encoders: Vec<EncoderManifest>,
     /// The adapter packages' manifests, in the checkpoint's order.
     pub adapters: Vec<AdapterManifest>,
 }
 
-/// Writes a checkpoint as packages: the encoder into the folder `encoder`, each adapter into the
-/// folder that `adapter` gives for its decoder's name.
+/// What the encoder packages of a checkpoint are called: one name, or `NAME.DECODER` for each decoder
+/// where they have memory vectors of their own, so that they share no latents.
+#[must_use]
+pub fn encoder_names(checkpoint: &ArcCheckpoint, options: &ImportOptions) -> Vec<String> {
+    if !has_memory_per_decoder(checkpoint) {
+        return vec![options.name.clone()];
+    }
+    options.decoders.iter().map(|decoder| encoder_name(&options.name, &decoder.pin.name)).collect()
+}
+
+/// The name of the encoder package of one decoder.
+pub(crate) fn encoder_name(name: &str, decoder: &str) -> String {
+    format!("{name}.{decoder}")
+}
+
+fn has_memory_per_decoder(checkpoint: &ArcCheckpoint) -> bool {
+    checkpoint.config().embedder_args.memory_tokens > 0 && checkpoint.decoders() > 1
+}
+
+/// Writes a checkpoint as packages: each encoder into the folder that `encoder` gives for its name
+/// (see [`encoder_names`]), each adapter into the folder that `adapter` gives for its decoder's name.
 ///
-/// Everything is checked, every value too, before anything is written.
+/// Everything is checked, every value too, before anything is written. Encoders of one checkpoint
+/// have the same file of weights, which is one file on a disk that can link it.
 ///
 /// # Errors
 ///
@@ -118,12 +143,12 @@ pub struct Imported {
 pub fn import(
     checkpoint: &ArcCheckpoint,
     options: &ImportOptions,
-    encoder: &Path,
+    encoder: impl Fn(&str) -> PathBuf,
     adapter: impl Fn(&str) -> PathBuf,
 ) -> Result<Imported> {
     check_decoders(checkpoint, &options.decoders)?;
     let config = checkpoint.config();
-    let mut manifest = encoder_manifest(checkpoint, options)?;
+    let described = encoder_manifest(checkpoint, options)?;
     let specs = (0..options.decoders.len())
         .map(|decoder| {
             // Latents may go to the decoder as they are.
@@ -144,37 +169,83 @@ pub fn import(
     }
     checkpoint.check_finite()?;
 
+    let names = encoder_names(checkpoint, options);
+    let mut encoders: Vec<EncoderManifest> = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let folder = encoder(name);
+        let mut manifest = described.clone();
+        manifest.name.clone_from(name);
+        match encoders.first() {
+            None => manifest.weights = write_encoder(checkpoint, &folder)?,
+            Some(first) => {
+                manifest.weights = first.weights.clone();
+                link_or_copy(&encoder(&first.name).join(ENCODER_WEIGHTS), &folder.join(ENCODER_WEIGHTS))?;
+            }
+        }
+        if names.len() > 1 {
+            let memory = folder.join(MEMORY);
+            write_tensors(&memory, &memory_tensor(checkpoint, index)?, &Default::default())?;
+            manifest.memory = Some(WeightsFile { file: MEMORY.to_owned(), sha256: sha256_file(&memory)? });
+        }
+        if let Some(path) = &options.tokenizer {
+            let copy = folder.join(TOKENIZER);
+            let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+            crate::atomic_file::write_atomically(&copy, |file| {
+                std::io::Write::write_all(file, &bytes).map_err(Error::io("write", &copy))
+            })?;
+            manifest.tokenizer =
+                Some(WeightsFile { file: TOKENIZER.to_owned(), sha256: sha256_file(&copy)? });
+        }
+        manifest.encoder_id = encoder_id(&manifest);
+        encoders.push(manifest);
+    }
+
+    let mut adapters = Vec::new();
+    for (index, (decoder, spec)) in options.decoders.iter().zip(specs).enumerate() {
+        let tensors = adapter_tensors(checkpoint, index)?;
+        let read = encoders.get(index).filter(|_| names.len() > 1).unwrap_or(&encoders[0]);
+        let described = adapter_manifest(config, decoder, spec, &options.name, read)?;
+        adapters.push(AdapterPackage::write(&adapter(&decoder.pin.name), &described, &tensors)?);
+    }
+    // The manifests come last: a folder without one is no package.
+    for manifest in &encoders {
+        manifest.write(&encoder(&manifest.name))?;
+    }
+    Ok(Imported { encoders, adapters })
+}
+
+/// Writes the encoder's own tensors, and the memory vectors where there is one decoder.
+fn write_encoder(checkpoint: &ArcCheckpoint, folder: &Path) -> Result<EncoderWeights> {
     let mut tensors = Vec::new();
     for name in checkpoint.encoder_names() {
         let tensor = checkpoint.tensor(name)?;
         tensors.push(tensor.relabelled(name.trim_start_matches("embedder."), tensor.shape().to_vec())?);
     }
-    if let Some(memory) = checkpoint.memory(0)? {
-        tensors.push(memory.relabelled("mem_embeddings.weight", memory.shape().to_vec())?);
+    if !has_memory_per_decoder(checkpoint) {
+        tensors.extend(memory_tensor(checkpoint, 0)?);
     }
-    let weights = encoder.join(ENCODER_WEIGHTS);
+    let weights = folder.join(ENCODER_WEIGHTS);
     write_tensors(&weights, &tensors, &Default::default())?;
-    manifest.weights =
-        EncoderWeights::Full { file: ENCODER_WEIGHTS.to_owned(), sha256: sha256_file(&weights)? };
-    if let Some(path) = &options.tokenizer {
-        let copy = encoder.join(TOKENIZER);
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        crate::atomic_file::write_atomically(&copy, |file| {
-            std::io::Write::write_all(file, &bytes).map_err(Error::io("write", &copy))
-        })?;
-        manifest.tokenizer = Some(WeightsFile { file: TOKENIZER.to_owned(), sha256: sha256_file(&copy)? });
-    }
-    manifest.encoder_id = encoder_id(&manifest);
+    Ok(EncoderWeights::Full { file: ENCODER_WEIGHTS.to_owned(), sha256: sha256_file(&weights)? })
+}
 
-    let mut adapters = Vec::new();
-    for (index, (decoder, spec)) in options.decoders.iter().zip(specs).enumerate() {
-        let tensors = adapter_tensors(checkpoint, index)?;
-        let described = adapter_manifest(config, decoder, spec, &manifest)?;
-        adapters.push(AdapterPackage::write(&adapter(&decoder.pin.name), &described, &tensors)?);
+fn memory_tensor(checkpoint: &ArcCheckpoint, decoder: usize) -> Result<Vec<RawTensor>> {
+    let memory = checkpoint.memory(decoder)?;
+    memory.into_iter().map(|memory| memory.relabelled(MEMORY_TENSOR, memory.shape().to_vec())).collect()
+}
+
+/// The same file at another path: gigabytes are not written twice where the file system can link.
+fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     }
-    // The manifest comes last: a folder without it is no package.
-    manifest.write(encoder)?;
-    Ok(Imported { encoder: manifest, adapters })
+    if to.exists() {
+        std::fs::remove_file(to).map_err(Error::io("replace", to))?;
+    }
+    if std::fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    std::fs::copy(from, to).map(drop).map_err(Error::io("write", to))
 }
 
 fn check_decoders(checkpoint: &ArcCheckpoint, decoders: &[ImportedDecoder]) -> Result<()> {
@@ -215,18 +286,12 @@ fn encoder_manifest(checkpoint: &ArcCheckpoint, options: &ImportOptions) -> Resu
     let embedder = &config.embedder_args;
     let invalid = |reason: String| Error::InvalidConfig { path: checkpoint.path().to_owned(), reason };
     let Pooling { pool_type, place } = pooling(checkpoint)?;
-    if embedder.memory_tokens > 0 && checkpoint.decoders() > 1 {
-        return Err(invalid(format!(
-            "it has memory vectors for each of {} decoders, so that latents are not shared; \
-             an encoder package holds those of one",
-            checkpoint.decoders()
-        )));
-    }
     let olmo = config.model_args.non_parametric_norm;
     let origin = Origin {
         config: serde_json::from_str(checkpoint.config_text()).map_err(|error| invalid(error.to_string()))?,
         metadata: checkpoint.metadata().clone(),
         decoders: options.decoders.iter().map(|decoder| decoder.pin.name.clone()).collect(),
+        name: has_memory_per_decoder(checkpoint).then(|| options.name.clone()),
     };
     Ok(EncoderManifest {
         schema: ENCODER_SCHEMA,
@@ -246,6 +311,7 @@ fn encoder_manifest(checkpoint: &ArcCheckpoint, options: &ImportOptions) -> Resu
         shape: Some(config.model_args.shape()),
         tokenizer: None,
         weights: EncoderWeights::Backbone {},
+        memory: None,
         provenance: json!({ "checkpoint": origin }),
     })
 }
@@ -254,6 +320,7 @@ fn adapter_manifest(
     config: &ArcConfig,
     decoder: &ImportedDecoder,
     spec: ProjectorSpec,
+    name: &str,
     encoder: &EncoderManifest,
 ) -> Result<AdapterManifest> {
     let d_encoder = config.model_args.dim;
@@ -267,7 +334,7 @@ fn adapter_manifest(
         .collect();
     Ok(AdapterManifest {
         schema: ADAPTER_SCHEMA,
-        name: format!("{}.{}", encoder.name, decoder.pin.name),
+        name: format!("{name}.{}", decoder.pin.name),
         decoder: decoder.pin.clone(),
         encoder: EncoderPin { name: encoder.name.clone(), encoder_id: encoder.encoder_id.clone() },
         d_encoder,

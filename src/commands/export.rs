@@ -1,7 +1,9 @@
 //! `arc export`: an imported encoder and its adapters, back in the released layout.
 
+use std::path::PathBuf;
+
 use arc_adapters::{Adapter, EncoderManifest};
-use arc_core::export::{decoders_of, export};
+use arc_core::export::{decoders_of, export, own_encoder_of};
 use serde_json::json;
 
 use super::setup::registry;
@@ -15,16 +17,23 @@ pub(crate) fn run(global: &Global, args: &args::Export, output: &Output) -> Resu
     let encoder = EncoderManifest::open(&entry.package)?;
     let decoders =
         if args.decoder_names.is_empty() { decoders_of(&encoder)? } else { args.decoder_names.clone() };
-    let mut adapters = Vec::new();
+    let (mut encoders, mut adapters) = (Vec::<(EncoderManifest, PathBuf)>::new(), Vec::new());
     for name in &decoders {
         let decoder = registry.decoder(name)?;
-        let folder = decoder.adapter_for(&entry.name).ok_or_else(|| arc_adapters::Error::NoAdapter {
+        let read = match own_encoder_of(&encoder, &decoder.name)? {
+            Some(name) => registry.encoder(&name)?,
+            None => entry,
+        };
+        if encoders.iter().all(|(_, package)| *package != read.package) {
+            encoders.push((EncoderManifest::open(&read.package)?, read.package.clone()));
+        }
+        let folder = decoder.adapter_for(&read.name).ok_or_else(|| arc_adapters::Error::NoAdapter {
             decoder: decoder.name.clone(),
             origin: decoder.origin.clone(),
         })?;
         adapters.push(Adapter::open(folder)?);
     }
-    export(&encoder, &entry.package, &adapters, &args.output)?;
+    export(&encoders, &adapters, &args.output)?;
     output.line(format!(
         "encoder `{}` with {}: {}",
         entry.name,

@@ -7,7 +7,7 @@ use arc_adapters::{
     Registry, RegistryEditor,
 };
 use arc_core::hub::Cache;
-use arc_core::import::{ImportOptions, ImportedDecoder, import};
+use arc_core::import::{ImportOptions, ImportedDecoder, encoder_names, import};
 use arc_core::weights::{ArcCheckpoint, TrainingSources};
 use serde_json::json;
 
@@ -80,55 +80,68 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
         ImportOptions { name: args.name.clone(), decoders, tokenizer, chunk_tokens: args.chunk_tokens };
 
     // What the packages are to be called is settled before anything is written.
-    let encoder_folder = Path::new("encoders").join(&args.name);
+    let encoder_folder = |name: &str| Path::new("encoders").join(name);
     let adapter_folder = |decoder: &str| Path::new("plugins").join(&args.name).join(decoder);
     let registry_path = project.join(REGISTRY_FILE);
     let mut editor = RegistryEditor::open(&registry_path)?;
-    match arc_adapters::Registry::parse(&editor.text(), &registry_path)?.encoder(&args.name) {
-        Ok(entry) if entry.package == project.join(&encoder_folder) => {}
-        Ok(_) => {
-            return Err(arc_adapters::Error::NameTaken {
-                kind: "encoder",
-                name: args.name.clone(),
-                path: registry_path,
+    let encoders = encoder_names(&checkpoint, &options);
+    for name in &encoders {
+        match Registry::parse(&editor.text(), &registry_path)?.encoder(name) {
+            Ok(entry) if entry.package == project.join(encoder_folder(name)) => {}
+            Ok(_) => {
+                return Err(arc_adapters::Error::NameTaken {
+                    kind: "encoder",
+                    name: name.clone(),
+                    path: registry_path,
+                }
+                .into());
             }
-            .into());
+            Err(_) => editor.add_encoder(name, &encoder_folder(name))?,
         }
-        Err(_) => editor.add_encoder(&args.name, &encoder_folder)?,
     }
-    for entry in &entries {
+    for (index, entry) in entries.iter().enumerate() {
         if Registry::parse(&editor.text(), &registry_path)?.decoder(&entry.name).is_err() {
             editor.copy_decoder(&entry.name, entry)?;
         }
-        editor.add_adapter(&entry.name, &args.name, &adapter_folder(&entry.name))?;
+        // One for all decoders, or one for each.
+        let Some(encoder) = encoders.get(index).filter(|_| encoders.len() > 1).or(encoders.first()) else {
+            continue;
+        };
+        editor.add_adapter(&entry.name, encoder, &adapter_folder(&entry.name))?;
     }
 
-    let imported = import(&checkpoint, &options, &project.join(&encoder_folder), |decoder| {
-        project.join(adapter_folder(decoder))
-    })?;
+    let imported = import(
+        &checkpoint,
+        &options,
+        |name| project.join(encoder_folder(name)),
+        |decoder| project.join(adapter_folder(decoder)),
+    )?;
     editor.save()?;
 
     if options.tokenizer.is_none() {
         output
             .remark("no tokenizer was found or given: import again with `--tokenizer FILE` to compress text");
     }
-    output.line(format!(
-        "encoder `{}`: {}",
-        imported.encoder.name,
-        project.join(&encoder_folder).display()
-    ))?;
+    if encoders.len() > 1 {
+        output.remark("each decoder has memory vectors of its own: there is an encoder for each");
+    }
+    for encoder in &imported.encoders {
+        let folder = project.join(encoder_folder(&encoder.name));
+        output.line(format!("encoder `{}`: {}", encoder.name, folder.display()))?;
+    }
     for adapter in &imported.adapters {
         let folder = project.join(adapter_folder(&adapter.decoder.name));
         output.line(format!("adapter for `{}`: {}", adapter.decoder.name, folder.display()))?;
     }
     output.json(&json!({
-        "encoder": {
-            "name": imported.encoder.name,
-            "encoder_id": imported.encoder.encoder_id,
-            "folder": project.join(&encoder_folder),
-        },
+        "encoders": imported.encoders.iter().map(|encoder| json!({
+            "name": encoder.name,
+            "encoder_id": encoder.encoder_id,
+            "folder": project.join(encoder_folder(&encoder.name)),
+        })).collect::<Vec<_>>(),
         "adapters": imported.adapters.iter().map(|adapter| json!({
             "decoder": adapter.decoder.name,
+            "encoder": adapter.encoder.name,
             "folder": project.join(adapter_folder(&adapter.decoder.name)),
             "weights_sha256": adapter.weights.sha256,
         })).collect::<Vec<_>>(),

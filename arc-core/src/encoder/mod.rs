@@ -15,4 +15,5 @@ pub use package::{CompressOptions, Encoder, encoder_id};
 pub use pooling::{ClusterMetric, PoolType, Pooled, Pooling, PoolingGroups, PoolingKind, PoolingRate};
 pub use released::special_vector;
 pub(crate) use released::{pooling, projector_spec};
+pub(crate) use trained_weights::MEMORY_TENSOR;
 pub use trained_weights::package_tensor_name;

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::trained_weights::TrainedWeights;
+use super::trained_weights::{MEMORY_TENSOR, TrainedWeights};
 use super::{ArcEncoder, ArcEncoderConfig, Latents, Pooling, PoolingRate};
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
 use crate::nn::{Loader, Residence, RopeConfig};
@@ -17,9 +17,6 @@ use crate::{Error, Result};
 
 /// Chunks of a long document are encoded this many at a time, which bounds the memory.
 pub(crate) const CHUNKS_AT_ONCE: usize = 4;
-
-/// The memory vectors in a package's weights, `[memory_tokens, d_encoder]`.
-const MEMORY: &str = "mem_embeddings.weight";
 
 /// How to compress.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,7 +61,7 @@ pub fn encoder_id(manifest: &EncoderManifest) -> String {
         value["rope_theta"] = json!(format!("{:e}", shape.rope_theta));
         value
     });
-    let identity = json!({
+    let mut identity = json!({
         "architecture": manifest.architecture,
         "d_encoder": manifest.d_encoder,
         "n_truncated_layers": manifest.n_truncated_layers,
@@ -78,6 +75,10 @@ pub fn encoder_id(manifest: &EncoderManifest) -> String {
         "tokenizer_sha256": manifest.tokenizer.as_ref().map(|tokenizer| &tokenizer.sha256),
         "weights": weights,
     });
+    // Only where there is such a file: other encoders keep the identity that they have.
+    if let Some(memory) = &manifest.memory {
+        identity["memory_sha256"] = json!(memory.sha256);
+    }
     format!("{:x}", HexDigest(Sha256::digest(identity.to_string()).into()))
 }
 
@@ -157,17 +158,18 @@ pub(crate) fn encoder_config(manifest: &EncoderManifest, base: &DecoderConfig) -
     })
 }
 
-/// An encoder whose weights are all in one file, under the reference's names.
+/// An encoder whose weights are all in its package, under the reference's names.
 fn load_full(
     config: ArcEncoderConfig,
     file: &SafetensorsFile,
+    memory: Option<&SafetensorsFile>,
     device: &Device,
     residence: Residence,
 ) -> Result<(ArcEncoder, u64)> {
     let memory = (config.memory_tokens > 0)
         .then(|| {
             let shape = [config.memory_tokens, config.block.d_model];
-            let values = file.tensor_of_shape(MEMORY, &shape)?.to_f32();
+            let values = memory.unwrap_or(file).tensor_of_shape(MEMORY_TENSOR, &shape)?.to_f32();
             Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
         })
         .transpose()?;
@@ -243,7 +245,11 @@ impl Encoder {
             }
             (EncoderWeights::Full { file, sha256 }, None) => {
                 let file = SafetensorsFile::open(verified(folder, file, sha256)?)?;
-                load_full(config, &file, device, residence)?
+                let memory = manifest.memory.as_ref();
+                let memory =
+                    memory.map(|memory| verified(folder, &memory.file, &memory.sha256)).transpose()?;
+                let memory = memory.map(SafetensorsFile::open).transpose()?;
+                load_full(config, &file, memory.as_ref(), device, residence)?
             }
             (
                 EncoderWeights::Full { file, sha256 } | EncoderWeights::Lora { file, sha256, .. },

@@ -9,8 +9,8 @@ use std::path::Path;
 use crate::weights::{RawTensor, SafetensorsFile, TensorNames, TensorSource};
 use crate::{Error, Result};
 
-/// The memory vectors of a package.
-const MEMORY: &str = "mem_embeddings.weight";
+/// The memory vectors in the weights of a package, `[memory_tokens, d_encoder]`.
+pub(crate) const MEMORY_TENSOR: &str = "mem_embeddings.weight";
 
 /// What a layout calls one of a layer's parameters.
 type NameOf = fn(&TensorNames) -> &'static str;
@@ -35,7 +35,7 @@ const LAYER_NAMES: [(&str, NameOf); 9] = [
 pub fn package_tensor_name(path: &str) -> Option<String> {
     match path {
         "embedding.table" => return Some(TensorNames::META.embedding.to_owned()),
-        "memory" => return Some(MEMORY.to_owned()),
+        "memory" => return Some(MEMORY_TENSOR.to_owned()),
         _ => {}
     }
     let (layer, path) = path.strip_prefix("blocks.")?.split_once('.')?;
@@ -84,7 +84,7 @@ impl<'a> TrainedWeights<'a> {
         for name in weights.trained.names() {
             let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
             let is_known =
-                backbone_name(backbone_names, &format!("{stem}.weight")).is_some() || name == MEMORY;
+                backbone_name(backbone_names, &format!("{stem}.weight")).is_some() || name == MEMORY_TENSOR;
             let is_factor = name.ends_with(".lora_a") || name.ends_with(".lora_b");
             if !is_known || is_factor != lora_scale.is_some() {
                 return Err(Error::InvalidFile {

@@ -11,12 +11,12 @@ pub(crate) fn run(global: &Global, args: &CheckReference, output: &Output) -> Re
     let device = global.device.open()?;
     let reports = check_reference(&args.folder, &device)?;
     let mut worst = 0.0_f64;
-    output.line(format!("{:<16} {:<18} {:>10} {:>10}", "case", "tensor", "absolute", "scaled"))?;
+    output.line(format!("{:<16} {:<18} {:>10} {:>10}", "case", "tensor", "absolute", "relative"))?;
     for report in &reports {
         for deviation in &report.deviations {
             output.line(format!(
                 "{:<16} {:<18} {:>10.1e} {:>10.1e}",
-                report.id, deviation.tensor, deviation.absolute, deviation.scaled
+                report.id, deviation.tensor, deviation.absolute, deviation.relative
             ))?;
         }
         let of_case = report.worst();
@@ -26,7 +26,11 @@ pub(crate) fn run(global: &Global, args: &CheckReference, output: &Output) -> Re
     }
     // Written so that a deviation that is not a number fails.
     let passed = worst <= args.tolerance;
-    output.line(format!("{} cases, worst {worst:.1e}, tolerance {:.1e}", reports.len(), args.tolerance))?;
+    output.line(format!(
+        "{} cases, worst relative {worst:.1e}, tolerance {:.1e}",
+        reports.len(),
+        args.tolerance
+    ))?;
     output.json(&json!({
         "cases": reports,
         "worst": worst,
@@ -37,7 +41,7 @@ pub(crate) fn run(global: &Global, args: &CheckReference, output: &Output) -> Re
         return Ok(());
     }
     Err(Failure::failed(
-        format!("the worst deviation is {worst:.1e}, above the tolerance of {:.1e}", args.tolerance),
+        format!("the worst relative deviation is {worst:.1e}, above the tolerance of {:.1e}", args.tolerance),
         "the checkpoint or the expected values may be of another version",
     ))
 }

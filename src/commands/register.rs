@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{ModelFile, ModelSource, NewAdapter, NewDecoder, RegistryEditor};
-use arc_core::Session;
 use arc_core::decoder::{Decoder, ModelSettings};
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;

@@ -32,6 +32,54 @@ struct Case {
     insert_after: Vec<Vec<usize>>,
 }
 
+impl Case {
+    /// What of it cannot be run by an encoder and a decoder that know so many tokens, if anything.
+    fn fault(&self, [of_encoder, of_decoder]: [usize; 2]) -> Option<String> {
+        let n = self.contexts.len();
+        if (self.tokens.len(), self.insert_after.len()) != (n, n) {
+            return Some(format!(
+                "has `contexts` of {n} sequences, `tokens` of {} and `insert_after` of {}",
+                self.tokens.len(),
+                self.insert_after.len()
+            ));
+        }
+        if self.contexts.iter().all(Vec::is_empty) {
+            return Some("has no contexts".into());
+        }
+        for (i, ((contexts, tokens), insert_after)) in
+            self.contexts.iter().zip(&self.tokens).zip(&self.insert_after).enumerate()
+        {
+            let before = insert_after.iter().fold(0_usize, |sum, &count| sum.saturating_add(count));
+            if contexts.len() != insert_after.len() {
+                return Some(format!(
+                    "has {} contexts in sequence {i}, but {} numbers in `insert_after`",
+                    contexts.len(),
+                    insert_after.len()
+                ));
+            }
+            if tokens.is_empty() || contexts.iter().any(Vec::is_empty) {
+                return Some(format!("has a context or `tokens` without a token in sequence {i}"));
+            }
+            if before > tokens.len() {
+                return Some(format!(
+                    "inserts after {before} tokens in sequence {i}, which has {}",
+                    tokens.len()
+                ));
+            }
+            let outside = |ids: &[u32], size: usize| ids.iter().copied().find(|&id| id as usize >= size);
+            let context = contexts.iter().find_map(|ids| outside(ids, of_encoder));
+            for (what, id, size) in
+                [("contexts", context, of_encoder), ("tokens", outside(tokens, of_decoder), of_decoder)]
+            {
+                if let Some(id) = id {
+                    return Some(format!("has token {id} in `{what}`, expected less than {size}"));
+                }
+            }
+        }
+        None
+    }
+}
+
 /// Which special vector follows the latents.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,10 +95,10 @@ pub struct Deviation {
     pub tensor: String,
     /// The largest absolute difference.
     pub absolute: f64,
-    /// The largest absolute difference, over the tensor's largest magnitude where that is above 1.
-    /// Latents of the reference's cases are in the hundreds, where float32 itself resolves no
-    /// better than this.
-    pub scaled: f64,
+    /// The largest absolute difference, over the largest magnitude that the reference has in this
+    /// tensor. Its latents are in the hundreds, where float32 itself resolves no better than this;
+    /// and over each value by itself, one that is nearly zero would decide.
+    pub relative: f64,
 }
 
 /// How far one case is from the reference.
@@ -63,12 +111,12 @@ pub struct CaseReport {
 }
 
 impl CaseReport {
-    /// The largest scaled deviation; not a number if a tensor has such values.
+    /// The largest relative deviation; not a number if a tensor has such values.
     #[must_use]
     pub fn worst(&self) -> f64 {
         self.deviations
             .iter()
-            .map(|deviation| deviation.scaled)
+            .map(|deviation| deviation.relative)
             .fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
     }
 }
@@ -83,22 +131,15 @@ pub fn check_reference(folder: &Path, device: &Device) -> Result<Vec<CaseReport>
     let expected = SafetensorsFile::open(folder.join("expected.safetensors"))?;
     let cases_path = folder.join("cases.json");
     let text = std::fs::read_to_string(&cases_path).map_err(Error::io("read", &cases_path))?;
-    let cases: Vec<Case> = serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
-        path: cases_path.clone(),
-        format: "cases",
-        reason: error.to_string(),
-    })?;
+    let invalid = |reason: String| Error::InvalidFile { path: cases_path.clone(), format: "cases", reason };
+    let cases: Vec<Case> = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+    if cases.is_empty() {
+        return Err(invalid("it has no cases".into()));
+    }
 
     let mut decoders = BTreeMap::new();
     let mut reports = Vec::new();
     for case in &cases {
-        if case.contexts.iter().flatten().any(Vec::is_empty) || case.contexts.is_empty() {
-            return Err(Error::InvalidFile {
-                path: cases_path.clone(),
-                format: "cases",
-                reason: format!("case `{}` has an empty context", case.id),
-            });
-        }
         let decoder = match decoders.entry(case.decoder) {
             Entry::Occupied(decoder) => decoder.into_mut(),
             Entry::Vacant(place) => {
@@ -106,6 +147,10 @@ pub fn check_reference(folder: &Path, device: &Device) -> Result<Vec<CaseReport>
                 place.insert(Transformer::from_meta(&weights, device, Residence::Dense)?)
             }
         };
+        let vocabularies = [checkpoint.config().model_args.vocab_size, decoder.vocabulary()];
+        if let Some(fault) = case.fault(vocabularies) {
+            return Err(invalid(format!("case `{}` {fault}", case.id)));
+        }
         reports.push(run(case, &checkpoint, decoder, &expected, device)?);
     }
     Ok(reports)
@@ -137,13 +182,23 @@ fn run(
     let projected = latents.iter().map(|latents| project(latents.clone())).collect::<Result<Vec<_>>>()?;
     let projected_special = special.map(&project).transpose()?;
 
+    let (given, read) = (projected.first().map_or(0, |rows| rows.dims()[1]), decoder.config().d_model());
+    if given != read {
+        return Err(Error::Mismatch {
+            what: format!("decoder {} of case `{}` (width of its token embeddings)", case.decoder, case.id),
+            expected: given.to_string(),
+            found: read.to_string(),
+            hint: "the checkpoint was trained with another decoder".into(),
+        });
+    }
+
     let mut logits = Vec::new();
     let mut contexts = projected.iter();
     for (tokens, insert_after) in case.tokens.iter().zip(&case.insert_after) {
         let mut prompt = Prompt::new();
         let mut rest = tokens.as_slice();
         for (&count, latents) in insert_after.iter().zip(&mut contexts) {
-            let (before, after) = rest.split_at(count.min(rest.len()));
+            let (before, after) = rest.split_at(count);
             rest = after;
             prompt = prompt.tokens(before.to_vec()).latents(latents.clone());
             if let Some(special) = &projected_special {
@@ -183,6 +238,7 @@ fn deviation(tensor: &str, found: Tensor<2>, expected: &[f32]) -> Deviation {
     // A difference that is not a number must not pass for a small one.
     let larger = |a: f64, b: f64| if b > a || b.is_nan() { b } else { a };
     let absolute = found.iter().zip(expected).map(|(&a, &b)| f64::from(a - b).abs()).fold(0.0, larger);
-    let magnitude = expected.iter().map(|&value| f64::from(value).abs()).fold(1.0, larger);
-    Deviation { tensor: tensor.to_owned(), absolute, scaled: absolute / magnitude }
+    let magnitude = expected.iter().map(|&value| f64::from(value).abs()).fold(0.0, larger);
+    let relative = if absolute > 0.0 || absolute.is_nan() { absolute / magnitude } else { 0.0 };
+    Deviation { tensor: tensor.to_owned(), absolute, relative }
 }

@@ -1,6 +1,8 @@
 //! `arc plan`: what a context costs, before anything is downloaded.
 
-use arc_adapters::{AdapterManifest, DecoderEntry, EncoderManifest, ProjectorSpec, Registry};
+use arc_adapters::{
+    AdapterManifest, DecoderEntry, EncoderManifest, ModelFile, ModelSource, ProjectorSpec, Registry,
+};
 use arc_core::hub::Cache;
 use arc_core::plan::{Arm, DecoderSizes, EncoderSizes, Plan, PlanRequest, plan};
 use bytesize::ByteSize;
@@ -80,11 +82,28 @@ fn sizes(entry: &DecoderEntry) -> Result<DecoderSizes, Failure> {
     }
 }
 
+/// The sizes of the model that an encoder was cut from, if it was: a decoder of the registry, or a
+/// file of its own, which has to be here.
 fn backbone(registry: &Registry, manifest: &EncoderManifest) -> Result<Option<DecoderSizes>, Failure> {
-    match manifest.backbone.as_ref().and_then(|backbone| backbone.decoder.as_ref()) {
-        Some(name) => Ok(Some(sizes(registry.decoder(name)?)?)),
-        None => Ok(None),
+    let Some(backbone) = &manifest.backbone else { return Ok(None) };
+    if let Some(name) = &backbone.decoder {
+        return Ok(Some(sizes(registry.decoder(name)?)?));
     }
+    let Some(source) = &backbone.source else { return Ok(None) };
+    let model = ModelFile { sha256: Some(backbone.sha256.clone()), ..ModelFile::unpinned(source.clone()) };
+    let path = match (source, Cache::from_env()?.find(&model, &manifest.name)) {
+        (_, Some(path)) => path,
+        // Its sizes do not depend on whether its hash was checked before.
+        (ModelSource::File { path }, None) if path.exists() => path.clone(),
+        (_, None) => {
+            return Err(Failure {
+                message: format!("the sizes of the backbone of encoder `{}` are not known", manifest.name),
+                hint: Some(format!("pull it with `arc pull {}`", manifest.name)),
+                code: 1,
+            });
+        }
+    };
+    Ok(Some(DecoderSizes::read(&path)?))
 }
 
 /// The adapter's description, whether or not its weights are here.

@@ -405,6 +405,25 @@ mod forms {
     }
 
     #[test]
+    fn a_document_of_a_few_shot_prompt_is_stripped_as_the_reference_does() {
+        let place = place();
+        let documents = |form: &str| {
+            let read = |content: &str| {
+                place.file("text.txt", content);
+                place.succeeds(&ask(form, &["why"]))
+            };
+            (read("123456789"), read(" \n123456789\n\n"))
+        };
+        let (bare, padded) = documents("few-shot");
+        for field in ["source_tokens", "latents", "token_ids"] {
+            assert_eq!(bare[field], padded[field], "{field}");
+        }
+        // Other forms take a document as it is.
+        let (bare, padded) = documents("adapter");
+        assert_ne!(bare["source_tokens"], padded["source_tokens"]);
+    }
+
+    #[test]
     fn a_document_is_continued_after_text_or_alone() {
         let place = place();
         let alone = place.succeeds(&ask("continuation", &[]));

@@ -6,10 +6,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_adapters::{EncoderManifest, sha256_file};
 use arc_core::decoder::Transformer;
 use arc_core::device::DeviceName;
+use arc_core::encoder::{Encoder, encoder_id};
 use arc_core::nn::Residence;
-use arc_core::weights::HfFolder;
+use arc_core::weights::{HfFolder, MetaFolder};
+use burn::tensor::Device;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::json;
 
@@ -54,21 +57,89 @@ fn write_model(folder: &Path) {
     let mut weight_map = BTreeMap::new();
     for (number, shard) in shards.iter().enumerate() {
         let file = format!("model-{number}.safetensors");
-        let tensors: Vec<(&str, &[usize], Vec<u8>)> = shard
-            .iter()
-            .map(|(name, shape)| {
-                let count: usize = shape.iter().product();
-                weight_map.insert(name.clone(), file.clone());
-                (name.as_str(), shape.as_slice(), vec![0x3c; 2 * count])
-            })
-            .collect();
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            (*name, TensorView::new(Dtype::BF16, shape.to_vec(), bytes).expect("a view"))
-        });
-        std::fs::write(folder.join(file), serialize(views, None).expect("a file")).expect("a file");
+        weight_map.extend(shard.iter().map(|(name, _)| (name.clone(), file.clone())));
+        write_file(&folder.join(file), shard);
     }
     let index = json!({ "metadata": {}, "weight_map": weight_map });
     std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).expect("an index");
+}
+
+/// Writes tensors in bfloat16.
+fn write_file(path: &Path, tensors: &[(String, Vec<usize>)]) {
+    let tensors: Vec<(&str, &[usize], Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, shape)| {
+            (name.as_str(), shape.as_slice(), vec![0x3c; 2 * shape.iter().product::<usize>()])
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (*name, TensorView::new(Dtype::BF16, shape.to_vec(), bytes).expect("a view"))
+    });
+    std::fs::write(path, serialize(views, None).expect("a file")).expect("a file");
+}
+
+/// The table and the blocks of the same llama under Meta's names.
+fn meta_tensors() -> Vec<(String, Vec<usize>)> {
+    let mut tensors = vec![("tok_embeddings.weight".to_owned(), vec![VOCABULARY, WIDTH])];
+    for layer in 0..LAYERS {
+        let parts = [
+            ("attention_norm", vec![WIDTH]),
+            ("attention.wq", vec![WIDTH, WIDTH]),
+            ("attention.wk", vec![WIDTH, WIDTH]),
+            ("attention.wv", vec![WIDTH, WIDTH]),
+            ("attention.wo", vec![WIDTH, WIDTH]),
+            ("ffn_norm", vec![WIDTH]),
+            ("feed_forward.w1", vec![HIDDEN, WIDTH]),
+            ("feed_forward.w2", vec![WIDTH, HIDDEN]),
+            ("feed_forward.w3", vec![HIDDEN, WIDTH]),
+        ];
+        tensors.extend(parts.map(|(part, shape)| (format!("layers.{layer}.{part}.weight"), shape)));
+    }
+    tensors
+}
+
+/// Writes a folder in Meta's layout, all in one file.
+fn write_meta(folder: &Path) {
+    let sizes = json!({
+        "dim": WIDTH, "n_layers": LAYERS, "head_dim": 64, "hidden_dim": HIDDEN, "n_heads": 12,
+        "n_kv_heads": 12, "norm_eps": 1e-5, "vocab_size": VOCABULARY, "rope_theta": 10000.0,
+    });
+    std::fs::write(folder.join("params.json"), sizes.to_string()).expect("sizes");
+    let more =
+        [("norm.weight".to_owned(), vec![WIDTH]), ("output.weight".to_owned(), vec![VOCABULARY, WIDTH])];
+    write_file(&folder.join("consolidated.safetensors"), &[meta_tensors(), more.into()].concat());
+}
+
+/// Writes an encoder package that has all of its weights.
+fn write_encoder(folder: &Path) {
+    write_file(&folder.join("encoder.safetensors"), &meta_tensors());
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": { "a": 0, "b": 1 }, "merges": [],
+        },
+    });
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).expect("a tokenizer");
+    let sha256 = |file: &str| sha256_file(&folder.join(file)).expect("a hash");
+    let manifest = json!({
+        "schema": 1, "name": "large", "encoder_id": "to be computed", "architecture": "llama",
+        "d_encoder": WIDTH, "n_truncated_layers": 0, "compress_rates": [-4],
+        "pool_type": "mean_pooled_queries", "where": "before", "chunk_tokens": 64,
+        "shape": {
+            "n_layers": LAYERS, "d_model": WIDTH, "n_heads": 12, "n_kv_heads": 12, "d_head": 64,
+            "d_ff": HIDDEN, "vocab_size": VOCABULARY, "norm_eps": 1e-5, "rope_theta": 10000.0,
+        },
+        "tokenizer": { "file": "tokenizer.json", "sha256": sha256("tokenizer.json") },
+        "weights": { "kind": "full", "file": "encoder.safetensors", "sha256": sha256("encoder.safetensors") },
+    });
+    let mut manifest = EncoderManifest::parse(&manifest.to_string(), Path::new("test")).expect("a manifest");
+    manifest.encoder_id = encoder_id(&manifest);
+    manifest.write(folder).expect("a package");
 }
 
 /// The memory of this process that is not a file's, in bytes.
@@ -83,25 +154,59 @@ fn anonymous_memory() -> usize {
 /// Names the model to a process of its own, which has held nothing else before.
 const MODEL: &str = "ARC_TEST_LOADING_MODEL";
 
+/// The values of the blocks, and of the table.
+const BLOCKS: usize = LAYERS * (2 * WIDTH + 4 * WIDTH * WIDTH + 3 * WIDTH * HIDDEN);
+const TABLE: usize = VOCABULARY * WIDTH;
+
 #[test]
-fn the_peak_while_loading_is_the_weights_and_one_tensor() {
+fn the_peak_while_loading_shards_is_the_weights_and_one_tensor() {
+    let test = "the_peak_while_loading_shards_is_the_weights_and_one_tensor";
+    in_its_own_process(test, write_model, TABLE + WIDTH + BLOCKS, |folder, device| {
+        let files = HfFolder::open(folder).expect("a folder");
+        Transformer::from_hugging_face(&files, device, Residence::Dense).expect("a model")
+    });
+}
+
+#[test]
+fn the_peak_while_loading_metas_layout_is_the_weights_and_one_tensor() {
+    let test = "the_peak_while_loading_metas_layout_is_the_weights_and_one_tensor";
+    in_its_own_process(test, write_meta, 2 * TABLE + WIDTH + BLOCKS, |folder, device| {
+        let files = MetaFolder::open(folder).expect("a folder");
+        Transformer::from_meta(&files, device, Residence::Dense).expect("a model")
+    });
+}
+
+#[test]
+fn the_peak_while_loading_an_encoder_package_is_the_weights_and_one_tensor() {
+    let test = "the_peak_while_loading_an_encoder_package_is_the_weights_and_one_tensor";
+    in_its_own_process(test, write_encoder, TABLE + BLOCKS, |folder, device| {
+        let manifest = EncoderManifest::open(folder).expect("a manifest");
+        Encoder::open_as(&manifest, folder, None, device, Residence::Dense).expect("an encoder")
+    });
+}
+
+/// Writes a model and runs `test` again, in a process that measures.
+fn in_its_own_process<T>(
+    test: &str,
+    write: impl FnOnce(&Path),
+    values: usize,
+    load: impl FnOnce(&Path, &Device) -> T,
+) {
     if let Some(folder) = std::env::var_os(MODEL) {
-        return measure(Path::new(&folder));
+        return measure(Path::new(&folder), values, load);
     }
     let folder = tempfile::tempdir().expect("a folder");
-    write_model(folder.path());
+    write(folder.path());
     let status = std::process::Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "the_peak_while_loading_is_the_weights_and_one_tensor", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(MODEL, folder.path())
         .status()
         .expect("the test runs again");
     assert!(status.success());
 }
 
-fn measure(folder: &Path) {
-    let layer = 2 * WIDTH + 4 * WIDTH * WIDTH + 3 * WIDTH * HIDDEN;
-    let weights = 4 * (VOCABULARY * WIDTH + WIDTH + LAYERS * layer);
-    let largest = 4 * VOCABULARY * WIDTH;
+fn measure<T>(folder: &Path, values: usize, load: impl FnOnce(&Path, &Device) -> T) {
+    let (weights, largest) = (4 * values, 4 * TABLE);
     let device = DeviceName::CPU.open().expect("the CPU");
     let before = anonymous_memory();
     let loaded = AtomicBool::new(false);
@@ -114,13 +219,12 @@ fn measure(folder: &Path) {
             }
             peak
         });
-        let files = HfFolder::open(folder).expect("a folder");
-        let model = Transformer::from_hugging_face(&files, &device, Residence::Dense).expect("a model");
+        let model = load(folder, &device);
         loaded.store(true, Ordering::Relaxed);
         (model, watcher.join().expect("the watcher"))
     });
-    assert_eq!(model.vocabulary(), VOCABULARY);
     let held = anonymous_memory() - before;
+    drop(model);
     assert!(held + SLACK >= weights, "{held} bytes cannot be the {weights} of the weights");
     // Less than a second copy of the table that is both embedding and output.
     assert!(held <= weights + SLACK, "{held} bytes are more than the {weights} of the weights");

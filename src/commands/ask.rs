@@ -174,6 +174,8 @@ impl Documents {
         compression: &Compression,
         ask: &Ask,
     ) -> Result<(), Failure> {
+        // As the reference's few-shot prompts have it: their own words bring the line breaks.
+        let text = if ask.form == Form::FewShot { text.trim() } else { text };
         if ask.open_book {
             self.materials.push(Material::Text(text.to_owned()));
             return Ok(());

@@ -15,6 +15,10 @@ test:
 golden:
     cargo test --release --workspace --test reference
 
+# The same on Vulkan, where a driver is installed; builds for long.
+vulkan:
+    scripts/check-vulkan
+
 # The benches; see benches/README.md.
 bench:
     cargo bench --workspace

@@ -96,11 +96,10 @@ fn backbone(registry: &Registry, manifest: &EncoderManifest) -> Result<Option<De
         // Its sizes do not depend on whether its hash was checked before.
         (ModelSource::File { path }, None) if path.exists() => path.clone(),
         (_, None) => {
-            return Err(Failure {
-                message: format!("the sizes of the backbone of encoder `{}` are not known", manifest.name),
-                hint: Some(format!("pull it with `arc pull {}`", manifest.name)),
-                code: 1,
-            });
+            return Err(Failure::failed(
+                format!("the sizes of the backbone of encoder `{}` are not known", manifest.name),
+                format!("pull it with `arc pull {}`", manifest.name),
+            ));
         }
     };
     Ok(Some(DecoderSizes::read(&path)?))

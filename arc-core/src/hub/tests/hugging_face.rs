@@ -382,7 +382,7 @@ fn an_index_brings_the_whole_checkpoint_and_goes_on_where_a_file_was_missing() {
 fn pull_with_tokenizer(replies: Vec<Reply>) -> (Result<PathBuf>, tempfile::TempDir) {
     let root = tempfile::tempdir().unwrap();
     let source = "hf:org/repo@main#model.safetensors".parse().unwrap();
-    let model = ModelFile { source, sha256: None, bytes: None };
+    let model = ModelFile::unpinned(source);
     let found = [whole(&content(10)), whole(b"{}")];
     let missing = [status("404 Not Found"), status("404 Not Found")];
     let server = Server::start(found.into_iter().chain(replies).chain(missing).collect());
@@ -441,7 +441,7 @@ fn one_question_is_asked_about_a_whole_checkpoint() {
             agrees
         };
         let source = "hf:org/repo@main#model.safetensors.index.json".parse().unwrap();
-        let model = ModelFile { source, sha256: None, bytes: None };
+        let model = ModelFile::unpinned(source);
         let pulled = crate::hub::pull_all(
             &model,
             NAME,

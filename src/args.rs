@@ -392,8 +392,11 @@ pub(crate) struct Pull {
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// The decoder, by name or alias
-    #[arg(long, value_name = "NAME")]
-    pub decoder: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "training")]
+    pub decoder: Option<String>,
+    /// Time the steps of a run instead, as its configuration has them, on synthetic text
+    #[arg(long, value_name = "CONFIG", conflicts_with = "decoder")]
+    pub training: Option<PathBuf>,
     /// Tokens to read
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub prompt_tokens: usize,

@@ -1,5 +1,8 @@
-//! `arc bench`: how fast a decoder reads and writes here.
+//! `arc bench`: how fast a decoder reads and writes here, and how fast a run would train.
 
+use std::path::Path;
+
+use arc_core::train::{RunConfig, measure_peak, measure_steps};
 use serde_json::json;
 
 use super::setup::session;
@@ -8,7 +11,11 @@ use crate::args::{Bench, Global};
 use crate::output::Output;
 
 pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), Failure> {
-    let decoder = session(global)?.language_model(&args.decoder)?;
+    if let Some(config) = &args.training {
+        return training(global, config, usize::from(args.rounds), output);
+    }
+    let name = args.decoder.as_deref().unwrap_or_default();
+    let decoder = session(global)?.language_model(name)?;
     let round = || decoder.measure_throughput(args.prompt_tokens, args.new_tokens);
     round()?;
     let rounds = (0..args.rounds).map(|_| round()).collect::<Result<Vec<_>, _>>()?;
@@ -28,6 +35,35 @@ pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), 
         "prefill_tokens_per_second": prefill,
         "decode_tokens_per_second": decode,
     }))
+}
+
+/// Steps of a run, beside the most that this device multiplies.
+fn training(global: &Global, config: &Path, rounds: usize, output: &Output) -> Result<(), Failure> {
+    let config = RunConfig::open(config)?;
+    let session = session(global)?;
+    let peak = measure_peak(session.device())?;
+    output.line(format!("a product of large matrices: {:.0} GFLOP/s", peak / 1e9))?;
+    let mut decoders = Vec::new();
+    for found in measure_steps(&config, &session, rounds)? {
+        let seconds = median(&found.seconds);
+        let share = found.flops as f64 / seconds / peak;
+        output.line(format!(
+            "{}: {seconds:.2} s a step (median), {:.0} tokens/s, {:.0} GFLOP a step, {:.0} % of the peak",
+            found.decoder,
+            found.tokens as f64 / seconds,
+            found.flops as f64 / 1e9,
+            100.0 * share,
+        ))?;
+        decoders.push(json!({
+            "decoder": found.decoder,
+            "seconds": found.seconds,
+            "losses": found.losses,
+            "tokens": found.tokens,
+            "flops": found.flops,
+            "share_of_peak": share,
+        }));
+    }
+    output.json(&json!({ "peak_flops_per_second": peak, "training": decoders }))
 }
 
 fn median(values: &[f64]) -> f64 {

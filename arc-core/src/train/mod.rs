@@ -32,6 +32,7 @@ mod report_page;
 mod run;
 mod schedule;
 mod step;
+mod throughput;
 
 pub use batch::{Sample, SampleSpan};
 pub use checkpoint::{Checkpoint, CheckpointState, Checkpoints};
@@ -53,3 +54,4 @@ pub use register::{RegisterOptions, Registration, register};
 pub use run::{Ending, Observer, RunReport, train};
 pub use schedule::OneCycle;
 pub use step::{BatchLoss, StepOptions, training_loss};
+pub use throughput::{StepThroughput, measure_peak, measure_steps};

@@ -315,7 +315,7 @@ fn load(
 }
 
 /// The encoder that a run starts from, with the manifest of its package.
-fn open_encoder(
+pub(super) fn open_encoder(
     config: &RunConfig,
     session: &Session,
     device: &Device,

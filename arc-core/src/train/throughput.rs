@@ -1,0 +1,155 @@
+//! How long the steps of a run take, and how much of that is arithmetic.
+
+use std::time::Instant;
+
+use arc_adapters::ProjectorSpec;
+use burn::tensor::{Device, Distribution, Tensor};
+
+use super::batch::{Layout, Sample, SampleSpan};
+use super::config::{RunConfig, TrainedPart};
+use super::model::{TrainedAdapter, TrainedModel};
+use super::objective::Objective;
+use super::optimizer::AdamW;
+use super::parameters::with_parameters;
+use super::run::{open_dense, open_encoder};
+use super::step::{StepOptions, at_factor, synchronise, training_loss};
+use crate::decoder::Transformer;
+use crate::nn::trace_flops;
+use crate::{Result, Session};
+
+/// Ids of synthetic text: every vocabulary has them, and none is special.
+const IDS: std::ops::Range<u32> = 1000..10_000;
+/// The side of the square product whose speed is taken as the most that the device can do.
+const PEAK_SIDE: usize = 2048;
+/// How often the product is timed; the best counts, since anything else only adds to it.
+const PEAK_ROUNDS: usize = 5;
+
+/// The steps of one decoder.
+#[derive(Clone, Debug)]
+pub struct StepThroughput {
+    /// The decoder.
+    pub decoder: String,
+    /// Seconds of each step: forward, backward and the update.
+    pub seconds: Vec<f64>,
+    /// The mean loss before each step, nats per token: the same on every machine, but for rounding.
+    pub losses: Vec<f64>,
+    /// Encoder tokens and targets of a step.
+    pub tokens: usize,
+    /// Floating-point operations of the matrix products that a step cannot do without.
+    pub flops: u64,
+}
+
+/// Times steps as a run's configuration has them, on synthetic text of the longest samples, after
+/// one step to warm up. Needs the models, and no corpus.
+///
+/// # Errors
+///
+/// Whatever is wrong with the models.
+pub fn measure_steps(config: &RunConfig, session: &Session, rounds: usize) -> Result<Vec<StepThroughput>> {
+    let device = session.device().clone();
+    let (_, encoder) = open_encoder(config, session, &device)?;
+    let d_encoder = encoder.network.d_model();
+    let samples: Vec<Sample> = (0..config.schedule.batch as u32).map(|row| sample(config, row)).collect();
+    let mut measured = Vec::new();
+    for settings in &config.decoders {
+        let decoder = open_dense(session, &settings.name, &device)?;
+        let d_decoder = decoder.network.config().d_model();
+        let spec = ProjectorSpec::two_linear(d_encoder, settings.hidden.unwrap_or(d_decoder), d_decoder);
+        let adapter = TrainedAdapter::from_scratch(spec, d_encoder, config.seed, &device)?;
+        let model = TrainedModel { encoder: encoder.network.clone(), adapters: vec![adapter] };
+        let options = StepOptions {
+            factor: config.encoder.pooling_factors[0],
+            distillation: config.objective.distillation,
+            count_correct: false,
+        };
+        let flops = step_flops(&model, &decoder.network, &config.encoder.train, &samples, options.factor)?;
+        let mut model =
+            model.with_gradients(&config.encoder.train, config.encoder.train_embedding, config.seed);
+        model = with_parameters(model, &mut |_, _, value| value);
+        let mut optimizer = AdamW::new(config.optimizer);
+        let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), 0);
+        for round in 0..=rounds {
+            let start = Instant::now();
+            let found =
+                training_loss(&model, &decoder.network, 0, Objective::Continuation, &samples, options)?;
+            let gradients = found.gradients(&model, 1.0);
+            (model, _) = optimizer.step(model, gradients, 1.0, &device);
+            synchronise(&device)?;
+            if round > 0 {
+                seconds.push(start.elapsed().as_secs_f64());
+                losses.push(f64::from(found.loss.sum.into_scalar::<f32>()) / found.targets as f64);
+            }
+            tokens = found.context_tokens + found.targets;
+        }
+        measured.push(StepThroughput { decoder: decoder.name, seconds, losses, tokens, flops });
+    }
+    Ok(measured)
+}
+
+/// The most floating-point operations in a second that a product of large square matrices reaches.
+///
+/// # Errors
+///
+/// An error of the device.
+pub fn measure_peak(device: &Device) -> Result<f64> {
+    let matrix = || Tensor::<2>::random([PEAK_SIDE; 2], Distribution::Uniform(-1.0, 1.0), device);
+    let (a, b) = (matrix(), matrix());
+    let mut best = f64::INFINITY;
+    for _ in 0..PEAK_ROUNDS {
+        synchronise(device)?;
+        let start = Instant::now();
+        let _product = a.clone().matmul(b.clone());
+        synchronise(device)?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (PEAK_SIDE as f64).powi(3) / best)
+}
+
+/// A context and as many targets as the configuration asks for.
+fn sample(config: &RunConfig, row: u32) -> Sample {
+    let ids = |count: usize, salt: u32| -> Vec<u32> {
+        let place = |i: u32| (i + 977 * row + salt).wrapping_mul(7919) % (IDS.end - IDS.start);
+        (0..count as u32).map(|i| IDS.start + place(i)).collect()
+    };
+    let context = ids(config.data.context_tokens, 0);
+    Sample {
+        plain_contexts: vec![context.clone()],
+        contexts: vec![context],
+        spans: vec![
+            SampleSpan::Context(0),
+            SampleSpan::Tokens { ids: ids(config.data.target_tokens, 31), is_target: true },
+        ],
+        origin: "synthetic".into(),
+    }
+}
+
+/// A forward pass of everything; for the backward pass once more for what is frozen, whose
+/// gradient is passed on, and twice more for what is trained. The head is multiplied with twice:
+/// its logits, and their gradient at the hidden states.
+fn step_flops(
+    model: &TrainedModel,
+    decoder: &Transformer,
+    part: &TrainedPart,
+    samples: &[Sample],
+    factor: usize,
+) -> Result<u64> {
+    let device = decoder.device();
+    let contexts: Vec<Vec<u32>> = samples.iter().flat_map(|sample| sample.contexts.clone()).collect();
+    let encoder = at_factor(&model.encoder, factor);
+    let (encoded, encoding) = trace_flops(|| encoder.forward(&contexts, device));
+    let [b, stride, d] = encoded.states.dims();
+    let latents = encoded.states.reshape([b * stride, d]);
+    let (projected, projecting) = trace_flops(|| model.adapters[0].projector.forward(latents));
+    let layout = Layout::new(samples, &encoded.lengths, stride, false);
+    let embedded = layout.assemble(decoder.embed(&layout.tokens), projected?, None, device);
+    let (_, reading) = trace_flops(|| decoder.read(embedded));
+    let head = 2 * 2 * (layout.targets.len() * decoder.vocabulary() * decoder.config().d_model()) as u64;
+    let trained = match part {
+        TrainedPart::None => 0,
+        TrainedPart::All | TrainedPart::Lora { .. } => 2 * encoding,
+        TrainedPart::LastLayers(count) => {
+            2 * encoding * (*count).min(encoder.blocks.len()) as u64 / encoder.blocks.len().max(1) as u64
+        }
+    };
+    Ok(encoding + trained + 3 * projecting + 2 * reading + head)
+}

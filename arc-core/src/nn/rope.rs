@@ -72,6 +72,21 @@ impl RopeConfig {
             .collect()
     }
 
+    /// Cosines and sines of each position's angles, `[positions, head_dim / 2]` each.
+    pub(super) fn table(&self, positions: impl Iterator<Item = usize>) -> (Vec<f32>, Vec<f32>) {
+        let frequencies = self.frequencies();
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in positions {
+            for frequency in &frequencies {
+                // In f64: at position 100,000 an f32 angle is off by a hundredth.
+                let (sine, cosine) = (position as f64 * frequency).sin_cos();
+                cos.push(cosine as f32);
+                sin.push(sine as f32);
+            }
+        }
+        (cos, sin)
+    }
+
     /// The rotation at `positions`, one list of `s` positions per row of the batch; a single list
     /// serves all rows.
     ///
@@ -81,22 +96,17 @@ impl RopeConfig {
     #[must_use]
     pub fn at(&self, positions: &[Vec<usize>], device: &Device) -> Rotation {
         let (b, s) = (positions.len(), positions.first().map_or(0, Vec::len));
-        let frequencies = self.frequencies();
-        let half = frequencies.len();
-        let mut cos = Vec::with_capacity(b * s * half);
-        let mut sin = Vec::with_capacity(b * s * half);
-        for row in positions {
-            assert_eq!(row.len(), s, "rows of positions have one length");
-            for &position in row {
-                for frequency in &frequencies {
-                    // In f64: at position 100,000 an f32 angle is off by a hundredth.
-                    let (sine, cosine) = (position as f64 * frequency).sin_cos();
-                    cos.push(cosine as f32);
-                    sin.push(sine as f32);
-                }
-            }
-        }
-        let shape = [b, 1, s, half];
+        assert!(positions.iter().all(|row| row.len() == s), "rows of positions have one length");
+        let (cos, sin) = self.table(positions.iter().flatten().copied());
+        let (cos, sin, width) = match self.layout {
+            RopeLayout::HalfSplit => (cos, sin, self.head_dim / 2),
+            RopeLayout::Interleaved => (
+                cos.into_iter().flat_map(|cosine| [cosine, cosine]).collect(),
+                sin.into_iter().flat_map(|sine| [-sine, sine]).collect(),
+                self.head_dim,
+            ),
+        };
+        let shape = [b, 1, s, width];
         Rotation {
             cos: Tensor::from_data(TensorData::new(cos, shape), device),
             sin: Tensor::from_data(TensorData::new(sin, shape), device),
@@ -124,9 +134,9 @@ impl RopeScaling {
 /// Cosines and sines at the positions of one forward pass, shared by its layers.
 #[derive(Clone, Debug)]
 pub struct Rotation {
-    /// `[b or 1, 1, s, k/2]`
+    /// `[b or 1, 1, s, k/2]`; `[b or 1, 1, s, k]` where pairs are neighbours, each value twice.
     cos: Tensor<4>,
-    /// `[b or 1, 1, s, k/2]`
+    /// As `cos`; where pairs are neighbours, the first of each has the sine's negative.
     sin: Tensor<4>,
     layout: RopeLayout,
 }
@@ -155,14 +165,9 @@ impl Rotation {
                 )
             }
             RopeLayout::Interleaved => {
-                let pairs = x.reshape([b, h, s, half, 2]);
-                let even = pairs.clone().narrow(4, 0, 1).reshape([b, h, s, half]);
-                let odd = pairs.narrow(4, 1, 1).reshape([b, h, s, half]);
-                let rotated: Tensor<5> = Tensor::stack(
-                    vec![even.clone() * cos.clone() - odd.clone() * sin.clone(), odd * cos + even * sin],
-                    4,
-                );
-                rotated.reshape([b, h, s, k])
+                // Each with its neighbour in its place: fewer passes than taking pairs apart.
+                let changed_over = x.clone().reshape([b, h, s, half, 2]).flip([4]).reshape([b, h, s, k]);
+                x * cos + changed_over * sin
             }
         }
     }

@@ -397,6 +397,9 @@ pub(crate) struct Bench {
     /// Time the steps of a run instead, as its configuration has them, on synthetic text
     #[arg(long, value_name = "CONFIG", conflicts_with = "decoder")]
     pub training: Option<PathBuf>,
+    /// With `--training` on the CPU: through the graph that GPUs use, to compare
+    #[arg(long, requires = "training")]
+    pub through_graph: bool,
     /// Tokens to read
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub prompt_tokens: usize,

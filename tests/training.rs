@@ -10,8 +10,8 @@ use arc_core::encoder::{ArcEncoder, special_vector};
 use arc_core::nn::Residence;
 use arc_core::projector::Projector;
 use arc_core::train::{
-    AdamW, Objective, OptimizerConfig, Sample, SampleSpan, StepOptions, TrainedAdapter, TrainedModel,
-    TrainedPart, named_parameters, training_loss, with_parameters,
+    AdamW, BatchLoss, Objective, OptimizerConfig, Sample, SampleSpan, StepOptions, TrainedAdapter,
+    TrainedModel, TrainedPart, named_parameters, training_loss, with_parameters,
 };
 use arc_core::weights::{ArcCheckpoint, MetaFolder, Special, TrainingSources};
 use burn::module::{Module as _, Param};
@@ -72,7 +72,8 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
-const OPTIONS: StepOptions = StepOptions { factor: 4, distillation: 0.0, count_correct: false };
+const OPTIONS: StepOptions =
+    StepOptions { factor: 4, distillation: 0.0, count_correct: false, through_graph: false };
 
 #[test]
 fn gradients_are_the_slopes_of_the_loss() {
@@ -189,17 +190,104 @@ fn gradient_checkpointing_gives_the_same_gradients() {
     let (model, decoders) = fixture("arc4_multi", 1, &device);
     let plain = model.with_gradients(&TrainedPart::All, true, 0);
     let checkpointing = plain.clone().with_gradient_checkpointing();
-    let gradients = |model: &TrainedModel| {
-        let found = training_loss(model, &decoders[0], 0, Objective::Continuation, &samples(), OPTIONS);
-        found.expect("a loss").gradients(model, 1.0)
-    };
-    let (a, b) = (gradients(&plain), gradients(&checkpointing));
-    assert_eq!(a.len(), b.len());
-    for (name, gradient) in a {
-        let difference: f32 = (gradient.clone() - b[&name].clone()).abs().max().into_scalar();
-        let size: f32 = gradient.abs().max().into_scalar();
-        assert!(difference <= 1e-5 * size, "`{name}`: {difference} of {size}");
+    for through_graph in [true, false] {
+        let options = StepOptions { through_graph, ..OPTIONS };
+        let gradients = |model: &TrainedModel| {
+            let found = training_loss(model, &decoders[0], 0, Objective::Continuation, &samples(), options);
+            found.expect("a loss").gradients(model, 1.0)
+        };
+        gradients_agree(&gradients(&checkpointing), &gradients(&plain), 1e-5);
     }
+}
+
+/// Holds each gradient against another, relative to its largest value.
+fn gradients_agree(a: &BTreeMap<String, Tensor<1>>, b: &BTreeMap<String, Tensor<1>>, tolerance: f32) {
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, gradient) in a {
+        let difference: f32 = (gradient.clone() - b[name].clone()).abs().max().into_scalar();
+        let size: f32 = b[name].clone().abs().max().into_scalar();
+        assert!(difference <= tolerance * size, "`{name}`: {difference} of {size}");
+    }
+}
+
+#[test]
+fn the_passes_on_the_cpu_are_those_of_the_graph() {
+    let device = Device::flex();
+    let (model, decoders) = fixture("arc4_multi", 2, &device);
+    for (part, train_embedding) in [
+        (TrainedPart::All, true),
+        (TrainedPart::All, false),
+        (TrainedPart::LastLayers(2), false),
+        (TrainedPart::LastLayers(1), false),
+        (TrainedPart::Lora { rank: 2, alpha: 4.0 }, false),
+    ] {
+        let model = model.clone().with_gradients(&part, train_embedding, 0);
+        for (index, decoder) in decoders.iter().enumerate() {
+            for distillation in [0.0, 0.5] {
+                let run = |through_graph| {
+                    let options = StepOptions { distillation, count_correct: true, through_graph, ..OPTIONS };
+                    training_loss(&model, decoder, index, Objective::Continuation, &samples(), options)
+                        .expect("a loss")
+                };
+                let (host, graph) = (run(false), run(true));
+                let [found, expected] = [&host, &graph].map(|run| run.loss.sum.clone().into_scalar::<f32>());
+                assert!((found - expected).abs() < 1e-5 * expected, "{found} for {expected}");
+                let correct =
+                    |run: &BatchLoss| run.loss.correct.clone().expect("asked for").into_scalar::<f32>();
+                assert_eq!(correct(&host), correct(&graph));
+                gradients_agree(&host.gradients(&model, 1.0), &graph.gradients(&model, 1.0), 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_passes_on_the_cpu_are_those_of_the_graph_for_a_real_encoder_and_decoder() {
+    let (Some(session), Some(packed)) = (session(), decoder("smollm2-135m")) else { return };
+    let (model, decoder) = real_model(&session, packed.path());
+    let model = model.with_gradients(&TrainedPart::All, false, 0);
+    let ids =
+        |from: u32, count: u32| (0..count).map(|i| 1000 + (from + i) * 7919 % 40_000).collect::<Vec<u32>>();
+    let sample = |salt: u32| Sample {
+        contexts: vec![ids(salt, 24 + salt % 5)],
+        plain_contexts: vec![ids(salt, 24 + salt % 5)],
+        spans: vec![
+            SampleSpan::Tokens { ids: ids(salt + 50, 3), is_target: false },
+            SampleSpan::Context(0),
+            SampleSpan::Tokens { ids: ids(salt + 100, 12), is_target: true },
+        ],
+        origin: "drawn".into(),
+    };
+    let samples: Vec<Sample> = (0..4).map(|row| sample(211 * row)).collect();
+    let run = |through_graph| {
+        let options = StepOptions { through_graph, ..OPTIONS };
+        training_loss(&model, &decoder.network, 0, Objective::Continuation, &samples, options)
+            .expect("a loss")
+    };
+    let (host, graph) = (run(false), run(true));
+    let [found, expected] = [&host, &graph].map(|run| run.loss.sum.clone().into_scalar::<f32>());
+    assert!((found - expected).abs() < 1e-5 * expected, "{found} for {expected}");
+    gradients_agree(&host.gradients(&model, 1.0), &graph.gradients(&model, 1.0), 1e-4);
+}
+
+/// The encoder to start from, the adapter and the decoder of smollm2-135m, dense.
+fn real_model(
+    session: &arc_core::Session,
+    decoder: &std::path::Path,
+) -> (TrainedModel, arc_core::decoder::Decoder) {
+    let device = Device::flex();
+    let decoder = arc_core::decoder::Decoder::open_as("smollm2-135m", decoder, &device, Residence::Dense)
+        .expect("the decoder");
+    let folder = repository("encoders/smollm2-start");
+    let manifest = arc_adapters::EncoderManifest::open(&folder).expect("a manifest");
+    let backbone = session.backbone(&manifest).expect("the backbone");
+    let encoder =
+        arc_core::encoder::Encoder::open_as(&manifest, &folder, Some(&backbone), &device, Residence::Dense)
+            .expect("the encoder")
+            .network;
+    let adapter = arc_adapters::Adapter::open(&repository("plugins/smollm2-135m")).expect("the adapter");
+    let adapter = TrainedAdapter::from_package(&adapter, &device).expect("an adapter");
+    (TrainedModel { encoder, adapters: vec![adapter] }, decoder)
 }
 
 /// The reduced form of what `docs/training.md` does with more text: a text of 16 tokens as 4
@@ -209,20 +297,7 @@ fn a_decoder_learns_to_repeat_a_text_from_a_quarter_as_many_latents() {
     let (Some(session), Some(packed)) = (session(), decoder("smollm2-135m")) else { return };
     let device = Device::flex();
     let encoder = session.encoder().expect("the default encoder");
-    let decoder =
-        arc_core::decoder::Decoder::open_as("smollm2-135m", packed.path(), &device, Residence::Dense)
-            .expect("the decoder");
-    let manifest =
-        arc_adapters::EncoderManifest::open(&repository("encoders/smollm2-start")).expect("a manifest");
-    let backbone = session.backbone(&manifest).expect("the backbone");
-    let folder = repository("encoders/smollm2-start");
-    let encoder_network =
-        arc_core::encoder::Encoder::open_as(&manifest, &folder, Some(&backbone), &device, Residence::Dense)
-            .expect("the encoder")
-            .network;
-    let adapter = arc_adapters::Adapter::open(&repository("plugins/smollm2-135m")).expect("the adapter");
-    let adapter = TrainedAdapter::from_package(&adapter, &device).expect("an adapter");
-    let model = TrainedModel { encoder: encoder_network, adapters: vec![adapter] };
+    let (model, decoder) = real_model(&session, packed.path());
     let mut model = model.with_gradients(&TrainedPart::All, false, 0);
 
     let text = "The ferry left the harbour at noon with nine passengers, two dogs and a piano";

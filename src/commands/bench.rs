@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use arc_core::train::{RunConfig, measure_peak, measure_steps};
+use arc_core::train::{RunConfig, measure_peak, measure_steps, peak_memory};
+use bytesize::ByteSize;
 use serde_json::json;
 
 use super::setup::session;
@@ -12,7 +13,7 @@ use crate::output::Output;
 
 pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), Failure> {
     if let Some(config) = &args.training {
-        return training(global, config, usize::from(args.rounds), output);
+        return training(global, config, args, output);
     }
     let name = args.decoder.as_deref().unwrap_or_default();
     let decoder = session(global)?.language_model(name)?;
@@ -38,13 +39,13 @@ pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), 
 }
 
 /// Steps of a run, beside the most that this device multiplies.
-fn training(global: &Global, config: &Path, rounds: usize, output: &Output) -> Result<(), Failure> {
+fn training(global: &Global, config: &Path, args: &Bench, output: &Output) -> Result<(), Failure> {
     let config = RunConfig::open(config)?;
     let session = session(global)?;
     let peak = measure_peak(session.device())?;
     output.line(format!("a product of large matrices: {:.0} GFLOP/s", peak / 1e9))?;
     let mut decoders = Vec::new();
-    for found in measure_steps(&config, &session, rounds)? {
+    for found in measure_steps(&config, &session, usize::from(args.rounds), args.through_graph)? {
         let seconds = median(&found.seconds);
         let share = found.flops as f64 / seconds / peak;
         output.line(format!(
@@ -54,14 +55,22 @@ fn training(global: &Global, config: &Path, rounds: usize, output: &Output) -> R
             found.flops as f64 / 1e9,
             100.0 * share,
         ))?;
+        if !found.cpu_seconds.is_empty() {
+            output.line(format!("  {:.2} s of processors", median(&found.cpu_seconds)))?;
+        }
         decoders.push(json!({
             "decoder": found.decoder,
             "seconds": found.seconds,
+            "cpu_seconds": found.cpu_seconds,
+            "peak_memory": peak_memory(),
             "losses": found.losses,
             "tokens": found.tokens,
             "flops": found.flops,
             "share_of_peak": share,
         }));
+    }
+    if let Some(bytes) = peak_memory() {
+        output.line(format!("most memory: {}", ByteSize(bytes)))?;
     }
     output.json(&json!({ "peak_flops_per_second": peak, "training": decoders }))
 }

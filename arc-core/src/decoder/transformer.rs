@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::checkpoint::Checkpoint;
 use super::config::{DecoderConfig, Layout};
 use super::generate::TokenScore;
+use super::host::HostDecoder;
 use super::kv_cache::KvCache;
 use super::llama::ROPE_DIVISORS;
 use crate::Result;
@@ -57,6 +58,8 @@ pub struct Transformer {
     head: Linear,
     device: Device,
     weight_bytes: u64,
+    /// Dense weights on the CPU as training reads them.
+    host: Option<HostDecoder>,
 }
 
 impl Transformer {
@@ -121,14 +124,29 @@ impl Transformer {
             (0..config.n_layers).map(|layer| loader.block(layer, &config.block)).collect::<Result<_>>()?;
         let norm = loader.norm(layout.names.output_norm, d, config.block.norm)?;
         let head = if layout.tied_head && !loader.has(layout.names.head) {
-            embedding.tied_head()
+            None
         } else {
             let name = layout.names.head.trim_end_matches(".weight");
-            loader.linear(name, [d, vocabulary], false)?
+            Some(loader.linear(name, [d, vocabulary], false)?)
         };
         loader.expect_all_read(config.rope.divisors.as_ref().map(|_| ROPE_DIVISORS))?;
         let weight_bytes = loader.loaded_bytes();
-        Ok(Self { config, embedding, blocks, norm, head, device: device.clone(), weight_bytes })
+        Ok(Self::from_parts(config, embedding, blocks, norm, head, device, weight_bytes))
+    }
+
+    /// Puts a decoder together; without a head of its own, the embedding table is the head.
+    pub(super) fn from_parts(
+        config: DecoderConfig,
+        mut embedding: Embedding,
+        mut blocks: Vec<Block>,
+        norm: Norm,
+        mut head: Option<Linear>,
+        device: &Device,
+        weight_bytes: u64,
+    ) -> Self {
+        let host = HostDecoder::sharing(&config, &mut embedding, &mut blocks, &norm, head.as_mut(), device);
+        let head = head.unwrap_or_else(|| embedding.tied_head());
+        Self { config, embedding, blocks, norm, head, device: device.clone(), weight_bytes, host }
     }
 
     /// What the checkpoint states about the model.
@@ -231,6 +249,11 @@ impl Transformer {
             block.feed_forward(block.attend(x, rotation, visibility, |new| new))
         });
         self.norm.forward(x)
+    }
+
+    /// The decoder on host memory, if its weights are dense and on the CPU.
+    pub(crate) fn host(&self) -> Option<&HostDecoder> {
+        self.host.as_ref()
     }
 
     /// The weight of the output head, `[d, vocabulary]`, unless it is packed.

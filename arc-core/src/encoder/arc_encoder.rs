@@ -3,7 +3,7 @@
 //! Shapes: `b` sequences in a batch, `s` positions, `n` latents, `d` model width.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use super::{PoolType, Pooling, PoolingPlace, PoolingRate};
 use crate::Result;
@@ -109,33 +109,65 @@ impl ArcEncoder {
     /// Panics if there is no sequence, or if one is empty.
     #[must_use]
     pub fn forward(&self, sequences: &[Vec<u32>], device: &Device) -> EncodedBatch {
+        let (x, lengths) = self.embed(sequences, device);
+        self.forward_from(0, x, lengths, device)
+    }
+
+    /// What the first block reads, `[b, s, d]`: token embeddings, then the memory vectors, then
+    /// zeros; and how many positions each sequence has of its own.
+    pub(crate) fn embed(&self, sequences: &[Vec<u32>], device: &Device) -> (Tensor<3>, Vec<usize>) {
         assert!(sequences.iter().all(|ids| !ids.is_empty()), "sequences are not empty");
+        let d = self.d_model();
+        let ids = sequences.concat();
         let memory = self.memory.as_ref().map(Param::val);
         let memory_tokens = memory.as_ref().map_or(0, |memory| memory.dims()[0]);
-        let mut lengths: Vec<usize> = sequences.iter().map(|ids| ids.len() + memory_tokens).collect();
+        let lengths: Vec<usize> = sequences.iter().map(|ids| ids.len() + memory_tokens).collect();
         let longest = lengths.iter().copied().max().expect("there is a sequence");
-        let rows = sequences
-            .iter()
-            .map(|ids| {
-                let mut parts = vec![self.embedding.forward(ids, device)];
-                parts.extend(memory.clone());
-                let padding = longest - ids.len() - memory_tokens;
-                if padding > 0 {
-                    parts.push(Tensor::zeros([padding, self.d_model()], device));
-                }
-                Tensor::cat(parts, 0)
-            })
-            .collect();
-        let mut x: Tensor<3> = Tensor::stack(rows, 0);
+        let table = self.embedding.forward(&ids, device);
+        if memory_tokens == 0 && lengths.iter().all(|&length| length == longest) {
+            return (table.reshape([sequences.len(), longest, d]), lengths);
+        }
+        // One table of all tokens, the memory vectors and a zero row, and places in it: as many
+        // operations for many sequences as for one.
+        let (first_memory, zero) = (ids.len(), ids.len() + memory_tokens);
+        let parts = [Some(table), memory, Some(Tensor::zeros([1, d], device))];
+        let table = Tensor::cat(parts.into_iter().flatten().collect(), 0);
+        let mut places = Vec::with_capacity(sequences.len() * longest);
+        let mut start = 0;
+        for (sequence, length) in sequences.iter().zip(&lengths) {
+            let own = (start..start + sequence.len()).chain(first_memory..zero);
+            places.extend(own.chain(std::iter::repeat_n(zero, longest - length)).map(|place| place as i64));
+            start += sequence.len();
+        }
+        let count = places.len();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), device);
+        (table.select(0, places).reshape([sequences.len(), longest, d]), lengths)
+    }
 
+    /// How much a layer pools.
+    fn rate(&self, layer: usize) -> PoolingRate {
         let first_pooling = self.blocks.len().saturating_sub(self.config.compress_rates.len());
+        let rate = layer.checked_sub(first_pooling).and_then(|j| self.config.compress_rates.get(j));
+        rate.copied().unwrap_or(PoolingRate::Off)
+    }
+
+    /// The blocks that come before any that pools.
+    pub(crate) fn layers_before_pooling(&self) -> usize {
+        (0..self.blocks.len()).take_while(|&layer| self.rate(layer) == PoolingRate::Off).count()
+    }
+
+    /// The latents from what block `first` reads, `[b, s, d]`, before any block that pools.
+    pub(crate) fn forward_from(
+        &self,
+        first: usize,
+        mut x: Tensor<3>,
+        mut lengths: Vec<usize>,
+        device: &Device,
+    ) -> EncodedBatch {
+        let memory_tokens = self.memory.as_ref().map_or(0, |memory| memory.dims()[0]);
         let mut frame = Frame::new(self, &lengths, device);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let rate = layer
-                .checked_sub(first_pooling)
-                .and_then(|j| self.config.compress_rates.get(j))
-                .copied()
-                .unwrap_or(PoolingRate::Off);
+        for (layer, block) in self.blocks.iter().enumerate().skip(first) {
+            let rate = self.rate(layer);
             if rate == PoolingRate::Off {
                 x = block.attend(x, &frame.rotation, &frame.visibility, |new| new);
                 x = block.feed_forward(x);

@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::{
-    Activation, Attention, AttentionConfig, Context, FeedForward, KeyValue, Norm, NormConfig, Rotation,
-    Visibility,
+    Activation, Attention, AttentionConfig, Context, FeedForward, KeyValue, Linear, Norm, NormConfig,
+    Rotation, Visibility,
 };
 
 /// The widths and kinds of a block.
@@ -75,6 +75,20 @@ impl Block {
                 Some(norm) => norm.forward(attended),
                 None => attended,
             }
+    }
+
+    /// Its linear maps: query, key, value, output, gate, up, down.
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        let (attention, feed_forward) = (&mut self.attention, &mut self.feed_forward);
+        [
+            &mut attention.query,
+            &mut attention.key,
+            &mut attention.value,
+            &mut attention.output,
+            &mut feed_forward.gate,
+            &mut feed_forward.up,
+            &mut feed_forward.down,
+        ]
     }
 
     /// The feed-forward half: `x + feed_forward(norm(x))`, `[b, s, d] → [b, s, d]`.

@@ -4,6 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::Linear;
+use super::host_block::HostMatrix;
+use super::linear::shared;
 use crate::weights::PackedMatrix;
 
 /// A table of `[vocabulary, d]`.
@@ -35,6 +37,16 @@ impl Embedding {
     #[must_use]
     pub fn table(&self) -> Option<Tensor<2>> {
         self.table.as_ref().map(Param::val)
+    }
+
+    /// Moves a dense table on the CPU device into memory that the tensor and the result share,
+    /// `[vocabulary, d]`; `None` if it is packed.
+    pub(crate) fn share_with_host(&mut self) -> Option<HostMatrix> {
+        let table = self.table.take()?.into_value();
+        let device = table.device();
+        let data = shared(table.into_data());
+        self.table = Some(Param::from_tensor(Tensor::from_data(data.clone(), &device)));
+        Some(HostMatrix::new(data))
     }
 
     /// `[vocabulary, d]`.

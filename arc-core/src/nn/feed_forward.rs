@@ -36,6 +36,12 @@ impl FeedForward {
         Self { gate, up, down, activation }
     }
 
+    /// What the gate passes through.
+    #[must_use]
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
     /// `[b, s, d] → [b, s, d]`
     #[must_use]
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {

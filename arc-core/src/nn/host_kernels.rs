@@ -1,4 +1,5 @@
-//! Loops over host memory that inference on the CPU spends its time in, besides the weights'.
+//! Loops over host memory that inference and training on the CPU spend their time in, besides
+//! packed weights'.
 //!
 //! Each loop is plain Rust, compiled once more for AVX2 and for AVX-512 and chosen at run time: the
 //! compiler vectorises it, what it computes is the same but for rounding. The unsafe code here is
@@ -9,22 +10,22 @@ use crate::weights::InstructionSet;
 
 /// A matrix in a slice: element `(i, j)` lies at `i·row_stride + j·column_stride`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct View<'a> {
-    pub values: &'a [f32],
-    pub rows: usize,
-    pub columns: usize,
-    pub row_stride: usize,
-    pub column_stride: usize,
+pub(crate) struct View<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 impl<'a> View<'a> {
     /// `[rows, columns]`, row after row.
-    pub(super) fn rows_of(values: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub(crate) fn rows_of(values: &'a [f32], rows: usize, columns: usize) -> Self {
         Self { values, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
     /// The same values with rows and columns changed over.
-    pub(super) fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -42,10 +43,25 @@ impl<'a> View<'a> {
 }
 
 /// `product = scale · a b` on this thread; `product` is `[a.rows, b.columns]`, row after row.
-pub(super) fn multiply(a: View<'_>, b: View<'_>, scale: f32, product: &mut [f32]) {
+pub(crate) fn multiply(a: View<'_>, b: View<'_>, scale: f32, product: &mut [f32]) {
+    assert_eq!(product.len(), a.rows * b.columns, "the product's size");
+    multiply_into(a, b, scale, false, product, b.columns);
+}
+
+/// `product = scale · a b`, or with `add` what is there plus that, on this thread; rows of the
+/// product are `row_stride` apart.
+pub(crate) fn multiply_into(
+    a: View<'_>,
+    b: View<'_>,
+    scale: f32,
+    add: bool,
+    product: &mut [f32],
+    row_stride: usize,
+) {
     assert_eq!(a.columns, b.rows, "the inner width");
     assert!(a.fits() && b.fits(), "factors lie in their slices");
-    assert_eq!(product.len(), a.rows * b.columns, "the product's size");
+    let target = View { values: product, rows: a.rows, columns: b.columns, row_stride, column_stride: 1 };
+    assert!(target.fits() && b.columns <= row_stride.max(1), "the product lies in its slice");
     let stride = |elements: usize| elements.cast_signed();
     // Transposed, since gemm is fastest where a destination's columns are contiguous.
     // SAFETY: by the assertions, all elements that sizes and strides name lie in the slices.
@@ -55,16 +71,16 @@ pub(super) fn multiply(a: View<'_>, b: View<'_>, scale: f32, product: &mut [f32]
             a.rows,
             a.columns,
             product.as_mut_ptr(),
-            stride(b.columns),
+            stride(row_stride),
             1,
-            false,
+            add,
             b.values.as_ptr(),
             stride(b.row_stride),
             stride(b.column_stride),
             a.values.as_ptr(),
             stride(a.row_stride),
             stride(a.column_stride),
-            0.0,
+            1.0,
             scale,
             false,
             false,
@@ -78,7 +94,7 @@ pub(super) fn multiply(a: View<'_>, b: View<'_>, scale: f32, product: &mut [f32]
 macro_rules! for_each_instruction_set {
     ($(#[$attribute:meta])* fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? $body:block) => {
         $(#[$attribute])*
-        pub(super) fn $name($($argument: $kind),*) $(-> $result)? {
+        pub(crate) fn $name($($argument: $kind),*) $(-> $result)? {
             #[inline(always)]
             fn portable($($argument: $kind),*) $(-> $result)? $body
             #[cfg(target_arch = "x86_64")]
@@ -123,14 +139,179 @@ for_each_instruction_set! {
 for_each_instruction_set! {
     /// `gate = gelu(gate) · up`, GELU in its tanh approximation.
     fn gelu_tanh_gate(gate: &mut [f32], up: &[f32]) {
-        /// `sqrt(2 / π)`
-        const SCALE: f32 = 0.797_884_6;
         for (gate, up) in gate.iter_mut().zip(up) {
             let x = *gate;
-            let inner = SCALE * (x + 0.044_715 * x * x * x);
+            let inner = GELU_SCALE * (x + GELU_CUBE * x * x * x);
             // (1 + tanh u) / 2 = sigmoid(2u)
             *gate = x / (1.0 + exp(-2.0 * inner)) * up;
         }
+    }
+}
+
+for_each_instruction_set! {
+    /// The gradients of [`silu_gate`]: from that of the product in `d`, those of `gate` (left in
+    /// `d`) and of `up`.
+    fn silu_gate_backward(gate: &[f32], up: &[f32], d: &mut [f32], d_up: &mut [f32]) {
+        for (((gate, up), d), d_up) in gate.iter().zip(up).zip(d).zip(d_up) {
+            let sigmoid = 1.0 / (1.0 + exp(-gate));
+            *d_up = *d * gate * sigmoid;
+            *d *= up * sigmoid * (1.0 + gate * (1.0 - sigmoid));
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// The gradients of [`gelu_tanh_gate`], as [`silu_gate_backward`].
+    fn gelu_tanh_gate_backward(gate: &[f32], up: &[f32], d: &mut [f32], d_up: &mut [f32]) {
+        for (((&x, up), d), d_up) in gate.iter().zip(up).zip(d).zip(d_up) {
+            let inner = GELU_SCALE * (x + GELU_CUBE * x * x * x);
+            let slope = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x);
+            let sigmoid = 1.0 / (1.0 + exp(-2.0 * inner));
+            *d_up = *d * x * sigmoid;
+            *d *= up * sigmoid * (1.0 + 2.0 * x * (1.0 - sigmoid) * slope);
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// `y = x / sqrt(mean(x²) + ε) · weight`, for rows of the weight's width.
+    fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) {
+        let d = weight.len();
+        for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+            let scale = (dot(x, x) / d as f32 + epsilon).sqrt().recip();
+            for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * scale * weight;
+            }
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// Adds the gradient of [`rms_norm`] to `dx`: with `r` the root and `g = weight · dy`, it is
+    /// `g / r − x ⟨x, g⟩ / (d r³)`.
+    fn rms_norm_backward(x: &[f32], weight: &[f32], epsilon: f32, dy: &[f32], dx: &mut [f32]) {
+        let d = weight.len();
+        for ((x, dy), dx) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
+            let scale = (dot(x, x) / d as f32 + epsilon).sqrt().recip();
+            for ((dx, dy), weight) in dx.iter_mut().zip(dy).zip(weight) {
+                *dx += dy * weight * scale;
+            }
+            let along = dot_of_three(x, weight, dy) * scale * scale * scale / d as f32;
+            for (dx, x) in dx.iter_mut().zip(x) {
+                *dx -= x * along;
+            }
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// Adds the gradient of [`rms_norm`]'s weight, `Σ dy · x / r`, to `d_weight`.
+    fn rms_norm_weight_gradient(x: &[f32], epsilon: f32, dy: &[f32], d_weight: &mut [f32]) {
+        let d = d_weight.len();
+        for (x, dy) in x.chunks_exact(d).zip(dy.chunks_exact(d)) {
+            let scale = (dot(x, x) / d as f32 + epsilon).sqrt().recip();
+            for ((sum, x), dy) in d_weight.iter_mut().zip(x).zip(dy) {
+                *sum += x * scale * dy;
+            }
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// `y = (x − mean(x)) / sqrt(var(x) + ε)`, for rows of width `d`.
+    fn layer_norm(x: &[f32], d: usize, epsilon: f32, y: &mut [f32]) {
+        for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+            let mean = lanes(x, 0.0, |a, b| a + b) / d as f32;
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = x - mean;
+            }
+            let scale = (dot(y, y) / d as f32 + epsilon).sqrt().recip();
+            y.iter_mut().for_each(|y| *y *= scale);
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// Adds the gradient of [`layer_norm`] to `dx`: `(dy − mean(dy) − y mean(y · dy)) / r`.
+    fn layer_norm_backward(x: &[f32], d: usize, epsilon: f32, dy: &[f32], dx: &mut [f32]) {
+        let mut y = vec![0.0; d];
+        for ((x, dy), dx) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
+            let mean = lanes(x, 0.0, |a, b| a + b) / d as f32;
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = x - mean;
+            }
+            let scale = (dot(&y, &y) / d as f32 + epsilon).sqrt().recip();
+            let flat = lanes(dy, 0.0, |a, b| a + b) / d as f32;
+            let along = dot(&y, dy) * scale * scale / d as f32;
+            for ((dx, dy), y) in dx.iter_mut().zip(dy).zip(&y) {
+                *dx += (dy - flat - y * along) * scale;
+            }
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// Rotates the heads of one position, pairs half a head apart; `sign` of −1 rotates back.
+    fn rotate_half_split(heads: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+        for head in heads.chunks_exact_mut(2 * cos.len()) {
+            let (first, second) = head.split_at_mut(cos.len());
+            for (((first, second), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                let (a, b, sin) = (*first, *second, sign * sin);
+                (*first, *second) = (a * cos - b * sin, b * cos + a * sin);
+            }
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// Rotates the heads of one position, pairs of neighbours; `sign` of −1 rotates back.
+    fn rotate_interleaved(heads: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+        for head in heads.chunks_exact_mut(2 * cos.len()) {
+            let (pairs, _) = head.as_chunks_mut::<2>();
+            for ((pair, cos), sin) in pairs.iter_mut().zip(cos).zip(sin) {
+                let (sin, [a, b]) = (sign * sin, *pair);
+                *pair = [a * cos - b * sin, b * cos + a * sin];
+            }
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// The gradient of a softmax, in place of that of its result: `p (dp − ⟨p, dp⟩) · scale`, for
+    /// rows of `n`.
+    fn softmax_backward(p: &[f32], dp: &mut [f32], n: usize, scale: f32) {
+        for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)) {
+            let along = dot(p, dp);
+            for (dp, p) in dp.iter_mut().zip(p) {
+                *dp = p * (*dp - along) * scale;
+            }
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// `sum += part`
+    fn add(sum: &mut [f32], part: &[f32]) {
+        for (sum, part) in sum.iter_mut().zip(part) {
+            *sum += part;
+        }
+    }
+}
+
+for_each_instruction_set! {
+    /// Replaces a row by `exp(value − base)` and returns the sum.
+    fn exponentials_above(row: &mut [f32], base: f32) -> f32 {
+        for value in row.iter_mut() {
+            *value = exp(*value - base);
+        }
+        lanes(row, 0.0, |a, b| a + b)
+    }
+}
+
+for_each_instruction_set! {
+    /// The largest value of a row.
+    fn largest(row: &[f32]) -> f32 {
+        lanes(row, f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
     }
 }
 
@@ -163,6 +344,11 @@ for_each_instruction_set! {
     }
 }
 
+/// `sqrt(2 / π)`
+const GELU_SCALE: f32 = 0.797_884_6;
+/// What the cube is multiplied by in GELU's tanh approximation.
+const GELU_CUBE: f32 = 0.044_715;
+
 /// A dot product in sixteen lanes: a sum in order could not be vectorised.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -174,6 +360,21 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// `Σ a b c`, in sixteen lanes.
+#[inline(always)]
+fn dot_of_three(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let mut lanes = [0.0; 16];
+    let ((a, a_rest), (b, b_rest), (c, c_rest)) =
+        (a.as_chunks::<16>(), b.as_chunks::<16>(), c.as_chunks::<16>());
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        for (((lane, a), b), c) in lanes.iter_mut().zip(a).zip(b).zip(c) {
+            *lane += a * b * c;
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).zip(c_rest).map(|((a, b), c)| a * b * c).sum();
     lanes.iter().sum::<f32>() + rest
 }
 

@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 
 use super::count_products;
+use super::host_block::{HostLinear, HostMatrix};
 use crate::weights::PackedMatrix;
 
 /// `y = x Wᵀ + b`, with `W` of shape `[d_out, d_in]` in checkpoints.
@@ -56,6 +57,29 @@ impl Linear {
         }
     }
 
+    /// Moves a dense weight on the CPU device into memory that the tensor and the result share,
+    /// `[d_out, d_in]` if `is_transposed`; `None` if it is packed.
+    pub(crate) fn share_with_host(&mut self, is_transposed: bool) -> Option<HostLinear> {
+        let turned = |weight: Tensor<2>| if is_transposed { weight.transpose() } else { weight };
+        let weight = self.weight.take()?.into_value();
+        let device = weight.device();
+        let data = shared(turned(weight).into_data());
+        self.weight = Some(Param::from_tensor(turned(Tensor::from_data(data.clone(), &device))));
+        Some(HostLinear::new(HostMatrix::new(data), is_transposed, self.host_bias()))
+    }
+
+    /// The values of a dense weight; `None` if it is packed, or stands beside a LoRA delta.
+    pub(super) fn copied_to_host(&self) -> Option<HostLinear> {
+        let weight = self.weight.as_ref().filter(|weight| weight.adapter().is_none())?;
+        let data = weight.val().inner().into_data();
+        Some(HostLinear::new(HostMatrix::new(data), false, self.host_bias()))
+    }
+
+    fn host_bias(&self) -> Option<Vec<f32>> {
+        let bias = self.bias.as_ref()?.val().inner().into_data();
+        Some(bias.try_into_vec().expect("dense weights are f32 on the CPU device"))
+    }
+
     /// Applies the map to the last dimension.
     ///
     /// # Shapes
@@ -85,6 +109,12 @@ impl Linear {
             None => y,
         }
     }
+}
+
+/// The same values in memory whose copies are references to it.
+pub(super) fn shared(data: TensorData) -> TensorData {
+    let (bytes, shape, dtype) = data.into_parts();
+    TensorData::from_bytes(bytes.shared(), shape, dtype)
 }
 
 /// `x Wᵀ` on host memory; on the CPU device both copies are moves.

@@ -44,6 +44,12 @@ impl Norm {
         self.weight.as_ref().map(Param::val)
     }
 
+    /// What is added to the mean square or the variance.
+    #[must_use]
+    pub fn epsilon(&self) -> f64 {
+        self.epsilon
+    }
+
     /// Normalises the last dimension; the shape stays.
     #[must_use]
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {

@@ -75,6 +75,11 @@ pub(super) struct Layout {
     predicting: Vec<i64>,
     /// What they predict.
     pub(super) targets: Vec<u32>,
+    /// The positions of each row, without padding.
+    pub(super) lengths: Vec<usize>,
+    /// The first position of each row that is a latent, or its length if none is: earlier ones
+    /// depend on nothing that is trained.
+    pub(super) first_latents: Vec<usize>,
     rows: usize,
     longest: usize,
     filled: usize,
@@ -126,7 +131,11 @@ impl Layout {
             rows.push(places);
         }
 
-        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
+        let is_latent = |&place: &i64| (token_count as i64..zero as i64).contains(&place);
+        let first_latents =
+            rows.iter().map(|row| row.iter().position(is_latent).unwrap_or(row.len())).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
         let filled = rows.iter().map(Vec::len).sum();
         let places = rows
             .iter()
@@ -137,6 +146,8 @@ impl Layout {
             places,
             predicting: predictions.iter().map(|&(row, at, _)| (row * longest + at) as i64).collect(),
             targets: predictions.iter().map(|&(_, _, id)| id).collect(),
+            lengths,
+            first_latents,
             rows: rows.len(),
             longest,
             filled,
@@ -166,6 +177,22 @@ impl Layout {
         let d = hidden.dims()[2];
         let places = TensorData::new(self.predicting.clone(), [self.predicting.len()]);
         hidden.reshape([self.rows * self.longest, d]).select(0, Tensor::<1, Int>::from_data(places, device))
+    }
+
+    /// The hidden states that predict the targets, as places among all positions that are not
+    /// padding.
+    pub(super) fn predicting_places(&self) -> Vec<usize> {
+        let starts: Vec<usize> = self
+            .lengths
+            .iter()
+            .scan(0, |next, length| {
+                let start = *next;
+                *next += length;
+                Some(start)
+            })
+            .collect();
+        let place = |&place: &i64| starts[place as usize / self.longest] + place as usize % self.longest;
+        self.predicting.iter().map(place).collect()
     }
 
     /// The positions of the decoder's rows, padding included.
@@ -209,6 +236,8 @@ mod tests {
         assert_eq!(layout.predicting, [3, 4, 9]);
         assert_eq!(layout.targets, [8, 9, 6]);
         assert_eq!((layout.positions(), layout.padding()), (12, 1));
+        assert_eq!((layout.lengths.as_slice(), layout.first_latents.as_slice()), (&[6, 5][..], &[1, 0][..]));
+        assert_eq!(layout.predicting_places(), [3, 4, 9]);
     }
 
     #[test]

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::RunConfig;
 use super::batch::{Layout, Sample, SampleSpan};
 use super::corpus::Window;
-use super::loss::{Targets, target_loss};
+use super::loss::Targets;
 use super::model::TrainedModel;
 use super::objective::{BatchPlan, Objective};
-use super::step::{StepOptions, at_factor, training_loss};
+use super::step::{StepOptions, at_factor, loss_of, predicting_states, training_loss};
 use crate::decoder::{Decoder, Transformer};
 use crate::encoder::PoolingRate;
 use crate::eval::ContinuationArms;
@@ -71,7 +71,7 @@ pub(super) fn evaluate(
     // Batches of similar lengths, as in training.
     let mut windows = windows.to_vec();
     windows.sort_by_key(|window| window.ids.len());
-    let options = StepOptions { factor, distillation: 0.0, count_correct: true };
+    let options = StepOptions { factor, distillation: 0.0, count_correct: true, through_graph: false };
     let network = &decoder.network;
     let (mut arms, mut tokens) = ([Sum::default(); 4], 0);
     let (mut latents, mut samples_seen) = (0, 0);
@@ -182,7 +182,7 @@ fn plain_loss(decoder: &Transformer, samples: &[Sample]) -> Result<Tensor<1>> {
     let layout = Layout::new(samples, &[], 0, false);
     let nothing = Tensor::zeros([1, decoder.config().d_model()], device);
     let embedded = layout.assemble(decoder.embed(&layout.tokens), nothing, None, device);
-    let hidden = layout.predicting(decoder.read(embedded), device);
+    let hidden = predicting_states(decoder, &layout, embedded);
     let targets = Targets { ids: &layout.targets, teacher: None, count_correct: false };
-    Ok(target_loss(hidden, &head, &targets).sum)
+    Ok(loss_of(decoder, hidden, &head, &targets).sum)
 }

@@ -168,7 +168,8 @@ pub fn register(
         start_divisor: config.schedule.start_divisor,
         end_divisor: config.schedule.end_divisor,
     };
-    let step_options = StepOptions { factor: options.factor, distillation: 0.0, count_correct: false };
+    let step_options =
+        StepOptions { factor: options.factor, distillation: 0.0, count_correct: false, through_graph: false };
     for step in 0..options.steps {
         if observer.should_stop() {
             return Err(Error::InvalidArgument(

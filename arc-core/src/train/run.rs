@@ -469,6 +469,7 @@ impl Runner<'_> {
             factor: plan.factor,
             distillation: config.objective.distillation,
             count_correct: false,
+            through_graph: false,
         };
         let accumulation = config.schedule.accumulation as u64;
         let mut gradients = Gradients::new();

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use super::batch::{Layout, Sample};
+use super::encoder_pass::{EncoderPass, padded, without_padding};
+use super::host_loss::host_loss;
 use super::loss::{TargetLoss, Targets, target_loss};
 use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::Objective;
 use super::parameters::named_gradients;
-use crate::decoder::Transformer;
+use crate::decoder::{HostDecoder, Transformer};
 use crate::encoder::{ArcEncoder, EncodedBatch, PoolingRate};
 use crate::{Error, Result};
 
@@ -29,6 +31,8 @@ pub struct BatchLoss {
     pub positions: usize,
     /// Positions that were padding, in the encoder and in the decoder.
     pub padding: usize,
+    /// The encoder's blocks that ran outside the graph.
+    encoder: Option<EncoderPass>,
 }
 
 /// How a batch is run.
@@ -40,6 +44,9 @@ pub struct StepOptions {
     pub distillation: f64,
     /// Whether right predictions are counted, which takes a pass over the logits.
     pub count_correct: bool,
+    /// Whether everything goes through burn's graph, as on a GPU, on the CPU too: what its own
+    /// passes are held against.
+    pub through_graph: bool,
 }
 
 /// The encoder of a model with one pooling factor; an encoder with memory tokens pools nothing.
@@ -70,8 +77,18 @@ pub fn training_loss(
     let longest = contexts.iter().map(Vec::len).max().unwrap_or(0);
     let encoder_padding = contexts.len() * longest - context_tokens;
 
-    let encoded = at_factor(&model.encoder, options.factor).forward(&contexts, device);
+    let encoder = at_factor(&model.encoder, options.factor);
+    let special = model.adapters[adapter].cont.val();
+    let pass = match options.through_graph {
+        true => None,
+        false => EncoderPass::encode(&encoder, &contexts, device, &special),
+    };
+    let (encoded, pass) = match pass {
+        Some((encoded, pass)) => (encoded, Some(pass)),
+        None => (encoder.forward(&contexts, device), None),
+    };
     let mut loss = adapter_loss(&model.adapters[adapter], decoder, objective, samples, encoded, options)?;
+    loss.encoder = pass;
     loss.context_tokens = context_tokens;
     loss.padding += encoder_padding;
     Ok(loss)
@@ -109,18 +126,24 @@ pub(super) fn adapter_loss(
         return Err(Error::InvalidArgument("a batch has no token to predict".into()));
     }
     let embedded = layout.assemble(decoder.embed(&layout.tokens), latents, Some(special), device);
-    let hidden = layout.predicting(decoder.read(embedded), device);
 
     let teacher = (options.distillation > 0.0).then(|| {
         let rows: Vec<Sample> = samples.iter().map(Sample::with_plain_contexts).collect();
         let layout = Layout::new(&rows, &[], 0, false);
         let nothing = Tensor::zeros([1, decoder.config().d_model()], device);
         let embedded = layout.assemble(decoder.embed(&layout.tokens), nothing, None, device);
-        (layout.predicting(decoder.read(embedded), device), options.distillation)
+        (predicting_states(decoder, &layout, embedded), options.distillation)
     });
     let targets = Targets { ids: &layout.targets, teacher, count_correct: options.count_correct };
-    let loss = target_loss(hidden.clone(), &head, &targets);
-    let surrogate = (hidden * loss.gradient.clone()).sum();
+    let (loss, surrogate) = match decoder.host().filter(|_| !options.through_graph) {
+        Some(host) => loss_on_host(decoder, host, &layout, embedded, &head, &targets),
+        None => {
+            let hidden = layout.predicting(decoder.read(embedded), device);
+            let loss = target_loss(hidden.clone(), &head, &targets);
+            let surrogate = (hidden * loss.gradient.clone()).sum();
+            (loss, surrogate)
+        }
+    };
     Ok(BatchLoss {
         loss,
         surrogate,
@@ -128,7 +151,75 @@ pub(super) fn adapter_loss(
         context_tokens: 0,
         positions: layout.positions(),
         padding: layout.padding(),
+        encoder: None,
     })
+}
+
+/// The loss on the CPU, where the decoder's backward pass is written out too: the graph begins at
+/// the embeddings, and its surrogate is of them.
+fn loss_on_host(
+    decoder: &Transformer,
+    host: &HostDecoder,
+    layout: &Layout,
+    embedded: Tensor<3>,
+    head: &Tensor<2>,
+    targets: &Targets,
+) -> (TargetLoss, Tensor<1>) {
+    let device = decoder.device();
+    let shape = embedded.dims();
+    let d = shape[2];
+    let firsts = embedded.is_autodiff().then_some(&layout.first_latents[..]);
+    let x = without_padding(embedded.clone().inner(), &layout.lengths);
+    let (hidden, reading) = host.read(decoder.config(), &x, &layout.lengths, firsts);
+    let places = layout.predicting_places();
+    let predicting: Vec<f32> = places.iter().flat_map(|&place| &hidden[place * d..][..d]).copied().collect();
+    let predicting = Tensor::from_data(TensorData::new(predicting, [places.len(), d]), device);
+    let loss = loss_of(decoder, predicting, head, targets);
+    if firsts.is_none() {
+        return (loss, Tensor::zeros([1], device));
+    }
+    let gradient = loss.gradient.clone().into_data();
+    let gradient = gradient.as_slice::<f32>().expect("gradients are f32 on the CPU device");
+    let mut d_hidden = vec![0.0; hidden.len()];
+    for (place, gradient) in places.into_iter().zip(gradient.chunks_exact(d)) {
+        d_hidden[place * d..][..d].copy_from_slice(gradient);
+    }
+    let dx = padded(host.gradient(&reading, &d_hidden), &layout.lengths, shape, device);
+    (loss, (embedded * dx).sum())
+}
+
+/// The hidden states that predict the targets, without a graph, `[targets, d]`.
+pub(super) fn predicting_states(decoder: &Transformer, layout: &Layout, embedded: Tensor<3>) -> Tensor<2> {
+    let embedded = embedded.inner();
+    let device = decoder.device();
+    let Some(host) = decoder.host() else {
+        return layout.predicting(decoder.read(embedded), device);
+    };
+    let shape = embedded.dims();
+    let x = without_padding(embedded, &layout.lengths);
+    let (hidden, _) = host.read(decoder.config(), &x, &layout.lengths, None);
+    layout.predicting(padded(hidden, &layout.lengths, shape, device), device)
+}
+
+/// The loss of hidden states `[n, d]`, on host memory where the decoder is.
+pub(super) fn loss_of(
+    decoder: &Transformer,
+    hidden: Tensor<2>,
+    head: &Tensor<2>,
+    targets: &Targets,
+) -> TargetLoss {
+    let host = decoder.host().filter(|_| targets.teacher.is_none());
+    let Some(host) = host else { return target_loss(hidden, head, targets) };
+    let (shape, device) = (hidden.dims(), hidden.device());
+    let hidden = hidden.into_data();
+    let hidden = hidden.as_slice::<f32>().expect("activations are f32 on the CPU device");
+    let found = host_loss(hidden, host.head(), targets.ids);
+    let scalar = |value: f32| Tensor::from_data([value], &device);
+    TargetLoss {
+        sum: scalar(found.sum as f32),
+        correct: targets.count_correct.then(|| scalar(found.correct as f32)),
+        gradient: Tensor::from_data(TensorData::new(found.gradient, shape), &device),
+    }
 }
 
 impl BatchLoss {
@@ -136,7 +227,12 @@ impl BatchLoss {
     #[must_use]
     pub fn gradients<M: Module>(&self, model: &M, share: f64) -> BTreeMap<String, Tensor<1>> {
         let scaled = self.surrogate.clone() * (share / self.targets as f64);
-        named_gradients(model, &scaled.backward())
+        let gradients = scaled.backward();
+        let mut named = named_gradients(model, &gradients);
+        if let Some(encoder) = &self.encoder {
+            named.extend(encoder.gradients(model, &gradients));
+        }
+        named
     }
 }
 

@@ -11,6 +11,7 @@ use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::Objective;
 use super::optimizer::AdamW;
 use super::parameters::with_parameters;
+use super::process::cpu_seconds;
 use super::run::{open_dense, open_encoder};
 use super::step::{StepOptions, at_factor, synchronise, training_loss};
 use crate::decoder::Transformer;
@@ -31,6 +32,8 @@ pub struct StepThroughput {
     pub decoder: String,
     /// Seconds of each step: forward, backward and the update.
     pub seconds: Vec<f64>,
+    /// Processor seconds of each step, of all threads, where the system tells.
+    pub cpu_seconds: Vec<f64>,
     /// The mean loss before each step, nats per token: the same on every machine, but for rounding.
     pub losses: Vec<f64>,
     /// Encoder tokens and targets of a step.
@@ -40,12 +43,18 @@ pub struct StepThroughput {
 }
 
 /// Times steps as a run's configuration has them, on synthetic text of the longest samples, after
-/// one step to warm up. Needs the models, and no corpus.
+/// one step to warm up. Needs the models, and no corpus. `through_graph` is that of
+/// [`StepOptions`].
 ///
 /// # Errors
 ///
 /// Whatever is wrong with the models.
-pub fn measure_steps(config: &RunConfig, session: &Session, rounds: usize) -> Result<Vec<StepThroughput>> {
+pub fn measure_steps(
+    config: &RunConfig,
+    session: &Session,
+    rounds: usize,
+    through_graph: bool,
+) -> Result<Vec<StepThroughput>> {
     let device = session.device().clone();
     let (_, encoder) = open_encoder(config, session, &device)?;
     let d_encoder = encoder.network.d_model();
@@ -61,27 +70,39 @@ pub fn measure_steps(config: &RunConfig, session: &Session, rounds: usize) -> Re
             factor: config.encoder.pooling_factors[0],
             distillation: config.objective.distillation,
             count_correct: false,
+            through_graph,
         };
         let flops = step_flops(&model, &decoder.network, &config.encoder.train, &samples, options.factor)?;
         let mut model =
             model.with_gradients(&config.encoder.train, config.encoder.train_embedding, config.seed);
         model = with_parameters(model, &mut |_, _, value| value);
         let mut optimizer = AdamW::new(config.optimizer);
-        let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), 0);
+        let (mut seconds, mut cpu, mut losses, mut tokens) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for round in 0..=rounds {
-            let start = Instant::now();
+            let (start, processor) = (Instant::now(), cpu_seconds());
             let found =
                 training_loss(&model, &decoder.network, 0, Objective::Continuation, &samples, options)?;
             let gradients = found.gradients(&model, 1.0);
+            tokens = found.context_tokens + found.targets;
+            let loss = found.loss.sum.clone() / found.targets as f64;
+            // The graph holds the parameters, which are moved in place if nothing else does.
+            drop(found);
             (model, _) = optimizer.step(model, gradients, 1.0, &device);
             synchronise(&device)?;
             if round > 0 {
                 seconds.push(start.elapsed().as_secs_f64());
-                losses.push(f64::from(found.loss.sum.into_scalar::<f32>()) / found.targets as f64);
+                cpu.extend(cpu_seconds().zip(processor).map(|(after, before)| after - before));
+                losses.push(f64::from(loss.into_scalar::<f32>()));
             }
-            tokens = found.context_tokens + found.targets;
         }
-        measured.push(StepThroughput { decoder: decoder.name, seconds, losses, tokens, flops });
+        measured.push(StepThroughput {
+            decoder: decoder.name,
+            seconds,
+            cpu_seconds: cpu,
+            losses,
+            tokens,
+            flops,
+        });
     }
     Ok(measured)
 }

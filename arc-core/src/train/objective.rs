@@ -184,15 +184,7 @@ impl BatchPlan {
         target: usize,
         decoder: &Decoder,
     ) -> Result<Cut> {
-        // The compressed span ends where a word begins, if there is such a place within the slack.
-        let latest = (prefix + context + SLACK).min(window.ids.len()).max(context);
-        let earliest = (prefix + context).min(latest);
-        let end = (earliest..=latest)
-            .rev()
-            .find(|&end| window.begins_word(end))
-            .or_else(|| (earliest..=latest).rev().find(|&end| window.can_cut_before(end)))
-            .unwrap_or(latest);
-        let start = end - context;
+        let std::ops::Range { start, end } = compressed_span(window, prefix, context);
         let text = |from: usize, to: usize| window.text.get(window.byte_of(from)..window.byte_of(to));
         let encode = |text: Option<&str>| -> Result<Vec<u32>> {
             Ok(decoder.tokenizer.encode(text.unwrap_or_default())?.ids)
@@ -212,6 +204,23 @@ impl BatchPlan {
             origin: window.origin.clone(),
         })
     }
+}
+
+/// The tokens of a window that are compressed, after some `prefix` of them. They begin and end
+/// where a character does.
+fn compressed_span(window: &Window, prefix: usize, context: usize) -> std::ops::Range<usize> {
+    // The span ends where a word begins, if there is such a place within the slack.
+    let latest = (prefix + context + SLACK).min(window.ids.len()).max(context);
+    let earliest = (prefix + context).min(latest);
+    let end = (earliest..=latest)
+        .rev()
+        .find(|&end| window.begins_word(end))
+        .or_else(|| (1..=latest).rev().find(|&end| window.can_cut_before(end)))
+        .unwrap_or(latest);
+    let longest = end.saturating_sub(context);
+    // A character may be several tokens: the span is then shorter by some.
+    let start = (longest..end).find(|&start| window.can_cut_before(start)).unwrap_or(longest);
+    start..end
 }
 
 /// A window in the parts of a sample.
@@ -262,6 +271,27 @@ fn level(lengths: impl Iterator<Item = usize>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_of_a_script_without_spaces_are_cut_between_characters() {
+        // Each character is three tokens of one byte, as for a tokenizer that does not know it.
+        let text = "古池や蛙飛び込む水の音夏草や兵どもが夢の跡";
+        let window = Window {
+            ids: text.bytes().map(u32::from).collect(),
+            starts: (0..text.len()).collect(),
+            text: text.to_owned(),
+            origin: String::new(),
+        };
+        for prefix in 0..12 {
+            for context in 3..24 {
+                let span = compressed_span(&window, prefix, context);
+                let bytes = window.byte_of(span.start)..window.byte_of(span.end);
+                let cut = text.get(bytes.clone()).unwrap_or_else(|| panic!("{bytes:?} splits a character"));
+                assert!(!cut.is_empty() && text.get(bytes.end..).is_some_and(|rest| !rest.is_empty()));
+                assert!(span.len() + 2 >= context && span.len() <= context, "{span:?} of {context}");
+            }
+        }
+    }
 
     #[test]
     fn rows_are_cut_until_little_is_padding() {

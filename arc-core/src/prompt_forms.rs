@@ -35,6 +35,15 @@ pub struct PromptForm {
     parts: Vec<FormPart>,
 }
 
+/// A piece of a prompt whose text is tokenised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EncodedPart {
+    /// Token ids of the decoder.
+    Tokens(Vec<u32>),
+    /// The place of the context with this index.
+    Context(usize),
+}
+
 /// A question that is answered in the prompt, to show how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shot<'a> {
@@ -189,21 +198,12 @@ impl PromptForm {
                 contexts.len()
             )));
         }
-        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        let mut prompt = Prompt::new().tokens(bos.into_iter().collect());
-        for part in &self.parts {
+        let mut prompt = Prompt::new();
+        for part in self.encode(tokenizer)? {
             prompt = match part {
-                FormPart::Text(text) => prompt.tokens(tokenizer.encode(text)?.ids),
-                FormPart::Template(text) => {
-                    let mut ids = tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids;
-                    // Some chat templates write the beginning token themselves.
-                    if bos.is_some() && prompt.len() == 1 && ids.first() == bos.as_ref() {
-                        ids.remove(0);
-                    }
-                    prompt.tokens(ids)
-                }
-                FormPart::Context(index) => {
-                    let span = contexts.get(*index).cloned().ok_or_else(|| {
+                EncodedPart::Tokens(ids) => prompt.tokens(ids),
+                EncodedPart::Context(index) => {
+                    let span = contexts.get(index).cloned().ok_or_else(|| {
                         Error::InvalidArgument(format!("the prompt has no context {index}"))
                     })?;
                     prompt.push(span);
@@ -212,6 +212,32 @@ impl PromptForm {
             };
         }
         Ok(prompt)
+    }
+
+    /// The pieces as tokens, the first of them the beginning token where the tokenizer adds one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`].
+    pub fn encode(&self, tokenizer: &Tokenizer) -> Result<Vec<EncodedPart>> {
+        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        let mut parts = Vec::new();
+        parts.extend(bos.map(|bos| EncodedPart::Tokens(vec![bos])));
+        for part in &self.parts {
+            parts.push(match part {
+                FormPart::Text(text) => EncodedPart::Tokens(tokenizer.encode(text)?.ids),
+                FormPart::Template(text) => {
+                    let mut ids = tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids;
+                    // Some chat templates write the beginning token themselves.
+                    if bos.is_some() && parts.len() == 1 && ids.first() == bos.as_ref() {
+                        ids.remove(0);
+                    }
+                    EncodedPart::Tokens(ids)
+                }
+                FormPart::Context(index) => EncodedPart::Context(*index),
+            });
+        }
+        Ok(parts)
     }
 
     fn text(&mut self, text: &str) {

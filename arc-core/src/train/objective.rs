@@ -9,13 +9,15 @@ use super::corpus::{Mixture, Window};
 use super::draw::{Purpose, generator};
 use super::questions::Questions;
 use crate::Result;
+use crate::chat_template::ChatTemplate;
 use crate::decoder::Decoder;
+use crate::prompt_forms::{EncodedPart, Instruction, PromptForm};
 
 /// Encoder tokens beyond what is asked for, so that a text can be cut between words.
 pub(super) const SLACK: usize = 4;
 
 /// Batches that are sorted by length together. More gives less padding and less mixing.
-const POOL_BATCHES: u64 = 16;
+pub(super) const POOL_BATCHES: u64 = 16;
 
 /// At most this share of the targets' places in a batch is padding.
 const MOST_PADDING: f64 = 0.08;
@@ -58,10 +60,23 @@ pub struct BatchPlan {
     prefix: usize,
 }
 
-/// The instructions of the paper's pretraining, around the compressed text.
-const INSTRUCT_PREFIX: &str = "Text:\n";
-const INSTRUCT_REPEAT: &str = "\nReplicate the input text.\nReplicated text:\n";
-const INSTRUCT_CONTINUE: &str = "\nContinue the previous text.\nText continuation:\n";
+/// An objective as an instruction about the compressed text, in the decoder's chat template, or in
+/// that of Llama 2 for a decoder that has none (appendix C.4.1).
+fn instruct_form(objective: Objective, template: Option<&ChatTemplate>) -> Result<PromptForm> {
+    let (instruction, suffix) = match objective {
+        Objective::Reconstruction => ("Replicate the input text.", "Replicated text:\n"),
+        _ => ("Continue the previous text.", "Text continuation:\n"),
+    };
+    let instruction = Instruction {
+        prefix: "Text:\n".into(),
+        instruction: format!("\n{instruction}"),
+        suffix: suffix.into(),
+    };
+    match template {
+        Some(template) => PromptForm::chat(template, None, &instruction, 1),
+        None => Ok(PromptForm::llama_2_chat(None, &instruction, 1)),
+    }
+}
 
 impl BatchPlan {
     /// What a step trains.
@@ -143,22 +158,17 @@ impl BatchPlan {
             cuts.push(self.cut(window, prefix, context, config.data.target_tokens, decoder)?);
         }
         let most = level(cuts.iter().map(|cut| cut.target.len()));
-        let tokenizer = &decoder.tokenizer;
-        let instruct = |text: &str| -> Result<Vec<u32>> {
-            if self.instruct { Ok(tokenizer.encode(text)?.ids) } else { Ok(Vec::new()) }
-        };
-        let before = instruct(INSTRUCT_PREFIX)?;
-        let after = instruct(if self.objective == Objective::Reconstruction {
-            INSTRUCT_REPEAT
+        let (before, after) = if self.instruct {
+            let form = instruct_form(self.objective, decoder.chat_template.as_ref())?;
+            around_context(form.encode(&decoder.tokenizer)?)
         } else {
-            INSTRUCT_CONTINUE
-        })?;
+            (beginning(decoder), Vec::new())
+        };
         Ok(cuts
             .into_iter()
             .map(|mut cut| {
                 cut.target.truncate(most);
-                let mut text = beginning(decoder);
-                text.extend(&before);
+                let mut text = before.clone();
                 text.extend(cut.prefix);
                 let spans = [
                     SampleSpan::Tokens { ids: text, is_target: false },
@@ -232,6 +242,19 @@ struct Cut {
     origin: String,
 }
 
+/// The tokens before the one context of a form, and after it.
+fn around_context(parts: Vec<EncodedPart>) -> (Vec<u32>, Vec<u32>) {
+    let (mut before, mut after, mut is_after) = (Vec::new(), Vec::new(), false);
+    for part in parts {
+        match part {
+            EncodedPart::Context(_) => is_after = true,
+            EncodedPart::Tokens(ids) if is_after => after.extend(ids),
+            EncodedPart::Tokens(ids) => before.extend(ids),
+        }
+    }
+    (before, after)
+}
+
 /// The token that every text of a decoder begins with, if any.
 pub(super) fn beginning(decoder: &Decoder) -> Vec<u32> {
     let tokenizer = &decoder.tokenizer;
@@ -271,6 +294,28 @@ fn level(lengths: impl Iterator<Item = usize>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instructions_stand_in_the_decoders_own_template() {
+        use crate::prompt_forms::FormPart;
+        let spelt = |form: PromptForm| -> String {
+            let part = |part: &FormPart| match part {
+                FormPart::Text(text) | FormPart::Template(text) => text.clone(),
+                FormPart::Context(_) => "<latents>".into(),
+            };
+            form.parts().iter().map(part).collect()
+        };
+        assert_eq!(
+            spelt(instruct_form(Objective::Reconstruction, None).unwrap()),
+            "[INST] Text:<latents>Replicate the input text. [/INST] Replicated text:\n"
+        );
+        let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>";
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        assert_eq!(
+            spelt(instruct_form(Objective::Continuation, Some(&template)).unwrap()),
+            "<|user|>Text:\n<latents>\nContinue the previous text.<|end|><|assistant|>Text continuation:\n"
+        );
+    }
 
     #[test]
     fn spans_of_a_script_without_spaces_are_cut_between_characters() {

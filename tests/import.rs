@@ -215,6 +215,75 @@ fn an_imported_encoder_gives_the_latents_of_the_reference() {
     }
 }
 
+/// An imported encoder has no backbone: its package must go on holding everything, tokenizer and
+/// memory vectors too.
+#[test]
+fn an_imported_encoder_is_fine_tuned_into_a_package_that_is_whole_and_can_be_exported() {
+    for name in ["arc4_multi", "memory_tokens"] {
+        let fixture = fixture(name);
+        let place = Place::with_decoders_of(&fixture);
+        place.import(&fixture, &[]);
+        // A decoder that spells as the encoder does, to prepare text with.
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        let letters = format!(
+            "{registry}[decoders.letters]\nsource = {:?}\ntokenizer = {{ source = \"file:encoder-tokenizer.json\" }}\n",
+            format!("file:{}", fixture.join("decoder0").display()),
+        );
+        place.file("registry.toml", letters);
+        let texts: String = (0..40_usize)
+            .map(|row| {
+                let text: String =
+                    (0..60).map(|place| letter((row * 7 + place * place) % VOCABULARY)).collect();
+                format!("{}\n", json!({ "text": text }))
+            })
+            .collect();
+        place.file("texts.jsonl", texts);
+        place.succeeds(&[
+            "data",
+            "prepare",
+            "--tokenizer",
+            "letters",
+            "--source",
+            "texts.jsonl",
+            "--out",
+            "corpus",
+            "--held-out",
+            "0.2",
+        ]);
+        let mut decoders = vec!["zero"];
+        decoders.extend(fixture.join("decoder1").exists().then_some("one"));
+        let run = |start: &str, registry: &str, out: &str, train: &str, rate: f64| {
+            let decoders: String = decoders
+                .iter()
+                .map(|name| {
+                    let adapter = match start {
+                        "imported" => "\"scratch\"\nhidden = 16".to_owned(),
+                        _ => format!("{{ package = \"run/final/adapters/{name}\" }}"),
+                    };
+                    format!("[[decoders]]\nname = \"{name}\"\nstart = {adapter}\n")
+                })
+                .collect();
+            let text = format!(
+                "[encoder]\nname = \"tuned\"\nstart = \"{start}\"\ntrain = \"{train}\"\npooling_factors = [4]\n{decoders}
+                 [data]\nsources = [{{ path = \"corpus\" }}]\ncontext_tokens = 16\ntarget_tokens = 8\nprefix_tokens = 0
+                 [optimizer]\nencoder_rate = {rate}\nprojector_rate = {rate}\nspecial_rate = {rate}
+                 [schedule]\nsteps = 4\nbatch = 2\n[evaluation]\nsamples = 4\n"
+            );
+            place.file("run.toml", text);
+            place.succeeds(&["train", "run.toml", "--registry", registry, "--out", out])
+        };
+        let report = run("imported", "registry.toml", "run", "all", 1e-3);
+        let again = run("tuned", "run/final/registry.toml", "again", "none", 0.0);
+        assert_eq!(again["evaluations"], report["evaluations"], "{name}");
+        if name == "arc4_multi" {
+            let registry = "run/final/registry.toml";
+            place.succeeds(&["export", "--registry", registry, "tuned", "-o", "released"]);
+            let released = ArcCheckpoint::open(place.path("released"), &TrainingSources::default());
+            assert_eq!(released.expect("a checkpoint").decoders(), 2);
+        }
+    }
+}
+
 #[test]
 fn what_was_imported_is_exported_byte_for_byte() {
     for fixture in fixtures() {

@@ -6,6 +6,8 @@ mod harness;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use arc_core::train::{Targets, target_loss};
+use burn::tensor::{Device, Tensor};
 use harness::notice::notice;
 use harness::{decoder, repository};
 
@@ -57,4 +59,23 @@ fn gemma3_answers_within_1800_megabytes() {
     }
     let peak = peak_of_an_answer("gemma3-270m");
     assert!((98_000_000..1_800_000_000).contains(&peak), "{peak} bytes");
+}
+
+/// The loss through a vocabulary of 262,144 for 2,048 targets: all their logits at once would take
+/// 2 GiB, and as much again for their gradient.
+#[test]
+fn the_vocabulary_does_not_set_the_memory_of_the_loss() {
+    let device = Device::flex();
+    let (targets, width, vocabulary) = (2048, 4, 262_144);
+    let hidden = Tensor::<2>::ones([targets, width], &device);
+    let head = Tensor::<2>::ones([width, vocabulary], &device);
+    let ids: Vec<u32> = (0..targets as u32).collect();
+    let found = target_loss(hidden, &head, &Targets { ids: &ids, teacher: None, count_correct: true });
+    // Every token is as likely as any other.
+    let mean = f64::from(found.sum.into_scalar::<f32>()) / targets as f64;
+    assert!((mean - (vocabulary as f64).ln()).abs() < 1e-3, "{mean}");
+    let status = std::fs::read_to_string("/proc/self/status").expect("the process's status");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    let kibibytes: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(kibibytes < 1 << 20, "{kibibytes} KiB at most");
 }

@@ -290,6 +290,44 @@ fn real_model(
     (TrainedModel { encoder, adapters: vec![adapter] }, decoder)
 }
 
+/// No model is pulled for it: a random decoder of three tiny layers, which stays as it is.
+#[test]
+fn a_random_decoder_learns_to_repeat_a_text_from_a_quarter_as_many_latents() {
+    let device = Device::flex();
+    let (model, decoders) = fixture("arc4_multi", 1, &device);
+    let mut model = model.with_gradients(&TrainedPart::All, true, 0);
+    let ids: Vec<u32> = vec![7, 31, 2, 44, 18, 5, 29, 11, 52, 3, 38, 23];
+    let sample = Sample {
+        contexts: vec![ids.clone()],
+        plain_contexts: vec![ids.clone()],
+        spans: vec![SampleSpan::Context(0), SampleSpan::Tokens { ids, is_target: true }],
+        origin: "a text".into(),
+    };
+    let options = StepOptions { count_correct: true, ..OPTIONS };
+    let rate = 1e-2;
+    let mut optimizer = AdamW::new(OptimizerConfig {
+        encoder_rate: rate,
+        projector_rate: rate,
+        special_rate: rate,
+        weight_decay: 0.0,
+        ..OptimizerConfig::default()
+    });
+    let mut accuracies = Vec::new();
+    for _ in 0..3000 {
+        let samples = std::slice::from_ref(&sample);
+        let found = training_loss(&model, &decoders[0], 0, Objective::Reconstruction, samples, options);
+        let found = found.expect("a loss");
+        let correct = found.loss.correct.clone().expect("asked for").into_scalar::<f32>();
+        accuracies.push(correct / found.targets as f32);
+        if accuracies.last().is_some_and(|&accuracy| accuracy > 0.95) {
+            break;
+        }
+        (model, _) = optimizer.step(model.clone(), found.gradients(&model, 1.0), 1.0, &device);
+    }
+    let (first, last) = (accuracies[0], accuracies[accuracies.len() - 1]);
+    assert!(first < 0.5 && last > 0.95, "from {first} to {last} in {} steps", accuracies.len());
+}
+
 /// The reduced form of what `docs/training.md` does with more text: a text of 16 tokens as 4
 /// latents, repeated by a real decoder.
 #[test]

@@ -93,6 +93,14 @@ impl Place {
             .map(|row| (row["step"].as_u64().expect("a step"), row["loss"].as_f64().expect("a loss")))
             .collect()
     }
+
+    /// The mean share of positions that were padding.
+    fn padding(&self, run: &str) -> f64 {
+        let text = std::fs::read_to_string(self.path(run).join("metrics.jsonl")).expect("metrics");
+        let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON object"));
+        let shares: Vec<f64> = rows.filter_map(|row| row["padding"].as_f64()).collect();
+        shares.iter().sum::<f64>() / shares.len() as f64
+    }
 }
 
 #[track_caller]
@@ -183,44 +191,123 @@ fn a_lora_run_ends_with_a_package_that_holds_its_factors_alone() {
 }
 
 #[test]
-fn a_run_that_is_killed_again_and_again_ends_with_the_same_bits() {
+fn a_run_that_is_killed_ten_times_ends_with_the_same_bits() {
     let place = Place::new();
+    let text = CONFIG.replace("steps = 40", "steps = 120").replace("every = 20", "every = 60");
+    place.file("run.toml", text);
     let whole = place.succeeds(&["train", "run.toml", "--out", "whole"]);
-    let mut kills = 0;
-    for attempt in 0..60_u64 {
-        let mut arguments = vec!["train", "run.toml", "--out", "killed", "--json"];
-        if attempt > 0 {
-            arguments.push("--resume");
-        }
+    // Ten different steps out of the first hundred, so that the run is never done before its kill.
+    let mut random = 7_u64;
+    let mut steps = std::collections::BTreeSet::new();
+    while steps.len() < 10 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        steps.insert((random >> 33) % 100);
+    }
+    let mut arguments = vec!["train", "run.toml", "--out", "killed"];
+    for &step in &steps {
         let mut run = place
             .arc(&arguments)
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("the binary runs");
-        // Spread over starting, stepping and writing; later ones get further.
-        std::thread::sleep(Duration::from_millis(60 + (attempt * 137) % 400 + 40 * attempt));
-        if kills < 10 && run.try_wait().expect("its state").is_none() {
-            run.kill().expect("a kill");
-            run.wait().expect("its end");
-            kills += 1;
-            continue;
+        let metrics = place.path("killed/metrics.jsonl");
+        let line = format!("\"step\":{step},");
+        while !std::fs::read_to_string(&metrics).is_ok_and(|text| text.contains(&line)) {
+            assert!(run.try_wait().expect("its state").is_none(), "the run ended before step {step}");
+            std::thread::sleep(Duration::from_millis(1));
         }
-        let output = run.wait_with_output().expect("its output");
-        assert!(output.status.success());
-        let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
-        assert_eq!(report["checkpoint_sha256"].as_str().map(str::len), Some(64));
-        break;
+        run.kill().expect("a kill");
+        run.wait().expect("its end");
+        arguments = vec!["train", "run.toml", "--out", "killed", "--resume"];
     }
-    assert!(kills > 0, "the run was never killed");
-    assert_eq!(place.losses("whole"), place.losses("killed"), "after {kills} kills");
+    // What a kill in the middle of a save leaves behind.
+    place.file("killed/checkpoints/.tmpAbCdEf", "half a checkpoint");
+    let report = place.succeeds(&arguments);
+    assert_eq!(report["evaluations"], whole["evaluations"]);
+    assert_eq!(place.losses("whole"), place.losses("killed"), "after kills at {steps:?}");
     for file in ["encoder/encoder.safetensors", "adapters/tiny/adapter.safetensors"] {
         let weights =
             |run: &str| sha256_file(&place.path(run).join("final").join(file)).expect("the weights");
-        assert_eq!(weights("whole"), weights("killed"), "`{file}` after {kills} kills");
+        assert_eq!(weights("whole"), weights("killed"), "`{file}` after kills at {steps:?}");
     }
-    let again = place.succeeds(&["train", "run.toml", "--out", "killed", "--resume"]);
-    assert_eq!(again["evaluations"], whole["evaluations"]);
+    let names = std::fs::read_dir(place.path("killed/checkpoints")).expect("checkpoints");
+    let names: Vec<_> = names.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().starts_with(".tmp")), "{names:?}");
+}
+
+/// A chain of runs: the second starts from what the first ends with, and the third, which trains
+/// nothing, from what the second ends with. What the third measures is what the package holds.
+#[test]
+fn a_package_computes_what_its_run_did_whatever_it_started_from() {
+    let place = Place::new();
+    let short = CONFIG.replace("steps = 40", "steps = 6").replace("every = 20", "every = 0");
+    let from_backbone = |name: &str, train: &str| {
+        place.file("run.toml", short.replace("layers = 2", &format!("layers = 2\ntrain = {train}")));
+        place.succeeds(&["train", "run.toml", "--out", name])
+    };
+    let go_on = |name: &str, start: &str, more: &str, rate: &str| {
+        let text = short
+            .replace("backbone = \"tiny\"\nlayers = 2", &format!("start = \"tiny-encoder\"\n{more}"))
+            .replace("\"ridge\"", &format!("{{ package = \"{start}/final/adapters/tiny\" }}"))
+            .replace("1e-3", rate);
+        // A key that is given twice is an error.
+        let text = if more.contains("pooling_factors") {
+            text.replace("pooling_factors = [2, 4]", "")
+        } else {
+            text
+        };
+        place.file("run.toml", text);
+        let registry = format!("{start}/final/registry.toml");
+        place.succeeds(&["train", "run.toml", "--registry", &registry, "--out", name])
+    };
+    let all = "\"all\"";
+    let lora = "{ lora = { rank = 2, alpha = 4.0 } }";
+    for (first, train) in [("whole", all), ("delta", lora)] {
+        from_backbone(first, train);
+        for (number, second) in [all, "{ last_layers = 1 }", lora, "\"none\""].into_iter().enumerate() {
+            let name = format!("{first}-{number}");
+            let report = go_on(&name, first, &format!("train = {second}"), "1e-3");
+            let frozen = "train = \"none\"";
+            let again = go_on(&format!("{name}-again"), &name, frozen, "0.0");
+            assert_eq!(again["evaluations"], report["evaluations"], "{train} and then {second}");
+        }
+    }
+    // Not the raw backbone's: training went into the package.
+    let weights = |run: &str| sha256_file(&place.path(run).join("final/encoder/encoder.safetensors"));
+    assert_ne!(weights("whole").expect("weights"), weights("whole-1").expect("weights"));
+    assert_eq!(weights("delta").expect("weights"), weights("delta-3").expect("weights"));
+    // The rate of the package is that of the last run.
+    let text = go_on("other-rate", "whole", "train = \"none\"\npooling_factors = [3]", "1e-3");
+    assert_eq!(text["finished"], true);
+    let manifest =
+        std::fs::read_to_string(place.path("other-rate/final/encoder/encoder.json")).expect("a manifest");
+    let manifest: Value = serde_json::from_str(&manifest).expect("JSON");
+    assert_eq!(manifest["compress_rates"], json!([-3]));
+}
+
+#[test]
+fn a_start_that_a_run_cannot_go_on_from_is_refused_before_it_begins() {
+    let place = Place::new();
+    place.file("run.toml", CONFIG.replace("steps = 40", "steps = 4"));
+    place.succeeds(&["train", "run.toml", "--out", "first"]);
+    let start = CONFIG.replace("backbone = \"tiny\"\nlayers = 2", "start = \"tiny-encoder\"");
+    let again = ["train", "run.toml", "--registry", "first/final/registry.toml", "--out", "again"];
+    place.file(
+        "run.toml",
+        start.replace("start = \"tiny-encoder\"", "start = \"tiny-encoder\"\ntrain = { last_layers = 9 }"),
+    );
+    place.fails(USAGE, &again, &["the last 9 layers", "has 2"]);
+    place.file("run.toml", start.replace("context_tokens = 24", "context_tokens = 300"));
+    place.fails(USAGE, &again, &["chunks of 256 tokens", "`data.context_tokens` is 300"]);
+    let manifest = place.path("first/final/encoder/encoder.json");
+    let text = std::fs::read_to_string(&manifest).expect("a manifest");
+    let rates: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(rates["compress_rates"], json!([-2]));
+    // The identity does not depend on the rates.
+    std::fs::write(&manifest, text.replace("-2\n", "-2, -2\n")).expect("written");
+    place.file("run.toml", start);
+    place.fails(USAGE, &again, &["rates [-2, -2]", "only one layer"]);
 }
 
 #[cfg(unix)]
@@ -276,7 +363,7 @@ fn preparation_leaves_out_what_is_repeated_or_must_stay_unseen_and_says_so() {
     let source = &report["manifest"]["sources"][0];
     assert_eq!((&source["documents"], &source["duplicates"]), (&json!(4), &json!(1)));
     assert_eq!((&source["overlapping"], &source["licence"]), (&json!(1), &json!("CC0-1.0")));
-    assert_eq!(report["removed"], json!([["more.jsonl", 0, secret]]));
+    assert_eq!(report["removed"], json!([["more.jsonl", 0, "unseen.txt document 0"]]));
     // The same seed gives the same files, and a corpus is not written over.
     assert_eq!(prepare("second")["manifest"], report["manifest"]);
     let again = ["data", "prepare", "--tokenizer", "tiny", "--source", "more.jsonl", "--out", "first"];
@@ -320,13 +407,213 @@ fn a_decoder_without_a_tokenizer_is_refused() {
 }
 
 #[test]
-fn a_run_does_not_go_on_with_other_settings() {
+fn a_run_does_not_go_on_with_other_settings_or_other_text() {
     let place = Place::new();
-    place.file("run.toml", CONFIG.replace("steps = 40", "steps = 5"));
-    place.succeeds(&["train", "run.toml", "--out", "run"]);
+    let short = CONFIG.replace("steps = 40", "steps = 5");
+    place.file("run.toml", &short);
+    let first = place.succeeds(&["train", "run.toml", "--out", "run"]);
     place.config("");
     let resume = ["train", "run.toml", "--out", "run", "--resume"];
     place.fails(FAILURE, &resume, &["sha256 of its configuration"]);
+    // Paths that are spelled otherwise are no other settings, nor is the run's own copy.
+    place.file("run.toml", short.replace("path = \"corpus\"", "path = \"./cache/../corpus\""));
+    std::fs::create_dir_all(place.path("cache")).expect("a folder");
+    assert_eq!(place.succeeds(&resume)["checkpoint_sha256"], first["checkpoint_sha256"]);
+    let own = ["train", "run/config.json", "--out", "run", "--resume"];
+    assert_eq!(place.succeeds(&own)["checkpoint_sha256"], first["checkpoint_sha256"]);
+    // Other text under the same name is.
+    std::fs::remove_dir_all(place.path("corpus")).expect("deleted");
+    place.succeeds(&[
+        "data",
+        "prepare",
+        "--tokenizer",
+        "tiny",
+        "--source",
+        "texts.jsonl",
+        "--out",
+        "corpus",
+        "--seed",
+        "9",
+        "--held-out",
+        "0.1",
+    ]);
+    place.fails(FAILURE, &resume, &["corpus 0 (sha256 since the run began)"]);
+}
+
+/// Questions whose answer is a word of a document, of very different lengths.
+fn questions() -> String {
+    (0..90_usize)
+        .map(|row| {
+            let words: Vec<&str> = (0..2 + row * 7 % 19).map(|place| WORDS[(row * 5 + place * 3) % 16]).collect();
+            let row = json!({ "document": words.join(" "), "question": "which word is first?", "answer": words[0] });
+            format!("{row}\n")
+        })
+        .collect()
+}
+
+#[test]
+fn a_run_that_only_answers_needs_no_text_and_wastes_little_on_padding() {
+    let place = Place::new();
+    place.file("run.toml", CONFIG.replace("steps = 40", "steps = 4"));
+    place.succeeds(&["train", "run.toml", "--out", "start"]);
+    place.file("document.txt", "old house and green wind in the river");
+    place.file("first.jsonl", questions());
+    place.file("second.jsonl", questions().replace("first", "leading"));
+    let text = CONFIG
+        .replace("backbone = \"tiny\"\nlayers = 2", "start = \"tiny-encoder\"")
+        .replace("\"ridge\"", "{ package = \"start/final/adapters/tiny\" }")
+        .replace(
+            "sources = [{ path = \"corpus\" }]",
+            "questions = [{ path = \"first.jsonl\", weight = 3.0, shots = 2, held_out = 8 }, { path = \"second.jsonl\" }]",
+        )
+        .replace("[optimizer]", "[objective]\nreconstruction = 0.0\nanswer = 1.0\ndistillation = 0.5\n[optimizer]");
+    place.file("run.toml", text);
+    let run = ["train", "run.toml", "--registry", "start/final/registry.toml", "--out", "run"];
+    let report = place.succeeds(&run);
+    let score = &report["evaluations"][0]["answer"];
+    assert_eq!(score["questions"], 6);
+    for loss in ["loss_latents", "loss_no_context", "loss_full_context"] {
+        assert!(score[loss].as_f64().is_some_and(|loss| loss > 0.0), "{score}");
+    }
+    assert!(report["evaluations"][0]["continuation"].is_null());
+    assert!(place.padding("run") < 0.1, "{} of the positions are padding", place.padding("run"));
+    let ask =
+        ["ask", "--registry", "run/final/registry.toml", "--decoder", "tiny", "--document", "document.txt"];
+    place.succeeds(&[&ask[..], &["--max-tokens", "2", "where"]].concat());
+    // Of the same file and without text, so that a text is needed for the rest of the steps.
+    let text = std::fs::read_to_string(place.path("run.toml")).expect("the configuration");
+    place.file("run.toml", text.replace("answer = 1.0", "answer = 0.9"));
+    place.fails(FAILURE, &["train", "run.toml", "--out", "other"], &["`data.sources` is empty"]);
+}
+
+#[test]
+fn little_of_a_plain_run_is_padding_and_its_page_names_the_decoders_bytes() {
+    let place = Place::new();
+    // Texts of very different lengths.
+    let texts: String = (0..200_usize)
+        .map(|row| {
+            let words: Vec<&str> =
+                (0..8 + row * 11 % 31).map(|place| WORDS[(row * 7 + place * 3) % 16]).collect();
+            format!("{}\n", json!({ "text": words.join(" ") }))
+        })
+        .collect();
+    place.file("texts.jsonl", texts);
+    place.succeeds(&[
+        "data",
+        "prepare",
+        "--tokenizer",
+        "tiny",
+        "--source",
+        "texts.jsonl",
+        "--out",
+        "uneven",
+        "--held-out",
+        "0.1",
+    ]);
+    place.file("run.toml", CONFIG.replace("path = \"corpus\"", "path = \"uneven\""));
+    let report = place.succeeds(&["train", "run.toml", "--out", "run"]);
+    assert!(place.padding("run") < 0.1, "{} of the positions are padding", place.padding("run"));
+    let page = std::fs::read_to_string(place.path("run/report.html")).expect("a page");
+    assert!(page.contains(report["decoder_sha256"]["tiny"].as_str().expect("a hash")));
+}
+
+#[test]
+fn losses_do_not_depend_on_the_number_of_threads() {
+    let place = Place::new();
+    place.file(
+        "run.toml",
+        CONFIG
+            .replace("steps = 40", "steps = 12")
+            .replace("[optimizer]", "[objective]\ninstruct = 0.5\n[optimizer]"),
+    );
+    for threads in ["1", "2"] {
+        let run = format!("run-{threads}");
+        let mut command = place.arc(&["train", "run.toml", "--out", &run]);
+        let output = command.env("RAYON_NUM_THREADS", threads).output().expect("the binary runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(place.losses("run-1").len(), 12);
+    assert_eq!(place.losses("run-1"), place.losses("run-2"));
+}
+
+#[test]
+fn each_decoder_of_a_run_gets_its_share_of_steps_and_stays_as_it_is() {
+    let place = Place::new();
+    std::fs::copy(place.path("tiny.gguf"), place.path("twin.gguf")).expect("a copy");
+    let twin = "[decoders.twin]\nsource = \"file:twin.gguf\"\n";
+    place.file("registry.toml", format!("schema = 1\n[decoders.tiny]\nsource = \"file:tiny.gguf\"\n{twin}"));
+    let second = "[[decoders]]\nname = \"twin\"\nstart = \"scratch\"\n[data]";
+    place.file("run.toml", CONFIG.replace("[data]", second).replace("steps = 40", "steps = 100"));
+    let report = place.succeeds(&["train", "run.toml", "--out", "run"]);
+    let text = std::fs::read_to_string(place.path("run/metrics.jsonl")).expect("metrics");
+    let twins = text
+        .lines()
+        .filter(|line| line.contains("\"decoder\":\"twin\"") && line.contains("\"event\":\"step\""));
+    // Four standard deviations of a fair coin.
+    let twins = twins.count();
+    assert!((30..=70).contains(&twins), "{twins} of 100 steps");
+    assert_eq!(report["decoder_sha256"]["tiny"], report["decoder_sha256"]["twin"]);
+    for name in ["tiny", "twin"] {
+        let registry = "run/final/registry.toml";
+        place.file("document.txt", "old house and green wind in the river");
+        let ask = ["ask", "--registry", registry, "--decoder", name, "--document", "document.txt"];
+        place.succeeds(&[&ask[..], &["--max-tokens", "2", "where"]].concat());
+    }
+}
+
+#[test]
+fn a_corpus_whose_texts_are_all_too_short_is_refused() {
+    let place = Place::new();
+    place.file("short.jsonl", format!("{}\n", json!({ "text": "a bell" })));
+    place.succeeds(&[
+        "data",
+        "prepare",
+        "--tokenizer",
+        "tiny",
+        "--source",
+        "short.jsonl",
+        "--out",
+        "short",
+        "--held-out",
+        "0",
+    ]);
+    place.file("run.toml", CONFIG.replace("path = \"corpus\"", "path = \"short\""));
+    place.fails(FAILURE, &["train", "run.toml", "--out", "run"], &["short", "has no text of 32 tokens"]);
+}
+
+#[test]
+fn questions_that_share_words_with_unseen_text_are_left_out() {
+    let place = Place::new();
+    let secret = "one two three four five six seven eight nine ten eleven twelve thirteen";
+    let row = |document: &str| json!({ "document": document, "question": "who", "answer": "she" });
+    let rows = [row("the sea"), row("the sea"), row(&format!("so {secret}")), row("a bell")];
+    place.file("asked.jsonl", rows.map(|row| format!("{row}\n")).concat());
+    place.file("unseen.txt", secret);
+    let prepare = ["data", "prepare", "questions", "asked.jsonl", "--unseen", "unseen.txt", "--out", "clean"];
+    let report = place.succeeds(&prepare);
+    assert_eq!(report["files"], json!([{ "name": "asked.jsonl", "questions": 4, "left_out": 2 }]));
+    let kept = std::fs::read_to_string(place.path("clean/asked.jsonl")).expect("questions");
+    assert_eq!(kept.lines().count(), 2);
+    assert!(!kept.contains("thirteen"));
+}
+
+#[test]
+fn every_configuration_of_the_repository_can_be_read() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("configs") {
+        let path = entry.expect("an entry").path();
+        let config = arc_core::train::RunConfig::open(&path).unwrap_or_else(|error| panic!("{error}"));
+        assert!(
+            config
+                .data
+                .sources
+                .iter()
+                .all(|source| source.path.starts_with(path.parent().expect("a folder")))
+        );
+        count += 1;
+    }
+    assert!(count >= 5, "{count} configurations");
 }
 
 #[test]
@@ -335,8 +622,20 @@ fn a_loss_that_leaps_stops_the_run_and_names_its_text() {
     let rates = CONFIG.replace("1e-3", "1e30").replace("warmup = 4", "warmup = 0");
     place.file("run.toml", rates);
     let train = ["train", "run.toml", "--out", "run"];
-    place.fails(FAILURE, &train, &["the loss of step", "shard-00000.safetensors document"]);
+    place.fails(FAILURE, &train, &["the loss of step", "corpus/shard-00000.safetensors document"]);
     assert!(place.path("run/checkpoints/step-00000000.safetensors").exists());
+}
+
+#[test]
+fn a_loss_far_above_its_running_mean_stops_the_run() {
+    let place = Place::new();
+    // After the first twenty losses of a task, any rise counts.
+    let text =
+        CONFIG.replace("steps = 40", "steps = 2000\nspike = 1e-9").replace("pooling_factors = [2, 4]", "");
+    place.file("run.toml", text.replace("every = 20", "every = 0"));
+    place.fails(FAILURE, &["train", "run.toml", "--out", "run"], &["the loss of step", "corpus/shard-00000"]);
+    let steps = place.losses("run").len();
+    assert!((20..2000).contains(&steps), "stopped after {steps} steps");
 }
 
 #[test]
@@ -372,6 +671,8 @@ fn a_decoder_is_registered_for_a_trained_encoder() {
         "6",
     ];
     let report = place.succeeds(&register);
+    assert_eq!(report["encoder_sha256"].as_str().map(str::len), Some(64));
+    assert_eq!(report["steps"], 12);
     let scores = &report["scores"]["held_out"][0]["continuation"];
     for arm in ["loss_no_context", "loss_full_context", "loss_truncation", "loss_latents"] {
         assert!(scores[arm].as_f64().is_some_and(f64::is_finite), "{arm}: {scores}");
@@ -383,6 +684,60 @@ fn a_decoder_is_registered_for_a_trained_encoder() {
     place.fails(USAGE, &register, &["has a decoder `other` already"]);
     let again = ["register", "--registry", registry, "--decoder", "other", "--text", "corpus"];
     place.fails(USAGE, &again, &["an adapter for `other` exists already"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_registration_keeps_what_it_has_trained() {
+    let place = Place::new();
+    place.file("run.toml", CONFIG.replace("steps = 40", "steps = 4"));
+    place.succeeds(&["train", "run.toml", "--out", "run"]);
+    std::fs::copy(place.path("tiny.gguf"), place.path("other.gguf")).expect("a copy");
+    let registry = "run/final/registry.toml";
+    let register = [
+        "register",
+        "--registry",
+        registry,
+        "--decoder",
+        "other",
+        "--model",
+        "file:other.gguf",
+        "--text",
+        "corpus",
+        "--steps",
+        "1000000",
+        "--batches",
+        "4",
+        "--batch",
+        "4",
+        "--context-tokens",
+        "24",
+        "--target-tokens",
+        "24",
+        "--factor",
+        "4",
+        "--samples",
+        "6",
+        "--from-scratch",
+        "--json",
+    ];
+    let mut run =
+        place.arc(&register).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut lines = std::io::BufReader::new(run.stderr.take().expect("its messages"));
+    let mut line = String::new();
+    while !line.starts_with("step ") {
+        line.clear();
+        assert_ne!(std::io::BufRead::read_line(&mut lines, &mut line).expect("a line"), 0, "it ended");
+    }
+    Command::new("kill").args(["-INT", &run.id().to_string()]).status().expect("a signal");
+    std::io::copy(&mut lines, &mut std::io::sink()).expect("the rest");
+    let output = run.wait_with_output().expect("its output");
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert!((1..1_000_000).contains(&report["steps"].as_u64().expect("steps")), "{report}");
+    place.file("document.txt", "old house and green wind in the river");
+    let ask = ["ask", "--registry", registry, "--decoder", "other", "--document", "document.txt"];
+    place.succeeds(&[&ask[..], &["--max-tokens", "3", "where"]].concat());
 }
 
 #[cfg(target_os = "linux")]

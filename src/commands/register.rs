@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{ModelFile, ModelSource, NewAdapter, NewDecoder, RegistryEditor};
-use arc_core::decoder::{Decoder, ModelSettings};
+use arc_core::decoder::Decoder;
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;
 use arc_core::train::{Evaluation, RegisterOptions, Start, register};
@@ -68,13 +68,12 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     let model =
         model.ok_or_else(|| Failure::usage(format!("`{name}` has no model"), "name one with `--model`"))?;
     let path = locate(&model, &name, yes)?;
-    let tokenizer = known.and_then(|entry| entry.tokenizer.as_ref());
-    let tokenizer = tokenizer.map(|tokenizer| locate(tokenizer, &name, yes)).transpose()?;
-    let settings =
-        known.map_or_else(ModelSettings::default, |entry| ModelSettings::of_entry(entry, tokenizer));
     let session =
         Session::new(registry, global.device, Box::new(move |model, name| locate(model, name, yes)))?;
-    let decoder = Decoder::open_with(&name, &path, settings, session.device(), Residence::Dense)?;
+    let decoder = match &new_model {
+        Some(_) => Decoder::open_as(&name, &path, session.device(), Residence::Dense)?,
+        None => session.dense_model(&name)?,
+    };
     let factor = match args.factor {
         Some(factor) => usize::from(factor),
         None => session.encoder_named(&encoder)?.default_factor(),
@@ -120,6 +119,12 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     editor.save()?;
 
     output.line(scores(&registration.before, &registration.after))?;
+    if registration.steps < args.steps {
+        output.line(format!(
+            "interrupted after {} of {} steps: the adapter is as far as it came",
+            registration.steps, args.steps
+        ))?;
+    }
     output.line(format!(
         "registered `{name}` in {} after {:.0} s: {}",
         file.display(),
@@ -132,6 +137,8 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         "registry": file,
         "weights_sha256": registration.manifest.weights.sha256,
         "decoder_sha256": registration.decoder_sha256,
+        "encoder_sha256": registration.encoder_sha256,
+        "steps": registration.steps,
         "seconds": registration.seconds,
         "scores": registration.manifest.scores,
     }))
@@ -141,13 +148,15 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
 fn scores(before: &Evaluation, after: &Evaluation) -> String {
     let mut table = Table::new();
     table.set_header(["continuation of held-out text", "loss, nats per token", "share of the gap"]);
-    let arms = &after.continuation;
+    let (Some(arms), Some(start)) = (&after.continuation, &before.continuation) else {
+        return String::new();
+    };
     let share = |share: f64| format!("{:.0} %", 100.0 * share);
     for (arm, loss, recovered) in [
         ("closed book", arms.no_context, share(0.0)),
         ("open book", arms.full_context, share(1.0)),
         ("as many plain tokens", arms.truncation, share(arms.recovered_by_truncation())),
-        ("adapter at its start", before.continuation.latents, share(before.continuation.recovered())),
+        ("adapter at its start", start.latents, share(start.recovered())),
         ("adapter", arms.latents, share(arms.recovered())),
     ] {
         table.add_row([arm.to_owned(), format!("{loss:.3}"), recovered]);

@@ -70,21 +70,33 @@ pub(super) fn stop_on_interrupt(output: &Output) -> Arc<AtomicBool> {
 }
 
 fn describe(evaluation: &Evaluation) -> String {
-    let (arms, repeated) = (&evaluation.continuation, &evaluation.reconstruction);
-    format!(
-        "{} at {}: continuation without context {:.3}, full {:.3}, latents {:.3} ({:.0} % of the gap), as many tokens \
-         {:.3} ({:.0} %); repeating {:.3}, {:.1} % of tokens right",
-        evaluation.decoder,
-        evaluation.factor,
-        arms.no_context,
-        arms.full_context,
-        arms.latents,
-        100.0 * arms.recovered(),
-        arms.truncation,
-        100.0 * arms.recovered_by_truncation(),
-        repeated.loss,
-        100.0 * repeated.accuracy,
-    )
+    let mut text = format!("{} at {}", evaluation.decoder, evaluation.factor);
+    if let Some(arms) = &evaluation.continuation {
+        text += &format!(
+            ": continuation without context {:.3}, full {:.3}, latents {:.3} ({:.0} % of the gap), as many tokens \
+             {:.3} ({:.0} %)",
+            arms.no_context,
+            arms.full_context,
+            arms.latents,
+            100.0 * arms.recovered(),
+            arms.truncation,
+            100.0 * arms.recovered_by_truncation(),
+        );
+    }
+    if let Some(repeated) = &evaluation.reconstruction {
+        text +=
+            &format!("; repeating {:.3}, {:.1} % of tokens right", repeated.loss, 100.0 * repeated.accuracy);
+    }
+    if let Some(answer) = &evaluation.answer {
+        text += &format!(
+            "; answers without document {:.3}, full {:.3}, latents {:.3}, {:.1} % of tokens right",
+            answer.loss_no_context,
+            answer.loss_full_context,
+            answer.loss_latents,
+            100.0 * answer.accuracy,
+        );
+    }
+    text
 }
 
 /// A bar on a terminal, lines elsewhere.

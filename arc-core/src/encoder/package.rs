@@ -12,7 +12,7 @@ use super::{ArcEncoder, ArcEncoderConfig, Latents, Pooling, PoolingRate};
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
 use crate::nn::{Loader, Residence, RopeConfig};
 use crate::tokenizer::Tokenizer;
-use crate::weights::{ModelArgs, SafetensorsFile, TensorNames, TensorSource as _};
+use crate::weights::{ModelArgs, SafetensorsFile, TensorNames, TensorSource};
 use crate::{Error, Result};
 
 /// Chunks of a long document are encoded this many at a time, which bounds the memory.
@@ -166,15 +166,20 @@ fn load_full(
     device: &Device,
     residence: Residence,
 ) -> Result<(ArcEncoder, u64)> {
-    let memory = (config.memory_tokens > 0)
-        .then(|| {
-            let shape = [config.memory_tokens, config.block.d_model];
-            let values = memory.unwrap_or(file).tensor_of_shape(MEMORY_TENSOR, &shape)?.to_f32();
-            Ok::<_, Error>(Tensor::from_data(TensorData::new(values, shape), device))
-        })
-        .transpose()?;
+    let memory = memory_vectors(&config, memory.unwrap_or(file), device)?;
     let loader = Loader::new(file, &TensorNames::META, device, residence);
     Ok((ArcEncoder::load(config, &loader, memory)?, loader.loaded_bytes()))
+}
+
+/// The memory vectors of a package, if it has any.
+fn memory_vectors(config: &ArcEncoderConfig, file: &dyn TensorSource, device: &Device) -> Result<Option<Tensor<2>>> {
+    if config.memory_tokens == 0 {
+        return Ok(None);
+    }
+    let shape = [config.memory_tokens, config.block.d_model];
+    let tensor = file.tensor(MEMORY_TENSOR)?;
+    tensor.expect_shape(&shape)?;
+    Ok(Some(Tensor::from_data(TensorData::new(tensor.to_f32(), shape), device)))
 }
 
 /// The path of a file of a package that has the sha256 that the package names.
@@ -238,6 +243,11 @@ impl Encoder {
             other => other,
         })?;
         let (network, weight_bytes) = match (&manifest.weights, &checkpoint) {
+            (EncoderWeights::Backbone {}, Some(_)) if config.memory_tokens > 0 => {
+                return Err(invalid(
+                    "`memory_tokens` needs weights: a backbone has no memory vectors".into(),
+                ));
+            }
             (EncoderWeights::Backbone {}, Some(checkpoint)) => {
                 let loader = Loader::new(checkpoint.source(), checkpoint.names(), device, residence)
                     .with_norm_offset(checkpoint.norm_offset());
@@ -262,7 +272,8 @@ impl Encoder {
                 let path = verified(folder, file, sha256)?;
                 let trained = TrainedWeights::open(&path, checkpoint.source(), checkpoint.names(), scale)?;
                 let loader = Loader::new(&trained, &TensorNames::META, device, residence);
-                (ArcEncoder::load(config, &loader, None)?, loader.loaded_bytes())
+                let memory = memory_vectors(&config, &trained, device)?;
+                (ArcEncoder::load(config, &loader, memory)?, loader.loaded_bytes())
             }
             (EncoderWeights::Published { source }, _) => {
                 return Err(Error::Mismatch {

@@ -31,8 +31,10 @@ const SUFFIX: &str = ".safetensors";
 pub struct CheckpointState {
     /// Steps done.
     pub step: u64,
-    /// The sha256 of the run's configuration, with which alone it can go on.
+    /// The sha256 of the run's configuration, with which alone it can go on. Paths are not in it.
     pub config_sha256: String,
+    /// The sha256 of what is found at the paths and under the names: corpora, questions, models.
+    pub inputs: BTreeMap<String, String>,
     /// How often each parameter was updated.
     pub updates: BTreeMap<String, u64>,
     /// The running mean of each task's loss, which spikes are measured against.
@@ -86,6 +88,25 @@ impl Checkpoints {
             .collect();
         steps.sort_unstable();
         steps
+    }
+
+    /// Deletes what a run that was killed while it wrote has left in a folder and in that of the
+    /// checkpoints.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn sweep(&self, folder: &Path) -> Result<()> {
+        for folder in [folder, &self.folder] {
+            let Ok(entries) = folder.read_dir() else { continue };
+            for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+                let is_left = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp"));
+                if is_left && path.is_file() {
+                    std::fs::remove_file(&path).map_err(Error::io("delete", &path))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The last checkpoint, if there is one.

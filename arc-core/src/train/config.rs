@@ -53,15 +53,16 @@ pub struct EncoderConfig {
     /// Train one factor after the other, in equal parts of the run, in place of drawing.
     #[serde(default)]
     pub factor_curriculum: bool,
-    /// How groups are pooled, as the reference spells it.
-    #[serde(default = "default_pool_type")]
-    pub pool_type: String,
+    /// How groups are pooled, as the reference spells it; `mean_pooled_queries` where it is left
+    /// out. This and the next two are those of `start`, where there is one.
+    #[serde(default)]
+    pub pool_type: Option<String>,
     /// Whether positions see only earlier ones.
     #[serde(default)]
-    pub causal: bool,
-    /// Longer texts are cut into chunks of this many tokens when the package is used.
-    #[serde(default = "default_chunk_tokens")]
-    pub chunk_tokens: usize,
+    pub causal: Option<bool>,
+    /// Longer texts are cut into chunks of this many tokens, 256 where it is left out.
+    #[serde(default)]
+    pub chunk_tokens: Option<usize>,
     /// What of its layers is trained.
     #[serde(default)]
     pub train: TrainedPart,
@@ -71,19 +72,30 @@ pub struct EncoderConfig {
     /// Compute cheap activations again in the backward pass instead of keeping them.
     #[serde(default)]
     pub gradient_checkpointing: bool,
+    /// How the package at the end holds trained matrices.
+    #[serde(default)]
+    pub weights: StoredWeights,
+}
+
+/// How an encoder package holds trained matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoredWeights {
+    /// As they were trained: the package gives the run's latents to the last bit.
+    #[default]
+    F32,
+    /// Rounded, in half the space.
+    F16,
 }
 
 fn default_factors() -> Vec<usize> {
     vec![4]
 }
 
-fn default_pool_type() -> String {
-    "mean_pooled_queries".into()
-}
-
-fn default_chunk_tokens() -> usize {
-    256
-}
+/// How groups are pooled where a configuration says nothing.
+pub(super) const DEFAULT_POOL_TYPE: &str = "mean_pooled_queries";
+/// The longest chunk where a configuration says nothing.
+pub(super) const DEFAULT_CHUNK_TOKENS: usize = 256;
 
 /// Which of the encoder's layers are trained.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -143,7 +155,8 @@ pub enum Start {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Corpora that `arc data prepare` made.
+    /// Corpora that `arc data prepare` made; none is needed where all steps answer questions.
+    #[serde(default)]
     pub sources: Vec<SourceConfig>,
     /// The most encoder tokens that are compressed.
     #[serde(default = "default_tokens")]
@@ -152,17 +165,35 @@ pub struct DataConfig {
     #[serde(default = "default_tokens")]
     pub target_tokens: usize,
     /// The most tokens of text before the compressed span, for continuation.
-    #[serde(default)]
+    #[serde(default = "default_tokens")]
     pub prefix_tokens: usize,
     /// Shorter pieces of text are left out.
     #[serde(default = "default_shortest")]
     pub shortest: usize,
-    /// JSONL files of questions, with fields `document`, `question` and `answer`.
+    /// Files of questions.
     #[serde(default)]
-    pub questions: Vec<PathBuf>,
-    /// The most examples before the question that counts.
+    pub questions: Vec<QuestionsConfig>,
+}
+
+/// A file of questions and its share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuestionsConfig {
+    /// JSONL with fields `document`, `question` and `answer`, relative to the configuration file.
+    pub path: PathBuf,
+    /// Its share of the answer steps, on any scale.
+    #[serde(default = "default_weight")]
+    pub weight: f64,
+    /// The most examples, of the same file, before the question that counts.
     #[serde(default)]
     pub shots: usize,
+    /// The first so many questions, half of them at most, are measured and not trained on.
+    #[serde(default = "default_held_out")]
+    pub held_out: usize,
+}
+
+fn default_held_out() -> usize {
+    32
 }
 
 fn default_tokens() -> usize {
@@ -325,7 +356,8 @@ impl Default for EvaluationConfig {
 }
 
 impl RunConfig {
-    /// Reads and checks a file. Paths in it are relative to its folder.
+    /// Reads and checks a file: TOML, or the `config.json` of a run. Paths in it are relative to
+    /// its folder.
     ///
     /// # Errors
     ///
@@ -333,18 +365,37 @@ impl RunConfig {
     /// type or settings that contradict each other.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let mut config = Self::parse(&text, path)?;
+        let is_json = path.extension().is_some_and(|extension| extension == "json");
+        let mut config = if is_json { Self::parse_json(&text, path)? } else { Self::parse(&text, path)? };
         let folder = path.parent().unwrap_or(Path::new("."));
-        let paths = (config.data.sources.iter_mut().map(|source| &mut source.path))
-            .chain(&mut config.data.questions)
-            .chain(config.decoders.iter_mut().filter_map(|decoder| match &mut decoder.start {
+        config.paths().for_each(|path| *path = folder.join(&path));
+        Ok(config)
+    }
+
+    /// The configuration with what `replace` makes of each of its paths.
+    #[must_use]
+    pub(super) fn with_paths(&self, replace: impl Fn(&Path) -> PathBuf) -> Self {
+        let mut config = self.clone();
+        config.paths().for_each(|path| *path = replace(path));
+        config
+    }
+
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        (self.data.sources.iter_mut().map(|source| &mut source.path))
+            .chain(self.data.questions.iter_mut().map(|questions| &mut questions.path))
+            .chain(self.decoders.iter_mut().filter_map(|decoder| match &mut decoder.start {
                 Start::Package(path) => Some(path),
                 _ => None,
-            }));
-        for path in paths {
-            *path = folder.join(&path);
+            }))
+    }
+
+    fn parse_json(text: &str, origin: &Path) -> Result<Self> {
+        let invalid = |reason: String| Error::InvalidConfig { path: origin.to_owned(), reason };
+        let config: Self = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        match config.contradiction() {
+            Some(reason) => Err(invalid(reason)),
+            None => Ok(config),
         }
-        Ok(config)
     }
 
     /// Reads and checks a configuration; `origin` is the file named in errors.
@@ -401,7 +452,16 @@ impl RunConfig {
                 .iter()
                 .find(|&&factor| !(1..=4096).contains(&factor))
                 .map(|factor| format!("`encoder.pooling_factors` has {factor}, expected 1 to 4096")),
-            at_least_one("encoder.chunk_tokens", encoder.chunk_tokens),
+            encoder.start.as_ref().and_then(|_| {
+                let given = [
+                    ("pool_type", encoder.pool_type.is_some()),
+                    ("causal", encoder.causal.is_some()),
+                    ("chunk_tokens", encoder.chunk_tokens.is_some()),
+                ];
+                let (name, _) = given.into_iter().find(|(_, given)| *given)?;
+                Some(format!("`encoder.{name}` is given, but it is that of `encoder.start`"))
+            }),
+            encoder.chunk_tokens.and_then(|tokens| at_least_one("encoder.chunk_tokens", tokens)),
             match encoder.train {
                 TrainedPart::LastLayers(0) => Some("`encoder.train` has 0 layers: use `none`".into()),
                 TrainedPart::Lora { rank: 0, .. } => Some("`encoder.train` has rank 0: use `none`".into()),
@@ -414,19 +474,42 @@ impl RunConfig {
                 _ => None,
             },
             decoders.is_empty().then(|| "`decoders` is empty".into()),
+            decoders.iter().find(|decoder| decoder.hidden.is_some() && decoder.start != Start::Scratch).map(
+                |decoder| {
+                    format!(
+                        "`hidden` of decoder `{}` is given, but its `start` says how wide it is",
+                        decoder.name
+                    )
+                },
+            ),
             twice.map(|name| format!("`decoders` has `{name}` twice")),
-            data.sources.is_empty().then(|| "`data.sources` is empty".into()),
+            (data.sources.is_empty() && objective.answer < 1.0).then(|| "`data.sources` is empty".into()),
+            (data.sources.is_empty() && decoders.iter().any(|decoder| decoder.start == Start::Ridge)).then(
+                || {
+                    "`data.sources` is empty, but a decoder's `start` is `ridge`, which is fitted on text"
+                        .into()
+                },
+            ),
             data.sources.iter().find_map(|source| positive("data.sources.weight", source.weight)),
+            data.questions.iter().find_map(|file| positive("data.questions.weight", file.weight)),
             at_least_one("data.context_tokens", data.context_tokens),
             at_least_one("data.target_tokens", data.target_tokens),
             (data.shortest < 16)
                 .then(|| format!("`data.shortest` is {}, expected at least 16", data.shortest)),
-            (data.context_tokens > encoder.chunk_tokens).then(|| {
-                format!(
-                    "`data.context_tokens` is {}, but `encoder.chunk_tokens` is {}",
-                    data.context_tokens, encoder.chunk_tokens
-                )
-            }),
+            encoder.start.is_none().then_some(encoder.chunk_tokens.unwrap_or(DEFAULT_CHUNK_TOKENS)).and_then(
+                |chunk| {
+                    (data.context_tokens > chunk).then(|| {
+                        format!(
+                            "`data.context_tokens` is {}, but `encoder.chunk_tokens` is {chunk}",
+                            data.context_tokens
+                        )
+                    })
+                },
+            ),
+            data.questions
+                .windows(2)
+                .find(|pair| pair[0].path == pair[1].path)
+                .map(|pair| format!("`data.questions` has `{}` twice", pair[0].path.display())),
             share("objective.reconstruction", objective.reconstruction),
             share("objective.answer", objective.answer),
             share("objective.distillation", objective.distillation),
@@ -527,6 +610,13 @@ batch = 2
                 "`decoders` has `smollm2-135m` twice",
             ),
             ("sources = [{ path = \"corpus\" }]", "sources = []", "`data.sources` is empty"),
+            ("name = \"smollm2-135m\"\n", "name = \"smollm2-135m\"\nhidden = 8\n", "`hidden` of decoder"),
+            (
+                "backbone = \"smollm2-135m\"\nlayers = 2",
+                "start = \"x\"\ncausal = true",
+                "`encoder.causal` is given",
+            ),
+            ("[data]", "[data]\nshots = 2", "unknown field `shots`"),
         ] {
             let text = EXAMPLE.replacen(from, to, 1);
             assert_ne!(text, EXAMPLE);

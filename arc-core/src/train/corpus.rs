@@ -99,7 +99,7 @@ pub struct Window {
     pub starts: Vec<usize>,
     /// Its text; a little longer than its tokens where a character was cut.
     pub text: String,
-    /// File, document and token that it begins at.
+    /// Corpus, file, document and token that it begins at.
     pub origin: String,
 }
 
@@ -220,7 +220,11 @@ impl Shard {
         while to < text.len() && !text.is_char_boundary(to) {
             to += 1;
         }
-        let name = self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        // The folder's name too: every corpus has a first shard.
+        let mut names: Vec<_> =
+            self.path.iter().rev().take(2).map(std::ffi::OsStr::to_string_lossy).collect();
+        names.reverse();
+        let name = names.join("/");
         Ok(Window {
             ids: ids.to_vec(),
             starts: starts[first..end].iter().map(|&start| (start as usize).saturating_sub(from)).collect(),
@@ -392,11 +396,11 @@ impl Mixture {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if there is none, or a weight is not above 0.
+    /// [`Error::InvalidArgument`] if a weight is not above 0.
     pub fn new(corpora: Vec<(Corpus, f64)>, seed: u64) -> Result<Self> {
         let total: f64 = corpora.iter().map(|(_, weight)| weight).sum();
-        if corpora.is_empty() || corpora.iter().any(|(_, weight)| *weight <= 0.0) || !total.is_finite() {
-            return Err(Error::InvalidArgument("a mixture needs sources with weights above 0".into()));
+        if corpora.iter().any(|(_, weight)| *weight <= 0.0) || !total.is_finite() {
+            return Err(Error::InvalidArgument("the sources of a mixture need weights above 0".into()));
         }
         Ok(Self {
             corpora: corpora.into_iter().map(|(corpus, weight)| (corpus, weight / total)).collect(),
@@ -448,5 +452,71 @@ impl Mixture {
         }
         windows.truncate(limit);
         Ok(windows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::atomic_file::write_atomically;
+
+    /// A corpus of one shard, with a document of 16 tokens for each of `documents`.
+    fn corpus(folder: &Path, documents: usize) -> Corpus {
+        use std::io::Write as _;
+        let text = vec![b'a'; 16 * documents];
+        let ids: Vec<u32> = (0..16 * documents as u32).collect();
+        let starts: Vec<u32> = (0..documents).flat_map(|_| 0..16).collect();
+        let ends: Vec<u64> = (0..=documents as u64).map(|document| 16 * document).collect();
+        let view = |dtype, len, bytes| safetensors::tensor::TensorView::new(dtype, vec![len], bytes).unwrap();
+        let tensors = [
+            ("text", view(Dtype::U8, text.len(), &text)),
+            ("ids", view(Dtype::U32, ids.len(), bytemuck::cast_slice(&ids))),
+            ("starts", view(Dtype::U32, starts.len(), bytemuck::cast_slice(&starts))),
+            ("document_tokens", view(Dtype::U64, ends.len(), bytemuck::cast_slice(&ends))),
+            ("document_bytes", view(Dtype::U64, ends.len(), bytemuck::cast_slice(&ends))),
+        ];
+        let bytes = safetensors::serialize(tensors, None).unwrap();
+        let record = ShardRecord {
+            file: "shard".into(),
+            sha256: String::new(),
+            documents: documents as u64,
+            tokens: ids.len() as u64,
+            bytes: text.len() as u64,
+        };
+        let manifest = CorpusManifest {
+            schema: SCHEMA,
+            tokenizer: "t".into(),
+            tokenizer_sha256: String::new(),
+            seed: 0,
+            sources: Vec::new(),
+            shards: vec![record],
+            held_out: None,
+        };
+        let write = |name: &str, bytes: &[u8]| {
+            let path = folder.join(name);
+            write_atomically(&path, |file| file.write_all(bytes).map_err(Error::io("write", &path))).unwrap();
+        };
+        write("shard", &bytes);
+        write(MANIFEST, &serde_json::to_vec(&manifest).unwrap());
+        Corpus::open(folder, 16, 16).unwrap()
+    }
+
+    #[test]
+    fn a_mixture_has_each_source_in_its_share_and_every_window_once_in_an_epoch() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+        let mixture = Mixture::new(vec![(corpus(&first, 40), 3.0), (corpus(&second, 40), 1.0)], 5).unwrap();
+        for start in [0, 7, 100] {
+            let windows = mixture.windows(start, 40).unwrap();
+            let of_first = windows.iter().filter(|window| window.origin.starts_with("first/")).count();
+            assert!(windows.len().abs_diff(40) <= 1 && of_first.abs_diff(30) <= 1, "{of_first} from {start}");
+        }
+        // An epoch of the first source.
+        let mut seen: Vec<u32> =
+            (0..40).map(|number| mixture.corpora()[0].0.window(5, number).unwrap().ids[0]).collect();
+        let drawn = seen.clone();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..40).map(|document| 16 * document).collect::<Vec<_>>());
+        assert_ne!(seen, drawn, "the order is drawn");
     }
 }

@@ -33,10 +33,29 @@ pub struct Evaluation {
     pub decoder: String,
     /// How many tokens a latent stands for.
     pub factor: usize,
-    /// Continuation in its four arms; tokens are weighted alike.
-    pub continuation: ContinuationArms,
-    /// Reconstruction.
-    pub reconstruction: ReconstructionScore,
+    /// Continuation in its four arms, where there is text; tokens are weighted alike.
+    pub continuation: Option<ContinuationArms>,
+    /// Reconstruction, where there is text.
+    pub reconstruction: Option<ReconstructionScore>,
+    /// Answers, where there are questions.
+    pub answer: Option<AnswerScore>,
+}
+
+/// How well a decoder answers questions about compressed documents, without examples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnswerScore {
+    /// Questions measured.
+    pub questions: usize,
+    /// Tokens of their answers.
+    pub tokens: usize,
+    /// The mean negative log-likelihood from the latents, nats per token.
+    pub loss_latents: f64,
+    /// Without the document.
+    pub loss_no_context: f64,
+    /// From the whole document.
+    pub loss_full_context: f64,
+    /// The share of tokens that are the most likely one, from the latents.
+    pub accuracy: f64,
 }
 
 impl Evaluation {
@@ -46,28 +65,81 @@ impl Evaluation {
         serde_json::json!({
             "decoder": self.decoder,
             "factor": self.factor,
-            "continuation": self.continuation.to_json(),
+            "continuation": self.continuation.as_ref().map(ContinuationArms::to_json),
             "reconstruction": self.reconstruction,
+            "answer": self.answer,
         })
+    }
+
+    /// The sum of the losses from latents, by which checkpoints are compared.
+    pub(super) fn loss(&self) -> f64 {
+        self.continuation.as_ref().map_or(0.0, |arms| arms.latents)
+            + self.reconstruction.map_or(0.0, |score| score.loss)
+            + self.answer.map_or(0.0, |score| score.loss_latents)
     }
 }
 
-/// Scores a decoder on held-out windows. `model` carries no graph.
+/// Which adapter of a model is measured, with the decoder that it is of. The model carries no graph.
+pub(super) type Measured<'a> = (&'a RunConfig, &'a TrainedModel, usize, &'a Decoder);
+
+/// Scores a decoder on held-out windows and questions.
 pub(super) fn evaluate(
-    config: &RunConfig,
-    model: &TrainedModel,
-    adapter: usize,
-    decoder: &Decoder,
+    measured: Measured,
     windows: &[Window],
+    questions: &[Sample],
     factor: usize,
 ) -> Result<Evaluation> {
-    if windows.is_empty() {
+    if windows.is_empty() && questions.is_empty() {
         return Err(Error::Document {
             name: "held-out text".into(),
             reason: "is empty".into(),
             hint: "prepare the corpus again with a larger `--held-out`".into(),
         });
     }
+    let text = if windows.is_empty() { None } else { Some(text_scores(measured, windows, factor)?) };
+    let answer = if questions.is_empty() { None } else { Some(answer_score(measured, questions, factor)?) };
+    let (continuation, reconstruction) = text.unzip();
+    Ok(Evaluation { decoder: measured.3.name.clone(), factor, continuation, reconstruction, answer })
+}
+
+fn answer_score(
+    (config, model, adapter, decoder): Measured,
+    questions: &[Sample],
+    factor: usize,
+) -> Result<AnswerScore> {
+    let options = StepOptions { factor, distillation: 0.0, count_correct: true };
+    let mut questions = questions.to_vec();
+    questions.sort_by_key(|sample| sample.contexts.iter().map(Vec::len).sum::<usize>());
+    let (mut sums, mut correct, mut tokens) = ([Sum::default(); 3], 0.0, 0);
+    for samples in questions.chunks(config.schedule.batch) {
+        let loss = training_loss(model, &decoder.network, adapter, Objective::Answer, samples, options)?;
+        sums[0].add(loss.loss.sum);
+        tokens += loss.targets;
+        correct += loss.loss.correct.map_or(0.0, |count| f64::from(count.into_scalar::<f32>()));
+        let without: Vec<Sample> = samples
+            .iter()
+            .map(|sample| sample.with_contexts(&vec![Vec::new(); sample.plain_contexts.len()]))
+            .collect();
+        sums[1].add(plain_loss(&decoder.network, &without)?);
+        let full: Vec<Sample> = samples.iter().map(Sample::with_plain_contexts).collect();
+        sums[2].add(plain_loss(&decoder.network, &full)?);
+    }
+    let [loss_latents, loss_no_context, loss_full_context] = sums.map(|sum| sum.0 / tokens.max(1) as f64);
+    Ok(AnswerScore {
+        questions: questions.len(),
+        tokens,
+        loss_latents,
+        loss_no_context,
+        loss_full_context,
+        accuracy: correct / tokens.max(1) as f64,
+    })
+}
+
+fn text_scores(
+    (config, model, adapter, decoder): Measured,
+    windows: &[Window],
+    factor: usize,
+) -> Result<(ContinuationArms, ReconstructionScore)> {
     // Batches of similar lengths, as in training.
     let mut windows = windows.to_vec();
     windows.sort_by_key(|window| window.ids.len());
@@ -115,23 +187,20 @@ pub(super) fn evaluate(
         correct += loss.loss.correct.map_or(0.0, |count| f64::from(count.into_scalar::<f32>()));
     }
     let mean = |sum: Sum| sum.0 / tokens.max(1) as f64;
-    Ok(Evaluation {
-        decoder: decoder.name.clone(),
-        factor,
-        continuation: ContinuationArms {
-            samples: samples_seen,
-            latents: mean(arms[0]),
-            no_context: mean(arms[1]),
-            full_context: mean(arms[2]),
-            truncation: mean(arms[3]),
-            mean_latents: (latents + samples_seen) as f64 / samples_seen.max(1) as f64,
-        },
-        reconstruction: ReconstructionScore {
-            loss: repeated.0 / repeated_tokens.max(1) as f64,
-            accuracy: correct / repeated_tokens.max(1) as f64,
-            tokens: repeated_tokens,
-        },
-    })
+    let continuation = ContinuationArms {
+        samples: samples_seen,
+        latents: mean(arms[0]),
+        no_context: mean(arms[1]),
+        full_context: mean(arms[2]),
+        truncation: mean(arms[3]),
+        mean_latents: (latents + samples_seen) as f64 / samples_seen.max(1) as f64,
+    };
+    let reconstruction = ReconstructionScore {
+        loss: repeated.0 / repeated_tokens.max(1) as f64,
+        accuracy: correct / repeated_tokens.max(1) as f64,
+        tokens: repeated_tokens,
+    };
+    Ok((continuation, reconstruction))
 }
 
 /// A sum over batches, on the host.

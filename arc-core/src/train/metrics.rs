@@ -34,6 +34,9 @@ pub struct StepMetrics {
     pub seconds: f64,
     /// The process's resident memory, bytes.
     pub memory: u64,
+    /// The most that it has been, where the system keeps count (Linux), bytes.
+    #[serde(default)]
+    pub peak_memory: Option<u64>,
 }
 
 /// A line of the metrics file.
@@ -129,6 +132,7 @@ mod tests {
             padding: 0.0,
             seconds: 0.1,
             memory: 1,
+            peak_memory: None,
         })
     }
 

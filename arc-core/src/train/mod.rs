@@ -40,18 +40,18 @@ mod throughput;
 pub use batch::{Sample, SampleSpan};
 pub use checkpoint::{Checkpoint, CheckpointState, Checkpoints};
 pub use config::{
-    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, ObjectiveConfig, OptimizerConfig, RunConfig,
-    ScheduleConfig, SourceConfig, Start, TrainedPart,
+    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, ObjectiveConfig, OptimizerConfig,
+    QuestionsConfig, RunConfig, ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
 };
 pub use corpus::{Corpus, CorpusManifest, Mixture, ShardRecord, SourceRecord, Window};
-pub use evaluation::{Evaluation, ReconstructionScore};
+pub use evaluation::{AnswerScore, Evaluation, ReconstructionScore};
 pub use loss::{TargetLoss, Targets, target_loss};
 pub use metrics::{Event, StepMetrics};
 pub use model::{TrainedAdapter, TrainedModel};
 pub use objective::{BatchPlan, Objective};
 pub use optimizer::{AdamW, Gradients, ParameterGroup};
 pub use parameters::{named_parameters, with_parameters};
-pub use prepare::{PrepareOptions, PrepareReport, PrepareSource, prepare};
+pub use prepare::{PrepareOptions, PrepareReport, PrepareSource, prepare, prepare_questions};
 pub use process::{cpu_seconds, peak_memory};
 pub use questions::Questions;
 pub use register::{RegisterOptions, Registration, register};

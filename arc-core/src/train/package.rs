@@ -1,24 +1,23 @@
 //! From a trained model to packages that `arc ask` can use.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use arc_adapters::{
     ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderManifest,
     EncoderPin, EncoderWeights, EntryKind, NewAdapter, Registry, RegistryEditor, WEIGHTS_FILE, WeightType,
-    WeightsFile, sha256_hex,
+    WeightsFile, sha256_file, sha256_hex,
 };
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
-use safetensors::tensor::{Dtype, TensorView};
 
-use super::config::{EncoderConfig, TrainedPart};
+use super::config::{DEFAULT_CHUNK_TOKENS, DEFAULT_POOL_TYPE, EncoderConfig, StoredWeights, TrainedPart};
 use super::model::{TrainedAdapter, TrainedModel};
-use super::parameters::named_parameters;
+use super::parameters::{effective_values, named_parameters};
 use crate::atomic_file::write_atomically;
 use crate::decoder::Decoder;
 use crate::encoder::{encoder_id, package_tensor_name};
+use crate::weights::{RawTensor, SafetensorsFile, StorageType, TensorSource as _, write_tensors};
 use crate::{Error, Result};
 
 /// The weights of an encoder package.
@@ -37,8 +36,6 @@ pub(super) fn backbone_manifest(
     let n_truncated = n_layers
         .checked_sub(layers)
         .ok_or_else(|| invalid(format!("`layers` is {layers}, but the backbone has {n_layers}")))?;
-    let factor = config.pooling_factors.first().copied().unwrap_or(1);
-    let rate = i64::try_from(factor).unwrap_or(i64::MAX);
     let manifest = serde_json::json!({
         "schema": arc_adapters::ENCODER_SCHEMA,
         "name": config.name,
@@ -46,12 +43,12 @@ pub(super) fn backbone_manifest(
         "architecture": "llama",
         "d_encoder": d_encoder,
         "n_truncated_layers": n_truncated,
-        "compress_rates": [-rate],
-        "pool_type": config.pool_type,
+        "compress_rates": compress_rates(config),
+        "pool_type": config.pool_type.as_deref().unwrap_or(DEFAULT_POOL_TYPE),
         "where": "before",
-        "causal": config.causal,
+        "causal": config.causal.unwrap_or(false),
         "memory_tokens": 0,
-        "chunk_tokens": config.chunk_tokens,
+        "chunk_tokens": config.chunk_tokens.unwrap_or(DEFAULT_CHUNK_TOKENS),
         "backbone": { "decoder": backbone, "sha256": sha256 },
         "weights": { "kind": "backbone" },
     });
@@ -61,64 +58,163 @@ pub(super) fn backbone_manifest(
     Ok(manifest)
 }
 
-/// Writes an encoder package: what was trained, over the backbone that `manifest` names. Returns
-/// the manifest as written.
+/// The rates of a package that pools by the first factor of a run.
+pub(super) fn compress_rates(config: &EncoderConfig) -> Vec<i64> {
+    let factor = config.pooling_factors.first().copied().unwrap_or(1);
+    vec![-i64::try_from(factor).unwrap_or(i64::MAX)]
+}
+
+/// What a run's encoder was before the run.
+pub(super) struct EncoderStart {
+    /// Its manifest; the name is the run's.
+    pub(super) manifest: EncoderManifest,
+    /// The folder of its package, for one that was not cut from a backbone just now.
+    pub(super) package: Option<PathBuf>,
+}
+
+/// Writes an encoder package that computes what `model` does: what this run or one before it has
+/// trained, over the backbone that the start names, if any. Returns the manifest as written.
+///
+/// A LoRA delta on a bare backbone stays a delta. On anything else it is added to the weights, as
+/// is a delta that the run started from: a package holds one kind.
 pub(super) fn write_encoder(
     folder: &Path,
-    manifest: &EncoderManifest,
-    part: &TrainedPart,
+    start: &EncoderStart,
+    config: &EncoderConfig,
     model: &TrainedModel,
     provenance: serde_json::Value,
 ) -> Result<EncoderManifest> {
-    let mut manifest = manifest.clone();
-    let mut tensors = BTreeMap::new();
-    for (name, (shape, value)) in named_parameters(&model.encoder) {
-        let Some(stored_name) = package_tensor_name(&name) else {
-            return Err(Error::InvalidArgument(format!("`{name}` has no name in an encoder package")));
+    let mut manifest = start.manifest.clone();
+    let trained = named_parameters(&model.encoder);
+    let before = match (&manifest.weights, &start.package) {
+        (EncoderWeights::Full { file, .. } | EncoderWeights::Lora { file, .. }, Some(package)) => {
+            Some(package.join(file))
+        }
+        _ => None,
+    };
+    let path = folder.join(ENCODER_WEIGHTS);
+    if trained.is_empty() {
+        if let Some(before) = before {
+            copy(&before, &path)?;
+            rename_weights(&mut manifest.weights);
+        }
+    } else {
+        let (tensors, delta) = match (&config.train, &before) {
+            (&TrainedPart::Lora { rank, alpha }, None) => {
+                (stored(trained, config.weights)?, Some((rank, alpha)))
+            }
+            _ => (all_trained(before.as_deref(), &trained, config.weights, model)?, None),
         };
-        // Tables have a row for each token in burn as in torch.
-        let is_table = matches!(name.as_str(), "embedding.table" | "memory");
-        tensors.insert(stored_name, StoredTensor::new(&shape, value, is_table)?);
-    }
-    if !tensors.is_empty() {
-        let path = folder.join(ENCODER_WEIGHTS);
-        let bytes = serialize(&tensors, &path)?;
-        let (file, sha256) = (ENCODER_WEIGHTS.to_owned(), sha256_hex(&bytes));
-        write_atomically(&path, |file| file.write_all(&bytes).map_err(Error::io("write", &path)))?;
-        manifest.weights = match *part {
-            TrainedPart::Lora { rank, alpha } => EncoderWeights::Lora { file, sha256, rank, alpha },
-            _ => EncoderWeights::Full { file, sha256 },
+        let tensors: Vec<RawTensor> = tensors.into_values().collect();
+        write_tensors(&path, &tensors, &BTreeMap::new())?;
+        let (file, sha256) = (ENCODER_WEIGHTS.to_owned(), sha256_file(&path)?);
+        manifest.weights = match delta {
+            Some((rank, alpha)) => EncoderWeights::Lora { file, sha256, rank, alpha },
+            None => EncoderWeights::Full { file, sha256 },
         };
     }
-    manifest.provenance = provenance;
+    if let (Some(tokenizer), Some(package)) = (&mut manifest.tokenizer, &start.package) {
+        copy(&package.join(&tokenizer.file), &folder.join(&tokenizer.file))?;
+    }
+    manifest.provenance = with_origin(provenance, &manifest);
     manifest.encoder_id = encoder_id(&manifest);
     manifest.write(folder)?;
     Ok(manifest)
 }
 
-/// A tensor in torch layout, matrices as f16 and vectors as f32.
-struct StoredTensor {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+/// What a run did, with the checkpoint that its encoder was once imported from: `arc export` needs
+/// that, in the pooling that the encoder now has.
+fn with_origin(mut provenance: serde_json::Value, manifest: &EncoderManifest) -> serde_json::Value {
+    if let Some(origin) = manifest.provenance.get("checkpoint") {
+        let mut origin = origin.clone();
+        if let Some(rates) = origin.pointer_mut("/config/embedder_args/compress_rates") {
+            *rates = serde_json::json!(manifest.compress_rates);
+        }
+        provenance["checkpoint"] = origin;
+    }
+    provenance
 }
 
-impl StoredTensor {
-    fn new(shape: &[usize], value: Tensor<1>, is_table: bool) -> Result<Self> {
-        let (shape, values) = match is_table {
-            true => (shape.to_vec(), host_values(value.into_data())?),
-            false => torch_layout(shape, value)?,
-        };
-        if shape.len() < 2 {
-            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            return Ok(Self { dtype: Dtype::F32, shape, bytes });
-        }
-        if let Some(value) = values.iter().find(|value| !f16::from_f32(**value).is_finite()) {
-            return Err(Error::InvalidArgument(format!("a weight of {value} does not fit into 16 bits")));
-        }
-        let bytes = values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
-        Ok(Self { dtype: Dtype::F16, shape, bytes })
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut from_file = std::fs::File::open(from).map_err(Error::io("read", from))?;
+    write_atomically(to, |file| std::io::copy(&mut from_file, file).map_err(Error::io("write", to)))?;
+    Ok(())
+}
+
+fn rename_weights(weights: &mut EncoderWeights) {
+    if let EncoderWeights::Full { file, .. } | EncoderWeights::Lora { file, .. } = weights {
+        ENCODER_WEIGHTS.clone_into(file);
     }
+}
+
+/// The tensors of a package that holds values: the start's, and the run's in their place. What the
+/// run has not moved keeps its bytes.
+fn all_trained(
+    before: Option<&Path>,
+    trained: &BTreeMap<String, (Vec<usize>, Tensor<1>)>,
+    weights: StoredWeights,
+    model: &TrainedModel,
+) -> Result<BTreeMap<String, RawTensor>> {
+    let stem = |name: &str| name.rsplit_once(".lora.").map_or(name, |(stem, _)| stem).to_owned();
+    let mut moved: BTreeSet<String> =
+        trained.keys().filter_map(|name| package_tensor_name(&stem(name))).collect();
+    let mut tensors = BTreeMap::new();
+    if let Some(before) = before {
+        let before = SafetensorsFile::open(before)?;
+        for name in before.names() {
+            match name.strip_suffix(".lora_a").or(name.strip_suffix(".lora_b")) {
+                Some(stem) => {
+                    moved.insert(format!("{stem}.weight"));
+                }
+                None => {
+                    tensors.insert(name.to_owned(), before.tensor(name)?);
+                }
+            }
+        }
+    }
+    let is_moved = |path: &str| package_tensor_name(path).is_some_and(|name| moved.contains(&name));
+    tensors.extend(stored(effective_values(&model.encoder, &is_moved), weights)?);
+    Ok(tensors)
+}
+
+/// Parameters as tensors in torch's layout under their names in a package.
+fn stored(
+    parameters: BTreeMap<String, (Vec<usize>, Tensor<1>)>,
+    weights: StoredWeights,
+) -> Result<BTreeMap<String, RawTensor>> {
+    let mut tensors = BTreeMap::new();
+    for (path, (shape, value)) in parameters {
+        let Some(name) = package_tensor_name(&path) else {
+            return Err(Error::InvalidArgument(format!("`{path}` has no name in an encoder package")));
+        };
+        // Tables have a row for each token in burn as in torch.
+        let (shape, values) = match path.as_str() {
+            "embedding.table" | "memory" => (shape, host_values(value.into_data())?),
+            _ => torch_layout(&shape, value)?,
+        };
+        tensors.insert(name.clone(), stored_tensor(name, shape, &values, weights)?);
+    }
+    Ok(tensors)
+}
+
+/// Vectors are always f32.
+fn stored_tensor(
+    name: String,
+    shape: Vec<usize>,
+    values: &[f32],
+    weights: StoredWeights,
+) -> Result<RawTensor> {
+    if shape.len() < 2 || weights == StoredWeights::F32 {
+        return RawTensor::from_f32(name, shape, values);
+    }
+    if let Some(value) = values.iter().find(|value| !f16::from_f32(**value).is_finite()) {
+        return Err(Error::InvalidArgument(format!(
+            "`{name}` has a weight of {value}, which does not fit into 16 bits: resume with `encoder.weights` as \
+             `f32`"
+        )));
+    }
+    let bytes: Vec<u8> = values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
+    RawTensor::new(name, StorageType::F16, shape, bytes.into(), PathBuf::new())
 }
 
 /// burn's `[d_in, d_out]` as torch's `[d_out, d_in]`.
@@ -136,22 +232,6 @@ fn host_values(data: TensorData) -> Result<Vec<f32>> {
     data.convert::<f32>()
         .try_into_vec::<f32>()
         .map_err(|error| Error::InvalidArgument(format!("a tensor cannot be read: {error:?}")))
-}
-
-fn serialize(tensors: &BTreeMap<String, StoredTensor>, path: &Path) -> Result<Vec<u8>> {
-    let invalid = |error: safetensors::SafeTensorError| Error::InvalidFile {
-        path: path.to_owned(),
-        format: "safetensors",
-        reason: error.to_string(),
-    };
-    let views = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes).map_err(invalid)?;
-            Ok((name.as_str(), view))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    safetensors::serialize(views, None).map_err(invalid)
 }
 
 /// What an adapter package says besides its weights.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use sha2::{Digest as _, Sha256};
 
 /// A parameter's name: the fields that lead to it, with dots between.
 #[derive(Default)]
@@ -43,6 +44,54 @@ pub fn named_parameters<M: Module>(module: &M) -> BTreeMap<String, (Vec<usize>, 
     let mut collect = Collect { path: Path::default(), found: BTreeMap::new() };
     module.visit(&mut collect);
     collect.found
+}
+
+/// The values that a module computes with, by parameter name and flattened, of those that `wanted`
+/// picks: a low-rank delta is part of the value that it is added to.
+pub(super) fn effective_values<M: Module>(
+    module: &M,
+    wanted: &dyn Fn(&str) -> bool,
+) -> BTreeMap<String, (Vec<usize>, Tensor<1>)> {
+    struct Collect<'a> {
+        path: Path,
+        wanted: &'a dyn Fn(&str) -> bool,
+        found: BTreeMap<String, (Vec<usize>, Tensor<1>)>,
+    }
+    impl ModuleVisitor for Collect<'_> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.0.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.0.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let name = self.path.name();
+            if (self.wanted)(&name) {
+                let tensor = param.val();
+                let shape = tensor.dims().to_vec();
+                let count: usize = shape.iter().product();
+                let tensor = if tensor.is_autodiff() { tensor.inner() } else { tensor };
+                self.found.insert(name, (shape, tensor.reshape([count])));
+            }
+        }
+    }
+    let mut collect = Collect { path: Path::default(), wanted, found: BTreeMap::new() };
+    // A visitor sees a base and its delta apart.
+    module.clone().materialize().visit(&mut collect);
+    collect.found
+}
+
+/// The sha256 of every value that a module computes with.
+pub(super) fn values_sha256<M: Module>(module: &M) -> String {
+    let mut hash = Sha256::new();
+    for (name, (_, value)) in effective_values(module, &|_| true) {
+        hash.update(name.as_bytes());
+        let data = value.into_data().convert::<f32>();
+        hash.update(data.as_slice::<f32>().map_or(&[][..], bytemuck::cast_slice));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The gradients of a backward pass by parameter name, flattened; a parameter that the loss does

@@ -5,7 +5,7 @@
 //! goes follows from the seed and its number, so the result does not depend on threads. What stays
 //! in memory is 16 bytes for each document, to know its repetition.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -58,7 +58,8 @@ pub struct PrepareOptions {
 pub struct PrepareReport {
     /// The corpus.
     pub manifest: CorpusManifest,
-    /// Each document that was left out for its overlap: file, document number, the words shared.
+    /// Each document that was left out for its overlap: file, document number, and the document of
+    /// `unseen` that it shares words with. Not the words: some of that text is for nobody's eyes.
     pub removed: Vec<(String, u64, String)>,
 }
 
@@ -107,10 +108,8 @@ pub fn prepare(
     let mut seen = HashSet::new();
     let (mut records, mut removed, mut number) = (Vec::new(), Vec::new(), 0_u64);
     for source in sources {
-        let name =
-            source.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut record = SourceRecord {
-            name,
+            name: file_name(&source.path),
             licence: source.licence.clone(),
             sha256: sha256_file(&source.path)?,
             documents: 0,
@@ -125,9 +124,9 @@ pub fn prepare(
                 record.duplicates += 1;
                 return Ok(());
             }
-            if let Some(words) = unseen.find(text) {
+            if let Some(place) = unseen.find(text) {
                 record.overlapping += 1;
-                removed.push((record.name.clone(), document, words));
+                removed.push((record.name.clone(), document, place));
                 return Ok(());
             }
             record.bytes += text.len() as u64;
@@ -327,45 +326,88 @@ fn write_shard(
     })
 }
 
-/// The runs of words of texts that must stay unseen.
+/// The runs of words of texts that must stay unseen, as hashes.
 struct Overlap {
-    runs: HashSet<u64>,
+    names: Vec<String>,
+    /// The file and the document that a run is in.
+    runs: HashMap<u64, (u32, u32)>,
 }
 
 impl Overlap {
     fn open(paths: &[PathBuf]) -> Result<Self> {
-        let mut runs = HashSet::new();
-        for path in paths {
+        let (mut names, mut runs) = (Vec::new(), HashMap::new());
+        for (file, path) in (0..).zip(paths) {
+            let mut document = 0;
             read_documents(path, &mut |text| {
-                runs.extend(word_runs(text).map(|(hash, _)| hash));
+                for hash in word_runs(text) {
+                    runs.entry(hash).or_insert((file, document));
+                }
+                document += 1;
                 Ok(())
             })?;
+            names.push(file_name(path));
         }
-        Ok(Self { runs })
+        Ok(Self { names, runs })
     }
 
-    /// The first words that a text shares.
+    /// The file and document that a text shares words with.
     fn find(&self, text: &str) -> Option<String> {
         if self.runs.is_empty() {
             return None;
         }
-        word_runs(text).find(|(hash, _)| self.runs.contains(hash)).map(|(_, words)| words.join(" "))
+        let (file, document) = word_runs(text).find_map(|hash| self.runs.get(&hash))?;
+        Some(format!("{} document {document}", self.names[*file as usize]))
     }
 }
 
-/// Every run of words, lowercase and without punctuation, with its hash.
-fn word_runs(text: &str) -> impl Iterator<Item = (u64, Vec<String>)> {
-    let words: Vec<String> = text
+/// The hash of every run of words, lowercase and without punctuation.
+fn word_runs(text: &str) -> impl Iterator<Item = u64> {
+    let hashes: Vec<u64> = text
         .split(|character: char| !character.is_alphanumeric())
         .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
+        .map(|word| word.to_lowercase().bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte))))
         .collect();
-    let hashes: Vec<u64> =
-        words.iter().map(|word| word.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)))).collect();
-    (0..words.len().saturating_sub(OVERLAP_WORDS - 1)).map(move |start| {
-        let run = start..start + OVERLAP_WORDS;
-        (hashes[run.clone()].iter().fold(0, |hash, word| mix(hash ^ word)), words[run].to_vec())
-    })
+    (0..hashes.len().saturating_sub(OVERLAP_WORDS - 1))
+        .map(move |start| hashes[start..start + OVERLAP_WORDS].iter().fold(0, |hash, word| mix(hash ^ word)))
+}
+
+/// A file's name without its folder.
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// Leaves out rows of question files that share 13 words in a row with what must stay unseen, or
+/// that came before. Each file is written to the folder `out` under its name. Returns for each file
+/// its name, its rows, and how many of them were left out.
+///
+/// # Errors
+///
+/// [`Error::Io`], and [`Error::InvalidFile`] for a row that is no question.
+pub fn prepare_questions(
+    files: &[PathBuf],
+    unseen: &[PathBuf],
+    out: &Path,
+) -> Result<Vec<(String, u64, u64)>> {
+    let unseen = Overlap::open(unseen)?;
+    let mut seen = HashSet::new();
+    let mut counts = Vec::new();
+    for path in files {
+        let (mut rows, mut left_out) = (0, 0);
+        let target = out.join(file_name(path));
+        write_atomically(&target, |file| {
+            super::questions::each_row(path, &mut |line, question| {
+                rows += 1;
+                let text = format!("{}\n{}\n{}", question.document, question.question, question.answer);
+                if !seen.insert(fingerprint(&text)) || unseen.find(&text).is_some() {
+                    left_out += 1;
+                    return Ok(());
+                }
+                writeln!(file, "{line}").map_err(Error::io("write", &target))
+            })
+        })?;
+        counts.push((file_name(path), rows, left_out));
+    }
+    Ok(counts)
 }
 
 #[cfg(test)]
@@ -411,10 +453,7 @@ mod tests {
         let path = folder.path().join("unseen.txt");
         std::fs::write(&path, "a b c d e f g h i j k l m n o p").unwrap();
         let unseen = Overlap::open(&[path]).unwrap();
-        assert_eq!(
-            unseen.find("x, B C-d e f g H i j k l m n!").as_deref(),
-            Some("b c d e f g h i j k l m n")
-        );
+        assert_eq!(unseen.find("x, B C-d e f g H i j k l m n!").as_deref(), Some("unseen.txt document 0"));
         assert_eq!(unseen.find("a b c d e f g h i j k l x"), None);
     }
 }

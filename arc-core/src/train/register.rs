@@ -8,19 +8,18 @@ use burn::module::Module as _;
 
 use super::config::{
     DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, ObjectiveConfig, OptimizerConfig, RunConfig,
-    ScheduleConfig, SourceConfig, Start, TrainedPart,
+    ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
 };
 use super::corpus::{Corpus, Mixture};
 use super::evaluation::{Evaluation, evaluate};
 use super::latents_cache::LatentsCache;
-use super::metrics::StepMetrics;
 use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::BatchPlan;
 use super::optimizer::AdamW;
 use super::package::{AdapterCard, write_adapter};
-use super::parameters::with_parameters;
+use super::parameters::{values_sha256, with_parameters};
 use super::questions::Questions;
-use super::run::{Observer, open_encoder_of, ridge_start};
+use super::run::{Observer, Pending, open_encoder_of, ridge_start};
 use super::schedule::OneCycle;
 use super::step::{StepOptions, adapter_loss, at_factor, synchronise};
 use crate::decoder::Decoder;
@@ -74,12 +73,17 @@ pub struct Registration {
     pub after: Evaluation,
     /// The sha256 of the decoder's weights in memory, the same before and after.
     pub decoder_sha256: String,
+    /// The sha256 of the encoder's weights in memory, the same before and after.
+    pub encoder_sha256: String,
+    /// Steps done: fewer than asked for if it was interrupted.
+    pub steps: u64,
     /// Seconds spent, latents and scores included.
     pub seconds: f64,
 }
 
 /// Trains an adapter for `decoder`, whose weights must be dense, and writes its package to
-/// `folder`. Encoder and decoder stay as they are.
+/// `folder`. Encoder and decoder stay as they are. A registration that is interrupted ends with the
+/// adapter as it is by then.
 ///
 /// # Errors
 ///
@@ -126,7 +130,8 @@ pub fn register(
     let cache = LatentsCache::new(options.cache.join(&sha256_hex(identity.to_string().as_bytes())[..16]));
     let mixture = Mixture::new(vec![(corpus, 1.0)], options.seed)?;
     let questions = Questions::default();
-    let decoder_sha256 = decoder.network.weights_sha256();
+    let frozen = || (decoder.network.weights_sha256(), values_sha256(&encoder.network));
+    let before_training = frozen();
 
     let adapter = match &options.start {
         Start::Package(path) => TrainedAdapter::from_package(&Adapter::open(path)?, &device)?,
@@ -147,6 +152,9 @@ pub fn register(
     let batches = options.batches.min(options.steps);
     observer.message(&format!("encoding {batches} batches of text once, into {}", cache.folder().display()));
     for batch in (0..batches).filter(|&batch| !cache.has(batch)) {
+        if observer.should_stop() {
+            break;
+        }
         let plan = BatchPlan::of_step(&config, batch);
         let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
         let contexts: Vec<Vec<u32>> = samples.iter().flat_map(|sample| sample.contexts.clone()).collect();
@@ -156,7 +164,7 @@ pub fn register(
     let held_out = mixture.held_out(options.samples)?;
     let score = |adapter: &TrainedAdapter| {
         let model = TrainedModel { encoder: encoder.network.clone(), adapters: vec![adapter.valid()] };
-        evaluate(&config, &model, 0, decoder, &held_out, options.factor)
+        evaluate((&config, &model, 0, decoder), &held_out, &[], options.factor)
     };
     let before = score(&adapter)?;
     observer.evaluation(0, &before);
@@ -170,13 +178,13 @@ pub fn register(
     };
     let step_options =
         StepOptions { factor: options.factor, distillation: 0.0, count_correct: false, through_graph: false };
+    let (mut pending, mut steps) = (Vec::new(), 0);
+    let mut clock = Instant::now();
     for step in 0..options.steps {
         if observer.should_stop() {
-            return Err(Error::InvalidArgument(
-                "interrupted: the latents that were made stay in the cache".into(),
-            ));
+            observer.message(&format!("interrupted after {step} of {} steps", options.steps));
+            break;
         }
-        let clock = Instant::now();
         let batch = step % batches;
         let plan = BatchPlan::of_step(&config, batch);
         let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
@@ -187,40 +195,46 @@ pub fn register(
         let rate = cycle.factor(step);
         let (next, norm) = optimizer.step(adapter, gradients, rate, &device);
         adapter = next;
-        synchronise(&device)?;
-        let loss = f64::from(found.loss.sum.into_scalar::<f32>()) / found.targets as f64;
-        let line = StepMetrics {
+        steps = step + 1;
+        pending.push(Pending {
             step,
-            decoder: decoder.name.clone(),
-            objective: plan.objective.name().to_owned(),
-            factor: options.factor,
-            loss,
-            gradient_norm: f64::from(norm.into_scalar::<f32>()),
+            plan,
+            loss: found.loss.sum / found.targets as f64,
+            gradient_norm: norm,
             rate,
             tokens: samples.iter().flat_map(|sample| &sample.contexts).map(Vec::len).sum::<usize>()
                 + found.targets,
             padding: found.padding as f64 / found.positions.max(1) as f64,
-            seconds: clock.elapsed().as_secs_f64(),
-            memory: memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64),
-        };
-        if !loss.is_finite() {
-            let origins: Vec<&str> = samples.iter().map(|sample| sample.origin.as_str()).collect();
-            return Err(Error::Diverged { step, loss, mean: f64::NAN, data: origins.join(", ") });
+            origins: samples.into_iter().map(|sample| sample.origin).collect(),
+        });
+        // Reading a loss makes the host wait for the device.
+        if steps.is_multiple_of(config.schedule.log_every) || steps == options.steps {
+            synchronise(&device)?;
+            let seconds = clock.elapsed().as_secs_f64() / pending.len() as f64;
+            for step in pending.drain(..) {
+                let line = step.read(&decoder.name, seconds);
+                if !line.loss.is_finite() {
+                    let data = step.origins.join(", ");
+                    return Err(Error::Diverged { step: line.step, loss: line.loss, mean: f64::NAN, data });
+                }
+                observer.step(&line, options.steps);
+            }
+            clock = Instant::now();
         }
-        observer.step(&line, options.steps);
     }
 
     let after = score(&adapter)?;
-    observer.evaluation(options.steps, &after);
-    let now = decoder.network.weights_sha256();
-    if now != decoder_sha256 {
+    observer.evaluation(steps, &after);
+    let after_training = frozen();
+    if after_training != before_training {
         return Err(Error::Mismatch {
-            what: format!("decoder `{}` after training", decoder.name),
-            expected: decoder_sha256,
-            found: now,
-            hint: "a frozen decoder has changed: this is a bug, please report it".into(),
+            what: format!("decoder `{}` and encoder `{}` after training", decoder.name, encoder.name),
+            expected: format!("{before_training:?}"),
+            found: format!("{after_training:?}"),
+            hint: "what is frozen has changed: this is a bug, please report it".into(),
         });
     }
+    let (decoder_sha256, encoder_sha256) = before_training;
     let card = AdapterCard {
         decoder,
         encoder: &manifest,
@@ -228,7 +242,7 @@ pub fn register(
         template: &options.template,
         training: serde_json::json!({
             "method": "projector and special vectors alone, encoder and decoder frozen",
-            "steps": options.steps,
+            "steps": steps,
             "batches": batches,
             "batch": options.batch,
             "context_tokens": options.context_tokens,
@@ -237,12 +251,21 @@ pub fn register(
             "rate": options.rate,
             "seed": options.seed,
             "decoder_sha256": decoder_sha256,
+            "encoder_sha256": encoder_sha256,
             "sources": mixture.corpora()[0].0.manifest.sources,
         }),
         scores: serde_json::json!({ "held_out": [after.to_json()], "held_out_of_start": [before.to_json()] }),
     };
     let manifest = write_adapter(folder, &adapter, &card)?;
-    Ok(Registration { manifest, before, after, decoder_sha256, seconds: begun.elapsed().as_secs_f64() })
+    Ok(Registration {
+        manifest,
+        before,
+        after,
+        decoder_sha256,
+        encoder_sha256,
+        steps,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
 }
 
 /// The registration as a run, so that text is cut as in training.
@@ -256,12 +279,13 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             start: Some(options.encoder.clone()),
             pooling_factors: vec![options.factor],
             factor_curriculum: false,
-            pool_type: String::new(),
-            causal: false,
-            chunk_tokens: options.context_tokens,
+            pool_type: None,
+            causal: None,
+            chunk_tokens: None,
             train: TrainedPart::None,
             train_embedding: false,
             gradient_checkpointing: false,
+            weights: StoredWeights::default(),
         },
         decoders: vec![DecoderConfig {
             name: options.name.clone(),
@@ -276,7 +300,6 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             prefix_tokens: 0,
             shortest: 32,
             questions: Vec::new(),
-            shots: 0,
         },
         objective: ObjectiveConfig { reconstruction: options.reconstruction, ..ObjectiveConfig::default() },
         optimizer: OptimizerConfig {
@@ -291,7 +314,7 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             warmup: options.steps / 20,
             start_divisor: 25.0,
             end_divisor: 10.0,
-            log_every: 1,
+            log_every: 10,
             checkpoint_every: options.steps,
             keep: 1,
             spike: f64::MAX,

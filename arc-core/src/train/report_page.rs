@@ -22,7 +22,12 @@ const SMOOTHING: f64 = 0.1;
 type Curve = Vec<(f64, f64)>;
 
 /// Writes the page, complete or not at all.
-pub(super) fn write_page(path: &Path, config: &RunConfig, events: &[Event]) -> Result<()> {
+pub(super) fn write_page(
+    path: &Path,
+    config: &RunConfig,
+    decoders: &BTreeMap<String, String>,
+    events: &[Event],
+) -> Result<()> {
     let mut losses: BTreeMap<String, Curve> = BTreeMap::new();
     let mut recovered: BTreeMap<String, Curve> = BTreeMap::new();
     let mut rows = Vec::new();
@@ -58,6 +63,7 @@ pub(super) fn write_page(path: &Path, config: &RunConfig, events: &[Event]) -> R
                     recovered_by_truncation => share_of_truncation,
                     reconstruction => number("/reconstruction/loss"),
                     accuracy => 100.0 * number("/reconstruction/accuracy"),
+                    answer => number("/answer/loss_latents"),
                 });
             }
         }
@@ -76,6 +82,13 @@ pub(super) fn write_page(path: &Path, config: &RunConfig, events: &[Event]) -> R
     let settings = serde_json::to_string_pretty(config).map_err(|error| failed(error.to_string()))?;
     let mut page = minijinja::Environment::new();
     page.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
+    // A score that there is not: no text or no questions were measured.
+    page.add_filter(
+        "number",
+        |value: f64, digits: usize| {
+            if value.is_finite() { format!("{value:.digits$}") } else { "–".to_owned() }
+        },
+    );
     let html = page
         .render_str(
             PAGE,
@@ -84,6 +97,7 @@ pub(super) fn write_page(path: &Path, config: &RunConfig, events: &[Event]) -> R
                 figures,
                 rows,
                 settings,
+                decoders,
                 steps => config.schedule.steps,
             },
         )

@@ -1,14 +1,15 @@
 //! A run from its configuration to its packages.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use arc_adapters::{Adapter, EncoderManifest, sha256_file, sha256_hex};
 use burn::tensor::{Device, Tensor};
 
+use super::batch::Sample;
 use super::checkpoint::{CheckpointState, Checkpoints};
-use super::config::{RunConfig, Start};
+use super::config::{EncoderConfig, RunConfig, Start, TrainedPart};
 use super::corpus::{Corpus, Mixture, Window};
 use super::draw::{Purpose, mix};
 use super::evaluation::{Evaluation, evaluate};
@@ -16,14 +17,18 @@ use super::metrics::{Event, MetricsFile, StepMetrics, read};
 use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::BatchPlan;
 use super::optimizer::{AdamW, Gradients};
-use super::package::{AdapterCard, backbone_manifest, write_adapter, write_encoder, write_registry};
+use super::package::{
+    AdapterCard, EncoderStart, backbone_manifest, compress_rates, write_adapter, write_encoder,
+    write_registry,
+};
 use super::parameters::with_parameters;
+use super::process::peak_memory;
 use super::questions::Questions;
 use super::report_page::write_page;
 use super::schedule::OneCycle;
 use super::step::{StepOptions, synchronise, training_loss, without_graph};
 use crate::decoder::Decoder;
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, encoder_id};
 use crate::fit::Fit;
 use crate::nn::Residence;
 use crate::{Error, Result, Session};
@@ -79,7 +84,7 @@ pub struct RunReport {
 
 /// A run's parts, loaded.
 struct Parts {
-    encoder_manifest: EncoderManifest,
+    encoder_start: EncoderStart,
     decoders: Vec<Decoder>,
     mixture: Mixture,
     questions: Questions,
@@ -109,9 +114,17 @@ pub fn train(
             out.display()
         )));
     }
-    let config_json = serde_json::to_string_pretty(config)
-        .map_err(|error| Error::InvalidArgument(format!("the configuration cannot be written: {error}")))?;
-    let config_sha256 = sha256_hex(config_json.as_bytes());
+    if resume {
+        checkpoints.sweep(out)?;
+    }
+    let json = |config: &RunConfig| {
+        serde_json::to_string_pretty(config)
+            .map_err(|error| Error::InvalidArgument(format!("the configuration cannot be written: {error}")))
+    };
+    // What lies at the paths counts, and not how they are spelled.
+    let config_sha256 = sha256_hex(json(&config.with_paths(|_| PathBuf::new()))?.as_bytes());
+    let config_json =
+        json(&config.with_paths(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))?;
     if let Some(checkpoint) = &last
         && checkpoint.state.config_sha256 != config_sha256
     {
@@ -119,13 +132,20 @@ pub fn train(
             what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
             expected: checkpoint.state.config_sha256.clone(),
             found: config_sha256,
-            hint:
-                "a run goes on with the configuration that it began with; `config.json` in its folder has it"
-                    .into(),
+            hint: format!(
+                "a run goes on with the configuration that it began with: `arc train {} --resume`",
+                out.join("config.json").display()
+            ),
         });
     }
-    let Parts { encoder_manifest, decoders, mixture, questions, model, device } =
+    let Parts { encoder_start, decoders, mixture, questions, model, device } =
         load(config, session, out, last.is_some(), observer)?;
+    let hashes: BTreeMap<String, String> =
+        decoders.iter().map(|decoder| (decoder.name.clone(), decoder.network.weights_sha256())).collect();
+    let inputs = inputs(config, &encoder_start, &mixture, &hashes)?;
+    if let Some(checkpoint) = &last {
+        check_inputs(&checkpoint.state.inputs, &inputs)?;
+    }
     std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
     crate::atomic_file::write_atomically(&out.join("config.json"), |file| {
         use std::io::Write as _;
@@ -143,12 +163,11 @@ pub fn train(
     // Parameters lie in memory as a checkpoint restores them, from the first step on: products of
     // another layout round differently.
     model = with_parameters(model, &mut |_, _, value| value);
-    let hashes: BTreeMap<String, String> =
-        decoders.iter().map(|decoder| (decoder.name.clone(), decoder.network.weights_sha256())).collect();
 
     let mut state = CheckpointState {
         step: 0,
         config_sha256,
+        inputs,
         updates: BTreeMap::new(),
         means: BTreeMap::new(),
         best: None,
@@ -163,7 +182,7 @@ pub fn train(
         checkpoints.save(&state, &model, &optimizer)?;
     }
     let mut metrics = MetricsFile::open(&out.join("metrics.jsonl"), state.step)?;
-    let held_out = mixture.held_out(config.evaluation.samples)?;
+    let held_out = HeldOut::new(config, &mixture, &questions, &decoders)?;
     let mut runner = Runner { config, decoders: &decoders, mixture: &mixture, questions: &questions, device };
 
     let mut pending: Vec<Pending> = Vec::new();
@@ -191,7 +210,7 @@ pub fn train(
             let seconds = clock.elapsed().as_secs_f64() / pending.len().max(1) as f64;
             state.seconds += clock.elapsed().as_secs_f64();
             for step in pending.drain(..) {
-                let line = step.read(config, &decoders, seconds);
+                let line = step.read(&decoders[step.plan.decoder].name, seconds);
                 judge(&line, &step.origins, config, &mut state)?;
                 metrics.write(&Event::Step(line.clone()))?;
                 observer.step(&line, config.schedule.steps);
@@ -203,7 +222,7 @@ pub fn train(
             for evaluation in &evaluations {
                 metrics.write(&Event::Evaluation { step: state.step, scores: evaluation.to_json() })?;
                 observer.evaluation(state.step, evaluation);
-                total += evaluation.continuation.latents + evaluation.reconstruction.loss;
+                total += evaluation.loss();
             }
             if !evaluations.is_empty() && state.best.is_none_or(|(best, _)| total < best) {
                 state.best = Some((total, state.step));
@@ -213,7 +232,7 @@ pub fn train(
             state.updates =
                 optimizer.moments.iter().map(|(name, moments)| (name.clone(), moments.updates)).collect();
             checkpoints.save(&state, &model, &optimizer)?;
-            write_page(&out.join("report.html"), config, &read(&out.join("metrics.jsonl"))?)?;
+            write_page(&out.join("report.html"), config, &hashes, &read(&out.join("metrics.jsonl"))?)?;
         }
         clock = if pending.is_empty() { Instant::now() } else { clock };
         if ending == Ending::Interrupted {
@@ -246,9 +265,75 @@ pub fn train(
         seconds: state.seconds,
     };
     if ending == Ending::Finished {
-        write_final(config, session, out, &encoder_manifest, &decoders, &model, &report)?;
+        write_final(config, session, out, &encoder_start, &decoders, &model, &report)?;
     }
     Ok(report)
+}
+
+/// The sha256 of everything that a run reads, besides its configuration.
+fn inputs(
+    config: &RunConfig,
+    start: &EncoderStart,
+    mixture: &Mixture,
+    decoders: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>> {
+    let mut inputs = BTreeMap::from([("encoder".to_owned(), encoder_id(&start.manifest))]);
+    for (number, (corpus, _)) in mixture.corpora().iter().enumerate() {
+        let manifest = serde_json::json!(corpus.manifest).to_string();
+        inputs.insert(format!("corpus {number}"), sha256_hex(manifest.as_bytes()));
+    }
+    for (number, questions) in config.data.questions.iter().enumerate() {
+        inputs.insert(format!("questions {number}"), sha256_file(&questions.path)?);
+    }
+    for decoder in &config.decoders {
+        if let Start::Package(folder) = &decoder.start {
+            let sha256 = Adapter::open(folder)?.manifest.weights.sha256;
+            inputs.insert(format!("start of decoder `{}`", decoder.name), sha256);
+        }
+    }
+    inputs.extend(decoders.iter().map(|(name, sha256)| (format!("decoder `{name}`"), sha256.clone())));
+    Ok(inputs)
+}
+
+/// Refuses to go on with other text or models than a run began with.
+fn check_inputs(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Result<()> {
+    for (name, found) in now {
+        let expected = before.get(name).map_or("none", String::as_str);
+        if expected != found {
+            return Err(Error::Mismatch {
+                what: format!("{name} (sha256 since the run began)"),
+                expected: expected.to_owned(),
+                found: found.clone(),
+                hint: "put back what the run began with, or begin another with `--out`".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What a run is measured on.
+struct HeldOut {
+    windows: Vec<Window>,
+    /// For each decoder, the same questions in its tokens.
+    questions: Vec<Vec<Sample>>,
+}
+
+impl HeldOut {
+    fn new(
+        config: &RunConfig,
+        mixture: &Mixture,
+        questions: &Questions,
+        decoders: &[Decoder],
+    ) -> Result<Self> {
+        let samples = config.evaluation.samples;
+        Ok(Self {
+            windows: mixture.held_out(samples)?,
+            questions: decoders
+                .iter()
+                .map(|decoder| questions.held_out(samples, decoder))
+                .collect::<Result<_>>()?,
+        })
+    }
 }
 
 /// Loads everything that a run needs. A run that goes on takes its weights from the checkpoint, so
@@ -261,11 +346,11 @@ fn load(
     observer: &mut dyn Observer,
 ) -> Result<Parts> {
     let device = session.device().clone();
-    let (manifest, encoder) = open_encoder(config, session, &device)?;
+    let (encoder_start, encoder) = open_encoder(config, session, &device)?;
     let decoders = config
         .decoders
         .iter()
-        .map(|decoder| open_dense(session, &decoder.name, &device))
+        .map(|decoder| session.dense_model(&decoder.name))
         .collect::<Result<Vec<_>>>()?;
     let mut corpora = Vec::new();
     for source in &config.data.sources {
@@ -311,23 +396,25 @@ fn load(
         });
     }
     let model = TrainedModel { encoder: encoder.network, adapters };
-    Ok(Parts { encoder_manifest: manifest, decoders, mixture, questions, model, device })
+    Ok(Parts { encoder_start, decoders, mixture, questions, model, device })
 }
 
 /// The encoder that a run starts from, with the manifest of its package.
-pub(super) fn open_encoder(
-    config: &RunConfig,
-    session: &Session,
-    device: &Device,
-) -> Result<(EncoderManifest, Encoder)> {
+pub(super) fn open_encoder(config: &RunConfig, session: &Session, device: &Device) -> Result<(EncoderStart, Encoder)> {
     let settings = &config.encoder;
     if let Some(name) = &settings.start {
         let registry = session.registry();
         let entry = registry.encoder(name)?;
         let mut manifest = EncoderManifest::open(&entry.package)?;
         let encoder = open_encoder_of(&manifest, &entry.package, session, device)?;
+        check_start(config, name, &manifest)?;
         manifest.name.clone_from(&settings.name);
-        return Ok((manifest, encoder));
+        if manifest.memory_tokens == 0 {
+            manifest.compress_rates = compress_rates(settings);
+        }
+        let start = EncoderStart { manifest, package: Some(entry.package.clone()) };
+        check_layers(settings, &encoder)?;
+        return Ok((start, encoder));
     }
     let name = settings.backbone.as_deref().unwrap_or_default();
     let model = session.language_model(name)?;
@@ -341,7 +428,40 @@ pub(super) fn open_encoder(
     let manifest = backbone_manifest(settings, &entry.name, &sha256, network.d_model(), network.n_layers)?;
     let encoder =
         Encoder::open_as(&manifest, Path::new(&settings.name), Some(model.path()), device, Residence::Dense)?;
-    Ok((manifest, encoder))
+    check_layers(settings, &encoder)?;
+    Ok((EncoderStart { manifest, package: None }, encoder))
+}
+
+/// Refuses a start that a run cannot go on from: a step pools once, by one factor.
+fn check_start(config: &RunConfig, name: &str, manifest: &EncoderManifest) -> Result<()> {
+    let invalid = |reason: String| Err(Error::InvalidArgument(format!("encoder `{name}` {reason}")));
+    let rates = &manifest.compress_rates;
+    let is_one_factor =
+        rates.last().is_none_or(|&rate| rate < 0) && rates.iter().rev().skip(1).all(|&rate| rate == -1);
+    if !is_one_factor {
+        return invalid(format!(
+            "pools with rates {rates:?}: only one layer that pools by a factor can be trained"
+        ));
+    }
+    if manifest.memory_tokens > 0 && config.encoder.pooling_factors.len() > 1 {
+        return invalid("has memory tokens and pools nothing: give one of `encoder.pooling_factors`".into());
+    }
+    if config.data.context_tokens > manifest.chunk_tokens {
+        return invalid(format!(
+            "has chunks of {} tokens, but `data.context_tokens` is {}",
+            manifest.chunk_tokens, config.data.context_tokens
+        ));
+    }
+    Ok(())
+}
+
+fn check_layers(settings: &EncoderConfig, encoder: &Encoder) -> Result<()> {
+    match (&settings.train, encoder.network.blocks.len()) {
+        (&TrainedPart::LastLayers(count), layers) if count > layers => Err(Error::InvalidArgument(format!(
+            "`encoder.train` has the last {count} layers, but the encoder has {layers}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The encoder of a package with dense weights.
@@ -353,11 +473,6 @@ pub(super) fn open_encoder_of(
 ) -> Result<Encoder> {
     let backbone = manifest.backbone.is_some().then(|| session.backbone(manifest)).transpose()?;
     Encoder::open_as(manifest, package, backbone.as_deref(), device, Residence::Dense)
-}
-
-/// A decoder with dense weights: a packed one has no backward pass.
-pub(super) fn open_dense(session: &Session, name: &str, device: &Device) -> Result<Decoder> {
-    session.language_model(name)?.reopen(device, Residence::Dense)
 }
 
 /// Fits an adapter on the first windows of the text and writes it as a package.
@@ -387,26 +502,25 @@ pub(super) fn ridge_start(
 }
 
 /// What a step left on the device, to be read when losses are logged.
-struct Pending {
-    step: u64,
-    plan: BatchPlan,
+pub(super) struct Pending {
+    pub(super) step: u64,
+    pub(super) plan: BatchPlan,
     /// The mean loss, `[1]`
-    loss: Tensor<1>,
+    pub(super) loss: Tensor<1>,
     /// `[1]`
-    gradient_norm: Tensor<1>,
-    rate: f64,
-    tokens: usize,
-    padding: f64,
-    origins: Vec<String>,
+    pub(super) gradient_norm: Tensor<1>,
+    pub(super) rate: f64,
+    pub(super) tokens: usize,
+    pub(super) padding: f64,
+    pub(super) origins: Vec<String>,
 }
 
 impl Pending {
-    fn read(&self, config: &RunConfig, decoders: &[Decoder], seconds: f64) -> StepMetrics {
+    pub(super) fn read(&self, decoder: &str, seconds: f64) -> StepMetrics {
         let scalar = |tensor: &Tensor<1>| f64::from(tensor.clone().into_scalar::<f32>());
-        debug_assert_eq!(config.decoders.len(), decoders.len());
         StepMetrics {
             step: self.step,
-            decoder: decoders[self.plan.decoder].name.clone(),
+            decoder: decoder.to_owned(),
             objective: self.plan.objective.name().to_owned(),
             factor: self.plan.factor,
             loss: scalar(&self.loss),
@@ -416,6 +530,7 @@ impl Pending {
             padding: self.padding,
             seconds,
             memory: memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64),
+            peak_memory: peak_memory(),
         }
     }
 }
@@ -509,15 +624,17 @@ impl Runner<'_> {
     }
 
     /// Scores every decoder at every factor.
-    fn evaluate(&self, model: &TrainedModel, held_out: &[Window]) -> Result<Vec<Evaluation>> {
-        if held_out.is_empty() {
+    fn evaluate(&self, model: &TrainedModel, held_out: &HeldOut) -> Result<Vec<Evaluation>> {
+        if held_out.windows.is_empty() && held_out.questions.iter().all(Vec::is_empty) {
             return Ok(Vec::new());
         }
         let model = without_graph(model);
         let mut evaluations = Vec::new();
         for (index, decoder) in self.decoders.iter().enumerate() {
             for &factor in &self.config.encoder.pooling_factors {
-                evaluations.push(evaluate(self.config, &model, index, decoder, held_out, factor)?);
+                let questions = &held_out.questions[index];
+                let arguments = (self.config, &model, index, decoder);
+                evaluations.push(evaluate(arguments, &held_out.windows, questions, factor)?);
             }
         }
         Ok(evaluations)
@@ -529,7 +646,7 @@ fn write_final(
     config: &RunConfig,
     session: &Session,
     out: &Path,
-    manifest: &EncoderManifest,
+    start: &EncoderStart,
     decoders: &[Decoder],
     model: &TrainedModel,
     report: &RunReport,
@@ -543,8 +660,7 @@ fn write_final(
         "seconds": report.seconds,
         "decoder_sha256": report.decoder_sha256,
     });
-    let manifest =
-        write_encoder(&folder.join("encoder"), manifest, &config.encoder.train, model, training.clone())?;
+    let manifest = write_encoder(&folder.join("encoder"), start, &config.encoder, model, training.clone())?;
     for (index, decoder) in decoders.iter().enumerate() {
         let scores: Vec<_> = report
             .evaluations

@@ -12,7 +12,7 @@ use super::objective::Objective;
 use super::optimizer::AdamW;
 use super::parameters::with_parameters;
 use super::process::cpu_seconds;
-use super::run::{open_dense, open_encoder};
+use super::run::open_encoder;
 use super::step::{StepOptions, at_factor, synchronise, training_loss};
 use crate::decoder::Transformer;
 use crate::nn::trace_flops;
@@ -61,7 +61,7 @@ pub fn measure_steps(
     let samples: Vec<Sample> = (0..config.schedule.batch as u32).map(|row| sample(config, row)).collect();
     let mut measured = Vec::new();
     for settings in &config.decoders {
-        let decoder = open_dense(session, &settings.name, &device)?;
+        let decoder = session.dense_model(&settings.name)?;
         let d_decoder = decoder.network.config().d_model();
         let spec = ProjectorSpec::two_linear(d_encoder, settings.hidden.unwrap_or(d_decoder), d_decoder);
         let adapter = TrainedAdapter::from_scratch(spec, d_encoder, config.seed, &device)?;

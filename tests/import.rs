@@ -274,7 +274,15 @@ fn an_imported_encoder_is_fine_tuned_into_a_package_that_is_whole_and_can_be_exp
         };
         let report = run("imported", "registry.toml", "run", "all", 1e-3);
         let again = run("tuned", "run/final/registry.toml", "again", "none", 0.0);
-        assert_eq!(again["evaluations"], report["evaluations"], "{name}");
+        // As good as: in what order products are added up depends on where weights lie in memory.
+        for decoder in 0..decoders.len() {
+            let loss = |report: &Value| {
+                let loss = report["evaluations"][decoder]["continuation"]["loss_latents"].as_f64();
+                loss.expect("a loss")
+            };
+            let (found, expected) = (loss(&again), loss(&report));
+            assert!((found - expected).abs() < 2e-6 * expected, "{name}: {found} for {expected}");
+        }
         if name == "arc4_multi" {
             let registry = "run/final/registry.toml";
             place.succeeds(&["export", "--registry", registry, "tuned", "-o", "released"]);

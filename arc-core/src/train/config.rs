@@ -81,7 +81,7 @@ pub struct EncoderConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoredWeights {
-    /// As they were trained: the package gives the run's latents to the last bit.
+    /// As they were trained, to the last bit.
     #[default]
     F32,
     /// Rounded, in half the space.

@@ -107,7 +107,7 @@ fn answer_score(
     questions: &[Sample],
     factor: usize,
 ) -> Result<AnswerScore> {
-    let options = StepOptions { factor, distillation: 0.0, count_correct: true };
+    let options = StepOptions { factor, distillation: 0.0, count_correct: true, through_graph: false };
     let mut questions = questions.to_vec();
     questions.sort_by_key(|sample| sample.contexts.iter().map(Vec::len).sum::<usize>());
     let (mut sums, mut correct, mut tokens) = ([Sum::default(); 3], 0.0, 0);

@@ -47,7 +47,9 @@ pub(super) fn write_page(
                 let factor = scores["factor"].as_u64().unwrap_or_default();
                 let share = 100.0 * number("/continuation/recovered");
                 let share_of_truncation = 100.0 * number("/continuation/recovered_by_truncation");
-                for (arm, value) in [("latents", share), ("truncation", share_of_truncation)] {
+                let arms = [("latents", share), ("truncation", share_of_truncation)];
+                // Where only answers are measured there is no gap, and nothing to draw.
+                for (arm, value) in arms.into_iter().filter(|(_, value)| value.is_finite()) {
                     let name = format!("{decoder} at {factor}, {arm}");
                     recovered.entry(name).or_default().push((*step as f64, value));
                 }

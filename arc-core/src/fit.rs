@@ -314,7 +314,8 @@ impl<'a> Fit<'a> {
             let mut loss = 0.0;
             for trial in &self.trials {
                 let rows = Tensor::cat(vec![trial.latents.clone(), row.clone()], 0).matmul(map.clone());
-                let prompt = Prompt::from_tokens(begin.clone()).latents(rows).tokens(trial.continuation.clone());
+                let prompt =
+                    Prompt::from_tokens(begin.clone()).latents(rows).tokens(trial.continuation.clone());
                 let losses = self.decoder.token_losses(&prompt)?;
                 loss += losses.iter().flatten().map(|&loss| f64::from(loss)).sum::<f64>();
             }

@@ -172,7 +172,11 @@ fn load_full(
 }
 
 /// The memory vectors of a package, if it has any.
-fn memory_vectors(config: &ArcEncoderConfig, file: &dyn TensorSource, device: &Device) -> Result<Option<Tensor<2>>> {
+fn memory_vectors(
+    config: &ArcEncoderConfig,
+    file: &dyn TensorSource,
+    device: &Device,
+) -> Result<Option<Tensor<2>>> {
     if config.memory_tokens == 0 {
         return Ok(None);
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use arc_adapters::{
     ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderManifest,
     EncoderPin, EncoderWeights, EntryKind, NewAdapter, Registry, RegistryEditor, WEIGHTS_FILE, WeightType,
-    WeightsFile, sha256_file, sha256_hex,
+    WeightsFile, sha256_file,
 };
 use burn::tensor::{Tensor, TensorData};
 use half::f16;

@@ -400,7 +400,11 @@ fn load(
 }
 
 /// The encoder that a run starts from, with the manifest of its package.
-pub(super) fn open_encoder(config: &RunConfig, session: &Session, device: &Device) -> Result<(EncoderStart, Encoder)> {
+pub(super) fn open_encoder(
+    config: &RunConfig,
+    session: &Session,
+    device: &Device,
+) -> Result<(EncoderStart, Encoder)> {
     let settings = &config.encoder;
     if let Some(name) = &settings.start {
         let registry = session.registry();

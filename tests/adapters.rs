@@ -613,14 +613,49 @@ mod code {
         assert_ne!(answer(&place, "tiny", &[]), described, "it matters what the projector does");
         place.fails(FAILURE, &ask("coded")).says(&["code plugins are not allowed"]);
 
-        // Once the registry allows it, no flag is needed; and never is a changed file loaded.
+        // A registry that lies around cannot allow it; the user can, by naming that registry or by
+        // an own one. What the user forbids, only the flag of the moment allows.
         let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
         place.file("registry.toml", registry.replacen('\n', "\nallow_code_plugins = true\n", 1));
+        place.fails(FAILURE, &ask("coded")).says(&["code plugins are not allowed"]);
+        let named = ["--registry", "registry.toml"];
+        assert_eq!(answer(&place, "coded", &named), described);
+        let own = "home/arc-encoder/registry.toml";
+        place.file(own, "schema = 1\nallow_code_plugins = false\n");
+        for flags in [&[][..], &named] {
+            let refusal = place.fails(FAILURE, &[&ask("coded"), flags].concat());
+            refusal.says(&["code plugins are not allowed"]);
+        }
+        assert_eq!(answer(&place, "coded", &["--allow-plugins"]), described);
+        place.file(own, "schema = 1\nallow_code_plugins = true\n");
         assert_eq!(answer(&place, "coded", &[]), described);
+
+        // Never is a changed file loaded.
         let mut bytes = std::fs::read(place.path(&library)).expect("the plugin");
         bytes.push(0);
         place.file(&library, bytes);
         place.fails(FAILURE, &ask("coded")).says(&["pinned is"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_plugin_lies_in_a_listed_folder_or_in_one_of_the_command_line() {
+        let place = Place::with_adapter();
+        let library = copying_plugin(&place);
+        let sha256 = sha256_file(&library).expect("its hash");
+        // The registry pins the plugin and lists no folder.
+        place.add_to_registry(&format!(
+            "[decoders.coded]\nsource = \"file:tiny.gguf\"\n\
+             plugin = {{ path = \"code/{}\", sha256 = \"{sha256}\" }}\n",
+            library.file_name().and_then(|name| name.to_str()).expect("a name")
+        ));
+        place.file("text.txt", "a text");
+        let ask = [&ask("coded")[..], &["--allow-plugins"]].concat();
+        let refusal = place.fails(FAILURE, &ask);
+        refusal.says(&["in none of the listed plugin folders"]);
+        refusal.hints(&["plugin_folders"]);
+        place.fails(FAILURE, &[&ask[..], &["--plugin-folder", "adapter"]].concat()).says(&["in none of"]);
+        place.succeeds(&[&ask[..], &["--plugin-folder", "adapter", "--plugin-folder", "code"]].concat());
     }
 
     #[cfg(target_os = "linux")]

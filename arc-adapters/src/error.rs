@@ -374,8 +374,9 @@ impl Error {
             Self::Locked { .. } => Some("wait for the other `arc` command to finish, or end it".to_owned()),
             Self::Exists { .. } => Some("remove it first, or choose another name".to_owned()),
             Self::PluginNotAllowed { .. } => Some(
-                "it runs foreign code with your rights: if you trust it, pass `--allow-plugins` or set \
-                 `allow_code_plugins = true` in the registry that names it"
+                "it runs foreign code with your rights: if you trust it, pass `--allow-plugins`, or have \
+                 the registry that names it, and your own, say `allow_code_plugins = true` and none \
+                 `false`"
                     .to_owned(),
             ),
             Self::PluginOutsideFolders { folders, .. } => Some(if folders.is_empty() {

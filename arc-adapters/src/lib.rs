@@ -52,8 +52,8 @@ pub use package::{
 };
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};
 pub use registry::{
-    DecoderEntry, DecoderOptions, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA, Registry,
-    RopeScalingOption,
+    Chosen, DecoderEntry, DecoderOptions, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA,
+    Registry, RegistryFile, RopeScalingOption,
 };
 pub use report::{
     Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, check_adapter, doctor,

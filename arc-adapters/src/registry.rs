@@ -27,12 +27,39 @@ const N_NEAREST: usize = 3;
 /// else to nothing: there is no silent fallback.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
-    sources: Vec<PathBuf>,
+    layers: Vec<Layer>,
     default_encoder: Option<String>,
-    /// What the latest file that says anything says about code plugins.
-    plugins_allowed: Option<bool>,
     encoders: Entries<EncoderEntry>,
     decoders: Entries<DecoderEntry>,
+}
+
+/// A registry file, and why it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it can allow.
+    pub chosen: Chosen,
+}
+
+/// Who chose to read a registry file, which decides whether it may allow code plugins: whoever has
+/// a folder cloned or unpacked has not yet said that its code may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chosen {
+    /// It is the user's own file. What it allows, it allows files that were found as well.
+    Own,
+    /// The user, or the program, named it. It allows the plugins that it names itself.
+    Named,
+    /// It was found near the working directory. It allows nothing unless the user's own file
+    /// allows code plugins too.
+    Found,
+}
+
+/// A file that was read.
+#[derive(Debug, Clone)]
+struct Layer {
+    file: RegistryFile,
+    allow_code_plugins: Option<bool>,
 }
 
 /// A decoder that the registry knows.
@@ -134,7 +161,8 @@ pub struct PluginEntry {
     pub path: PathBuf,
     /// SHA-256 of the shared library.
     pub sha256: String,
-    /// Whether the registry file that names the plugin allows running it.
+    /// Whether the registries allow running it: the file that names it does, has a say in it (see
+    /// [`Chosen`]), and no file forbids it.
     pub allowed: bool,
     /// The folders that its registry file allows plugins in.
     pub folders: Vec<PathBuf>,
@@ -199,35 +227,66 @@ impl Registry {
         file.into_registry(origin).map_err(invalid)
     }
 
+    /// Reads one registry file that was not named by anyone, or that is the user's own.
+    ///
+    /// # Errors
+    /// As [`Registry::open`].
+    pub fn open_file(file: &RegistryFile) -> Result<Self> {
+        let mut registry = Self::open(&file.path)?;
+        for layer in &mut registry.layers {
+            layer.file.chosen = file.chosen;
+        }
+        registry.settle_plugins();
+        Ok(registry)
+    }
+
     /// Reads several registry files, in which later entries replace earlier ones of the same name.
     ///
-    /// A code plugin runs only if the file that names it allows so, and no later file says
-    /// `allow_code_plugins = false`.
+    /// A code plugin runs only if the file that names it says `allow_code_plugins = true` and has a
+    /// say in it (see [`Chosen`]), and no file, earlier or later, says `false`.
     ///
     /// # Errors
     /// As [`Registry::open`] for the first file that fails.
-    pub fn layered(paths: &[PathBuf]) -> Result<Self> {
+    pub fn layered(files: &[RegistryFile]) -> Result<Self> {
         let mut registry = Self::default();
-        for path in paths {
-            registry.overlay(Self::open(path)?);
+        for file in files {
+            registry.overlay(Self::open_file(file)?);
         }
         Ok(registry)
     }
 
+    /// The same files, read again.
+    ///
+    /// # Errors
+    /// As [`Registry::layered`].
+    pub fn reread(&self) -> Result<Self> {
+        let files: Vec<_> = self.layers.iter().map(|layer| layer.file.clone()).collect();
+        Self::layered(&files)
+    }
+
     /// Puts the entries of `later` over this registry's own.
     pub fn overlay(&mut self, later: Self) {
-        if later.plugins_allowed == Some(false) {
-            for decoder in self.decoders.by_name.values_mut() {
-                if let Some(plugin) = &mut decoder.plugin {
-                    plugin.allowed = false;
-                }
-            }
-        }
-        self.sources.extend(later.sources);
+        self.layers.extend(later.layers);
         self.default_encoder = later.default_encoder.or(self.default_encoder.take());
-        self.plugins_allowed = later.plugins_allowed.or(self.plugins_allowed);
         self.encoders.overlay(later.encoders);
         self.decoders.overlay(later.decoders);
+        self.settle_plugins();
+    }
+
+    /// Says of each plugin whether it may run, by what all files say: their order does not matter.
+    fn settle_plugins(&mut self) {
+        let says = |layer: &Layer, answer| layer.allow_code_plugins == Some(answer);
+        let vetoed = self.layers.iter().any(|layer| says(layer, false));
+        let by_user = self.layers.iter().any(|layer| layer.file.chosen == Chosen::Own && says(layer, true));
+        for decoder in self.decoders.by_name.values_mut() {
+            let Some(plugin) = &mut decoder.plugin else { continue };
+            plugin.allowed = !vetoed
+                && self.layers.iter().any(|layer| {
+                    layer.file.path == decoder.origin
+                        && says(layer, true)
+                        && (by_user || layer.file.chosen != Chosen::Found)
+                });
+        }
     }
 
     /// The decoder of this name or alias.
@@ -263,13 +322,17 @@ impl Registry {
     }
 
     /// The registry files that were read, in order: later ones win.
-    #[must_use]
-    pub fn sources(&self) -> &[PathBuf] {
-        &self.sources
+    pub fn sources(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.layers.iter().map(|layer| layer.file.path.as_path())
     }
 
     fn unknown(&self, kind: &'static str, name: &str, nearest: Vec<String>) -> Error {
-        Error::UnknownName { kind, name: name.to_owned(), nearest, searched: self.sources.clone() }
+        Error::UnknownName {
+            kind,
+            name: name.to_owned(),
+            nearest,
+            searched: self.sources().map(Path::to_owned).collect(),
+        }
     }
 }
 
@@ -445,7 +508,6 @@ impl RegistryText {
     fn into_registry(self, origin: &Path) -> Result<Registry, String> {
         let folder = origin.parent().unwrap_or(Path::new(""));
         let plugin_folders: Vec<_> = self.plugin_folders.iter().map(|f| folder.join(f)).collect();
-        let allowed = self.allow_code_plugins == Some(true);
 
         let mut encoders = Vec::new();
         for (name, text) in self.encoders {
@@ -481,7 +543,7 @@ impl RegistryText {
                     Some(PluginEntry {
                         path: folder.join(plugin.path),
                         sha256: plugin.sha256,
-                        allowed,
+                        allowed: false,
                         folders: plugin_folders.clone(),
                     })
                 }
@@ -504,13 +566,15 @@ impl RegistryText {
                 name,
             });
         }
-        Ok(Registry {
-            sources: vec![origin.to_owned()],
+        let file = RegistryFile { path: origin.to_owned(), chosen: Chosen::Named };
+        let mut registry = Registry {
+            layers: vec![Layer { file, allow_code_plugins: self.allow_code_plugins }],
             default_encoder: self.default_encoder,
-            plugins_allowed: self.allow_code_plugins,
             encoders: Entries::new(encoders)?,
             decoders: Entries::new(decoders)?,
-        })
+        };
+        registry.settle_plugins();
+        Ok(registry)
     }
 }
 
@@ -643,21 +707,62 @@ source = "file:models/l.gguf"
         assert_eq!(registry.sources().len(), 2);
     }
 
+    /// Whether plugin `p`, which the last file names, may run. Each file says nothing, `true` or
+    /// `false`.
+    fn allowed(files: &[(Chosen, &str)]) -> bool {
+        let root = tempfile::tempdir().unwrap();
+        let last = files.len() - 1;
+        let files: Vec<_> = files
+            .iter()
+            .enumerate()
+            .map(|(i, (chosen, says))| {
+                let path = root.path().join(format!("{i}.toml"));
+                let says =
+                    if says.is_empty() { String::new() } else { format!("allow_code_plugins = {says}") };
+                let plugin = format!(
+                    "[decoders.p]\nsource = 'file:x'\nplugin = {{ path = 'p.so', sha256 = '{}' }}\n",
+                    "a".repeat(64)
+                );
+                let plugin = if i == last { &plugin } else { "" };
+                std::fs::write(&path, format!("schema = 1\n{says}\n{plugin}")).unwrap();
+                RegistryFile { path, chosen: *chosen }
+            })
+            .collect();
+        let registry = Registry::layered(&files).unwrap();
+        let allowed = |registry: &Registry| registry.decoder("p").unwrap().plugin.clone().unwrap().allowed;
+        assert_eq!(allowed(&registry.reread().unwrap()), allowed(&registry), "reading again changes it");
+        // The plugin's own file may just as well come first.
+        let turned = Registry::layered(&files.into_iter().rev().collect::<Vec<_>>()).unwrap();
+        assert_eq!(allowed(&turned), allowed(&registry), "the order of the files changes it");
+        allowed(&registry)
+    }
+
     #[test]
-    fn a_later_file_can_forbid_plugins_but_not_allow_those_of_others() {
-        let plugin = format!(
-            "[decoders.p]\nsource = 'file:x'\nplugin = {{ path = 'p.so', sha256 = '{}' }}",
-            "a".repeat(64)
-        );
-        let layered = |first: &str, second: &str| {
-            let mut registry = parse(&format!("schema = 1\n{first}\n{plugin}")).unwrap();
-            registry.overlay(parse(&format!("schema = 1\n{second}")).unwrap());
-            registry.decoder("p").unwrap().plugin.clone().unwrap().allowed
-        };
-        assert!(layered("allow_code_plugins = true", ""));
-        assert!(!layered("allow_code_plugins = true", "allow_code_plugins = false"));
-        assert!(!layered("", "allow_code_plugins = true"));
-        assert!(!layered("", ""));
+    fn a_file_that_somebody_chose_allows_its_own_plugins_and_no_others() {
+        for chosen in [Chosen::Own, Chosen::Named] {
+            assert!(allowed(&[(chosen, "true")]));
+            assert!(!allowed(&[(chosen, "")]), "plugins are off unless allowed");
+            assert!(!allowed(&[(chosen, "true"), (Chosen::Named, "")]), "each file speaks for itself");
+        }
+        assert!(allowed(&[(Chosen::Own, ""), (Chosen::Named, "true")]));
+    }
+
+    #[test]
+    fn a_file_that_was_found_cannot_allow_plugins_by_itself() {
+        assert!(!allowed(&[(Chosen::Found, "true")]));
+        assert!(!allowed(&[(Chosen::Own, ""), (Chosen::Found, "true")]));
+        assert!(!allowed(&[(Chosen::Named, "true"), (Chosen::Found, "true")]), "it speaks for itself");
+        assert!(allowed(&[(Chosen::Own, "true"), (Chosen::Found, "true")]));
+        assert!(!allowed(&[(Chosen::Own, "true"), (Chosen::Found, "")]));
+    }
+
+    #[test]
+    fn any_file_can_forbid_plugins_for_all() {
+        for vetoing in [Chosen::Own, Chosen::Named, Chosen::Found] {
+            for chosen in [Chosen::Own, Chosen::Named, Chosen::Found] {
+                assert!(!allowed(&[(vetoing, "false"), (chosen, "true")]), "{vetoing:?} {chosen:?}");
+            }
+        }
     }
 
     #[test]

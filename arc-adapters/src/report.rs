@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     Adapter, AdapterManifest, DecoderEntry, EncoderManifest, Error, ModelSource, PluginPolicy, Registry,
-    Result, WeightType, sha256_file,
+    RegistryFile, Result, WeightType, sha256_file,
 };
 
 /// One decoder of [`list`].
@@ -298,7 +298,7 @@ pub enum Likelihood {
 /// `registries` are the files that would be layered. `model` says where the model file of a decoder
 /// lies, if it has been pulled. An empty answer means that nothing was found.
 pub fn doctor(
-    registries: &[PathBuf],
+    registries: &[RegistryFile],
     policy: &PluginPolicy,
     model: &dyn Fn(&DecoderEntry) -> Option<PathBuf>,
 ) -> Vec<Finding> {
@@ -313,10 +313,12 @@ pub fn doctor(
         });
         return findings;
     }
-    for path in registries {
-        match Registry::open(path) {
+    for file in registries {
+        match Registry::open_file(file) {
             Ok(layer) => registry.overlay(layer),
-            Err(error) => findings.push(finding(Likelihood::Certain, &path.display().to_string(), &error)),
+            Err(error) => {
+                findings.push(finding(Likelihood::Certain, &file.path.display().to_string(), &error));
+            }
         }
     }
     match registry.default_encoder() {
@@ -414,6 +416,7 @@ fn finding(likelihood: Likelihood, subject: &str, error: &Error) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Chosen;
     use crate::scaffold::tests::scaffold;
 
     const ENCODER: &str = r#"{"schema": 1, "name": "start", "encoder_id": "e", "architecture": "llama",
@@ -444,7 +447,8 @@ mod tests {
     }
 
     fn examine(path: &Path) -> Vec<Finding> {
-        doctor(&[path.to_owned()], &PluginPolicy::default(), &|_| None)
+        let file = RegistryFile { path: path.to_owned(), chosen: Chosen::Found };
+        doctor(&[file], &PluginPolicy::default(), &|_| None)
     }
 
     #[test]

@@ -274,7 +274,7 @@ impl Session {
     pub fn reload(&self) -> Result<Reloaded> {
         let _turn = lock(&self.reloading);
         let old = self.names();
-        let registry = Registry::layered(old.registry.sources())?;
+        let registry = old.registry.reread()?;
         let (new, reloaded) = old.reread(registry, &self.plugins);
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         Ok(reloaded)
@@ -394,7 +394,7 @@ impl Session {
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
-            .field("registry", &self.registry().sources())
+            .field("registry", &self.registry().sources().collect::<Vec<_>>())
             .field("device", &self.device)
             .finish_non_exhaustive()
     }

@@ -22,7 +22,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     let registry = registry(global)?;
     let files = registry_files(global);
     // The one that wins is the one that is written to.
-    let file = files.last().map(PathBuf::as_path).unwrap_or(Path::new(arc_adapters::REGISTRY_FILE));
+    let file = files.last().map(|file| file.path.as_path()).unwrap_or(Path::new(arc_adapters::REGISTRY_FILE));
     let new_model = match args.model.as_slice() {
         [] => None,
         parts => {

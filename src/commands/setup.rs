@@ -4,7 +4,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use arc_adapters::{Isolation, ModelFile, PluginPolicy, REGISTRY_FILE, Registry};
+use arc_adapters::{Chosen, Isolation, ModelFile, PluginPolicy, REGISTRY_FILE, Registry, RegistryFile};
 use arc_core::document::Document;
 use arc_core::hub::{Cache, Consent, pull};
 use arc_core::prompt_template::PromptTemplate;
@@ -20,12 +20,18 @@ const ISOLATED_ANSWER: Duration = Duration::from_secs(60);
 
 /// The registry files that apply, later ones winning: the user's, the project's (in this folder or
 /// the nearest one above it), and those named on the command line.
-pub(super) fn registry_files(global: &Global) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = user_registry().into_iter().filter(|file| file.is_file()).collect();
-    // The project's own file may be named on the command line too; it is read once, in that place.
-    let named = |file: &PathBuf| global.registry.iter().any(|named| same_file(named, file));
-    files.extend(project_registry().filter(|file| !named(file)));
-    files.extend(global.registry.iter().cloned());
+pub(super) fn registry_files(global: &Global) -> Vec<RegistryFile> {
+    let file = |chosen| move |path| RegistryFile { path, chosen };
+    let own = user_registry().filter(|file| file.is_file()).map(file(Chosen::Own));
+    let mut files: Vec<_> = own.into_iter().collect();
+    // A file may be the user's own, the project's and named all at once; it is read once, in the
+    // latest place, and is chosen in the sense that allows the most.
+    let named = |path: &PathBuf| global.registry.iter().any(|named| same_file(named, path));
+    let found = project_registry().filter(|path| !named(path));
+    files.extend(
+        found.filter(|path| !files.iter().any(|own| same_file(&own.path, path))).map(file(Chosen::Found)),
+    );
+    files.extend(global.registry.iter().cloned().map(file(Chosen::Named)));
     files
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::shown;
 use super::subject::{Subject, policy_for};
-use super::target::{path_for, registry_before, target_file};
+use super::target::{path_for, registry_now, target_file};
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Add;
@@ -28,7 +28,7 @@ pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Fai
         }
         file => file?,
     };
-    let registry = registry_before(global)?;
+    let registry = registry_now(global)?;
     let Some(text) = &add.adapter else {
         return add_decoder(add, &file, output);
     };
@@ -37,18 +37,18 @@ pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Fai
         let archive = folder.path().join("adapter.arc.tar.zst");
         let bar = TransferBar::new(text);
         arc_core::hub::download(text, add.sha256.as_deref(), &archive, &bar, consent(global.yes))?;
-        return add_archive(add, &archive, text, &file, &registry, output);
+        return add_archive(global, add, &archive, text, &file, &registry, output);
     }
     let path = Path::new(text);
     match Subject::at(path) {
-        Subject::Archive(path) => add_archive(add, &path, text, &file, &registry, output),
+        Subject::Archive(path) => add_archive(global, add, &path, text, &file, &registry, output),
         Subject::Plugin(path) => add_plugin(global, add, &path, &file, &registry, output),
         _ if path.join(ENCODER_FILE).is_file() => add_encoder(add, path, &file, output),
         _ => {
             refuse_pin(add)?;
             let adapter = Adapter::open(path)?;
             let package = NewAdapter::Package(path_in(&file, path)?);
-            let added = register(add, &file, &registry, &adapter.manifest, &package)?;
+            let added = register(global, add, &file, &registry, &adapter.manifest, &package)?;
             report(&added, &file, path, None, output)
         }
     }
@@ -95,6 +95,7 @@ fn add_encoder(add: &Add, folder: &Path, file: &Path, output: &Output) -> Result
 }
 
 fn add_archive(
+    global: &Global,
     add: &Add,
     archive: &Path,
     origin: &str,
@@ -117,7 +118,7 @@ fn add_archive(
     let added =
         unpack(archive, &plugins, add.sha256.as_deref()).map_err(Failure::from).and_then(|unpacked| {
             let package = NewAdapter::Package(path_in(file, &unpacked.path)?);
-            register(add, file, registry, &unpacked.manifest, &package)
+            register(global, add, file, registry, &unpacked.manifest, &package)
                 .map(|added| (added, unpacked))
                 .inspect_err(|_| {
                     // It was made a moment ago by this command, and nothing names it.
@@ -160,7 +161,7 @@ fn add_plugin(
     let entry = PluginEntry::new(path.to_owned(), sha256.clone());
     let adapter = Adapter::load_plugin(&entry, &policy_for(path, &plugin_policy(global)?))?;
     let plugin = NewAdapter::Plugin { path: path_in(file, path)?, sha256: sha256.clone() };
-    let added = register(add, file, registry, &adapter.manifest, &plugin)?;
+    let added = register(global, add, file, registry, &adapter.manifest, &plugin)?;
     report(&added, file, path, Some(sha256), output)
 }
 
@@ -175,6 +176,7 @@ struct Added {
 
 /// Writes the adapter into the entry of its decoder, which is made where the file has none.
 fn register(
+    global: &Global,
     add: &Add,
     file: &Path,
     registry: &Registry,
@@ -218,11 +220,9 @@ fn register(
             "plugin"
         }
     };
-    let saved = editor.save()?;
-    let mut after = registry.clone();
-    after.overlay(saved);
+    editor.save()?;
     Ok(Added {
-        warnings: warnings(&after, &entry.name),
+        warnings: warnings(&registry_now(global)?, &entry.name),
         decoder: entry.name,
         adapter: manifest.name.clone(),
         kind,

@@ -31,6 +31,7 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     if findings.is_empty() {
         output.line("nothing is wrong")?;
     }
+    let files: Vec<_> = files.iter().map(|file| &file.path).collect();
     output.json(&json!({ "sound": faults == 0, "registries": files, "findings": findings }))?;
     match faults {
         0 => Ok(()),

@@ -52,7 +52,7 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
             })
         })
         .collect();
-    output.json(&json!({ "decoders": decoders, "encoders": encoders, "registries": registry.sources() }))
+    output.json(&json!({ "decoders": decoders, "encoders": encoders, "registries": registry.sources().collect::<Vec<_>>() }))
 }
 
 fn came_from(origin: &Path, replaces: &[PathBuf]) -> String {

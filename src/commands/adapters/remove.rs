@@ -4,7 +4,7 @@ use arc_adapters::{EntryKind, RegistryEditor};
 use serde_json::json;
 
 use super::shown;
-use super::target::{check_defined_in, registry_before, target_file};
+use super::target::{check_defined_in, registry_now, target_file};
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Remove;
@@ -12,7 +12,7 @@ use crate::output::Output;
 
 pub(super) fn run(global: &Global, remove: &Remove, output: &Output) -> Result<(), Failure> {
     let file = target_file(global, &remove.target)?;
-    check_defined_in(&registry_before(global)?, &remove.name, &file)?;
+    check_defined_in(&registry_now(global)?, &remove.name, &file)?;
     let mut editor = RegistryEditor::open(&file)?;
     let entry = arc_adapters::Registry::parse(&editor.text(), &file)?.decoder(&remove.name)?.clone();
     if remove.adapter_only {

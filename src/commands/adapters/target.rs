@@ -27,9 +27,9 @@ pub(super) fn target_file(global: &Global, target: &Target) -> Result<PathBuf, F
     })
 }
 
-/// The registry files as they are before the change, those that are there.
-pub(super) fn registry_before(global: &Global) -> Result<Registry, Failure> {
-    let files: Vec<_> = registry_files(global).into_iter().filter(|file| file.exists()).collect();
+/// The registry files as they are now, those that are there.
+pub(super) fn registry_now(global: &Global) -> Result<Registry, Failure> {
+    let files: Vec<_> = registry_files(global).into_iter().filter(|file| file.path.exists()).collect();
     Ok(Registry::layered(&files)?)
 }
 

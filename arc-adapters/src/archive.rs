@@ -1,14 +1,18 @@
 //! Archives of adapter packages: `NAME.arc.tar.zst`, with a hash of every file.
 //!
-//! An archive holds one folder named as the adapter, with regular files directly in it, and first
-//! among them `SHA256SUMS` in the form of the tool of that name. Reading is strict, since archives
-//! come from strangers: whatever else is in one makes it no archive of this project.
+//! An archive holds one folder named as the adapter, with regular files directly in it: first
+//! `SHA256SUMS` in the form of the tool of that name, then `adapter.json`, then the rest. Reading is
+//! strict, since archives come from strangers: whatever else is in one makes it no archive of this
+//! project. The first two files say what may follow and how much of it, so that every name and size
+//! is judged before a byte of the file is unpacked, and each name comes once: an archive unpacks to
+//! no more than the weights that its manifest describes, and a few texts.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write as _};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek as _, Write as _};
 use std::path::{Component, Path, PathBuf};
 
-use crate::digest::{sha256_file, sha256_hex};
+use crate::digest::{HashingReader, sha256_file, sha256_hex};
 use crate::files::{io_error, publish_folder, read_bytes, replace};
 use crate::manifest::{MAX_MANIFEST_BYTES, check_file_name, check_name, check_sha256};
 use crate::package::MAX_WEIGHTS_BYTES;
@@ -18,6 +22,9 @@ const WHAT: &str = "adapter archive";
 const SUMS_FILE: &str = "SHA256SUMS";
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 const MAX_FILES: usize = 16;
+
+/// How much of a file is in memory at a time.
+const PIECE: usize = 1 << 20;
 
 /// An archive that was written or unpacked.
 #[derive(Debug, Clone)]
@@ -50,7 +57,8 @@ pub fn pack(package: &Path, folder: &Path) -> Result<Archive> {
     let mut contents = BTreeMap::new();
     // What was verified is what is packed, whatever happens to the folder meanwhile.
     contents.insert(manifest.weights.file.clone(), adapter.weights.as_bytes().to_vec());
-    contents.insert(MANIFEST_FILE.to_owned(), manifest.to_json(package)?.into_bytes());
+    let json = manifest.to_json(package)?.into_bytes();
+    contents.insert(MANIFEST_FILE.to_owned(), json.clone());
     for entry in std::fs::read_dir(package).map_err(io_error("read", package))? {
         let entry = entry.map_err(io_error("read", package))?;
         if let Some(name) = entry.file_name().to_str().filter(|name| is_document(name)) {
@@ -63,7 +71,8 @@ pub fn pack(package: &Path, folder: &Path) -> Result<Archive> {
     replace(&path, |file| {
         let mut tar = tar::Builder::new(zstd::Encoder::new(file, 10)?);
         append(&mut tar, &manifest.name, SUMS_FILE, sums.as_bytes())?;
-        for (name, bytes) in &contents {
+        append(&mut tar, &manifest.name, MANIFEST_FILE, &json)?;
+        for (name, bytes) in contents.iter().filter(|(name, _)| *name != MANIFEST_FILE) {
             append(&mut tar, &manifest.name, name, bytes)?;
         }
         tar.into_inner()?.finish()?.flush()
@@ -77,13 +86,17 @@ fn append(
     name: &str,
     bytes: &[u8],
 ) -> std::io::Result<()> {
-    let mut header = tar::Header::new_gnu();
+    // The format that holds folder and name apart, so that no name needs an entry of its own, which
+    // `read_archive` would refuse.
+    let mut header = tar::Header::new_ustar();
+    header.set_path(format!("{folder}/{name}"))?;
     header.set_size(bytes.len() as u64);
     header.set_mode(0o644);
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
-    tar.append_data(&mut header, format!("{folder}/{name}"), bytes)
+    header.set_cksum();
+    tar.append(&header, bytes)
 }
 
 /// Unpacks an archive into a new folder in `parent`, named as the adapter, after it was verified
@@ -94,25 +107,37 @@ fn append(
 /// [`Error::Invalid`] when it is not an archive of this project, [`Error::Exists`] when there is a
 /// package of that name, otherwise as [`Adapter::open`].
 pub fn unpack(archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Archive> {
-    let bytes = read_bytes(archive, WHAT, MAX_WEIGHTS_BYTES)?;
-    let found = sha256_hex(&bytes);
+    let mut file = File::open(archive).map_err(io_error("open", archive))?;
+    // Nothing of an archive that is not the pinned one is looked at.
+    let found = digest_of(&mut file, archive)?;
     if let Some(expected) = sha256.filter(|expected| *expected != found) {
         return Err(Error::Sha256Mismatch { path: archive.to_owned(), expected: expected.to_owned(), found });
     }
-    let contents = read_archive(&bytes, archive)?;
-    let folder = parent.join(&contents.manifest.name);
-    if folder.exists() {
-        return Err(Error::Exists { path: folder });
-    }
+    file.rewind().map_err(io_error("read", archive))?;
     std::fs::create_dir_all(parent).map_err(io_error("create", parent))?;
     let temporary = tempfile::Builder::new()
         .prefix(".arc-")
         .tempdir_in(parent)
         .map_err(io_error("create a folder in", parent))?;
-    let mut files = BTreeMap::new();
-    for (name, bytes) in &contents.files {
-        replace(&temporary.path().join(name), |file| file.write_all(bytes))?;
-        files.insert(name.clone(), sha256_hex(bytes));
+    let mut reader = HashingReader::new(file);
+    let mut keep = |name: &str, piece: &[u8]| {
+        let path = temporary.path().join(name);
+        let mut file = File::options().create(true).append(true).open(&path).map_err(io_error("create", &path))?;
+        file.write_all(piece).map_err(io_error("write", &path))
+    };
+    let ArchiveContents { manifest, files } = read_archive(&mut reader, archive, &mut keep)?;
+    let read = digest_of(&mut reader, archive).map(|_| reader.sha256())?;
+    if read != found {
+        // It was changed since it was hashed.
+        return Err(Error::Sha256Mismatch { path: archive.to_owned(), expected: found, found: read });
+    }
+    let folder = parent.join(&manifest.name);
+    if folder.exists() {
+        return Err(Error::Exists { path: folder });
+    }
+    for name in files.keys() {
+        let path = temporary.path().join(name);
+        File::open(&path).and_then(|file| file.sync_all()).map_err(io_error("write", &path))?;
     }
     // What is published verifies like any package.
     let manifest = Adapter::open(temporary.path())?.manifest;
@@ -120,91 +145,207 @@ pub fn unpack(archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Arc
     Ok(Archive { manifest, sha256: found, files, path: folder })
 }
 
+/// The SHA-256 of what is left of an archive file.
+fn digest_of(reader: impl Read, archive: &Path) -> Result<String> {
+    let mut rest = HashingReader::new(reader.take(MAX_WEIGHTS_BYTES + 1));
+    let n = std::io::copy(&mut rest, &mut std::io::sink()).map_err(io_error("read", archive))?;
+    if n > MAX_WEIGHTS_BYTES {
+        return Err(Error::TooLarge { path: archive.to_owned(), what: WHAT, limit: MAX_WEIGHTS_BYTES });
+    }
+    Ok(rest.sha256())
+}
+
 /// What is in an archive.
 #[derive(Debug)]
 pub struct ArchiveContents {
     /// The manifest, which has been checked; the weights have been checked by their hash alone.
     pub manifest: AdapterManifest,
-    /// The content of each file by its name.
-    pub files: BTreeMap<String, Vec<u8>>,
+    /// The files with their SHA-256, which has been checked.
+    pub files: BTreeMap<String, String>,
 }
 
-/// Reads an archive that is in memory; `origin` is the file named in errors.
+/// The manifest of an archive file, without unpacking what follows it.
 ///
 /// # Errors
-/// As [`unpack`], but for writing.
-pub fn read_archive(bytes: &[u8], origin: &Path) -> Result<ArchiveContents> {
-    let invalid = |reason: String| Error::Invalid { path: origin.to_owned(), what: WHAT, reason };
-    let broken = |e: std::io::Error| invalid(e.to_string().replace('\n', ", "));
-    let mut decoder = zstd::Decoder::new(bytes).map_err(broken)?;
+/// As [`read_archive`], as far as the manifest.
+pub fn archive_manifest(archive: &Path, origin: &Path) -> Result<AdapterManifest> {
+    let file = File::open(archive).map_err(io_error("open", archive))?;
+    let mut tar = tar::Archive::new(decoder(file, origin)?);
+    Ok(Opened::begin(&mut tar.entries().map_err(|e| broken(origin, &e))?.raw(true), origin)?.manifest)
+}
+
+/// Reads an archive. `keep` is given the name of a file and a piece of it, in order; a file is whole
+/// and as promised only if there is no error. `origin` is the file named in errors.
+///
+/// # Errors
+/// Those of [`unpack`] that are about the archive, and those of `keep`.
+pub fn read_archive(
+    archive: impl Read,
+    origin: &Path,
+    keep: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<ArchiveContents> {
+    let mut tar = tar::Archive::new(decoder(archive, origin)?);
+    // Raw, so that no entry is read into memory to be the name of the next one.
+    let mut entries = tar.entries().map_err(|e| broken(origin, &e))?.raw(true);
+    let opened = Opened::begin(&mut entries, origin)?;
+    keep(MANIFEST_FILE, &opened.json)?;
+    let mut seen = BTreeSet::from([MANIFEST_FILE.to_owned()]);
+    while let Some(mut entry) = opened.next(&mut entries)? {
+        let name = entry.name.clone();
+        let expected =
+            opened.sums.get(&name).ok_or_else(|| opened.invalid(format!("`{name}` is not in `{SUMS_FILE}`")))?;
+        if !seen.insert(name.clone()) {
+            return Err(opened.invalid(format!("it has `{name}` twice")));
+        }
+        // Whatever is in the sums and is no text is the weights.
+        let limit = if is_document(&name) { MAX_TEXT_BYTES } else { opened.manifest.largest_weights() };
+        check_digest(origin, &name, expected, entry.read(limit, origin, &mut |piece| keep(&name, piece))?)?;
+    }
+    match opened.sums.keys().find(|name| !seen.contains(*name)) {
+        Some(name) => Err(opened.invalid(format!("`{name}` is missing"))),
+        None => Ok(ArchiveContents { manifest: opened.manifest, files: opened.sums }),
+    }
+}
+
+fn decoder(archive: impl Read, origin: &Path) -> Result<impl Read> {
+    let mut decoder = zstd::Decoder::new(archive).map_err(|e| broken(origin, &e))?;
     // 128 MiB: what the zstd tool itself accepts without being told to.
-    decoder.window_log_max(27).map_err(broken)?;
-    let mut tar = tar::Archive::new(decoder);
-    let mut folder: Option<String> = None;
-    let mut sums: Option<BTreeMap<String, String>> = None;
-    let mut files = BTreeMap::new();
-    for entry in tar.entries().map_err(broken)? {
-        let entry = entry.map_err(broken)?;
-        if entry.header().entry_type() != tar::EntryType::Regular {
-            return Err(invalid("it has an entry that is not a regular file".to_owned()));
-        }
-        let path = entry.path().map_err(broken)?.into_owned();
-        let (parent, name) = folder_and_name(&path)
-            .ok_or_else(|| invalid(format!("it has `{}`, expected `NAME/FILE`", path.display())))?;
-        if *folder.get_or_insert_with(|| parent.clone()) != parent {
-            return Err(invalid("it has more than one folder".to_owned()));
-        }
-        let limit = if name == SUMS_FILE || is_document(&name) || name == MANIFEST_FILE {
-            MAX_MANIFEST_BYTES
-        } else {
-            MAX_WEIGHTS_BYTES
-        };
-        let mut content = Vec::new();
-        entry.take(limit + 1).read_to_end(&mut content).map_err(broken)?;
-        if content.len() as u64 > limit {
-            return Err(Error::TooLarge { path: origin.join(&name), what: "file in an archive", limit });
-        }
-        let Some(sums) = &sums else {
-            if name != SUMS_FILE {
-                return Err(invalid(format!("it begins with `{name}`, expected `{SUMS_FILE}`")));
+    decoder.window_log_max(27).map_err(|e| broken(origin, &e))?;
+    Ok(decoder)
+}
+
+fn invalid(origin: &Path, reason: String) -> Error {
+    Error::Invalid { path: origin.to_owned(), what: WHAT, reason }
+}
+
+fn broken(origin: &Path, error: &std::io::Error) -> Error {
+    invalid(origin, error.to_string().replace('\n', ", "))
+}
+
+fn check_digest(origin: &Path, name: &str, expected: &str, found: String) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Sha256Mismatch { path: origin.join(name), expected: expected.to_owned(), found })
+}
+
+/// The first two files of an archive, which say what may follow.
+struct Opened<'a> {
+    origin: &'a Path,
+    folder: String,
+    sums: BTreeMap<String, String>,
+    json: Vec<u8>,
+    manifest: AdapterManifest,
+}
+
+impl<'a> Opened<'a> {
+    fn begin<R: Read>(entries: &mut tar::Entries<'_, R>, origin: &'a Path) -> Result<Self> {
+        let mut whole = |expected: &str, limit: u64| {
+            let mut entry = next_entry(entries, origin)?
+                .ok_or_else(|| invalid(origin, format!("it ends before `{expected}`")))?;
+            if entry.name != expected {
+                let name = &entry.name;
+                return Err(invalid(origin, format!("it has `{name}` where `{expected}` is expected")));
             }
-            sums = Some(parse_sums(&content).map_err(invalid)?);
-            continue;
+            let mut content = Vec::new();
+            let sha256 = entry.read(limit, origin, &mut |piece| {
+                content.extend_from_slice(piece);
+                Ok(())
+            })?;
+            Ok((entry.folder, content, sha256))
         };
-        // Each file is one that the sums name, so their number bounds what is held in memory.
-        let expected = sums.get(&name).ok_or_else(|| invalid(format!("`{name}` is not in `{SUMS_FILE}`")))?;
-        let found = sha256_hex(&content);
-        if found != *expected {
-            return Err(Error::Sha256Mismatch {
-                path: origin.join(&name),
-                expected: expected.clone(),
-                found,
-            });
+        let (folder, sums, _) = whole(SUMS_FILE, MAX_TEXT_BYTES)?;
+        let sums = parse_sums(&sums).map_err(|reason| invalid(origin, reason))?;
+        let (second_folder, json, sha256) = whole(MANIFEST_FILE, MAX_MANIFEST_BYTES)?;
+        let expected = sums
+            .get(MANIFEST_FILE)
+            .ok_or_else(|| invalid(origin, format!("`{MANIFEST_FILE}` is not in `{SUMS_FILE}`")))?;
+        check_digest(origin, MANIFEST_FILE, expected, sha256)?;
+        let text = std::str::from_utf8(&json)
+            .map_err(|_| invalid(origin, format!("its `{MANIFEST_FILE}` is not UTF-8")))?;
+        let manifest = AdapterManifest::parse(text, &origin.join(MANIFEST_FILE))?;
+        let opened = Self { origin, folder, sums, json, manifest };
+        opened.check_folder(&second_folder)?;
+        if opened.manifest.name != opened.folder {
+            let (folder, name) = (&opened.folder, &opened.manifest.name);
+            return Err(opened.invalid(format!("its folder is `{folder}`, its adapter is `{name}`")));
         }
-        if files.insert(name.clone(), content).is_some() {
-            return Err(invalid(format!("it has `{name}` twice")));
+        let belongs =
+            |name: &str| name == opened.manifest.weights.file || name == MANIFEST_FILE || is_document(name);
+        if let Some(name) = opened.sums.keys().find(|name| !belongs(name)) {
+            return Err(opened.invalid(format!("it has `{name}`, which no adapter package has")));
+        }
+        Ok(opened)
+    }
+
+    /// The next file, which is in the same folder.
+    fn next<'b, R: Read>(&self, entries: &mut tar::Entries<'b, R>) -> Result<Option<ArchiveEntry<'b, R>>> {
+        let entry = next_entry(entries, self.origin)?;
+        if let Some(entry) = &entry {
+            self.check_folder(&entry.folder)?;
+        }
+        Ok(entry)
+    }
+
+    fn check_folder(&self, folder: &str) -> Result<()> {
+        if folder == self.folder {
+            return Ok(());
+        }
+        Err(self.invalid("it has more than one folder".to_owned()))
+    }
+
+    fn invalid(&self, reason: String) -> Error {
+        invalid(self.origin, reason)
+    }
+}
+
+/// A regular file of an archive, not read yet.
+struct ArchiveEntry<'a, R: Read> {
+    folder: String,
+    name: String,
+    entry: tar::Entry<'a, R>,
+}
+
+fn next_entry<'a, R: Read>(
+    entries: &mut tar::Entries<'a, R>,
+    origin: &Path,
+) -> Result<Option<ArchiveEntry<'a, R>>> {
+    let Some(entry) = entries.next() else { return Ok(None) };
+    let entry = entry.map_err(|e| broken(origin, &e))?;
+    if entry.header().entry_type() != tar::EntryType::Regular {
+        return Err(invalid(origin, "it has an entry that is not a regular file".to_owned()));
+    }
+    let path = entry.path().map_err(|e| broken(origin, &e))?.into_owned();
+    let (folder, name) = folder_and_name(&path)
+        .ok_or_else(|| invalid(origin, format!("it has `{}`, expected `NAME/FILE`", path.display())))?;
+    Ok(Some(ArchiveEntry { folder, name, entry }))
+}
+
+impl<R: Read> ArchiveEntry<'_, R> {
+    /// Reads the file in pieces and gives its SHA-256. Nothing is read of one that says that it is
+    /// longer than `limit`; none is longer than it says.
+    fn read(
+        &mut self,
+        limit: u64,
+        origin: &Path,
+        keep: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<String> {
+        if self.entry.size() > limit {
+            return Err(Error::TooLarge { path: origin.join(&self.name), what: "file in an archive", limit });
+        }
+        let mut reader = HashingReader::new(&mut self.entry);
+        let mut piece = Vec::with_capacity(PIECE.min(usize::try_from(limit).unwrap_or(PIECE)));
+        loop {
+            piece.clear();
+            let n = reader.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+            n.map_err(|e| broken(origin, &e))?;
+            // An empty file is kept as one.
+            keep(&piece)?;
+            if piece.len() < PIECE {
+                return Ok(reader.sha256());
+            }
         }
     }
-    let (Some(folder), Some(sums)) = (folder, sums) else {
-        return Err(invalid("it is empty".to_owned()));
-    };
-    if let Some(name) = sums.keys().find(|name| !files.contains_key(*name)) {
-        return Err(invalid(format!("`{name}` is missing")));
-    }
-    let text = files
-        .get(MANIFEST_FILE)
-        .and_then(|bytes| std::str::from_utf8(bytes).ok())
-        .ok_or_else(|| invalid(format!("it has no `{MANIFEST_FILE}` in UTF-8")))?;
-    let manifest = AdapterManifest::parse(text, &origin.join(MANIFEST_FILE))?;
-    if manifest.name != folder {
-        return Err(invalid(format!("its folder is `{folder}`, its adapter is `{}`", manifest.name)));
-    }
-    for name in files.keys() {
-        if *name != manifest.weights.file && *name != MANIFEST_FILE && !is_document(name) {
-            return Err(invalid(format!("it has `{name}`, which no adapter package has")));
-        }
-    }
-    Ok(ArchiveContents { manifest, files })
 }
 
 fn folder_and_name(path: &Path) -> Option<(String, String)> {
@@ -303,40 +444,122 @@ mod tests {
         assert_eq!(std::fs::read_dir(&plugins).unwrap().count(), 1);
     }
 
+    fn read(bytes: &[u8]) -> Result<(ArchiveContents, BTreeMap<String, Vec<u8>>)> {
+        let mut kept: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let contents = read_archive(bytes, Path::new("x"), &mut |name, piece| {
+            kept.entry(name.to_owned()).or_default().extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok((contents, kept))
+    }
+
+    /// The manifest and the weights of a package.
+    fn manifest_and_weights() -> (Vec<u8>, Vec<u8>) {
+        let (_root, folder) = package();
+        let read = |name| std::fs::read(folder.join(name)).unwrap();
+        (read(MANIFEST_FILE), read(WEIGHTS_FILE))
+    }
+
+    fn sums_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+        files.iter().map(|(name, bytes)| format!("{}  {name}\n", sha256_hex(bytes))).collect::<String>().into()
+    }
+
     #[test]
     fn archives_that_reach_outside_or_hide_something_are_refused() {
-        use tar::EntryType::{Directory, Regular, Symlink};
-        let sums = format!("{}  a\n", sha256_hex(b"x"));
-        let sums = sums.as_bytes();
+        use tar::EntryType::{Directory, GNULongName, Regular, Symlink, XHeader};
+        let (json, weights) = manifest_and_weights();
+        let (json, weights) = (json.as_slice(), weights.as_slice());
+        let sums = sums_of(&[(MANIFEST_FILE, json), (WEIGHTS_FILE, weights), ("README.md", b"x")]);
+        let sums = ("tiny/SHA256SUMS", Regular, sums.as_slice());
+        let manifest = ("tiny/adapter.json", Regular, json);
+        let data = ("tiny/adapter.safetensors", Regular, weights);
+        let text = ("tiny/README.md", Regular, b"x".as_slice());
+        let other = json.to_ascii_uppercase();
+        let more = sums_of(&[(MANIFEST_FILE, json), ("secret.key", b"x")]);
+        assert_eq!(read(&tar_of(&[sums, manifest, text, data])).unwrap().1.len(), 3, "the order is free");
         for (entries, expected) in [
-            (vec![], "empty"),
-            (vec![("n/a", Regular, b"x".as_slice())], "expected `SHA256SUMS`"),
-            (vec![("n/SHA256SUMS", Regular, sums), ("n/../../a", Regular, b"x")], "expected `NAME/FILE`"),
-            (vec![("/n/SHA256SUMS", Regular, sums)], "expected `NAME/FILE`"),
-            (vec![("n/SHA256SUMS", Symlink, b"")], "not a regular file"),
-            (vec![("n/", Directory, b"")], "not a regular file"),
-            (vec![("n/SHA256SUMS", Regular, sums), ("m/a", Regular, b"x")], "more than one folder"),
-            (vec![("n/SHA256SUMS", Regular, sums), ("n/b", Regular, b"x")], "`b` is not in"),
-            (vec![("n/SHA256SUMS", Regular, sums), ("n/a", Regular, b"y")], "pinned is"),
-            (vec![("n/SHA256SUMS", Regular, sums)], "`a` is missing"),
+            (vec![], "it ends before `SHA256SUMS`"),
+            (vec![sums], "it ends before `adapter.json`"),
+            (vec![manifest, sums], "it has `adapter.json` where `SHA256SUMS` is expected"),
+            (vec![sums, data, manifest], "it has `adapter.safetensors` where `adapter.json` is expected"),
+            (vec![sums, ("tiny/adapter.json", Regular, &other)], "pinned is"),
+            (vec![("other/SHA256SUMS", Regular, sums.2), manifest], "more than one folder"),
             (
-                vec![("n/SHA256SUMS", Regular, sums), ("n/a", Regular, b"x"), ("n/a", Regular, b"x")],
-                "`a` twice",
+                vec![("other/SHA256SUMS", Regular, sums.2), ("other/adapter.json", Regular, json)],
+                "its folder is `other`, its adapter is `tiny`",
             ),
-            (vec![("n/SHA256SUMS", Regular, sums), ("n/a", Regular, b"x")], "no `adapter.json`"),
-            (vec![("n/SHA256SUMS", Regular, b"zz  a\n")], "64 lowercase"),
+            (vec![("tiny/SHA256SUMS", Regular, &more), manifest], "`secret.key`, which no adapter package"),
+            (vec![("/tiny/SHA256SUMS", Regular, sums.2)], "expected `NAME/FILE`"),
+            (vec![("tiny/SHA256SUMS", Symlink, b"")], "not a regular file"),
+            (vec![("tiny/", Directory, b"")], "not a regular file"),
+            // Neither a long name nor an attribute is read, however long it says it is.
+            (vec![("././@LongLink", GNULongName, b"tiny/SHA256SUMS")], "not a regular file"),
+            (vec![("tiny/pax", XHeader, b"20 path=tiny/sums\n")], "not a regular file"),
+            (vec![sums, manifest, ("tiny/../../a", Regular, b"x")], "expected `NAME/FILE`"),
+            (vec![sums, manifest, ("m/README.md", Regular, b"x")], "more than one folder"),
+            (vec![sums, manifest, ("tiny/NOTICE", Regular, b"x")], "`NOTICE` is not in"),
+            (vec![sums, manifest, ("tiny/README.md", Regular, b"y")], "pinned is"),
+            (vec![sums, manifest, text, text], "`README.md` twice"),
+            (vec![sums, manifest, manifest], "`adapter.json` twice"),
+            (vec![sums, manifest, data], "`README.md` is missing"),
+            (vec![("tiny/SHA256SUMS", Regular, b"zz  a\n")], "64 lowercase"),
         ] {
-            let error = read_archive(&tar_of(&entries), Path::new("x")).unwrap_err().to_string();
+            let error = read(&tar_of(&entries)).unwrap_err().to_string();
             assert!(error.contains(expected), "{expected}: {error}");
         }
     }
 
     #[test]
-    fn a_small_archive_that_unpacks_to_much_is_refused() {
-        let zeros = vec![0u8; (MAX_MANIFEST_BYTES + 1) as usize];
-        let bomb = tar_of(&[("n/SHA256SUMS", tar::EntryType::Regular, &zeros)]);
-        assert!(bomb.len() < 4096);
-        assert!(matches!(read_archive(&bomb, Path::new("x")), Err(Error::TooLarge { .. })));
+    fn a_small_archive_that_unpacks_to_much_is_refused_before_it_is_unpacked() {
+        use tar::EntryType::Regular;
+        let (json, _) = manifest_and_weights();
+        // More than the few numbers that the manifest describes, and their header.
+        let zeros = vec![0u8; (2 << 20) + 1];
+        for name in ["SHA256SUMS", "adapter.json", "README.md", "adapter.safetensors"] {
+            let sums = sums_of(&[(MANIFEST_FILE, &json), (WEIGHTS_FILE, &zeros), ("README.md", &zeros)]);
+            let path = format!("tiny/{name}");
+            let mut entries =
+                vec![("tiny/SHA256SUMS", Regular, sums.as_slice()), ("tiny/adapter.json", Regular, &json)];
+            entries.retain(|(other, ..)| *other != path);
+            let place = if name == "SHA256SUMS" { 0 } else { entries.len() };
+            entries.insert(place, (&path, Regular, &zeros));
+            let bomb = tar_of(&entries);
+            assert!(bomb.len() < 8192, "{} bytes", bomb.len());
+            let mut kept = 0;
+            let result = read_archive(bomb.as_slice(), Path::new("x"), &mut |_, piece| {
+                kept += piece.len();
+                Ok(())
+            });
+            assert!(matches!(result, Err(Error::TooLarge { .. })), "{name}: {result:?}");
+            assert!(kept <= json.len(), "{name}: {kept} bytes were unpacked");
+        }
+    }
+
+    #[test]
+    fn the_manifest_is_read_without_what_follows() {
+        let (root, folder) = package();
+        let packed = pack(&folder, root.path()).unwrap();
+        assert_eq!(archive_manifest(&packed.path, Path::new("x")).unwrap(), packed.manifest);
+        let (json, weights) = manifest_and_weights();
+        let sums = sums_of(&[(MANIFEST_FILE, &json), (WEIGHTS_FILE, &weights)]);
+        let path = root.path().join("cut");
+        let entries = [("tiny/SHA256SUMS", &sums), ("tiny/adapter.json", &json)]
+            .map(|(name, bytes)| (name, tar::EntryType::Regular, bytes.as_slice()));
+        std::fs::write(&path, tar_of(&entries)).unwrap();
+        assert_eq!(archive_manifest(&path, &path).unwrap(), packed.manifest);
+        assert!(matches!(unpack(&path, root.path(), None), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn the_longest_names_are_packed_and_unpacked() {
+        let root = tempfile::tempdir().unwrap();
+        let mut manifest = example();
+        manifest.name = "n".repeat(128);
+        manifest.weights.file = format!("{}.st", "0".repeat(97));
+        AdapterPackage::write(&root.path().join("p"), &manifest, &tensors(WeightType::F32)).unwrap();
+        let packed = pack(&root.path().join("p"), root.path()).unwrap();
+        let unpacked = unpack(&packed.path, &root.path().join("plugins"), None).unwrap();
+        assert_eq!(Adapter::open(&unpacked.path).unwrap().manifest, packed.manifest);
     }
 
     #[test]
@@ -345,7 +568,7 @@ mod tests {
         let packed = pack(&folder, root.path()).unwrap();
         let bytes = std::fs::read(packed.path).unwrap();
         for n in (0..bytes.len() - 4).step_by(7) {
-            assert!(read_archive(&bytes[..n], Path::new("x")).is_err(), "{n} of {} bytes", bytes.len());
+            assert!(read(&bytes[..n]).is_err(), "{n} of {} bytes", bytes.len());
         }
     }
 }

@@ -20,17 +20,36 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// [`Error::Io`] when the file cannot be read.
 pub fn sha256_file(path: &Path) -> Result<String> {
     let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io("open"))?;
-    let mut hasher = Sha256::new();
+    let mut reader = HashingReader::new(File::open(path).map_err(io("open"))?);
     let mut piece = vec![0u8; 1 << 20];
-    loop {
-        let n = file.read(&mut piece).map_err(io("read"))?;
-        let Some(filled) = piece.get(..n).filter(|filled| !filled.is_empty()) else {
-            break;
-        };
-        hasher.update(filled);
+    while reader.read(&mut piece).map_err(io("read"))? > 0 {}
+    Ok(reader.sha256())
+}
+
+/// Hashes what is read through it.
+#[derive(Debug)]
+pub(crate) struct HashingReader<R> {
+    inner: R,
+    hasher: Sha256,
+}
+
+impl<R: Read> HashingReader<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, hasher: Sha256::new() }
     }
-    Ok(hex(&hasher.finalize()))
+
+    /// The digest of what was read.
+    pub(crate) fn sha256(self) -> String {
+        hex(&self.hasher.finalize())
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, piece: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(piece)?;
+        self.hasher.update(piece.get(..n).unwrap_or_default());
+        Ok(n)
+    }
 }
 
 /// Whether `text` is a digest in the form of this module.

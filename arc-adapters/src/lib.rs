@@ -38,7 +38,7 @@ mod scaffold;
 mod shape;
 mod source;
 
-pub use archive::{Archive, ArchiveContents, pack, read_archive, unpack};
+pub use archive::{Archive, ArchiveContents, archive_manifest, pack, read_archive, unpack};
 pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
 pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor};
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};

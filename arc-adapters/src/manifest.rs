@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::is_sha256_hex;
+use crate::package::MAX_WEIGHTS_BYTES;
 use crate::{Error, Pin, ProjectorSpec, Result, WeightSlot};
 
 /// The schema number that this version reads and writes.
@@ -193,6 +194,18 @@ impl AdapterManifest {
             slots.push(WeightSlot { name: "tokens.cont".to_owned(), shape: vec![self.d_encoder] });
         }
         slots
+    }
+
+    /// How long the weights file can sensibly be: every tensor in float32, and its header.
+    pub(crate) fn largest_weights(&self) -> u64 {
+        const HEADER: u64 = 1 << 20;
+        let (required, optional) = (self.required_tensors(), self.optional_tensors());
+        let numbers = required
+            .iter()
+            .chain(&optional)
+            .map(|slot| slot.shape.iter().fold(1u64, |n, d| n.saturating_mul(*d as u64)))
+            .fold(0u64, u64::saturating_add);
+        numbers.saturating_mul(4).saturating_add(HEADER).min(MAX_WEIGHTS_BYTES)
     }
 
     /// Checks that the adapter was made for this encoder.

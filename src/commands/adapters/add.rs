@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use arc_adapters::{
     Adapter, AdapterManifest, Archive, DecoderEntry, ENCODER_FILE, EncoderManifest, ModelFile, ModelSource,
-    NewAdapter, NewDecoder, Outcome, PluginEntry, REGISTRY_FILE, Registry, RegistryEditor, read_archive,
+    NewAdapter, NewDecoder, Outcome, PluginEntry, REGISTRY_FILE, Registry, RegistryEditor, archive_manifest,
     sha256_file, unpack,
 };
 use arc_core::Error;
@@ -107,8 +107,7 @@ fn add_archive(
         Some(folder) => folder.clone(),
         None => file.with_file_name("plugins"),
     };
-    let bytes = std::fs::read(archive).map_err(Error::io("read", archive))?;
-    let manifest = read_archive(&bytes, Path::new(origin))?.manifest;
+    let manifest = archive_manifest(archive, Path::new(origin))?;
     let folder = plugins.join(&manifest.name);
     // What is there is put aside, and back again if anything fails.
     let aside = match add.replace && folder.exists() {

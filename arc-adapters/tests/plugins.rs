@@ -58,6 +58,7 @@ struct Workshop {
 
 impl Workshop {
     fn new() -> Self {
+        example("load_plugin");
         let root = tempfile::tempdir().unwrap();
         let package = root.path().join("package");
         write_package(&package);
@@ -106,11 +107,13 @@ impl Workshop {
     }
 }
 
-/// An artefact of `examples/`, which `cargo test` builds.
+/// An artefact of `examples/`, which `cargo test` builds unless it is told to build one test alone.
 fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let target = tests.parent().and_then(Path::parent).unwrap();
-    target.join("examples").join(name)
+    let artefact = target.join("examples").join(name);
+    assert!(artefact.exists(), "`{name}` is not built: run all tests, `cargo test -p arc-adapters`");
+    artefact
 }
 
 fn run(library: &Path, sha256: &str, folder: &Path, args: &[&str]) -> Output {
@@ -191,6 +194,8 @@ fn plugins_that_break_the_contract_are_refused() {
         ("NULL_MANIFEST_FUNCTION", "`manifest` is null"),
         ("MALFORMED_JSON", "is not a valid adapter manifest"),
         ("HUGE_MANIFEST", "at most 1048576 are accepted"),
+        ("NULL_WEIGHTS", "`weights` gave a null pointer"),
+        ("NULL_WEIGHTS_FUNCTION", "`weights` is null"),
         ("NO_PROJECT", "its projector is `custom` and `project` is null"),
     ] {
         load_in_both_ways(&workshop, variant, expected);
@@ -227,6 +232,20 @@ fn weights_of_other_shapes_are_refused() {
     let manifest = manifest.replace(&parsed.weights.sha256, &arc_adapters::sha256_hex(&weights));
     workshop.embed(manifest.as_bytes(), &weights);
     load_in_both_ways(&workshop, "RIGHT", "that the manifest has no place for");
+
+    // The right names, and a vector that is one too long.
+    let mut longer = custom_manifest();
+    longer.d_encoder = D_IN + 1;
+    longer.projector.layers = vec![ProjectorLayer::Custom { d_in: D_IN + 1, d_out: D_OUT }];
+    let folder = workshop.root.path().join("longer");
+    let tokens = ["tokens.cont", "tokens.rec"]
+        .map(|name| AdapterTensor::new(name, &[D_IN + 1], &[0.25; D_IN + 1], WeightType::F32));
+    AdapterPackage::write(&folder, &longer, &tokens).unwrap();
+    let weights = std::fs::read(folder.join("adapter.safetensors")).unwrap();
+    let pinned = AdapterManifest::parse(&manifest, Path::new("m")).unwrap().weights.sha256;
+    let manifest = manifest.replace(&pinned, &arc_adapters::sha256_hex(&weights));
+    workshop.embed(manifest.as_bytes(), &weights);
+    load_in_both_ways(&workshop, "RIGHT", "has shape [9], expected [8]");
 }
 
 #[test]
@@ -245,6 +264,39 @@ fn a_crash_without_isolation_ends_the_host() {
     let library = workshop.compile("CRASH");
     let output = run(&library, &sha256_file(&library).unwrap(), workshop.root.path(), &[]);
     assert!(!output.status.success());
+}
+
+/// The other documented case: a panic that a plugin lets out belongs to the plugin's own copy of the
+/// language's runtime, which no other copy can catch. It ends the process that it reaches, which with
+/// isolation is the plugin's own.
+#[test]
+fn a_panic_that_is_let_out_ends_the_process_and_isolation_contains_it() {
+    use std::os::unix::process::ExitStatusExt as _;
+    const SIGABRT: i32 = 6;
+    let library = example("libunwinding_plugin.so");
+    let folder = library.parent().unwrap();
+    let sha256 = sha256_file(&library).unwrap();
+    let run = |from: &str, args: &[&str]| {
+        Command::new(example("load_plugin"))
+            .arg(&library)
+            .arg(&sha256)
+            .arg(folder)
+            .args(args)
+            .env("ARC_UNWINDS", from)
+            .output()
+            .unwrap()
+    };
+    for args in [&[][..], &["--isolate"]] {
+        assert_eq!(lines(&run("nothing", args)), [RIGHT], "it is right but for that");
+    }
+    for from in ["arc_adapter", "manifest", "weights", "project"] {
+        let output = run(from, &[]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(SIGABRT), "{from}: {stderr}");
+        assert!(stderr.contains(&format!("let out of `{from}`")), "{from}: {stderr}");
+        let lines = lines(&run(from, &["--isolate"]));
+        assert!(lines.len() == 1 && lines[0].contains("ended with signal: 6"), "{from}: {lines:?}");
+    }
 }
 
 #[test]
@@ -362,12 +414,14 @@ fn a_file_swapped_after_the_check_is_never_loaded() {
                 }
             }
         });
-        for _ in 0..60 {
-            let lines = lines(&run(&path, &sha256, &folder, &[]));
+        // Nothing is judged before the other thread has ended: it would be waited for without end.
+        let outputs: Vec<_> = (0..60).map(|_| run(&path, &sha256, &folder, &[])).collect();
+        done.store(true, Ordering::Relaxed);
+        for output in &outputs {
+            let lines = lines(output);
             assert!(lines[0] == RIGHT || lines[0].contains("pinned is"), "{lines:?}");
             seen.insert(lines[0] == RIGHT);
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert!(!workshop.root.path().join("marker").exists(), "the swapped file was loaded");
     assert_eq!(seen.len(), 2, "the race was not run: {seen:?}");

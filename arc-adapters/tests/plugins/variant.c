@@ -29,6 +29,8 @@
 #define NO_PROJECT 18
 #define PRINTS 19
 #define MARKER 20
+#define NULL_WEIGHTS 21
+#define NULL_WEIGHTS_FUNCTION 22
 
 #define D_IN 8
 #define D_OUT 12
@@ -53,7 +55,13 @@ static ArcBytes manifest(void) {
 #endif
 }
 
-static ArcBytes weights(void) { return (ArcBytes){WEIGHTS, sizeof WEIGHTS}; }
+static ArcBytes weights(void) {
+#if VARIANT == NULL_WEIGHTS
+  return (ArcBytes){NULL, sizeof WEIGHTS};
+#else
+  return (ArcBytes){WEIGHTS, sizeof WEIGHTS};
+#endif
+}
 
 static int64_t project(const float *x, size_t n, size_t d_in, float *y, size_t capacity) {
   if (d_in != D_IN) return ARC_ERROR_SHAPE;
@@ -124,7 +132,11 @@ static const ArcAdapter adapter = {
 #else
     manifest,
 #endif
+#if VARIANT == NULL_WEIGHTS_FUNCTION
+    NULL,
+#else
     weights,
+#endif
 #if VARIANT == NO_PROJECT
     NULL,
 #else

@@ -10,8 +10,11 @@ use std::process::Command;
 
 use arc_adapters::{
     ADAPTER_SCHEMA, Adapter, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin,
-    ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
+    PluginEntry, PluginPolicy, ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
 };
+use arc_core::device::DeviceName;
+use arc_core::projector::Projector;
+use burn::tensor::Tensor;
 use serde_json::Value;
 use tiny::{FAILURE, Place, Refusal, USAGE, WIDTH, tiny_llama};
 
@@ -128,8 +131,80 @@ mod inspect_and_verify {
     }
 }
 
+/// The registry of this repository, as a clean clone has it: published encoders and decoders are only
+/// described, and nothing was pulled or imported.
+mod this_repository {
+    use super::*;
+
+    fn arc(arguments: &[&str]) -> Value {
+        let registry = Path::new(env!("CARGO_MANIFEST_DIR")).join("registry.toml").display().to_string();
+        Place::empty().succeeds(&[arguments, &["--registry", &registry]].concat())
+    }
+
+    #[test]
+    fn nothing_is_wrong_with_a_clean_clone() {
+        let sound = arc(&["adapters", "doctor"]);
+        assert_eq!(sound["sound"], true, "{sound}");
+        let findings = sound["findings"].as_array().expect("a list");
+        let about = |name: &str, hint: &str| {
+            findings.iter().any(|finding| {
+                finding["subject"].as_str().is_some_and(|subject| subject.contains(name))
+                    && finding["hint"].as_str().is_some_and(|text| text.contains(hint))
+            })
+        };
+        assert!(about("decoder `llama-3.1-8b`", "arc import FOLDER --name arc8-llama"), "{findings:?}");
+        assert!(about("decoder `llama-3.1-8b` with encoder `arc8-multi`", "arc import"), "{findings:?}");
+        assert!(about("decoder `smollm2-135m`", "arc pull"), "{findings:?}");
+        let verified = arc(&["adapters", "verify"]);
+        assert_eq!(verified["passed"], true, "{verified}");
+    }
+
+    #[test]
+    fn an_adapter_that_was_not_imported_is_described() {
+        let inspected = arc(&["adapters", "inspect", "llama-3.1-8b"]);
+        assert_eq!(inspected["imported"], false);
+        let tensors = inspected["tensors"].as_array().expect("tensors");
+        let shape =
+            |name: &str| &tensors.iter().find(|tensor| tensor["name"] == name).expect("its tensor")["shape"];
+        assert_eq!(*shape("projector.0.weight"), serde_json::json!([2048, 3072]));
+        assert_eq!(*shape("projector.1.weight"), serde_json::json!([4096, 2048]));
+        assert_eq!(*shape("tokens.cont"), serde_json::json!([3072]));
+        let other = inspected["adapters"]["arc8-multi"].as_str().expect("a folder");
+        assert!(Path::new(other).ends_with("plugins/arc8-multi/llama-3.1-8b"));
+    }
+}
+
 mod changes {
     use super::*;
+
+    #[test]
+    fn a_decoder_has_adapters_for_several_encoders() {
+        let place = Place::with_adapter();
+        place.encoder("other", 32);
+        let new = ["adapters", "new", "second", "--decoder", "tiny", "--encoder", "other"];
+        place.succeeds(&new);
+        place.fails(FAILURE, &["adapters", "add", "second", "--for-encoder", "othr"]).says(&["`other`"]);
+        let add = ["adapters", "add", "second", "--for-encoder", "other"];
+        assert_eq!(place.succeeds(&add)["warnings"], serde_json::json!([]));
+        place.fails(FAILURE, &add).says(&["`tiny` has an adapter for encoder `other` already"]);
+        place.succeeds(&[&add[..], &["--replace"]].concat());
+
+        let listed = place.succeeds(&["adapters", "list"])["decoders"][0].clone();
+        let folder = |path: &Value| Path::new(path.as_str().expect("a path")).to_owned();
+        assert!(folder(&listed["adapters"]["other"]).ends_with("second"), "{listed}");
+        assert!(folder(&listed["adapter"]).ends_with("adapter"), "the usual one stays: {listed}");
+        assert_eq!(listed["encoder"], Value::Null);
+        let inspected = place.succeeds(&["adapters", "inspect", "tiny"]);
+        assert!(folder(&inspected["adapters"]["other"]).ends_with("second"));
+        let verified = place.succeeds(&["adapters", "verify"]).to_string();
+        assert!(verified.contains("adapter for encoder `other`: made for this encoder"), "{verified}");
+
+        assert_ne!(answer(&place, "tiny", &["--encoder", "other"]), answer(&place, "tiny", &[]));
+        // What is there is pinned, and what the registry names is missed when it is not there.
+        std::fs::remove_dir_all(place.path("second")).expect("it is removed");
+        let (found, _) = finds_fault(&place, &["adapters", "doctor"]);
+        assert!(found.to_string().contains("decoder `tiny` with encoder `other`"), "{found}");
+    }
 
     #[test]
     fn a_packed_adapter_is_added_elsewhere_and_answers_the_same() {
@@ -331,6 +406,55 @@ mod addresses {
 
 mod pins {
     use super::*;
+
+    /// Changes the manifest of the package of `tiny` so that it is another one and still fits.
+    fn change(place: &Place, from: &str, to: &str) {
+        let json = std::fs::read_to_string(place.path("adapter/adapter.json")).expect("the manifest");
+        assert!(json.contains(from), "{json}");
+        place.file("adapter/adapter.json", json.replace(from, to));
+    }
+
+    #[test]
+    fn a_package_that_was_changed_since_it_was_added_is_refused_unless_forced() {
+        let place = Place::with_adapter();
+        place.succeeds(&["adapters", "add", "adapter", "--replace"]);
+        let manifest = || sha256_file(&place.path("adapter/adapter.json")).expect("its hash");
+        let pinned = manifest();
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        assert!(registry.contains(&format!("adapter_sha256 = \"{pinned}\"")), "{registry}");
+        place.file("text.txt", "a text");
+        place.succeeds(&ask("tiny"));
+
+        change(&place, "\"name\": \"tiny\",\n  \"decoder\"", "\"name\": \"mine\",\n  \"decoder\"");
+        let refusal = place.fails(FAILURE, &ask("tiny"));
+        refusal.says(&["adapter `mine` of decoder `tiny` was changed", "adapter.json", &pinned, &manifest()]);
+        refusal.hints(&["--replace", "--force"]);
+        finds_fault(&place, &["adapters", "verify", "tiny"]);
+        finds_fault(&place, &["adapters", "doctor"]);
+        let forced = place.succeeds(&[&ask("tiny")[..], &["--force"]].concat());
+        let pins = forced["overridden_pins"].as_array().expect("the pins");
+        assert_eq!((pins.len(), &pins[0]["pin"]), (1, &Value::from("package")), "{pins:?}");
+        assert_eq!((&pins[0]["expected"], &pins[0]["found"]), (&pinned.into(), &manifest().into()));
+
+        place.succeeds(&["adapters", "add", "adapter", "--replace"]);
+        assert_eq!(place.succeeds(&ask("tiny"))["overridden_pins"], Value::Null);
+    }
+
+    #[test]
+    fn an_adapter_that_does_not_pin_its_decoder_is_remarked_on() {
+        let place = Place::with_adapter();
+        place.file("text.txt", "a text");
+        assert_eq!(place.succeeds(&ask("tiny"))["unpinned"], Value::Null);
+        let json = std::fs::read_to_string(place.path("adapter/adapter.json")).expect("the manifest");
+        let mut manifest: Value = serde_json::from_str(&json).expect("JSON");
+        manifest["decoder"].as_object_mut().expect("an object").remove("embedding_sha256");
+        place.file("adapter/adapter.json", manifest.to_string());
+        let output = place.arc(&ask("tiny")).arg("--json").output().expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("does not pin the embedding table of its decoder"), "{stderr}");
+        let object: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(object["unpinned"], serde_json::json!(["embedding_table"]));
+    }
 
     #[test]
     fn force_overrides_a_pin_and_the_output_says_which() {
@@ -635,6 +759,23 @@ mod code {
         bytes.push(0);
         place.file(&library, bytes);
         place.fails(FAILURE, &ask("coded")).says(&["pinned is"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_projector_in_code_projects_and_refuses_to_be_trained() {
+        let place = Place::with_adapter();
+        let library = copying_plugin(&place);
+        let policy = PluginPolicy { allow: true, folders: vec![place.path("code")], isolation: None };
+        let entry = PluginEntry::new(library.clone(), sha256_file(&library).expect("its hash"));
+        let adapter = Adapter::load_plugin(&entry, &policy).expect("the plugin");
+        let device = DeviceName::CPU.open().expect("the CPU");
+        let projector = Projector::from_adapter(&adapter, &device).expect("its projector");
+        let rows = Tensor::<2>::ones([3, WIDTH], &device);
+        assert_eq!(projector.forward(rows.clone()).expect("rows").to_data(), rows.to_data(), "it copies");
+        let error = projector.forward(rows.autodiff()).expect_err("no gradient passes through it");
+        assert!(error.to_string().contains("a function of a code plugin"), "{error}");
+        assert!(error.hint().expect("a hint").contains("describe the projector by its layers"));
     }
 
     #[cfg(target_os = "linux")]

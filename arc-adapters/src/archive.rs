@@ -122,7 +122,8 @@ pub fn unpack(archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Arc
     let mut reader = HashingReader::new(file);
     let mut keep = |name: &str, piece: &[u8]| {
         let path = temporary.path().join(name);
-        let mut file = File::options().create(true).append(true).open(&path).map_err(io_error("create", &path))?;
+        let mut file =
+            File::options().create(true).append(true).open(&path).map_err(io_error("create", &path))?;
         file.write_all(piece).map_err(io_error("write", &path))
     };
     let ArchiveContents { manifest, files } = read_archive(&mut reader, archive, &mut keep)?;
@@ -192,8 +193,10 @@ pub fn read_archive(
     let mut seen = BTreeSet::from([MANIFEST_FILE.to_owned()]);
     while let Some(mut entry) = opened.next(&mut entries)? {
         let name = entry.name.clone();
-        let expected =
-            opened.sums.get(&name).ok_or_else(|| opened.invalid(format!("`{name}` is not in `{SUMS_FILE}`")))?;
+        let expected = opened
+            .sums
+            .get(&name)
+            .ok_or_else(|| opened.invalid(format!("`{name}` is not in `{SUMS_FILE}`")))?;
         if !seen.insert(name.clone()) {
             return Err(opened.invalid(format!("it has `{name}` twice")));
         }
@@ -461,7 +464,11 @@ mod tests {
     }
 
     fn sums_of(files: &[(&str, &[u8])]) -> Vec<u8> {
-        files.iter().map(|(name, bytes)| format!("{}  {name}\n", sha256_hex(bytes))).collect::<String>().into()
+        files
+            .iter()
+            .map(|(name, bytes)| format!("{}  {name}\n", sha256_hex(bytes)))
+            .collect::<String>()
+            .into()
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
 
-use crate::files::{io_error, read_text, replace, sync_folder};
+use crate::files::{io_error, read_text, replace, sync_folder, through_links};
 use crate::manifest::check_name;
 use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
 use crate::{DecoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption};
@@ -89,7 +89,15 @@ impl RegistryEditor {
     /// [`Error::Locked`] when another process keeps the lock, [`Error::Io`], or as
     /// [`Registry::parse`].
     pub fn open(path: &Path) -> Result<Self> {
-        let lock = lock(path)?;
+        Self::open_within(path, LOCK_TIMEOUT)
+    }
+
+    /// The same with a limit of one's own on how long another process may keep the lock.
+    ///
+    /// # Errors
+    /// As [`RegistryEditor::open`].
+    pub fn open_within(path: &Path, timeout: Duration) -> Result<Self> {
+        let lock = lock(path, timeout)?;
         let text = match read_text(path, WHAT, MAX_REGISTRY_BYTES) {
             Ok(text) => text,
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -194,7 +202,8 @@ impl RegistryEditor {
         Ok(())
     }
 
-    /// Gives a decoder of this file another adapter, in place of the one it has.
+    /// Gives a decoder of this file another adapter, in place of the one it has. A pin of the old one
+    /// goes; [`RegistryEditor::pin_adapter`] writes another.
     ///
     /// # Errors
     /// [`Error::UnknownName`] when this file has no decoder of this name or alias.
@@ -206,7 +215,17 @@ impl RegistryEditor {
             NewAdapter::Package(_) => "plugin",
             NewAdapter::Plugin { .. } => "adapter",
         });
+        entry.remove("adapter_sha256");
         insert_adapter(entry, adapter, &path)
+    }
+
+    /// Pins the package of a decoder by the SHA-256 of its manifest, which has that of its weights.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when this file has no decoder of this name or alias.
+    pub fn pin_adapter(&mut self, decoder: &str, manifest_sha256: &str) -> Result<()> {
+        self.entry(EntryKind::Decoder, decoder)?.insert("adapter_sha256", value(manifest_sha256));
+        Ok(())
     }
 
     /// Takes the adapter of a decoder away, be it a package or a plugin; the decoder stays.
@@ -217,6 +236,7 @@ impl RegistryEditor {
     pub fn remove_adapter(&mut self, decoder: &str) -> Result<()> {
         let origin = self.path.clone();
         let entry = self.entry(EntryKind::Decoder, decoder)?;
+        entry.remove("adapter_sha256");
         let removed = [entry.remove("adapter"), entry.remove("plugin")];
         if removed.iter().all(Option::is_none) {
             return Err(Error::NoAdapter { decoder: decoder.to_owned(), origin });
@@ -243,22 +263,33 @@ impl RegistryEditor {
         Ok(())
     }
 
-    /// Gives a decoder of this file an adapter for an encoder, beside those for other encoders. A
-    /// decoder that has no adapter yet uses it, and that encoder, where no encoder is named.
+    /// Gives a decoder of this file an adapter for an encoder, beside those for other encoders, pinned
+    /// by the SHA-256 of its manifest where that is given. A decoder that has no adapter yet uses it,
+    /// and that encoder, where no encoder is named.
     ///
     /// # Errors
     /// [`Error::UnknownName`] when this file has no decoder of this name or alias.
-    pub fn add_adapter(&mut self, decoder: &str, encoder: &str, package: &Path) -> Result<()> {
+    pub fn add_adapter(
+        &mut self,
+        decoder: &str,
+        encoder: &str,
+        package: &Path,
+        manifest_sha256: Option<&str>,
+    ) -> Result<()> {
         check_name("encoder", encoder).map_err(|reason| invalid(&self.path, &reason))?;
         let path = self.path.clone();
         let package = path_text(package, &path)?;
         let entry = self.entry(EntryKind::Decoder, decoder)?;
+        let written = match manifest_sha256 {
+            None => Value::from(package.as_str()),
+            Some(sha256) => InlineTable::from_iter([("path", package.as_str()), ("sha256", sha256)]).into(),
+        };
         entry
             .entry("adapters")
             .or_insert_with(|| value(InlineTable::new()))
             .as_table_like_mut()
             .ok_or_else(|| invalid(&path, "`adapters` is not a table"))?
-            .insert(encoder, value(&package));
+            .insert(encoder, value(written));
         if !entry.contains_key("adapter") && !entry.contains_key("plugin") {
             entry.insert("adapter", value(&package));
             entry.insert("encoder", value(encoder));
@@ -397,7 +428,9 @@ impl RegistryEditor {
 }
 
 /// Locks the file beside the registry that stands for it.
-fn lock(path: &Path) -> Result<File> {
+fn lock(path: &Path, timeout: Duration) -> Result<File> {
+    // Who comes by a link takes turns with who does not.
+    let path = &through_links(path)?;
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or(std::ffi::OsStr::new("registry.toml")));
     name.push(".lock");
@@ -416,7 +449,7 @@ fn lock(path: &Path) -> Result<File> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(e)) => return Err(io_error("lock", &lock_path)(e)),
-            Err(TryLockError::WouldBlock) if started.elapsed() > LOCK_TIMEOUT => {
+            Err(TryLockError::WouldBlock) if started.elapsed() > timeout => {
                 return Err(Error::Locked { path: path.to_owned() });
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
@@ -469,7 +502,6 @@ fn strings(texts: &[String]) -> Array {
     array
 }
 
-/// A path as text, with `/` between its parts on every system.
 /// The same file for a registry in any folder.
 fn with_absolute_path(file: &ModelFile) -> Result<ModelFile> {
     let mut file = file.clone();
@@ -479,6 +511,7 @@ fn with_absolute_path(file: &ModelFile) -> Result<ModelFile> {
     Ok(file)
 }
 
+/// A path as text, with `/` between its parts on every system.
 fn path_text(path: &Path, registry: &Path) -> Result<String> {
     let text = path
         .to_str()
@@ -579,6 +612,8 @@ mod tests {
             Err(Error::NameTaken { .. })
         ));
         assert!(editor.add_alias(EntryKind::Decoder, "zebra", "../z").is_err());
+        let error = editor.add_encoder("start", Path::new("p")).unwrap_err();
+        assert!(error.to_string().starts_with("`start` already names an encoder in"), "{error}");
         assert_eq!(editor.text(), TEXT);
     }
 
@@ -608,6 +643,50 @@ mod tests {
         assert_eq!(zebra.plugin.as_ref().unwrap().sha256, "b".repeat(64));
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("# where z is"));
+    }
+
+    #[test]
+    fn a_pin_goes_with_the_adapter_that_it_pins() {
+        let (_folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        let pins =
+            |editor: &RegistryEditor| editor.now().unwrap().decoder("zebra").unwrap().package_pins.len();
+        editor.pin_adapter("zebra", &"a".repeat(64)).unwrap();
+        assert_eq!(pins(&editor), 1);
+        editor.set_adapter("zebra", &NewAdapter::Package("other".into())).unwrap();
+        assert_eq!(pins(&editor), 0);
+        editor.pin_adapter("zebra", &"a".repeat(64)).unwrap();
+        editor.remove_adapter("zebra").unwrap();
+        assert_eq!(pins(&editor), 0);
+    }
+
+    #[test]
+    fn who_waits_too_long_for_another_writer_is_told_so() {
+        let (_folder, path) = registry();
+        let editor = RegistryEditor::open(&path).unwrap();
+        let error = RegistryEditor::open_within(&path, Duration::from_millis(30)).unwrap_err();
+        assert!(matches!(&error, Error::Locked { path: locked } if *locked == path), "{error}");
+        assert_eq!(error.to_string(), format!("`{}` is locked by another process", path.display()));
+        assert!(error.hint().unwrap().starts_with("wait for the other `arc` command"));
+        drop(editor);
+        RegistryEditor::open_within(&path, Duration::ZERO).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_registry_that_is_a_link_stays_one_and_is_locked_as_one() {
+        let (folder, path) = registry();
+        let link = folder.path().join("link.toml");
+        std::os::unix::fs::symlink("registry.toml", &link).unwrap();
+        let mut editor = RegistryEditor::open(&link).unwrap();
+        assert!(matches!(RegistryEditor::open_within(&path, Duration::ZERO), Err(Error::Locked { .. })));
+        editor.add_alias(EntryKind::Decoder, "zebra", "zz").unwrap();
+        editor.save().unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(Registry::open(&path).unwrap().decoder("zz").unwrap().name, "zebra");
+        std::fs::remove_file(&path).unwrap();
+        assert!(RegistryEditor::open(&link).is_err(), "a link to nothing is not written over");
+        assert!(link.is_symlink());
     }
 
     #[test]
@@ -660,10 +739,10 @@ mod tests {
         let mut editor = RegistryEditor::open(&path).unwrap();
         for encoder in ["one", "two"] {
             let package = format!("plugins/{encoder}/x");
-            editor.add_adapter("aa", encoder, Path::new(&package)).unwrap();
-            editor.add_adapter("zebra", encoder, Path::new(&package)).unwrap();
+            editor.add_adapter("aa", encoder, Path::new(&package), None).unwrap();
+            editor.add_adapter("zebra", encoder, Path::new(&package), Some(&"a".repeat(64))).unwrap();
         }
-        assert!(editor.add_adapter("nobody", "one", Path::new("x")).is_err());
+        assert!(editor.add_adapter("nobody", "one", Path::new("x"), None).is_err());
         let registry = editor.save().unwrap();
         let at = |path: &str| Some(folder.path().join(path));
         let aardvark = registry.decoder("aardvark").unwrap();
@@ -674,6 +753,8 @@ mod tests {
         assert_eq!(zebra.adapter, at("plugins/zebra"), "what it had stays the usual one");
         assert_eq!(zebra.adapter_for("one"), at("plugins/one/x").as_deref());
         assert_eq!(zebra.adapter_for("three"), at("plugins/zebra").as_deref());
+        assert_eq!(zebra.package_pins.len(), 2);
+        assert!(aardvark.package_pins.is_empty());
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub enum Error {
     },
 
     /// The name is taken, as a name or as an alias.
-    #[error("`{name}` already names a {kind} in `{}`", path.display())]
+    #[error("`{name}` already names {} in `{}`", with_article(kind), path.display())]
     NameTaken {
         /// `decoder` or `encoder`.
         kind: &'static str,
@@ -123,6 +123,24 @@ pub enum Error {
         /// The pinned digest.
         expected: String,
         /// The digest of the bytes that are there.
+        found: String,
+    },
+
+    /// A package is not the one that its registry entry pins.
+    #[error(
+        "adapter `{adapter}` of decoder `{decoder}` was changed: `{}` has sha256 `{found}`, the registry pins `{expected}`",
+        path.display()
+    )]
+    PackageChanged {
+        /// The decoder.
+        decoder: String,
+        /// The adapter.
+        adapter: String,
+        /// Its manifest, which has the hash of its weights.
+        path: PathBuf,
+        /// The pinned digest.
+        expected: String,
+        /// The digest of the manifest that is there.
         found: String,
     },
 
@@ -336,6 +354,8 @@ pub enum Pin {
     Tokenizer,
     /// The decoder's architecture.
     Architecture,
+    /// The adapter itself, which a registry pins by the SHA-256 of its manifest.
+    Package,
 }
 
 impl std::fmt::Display for Pin {
@@ -345,6 +365,7 @@ impl std::fmt::Display for Pin {
             Self::EmbeddingTable => "embedding table",
             Self::Tokenizer => "tokenizer",
             Self::Architecture => "architecture",
+            Self::Package => "package",
         })
     }
 }
@@ -431,6 +452,11 @@ impl Error {
                  the change is yours"
                     .to_owned(),
             ),
+            Self::PackageChanged { .. } => Some(
+                "if the change is yours, pin it anew with `arc adapters add FOLDER --replace`; `--force` \
+                 uses it all the same, and the output will say so"
+                    .to_owned(),
+            ),
             Self::PinMismatch { .. } => Some(
                 "use the model that the adapter was made for, or pass `--force` to go on; the output \
                  will say so"
@@ -445,6 +471,11 @@ impl Error {
             Self::NotFinite { .. } => Some("the training that made these weights diverged".to_owned()),
         }
     }
+}
+
+/// A kind of entry in a sentence: `a decoder`, `an encoder`.
+pub(crate) fn with_article(kind: &str) -> String {
+    format!("{} {kind}", if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" })
 }
 
 fn nearest_names(names: &[String]) -> String {

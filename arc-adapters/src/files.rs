@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
@@ -33,8 +33,19 @@ pub(crate) fn read_text(path: &Path, what: &'static str, limit: u64) -> Result<S
     })
 }
 
-/// Writes a file beside `path` and renames it over `path`, making the folder if needed.
+/// What a link leads to, which is what is to be written: a rename would put a file in its place.
+/// Anything else is itself, whether or not it is there.
+pub(crate) fn through_links(path: &Path) -> Result<PathBuf> {
+    if path.is_symlink() {
+        return path.canonicalize().map_err(io_error("follow", path));
+    }
+    Ok(path.to_owned())
+}
+
+/// Writes a file beside `path` and renames it over `path`, making the folder if needed. A link stays
+/// one: the file that it leads to is replaced.
 pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    let path = &through_links(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(io_error("create", folder))?;
     let mut temporary = tempfile::Builder::new()

@@ -57,7 +57,7 @@ pub use registry::{
 };
 pub use report::{
     Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, check_adapter, doctor,
-    inspect, list, verify,
+    inspect, inspect_manifest, list, verify,
 };
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};
 pub use shape::ModelShape;

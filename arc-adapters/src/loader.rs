@@ -40,19 +40,21 @@ pub struct PluginPolicy {
 }
 
 impl Adapter {
-    /// Reads and verifies the adapter of a registry entry, be it a package or a code plugin.
+    /// Reads and verifies the usual adapter of a registry entry, be it a package or a code plugin.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] when the entry names none, otherwise as [`Adapter::open`] and
-    /// [`Adapter::load_plugin`].
+    /// [`Error::NoAdapter`] when the entry names none, [`Error::PackageChanged`] when it is not the
+    /// one that the entry pins, otherwise as [`Adapter::open`] and [`Adapter::load_plugin`].
     pub fn resolve(entry: &DecoderEntry, policy: &PluginPolicy) -> Result<Self> {
-        match (&entry.adapter, &entry.plugin) {
-            (_, Some(plugin)) => Self::load_plugin(plugin, policy),
-            (Some(folder), None) => Self::open(folder),
+        let adapter = match (&entry.adapter, &entry.plugin) {
+            (_, Some(plugin)) => Self::load_plugin(plugin, policy)?,
+            (Some(folder), None) => Self::open(folder)?,
             (None, None) => {
-                Err(Error::NoAdapter { decoder: entry.name.clone(), origin: entry.origin.clone() })
+                return Err(Error::NoAdapter { decoder: entry.name.clone(), origin: entry.origin.clone() });
             }
-        }
+        };
+        entry.check_package(&adapter)?;
+        Ok(adapter)
     }
 
     /// Loads a code plugin, in this process or in one of its own.
@@ -84,6 +86,7 @@ pub(crate) fn from_plugin_parts(
     path: &Path,
     projector: impl FnOnce(&AdapterManifest) -> Option<Arc<dyn HostProjector>>,
 ) -> Result<Adapter> {
+    let manifest_sha256 = sha256_hex(manifest);
     let text = std::str::from_utf8(manifest).map_err(|e| Error::Invalid {
         path: path.to_owned(),
         what: "adapter manifest",
@@ -94,7 +97,7 @@ pub(crate) fn from_plugin_parts(
     if manifest.projector.is_custom() && host.is_none() {
         return Err(contract(path, "its projector is `custom` and `project` is null"));
     }
-    Adapter::from_parts(manifest, weights, path, path.to_owned(), host)
+    Adapter::from_parts((manifest, manifest_sha256), weights, path, path.to_owned(), host)
 }
 
 /// The bytes of a plugin that may be loaded.
@@ -432,4 +435,28 @@ fn one_line(error: &libloading::Error, copy: &Path) -> String {
         reason = source.to_string();
     }
     reason.replace(&format!("{}: ", copy.display()), "").replace('\n', ", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_another_width_never_reach_the_plugin() {
+        unsafe extern "C-unwind" fn unreachable(
+            _: *const f32,
+            _: usize,
+            _: usize,
+            _: *mut f32,
+            _: usize,
+        ) -> i64 {
+            panic!("it was called")
+        }
+        let projector = InProcess { path: "p.so".into(), project: unreachable, d_in: 3, d_out: 2 };
+        let error = projector.project(&[0.0; 5], 2).unwrap_err();
+        assert!(matches!(error, Error::InputShape { n: 2, d_in: 3, found: 5 }));
+        assert_eq!(error.to_string(), "the projector takes 2 rows of width 3, it is given 5 values");
+        assert!(matches!(projector.project(&[0.0; 3], usize::MAX), Err(Error::InputShape { .. })));
+        assert_eq!(projector.project(&[], 0).unwrap(), [0.0; 0], "no rows need no call");
+    }
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::digest::is_sha256_hex;
-use crate::package::MAX_WEIGHTS_BYTES;
+use crate::digest::{is_sha256_hex, sha256_hex};
+use crate::files::read_text;
+use crate::package::{MANIFEST_FILE, MAX_WEIGHTS_BYTES};
 use crate::{Error, Pin, ProjectorSpec, Result, WeightSlot};
 
 /// The schema number that this version reads and writes.
@@ -106,6 +107,32 @@ pub struct WeightsFile {
 }
 
 impl AdapterManifest {
+    /// Reads and checks the `adapter.json` of a package folder, whether or not its weights are here.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, otherwise as [`AdapterManifest::parse`].
+    pub fn open(folder: &Path) -> Result<Self> {
+        Ok(Self::open_with_sha256(folder)?.0)
+    }
+
+    /// The same with the SHA-256 of the file.
+    pub(crate) fn open_with_sha256(folder: &Path) -> Result<(Self, String)> {
+        let path = folder.join(MANIFEST_FILE);
+        let text = read_text(&path, WHAT, MAX_MANIFEST_BYTES)?;
+        Ok((Self::parse(&text, &path)?, sha256_hex(text.as_bytes())))
+    }
+
+    /// Which hashes of its decoder the adapter does not pin, so that nothing tells whether it meets
+    /// the model that it was made for.
+    #[must_use]
+    pub fn unpinned(&self) -> Vec<Pin> {
+        let pins = [
+            (Pin::EmbeddingTable, &self.decoder.embedding_sha256),
+            (Pin::Tokenizer, &self.decoder.tokenizer_sha256),
+        ];
+        pins.into_iter().filter(|(_, sha256)| sha256.is_empty()).map(|(pin, _)| pin).collect()
+    }
+
     /// Reads a manifest and checks it; `origin` is the file named in errors.
     ///
     /// # Errors

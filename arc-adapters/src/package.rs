@@ -10,8 +10,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use crate::digest::sha256_hex;
-use crate::files::{io_error, read_bytes, read_text, sync_folder};
-use crate::manifest::MAX_MANIFEST_BYTES;
+use crate::files::{io_error, read_bytes, sync_folder};
 use crate::{AdapterManifest, Error, Result};
 
 /// The name of the manifest inside an adapter package.
@@ -35,6 +34,9 @@ pub struct Adapter {
     pub weights: AdapterWeights,
     /// The folder or plugin file that it was read from.
     pub origin: PathBuf,
+    /// SHA-256 of the manifest as it was read. It stands for the whole adapter: the hash of the
+    /// weights is in there.
+    pub manifest_sha256: String,
     host: Option<Arc<dyn HostProjector>>,
 }
 
@@ -56,12 +58,10 @@ impl Adapter {
     /// published elsewhere and not here; [`Error::Sha256Mismatch`] when the weights
     /// are not the ones that the manifest names; the tensor errors when they do not fit it.
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join(MANIFEST_FILE);
-        let manifest =
-            AdapterManifest::parse(&read_text(&path, "adapter manifest", MAX_MANIFEST_BYTES)?, &path)?;
+        let (manifest, manifest_sha256) = AdapterManifest::open_with_sha256(folder)?;
         if manifest.projector.is_custom() {
             return Err(Error::Invalid {
-                path,
+                path: folder.join(MANIFEST_FILE),
                 what: "adapter manifest",
                 reason: "a `custom` projector is code, a data package has none".to_owned(),
             });
@@ -71,12 +71,12 @@ impl Adapter {
         }
         let weights_path = folder.join(&manifest.weights.file);
         let bytes = read_bytes(&weights_path, "weights file", MAX_WEIGHTS_BYTES)?;
-        Self::from_parts(manifest, bytes, &weights_path, folder.to_owned(), None)
+        Self::from_parts((manifest, manifest_sha256), bytes, &weights_path, folder.to_owned(), None)
     }
 
     /// Verifies the weights against the manifest, wherever both come from.
     pub(crate) fn from_parts(
-        manifest: AdapterManifest,
+        (manifest, manifest_sha256): (AdapterManifest, String),
         weights: Vec<u8>,
         weights_path: &Path,
         origin: PathBuf,
@@ -92,7 +92,7 @@ impl Adapter {
         }
         let weights = AdapterWeights::parse(weights, weights_path)?;
         weights.check(&manifest)?;
-        Ok(Self { manifest, weights, origin, host })
+        Ok(Self { manifest, weights, origin, manifest_sha256, host })
     }
 
     /// The plugin's own projector, for a `custom` projector or to compare with the built-in one.
@@ -432,6 +432,27 @@ pub(crate) mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&path, bytes).unwrap();
         assert!(matches!(Adapter::open(&folder), Err(Error::Sha256Mismatch { path: p, .. }) if p == path));
+    }
+
+    #[test]
+    fn an_adapter_that_is_only_described_can_be_read_about_and_not_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let mut manifest = example();
+        manifest.weights.sha256.clear();
+        manifest.decoder.tokenizer_sha256.clear();
+        let json = manifest.to_json(Path::new("x")).unwrap();
+        std::fs::write(root.path().join(MANIFEST_FILE), json).unwrap();
+        let error = Adapter::open(root.path()).unwrap_err();
+        assert!(matches!(error, Error::NotImported { .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "the weights of adapter `tiny` are not here: they belong to encoder `start`, which was not imported"
+        );
+        assert!(error.hint().unwrap().contains("arc import FOLDER --name start"));
+        let read = AdapterManifest::open(root.path()).unwrap();
+        assert_eq!(read, manifest);
+        assert_eq!(read.unpinned(), [crate::Pin::Tokenizer]);
+        assert_eq!(example().unpinned(), []);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! `registry.toml`: names of encoders and decoders, and what each resolves to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::error::with_article;
 use crate::files::read_text;
 use crate::manifest::{check_file_name, check_name, check_sha256};
-use crate::{Error, ModelFile, ModelShape, ModelSource, Result};
+use crate::{Adapter, Error, MANIFEST_FILE, ModelFile, ModelShape, ModelSource, Result};
 
 /// The schema number that this version reads and writes.
 pub const REGISTRY_SCHEMA: u32 = 1;
@@ -23,8 +24,8 @@ const N_NEAREST: usize = 3;
 
 /// Names and what they resolve to, from one registry file or several layered ones.
 ///
-/// A name resolves to the entry that has it exactly, else to the entry that has it as an alias,
-/// else to nothing: there is no silent fallback.
+/// A name resolves to the entry that has it as its name or as an alias, in the last file in which
+/// one does, else to nothing: there is no silent fallback.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     layers: Vec<Layer>,
@@ -82,6 +83,9 @@ pub struct DecoderEntry {
     pub adapter: Option<PathBuf>,
     /// Folders of adapter packages for other encoders, by the encoder's name.
     pub adapters: BTreeMap<String, PathBuf>,
+    /// The SHA-256 of the `adapter.json` of each of these folders, where the registry pins it. The
+    /// weights are pinned with it: their hash is in there.
+    pub package_pins: BTreeMap<PathBuf, String>,
     /// A code plugin to use in place of a package.
     pub plugin: Option<PluginEntry>,
     /// How to use it where the caller says nothing.
@@ -94,7 +98,7 @@ pub struct DecoderEntry {
     pub shape: Option<ModelShape>,
     /// The registry file that defines it.
     pub origin: PathBuf,
-    /// The registry files whose entries of the same name it replaces, nearest last.
+    /// The registry files whose entries it replaces, since their names are its own, nearest last.
     pub replaces: Vec<PathBuf>,
 }
 
@@ -151,6 +155,24 @@ impl DecoderEntry {
     pub fn adapter_for(&self, encoder: &str) -> Option<&Path> {
         self.adapters.get(encoder).or(self.adapter.as_ref()).map(PathBuf::as_path)
     }
+
+    /// Checks that an adapter that was opened from a folder of this entry is the one that the entry
+    /// pins, if it pins one.
+    ///
+    /// # Errors
+    /// [`Error::PackageChanged`].
+    pub fn check_package(&self, adapter: &Adapter) -> Result<()> {
+        match self.package_pins.get(&adapter.origin) {
+            Some(expected) if *expected != adapter.manifest_sha256 => Err(Error::PackageChanged {
+                decoder: self.name.clone(),
+                adapter: adapter.manifest.name.clone(),
+                path: adapter.origin.join(MANIFEST_FILE),
+                expected: expected.clone(),
+                found: adapter.manifest_sha256.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A code plugin that an entry names, and what its registry file says about running it.
@@ -190,7 +212,7 @@ pub struct EncoderEntry {
     pub description: Option<String>,
     /// The registry file that defines it.
     pub origin: PathBuf,
-    /// The registry files whose entries of the same name it replaces, nearest last.
+    /// The registry files whose entries it replaces, since their names are its own, nearest last.
     pub replaces: Vec<PathBuf>,
 }
 
@@ -278,7 +300,7 @@ impl Registry {
         let says = |layer: &Layer, answer| layer.allow_code_plugins == Some(answer);
         let vetoed = self.layers.iter().any(|layer| says(layer, false));
         let by_user = self.layers.iter().any(|layer| layer.file.chosen == Chosen::Own && says(layer, true));
-        for decoder in self.decoders.by_name.values_mut() {
+        for decoder in &mut self.decoders.entries {
             let Some(plugin) = &mut decoder.plugin else { continue };
             plugin.allowed = !vetoed
                 && self.layers.iter().any(|layer| {
@@ -307,12 +329,12 @@ impl Registry {
 
     /// Every decoder, sorted by name.
     pub fn decoders(&self) -> impl ExactSizeIterator<Item = &DecoderEntry> {
-        self.decoders.by_name.values()
+        self.decoders.iter()
     }
 
     /// Every encoder, sorted by name.
     pub fn encoders(&self) -> impl ExactSizeIterator<Item = &EncoderEntry> {
-        self.encoders.by_name.values()
+        self.encoders.iter()
     }
 
     /// The name of the encoder to use where none is named.
@@ -339,9 +361,10 @@ impl Registry {
 /// Entries of one kind with their aliases.
 #[derive(Debug, Clone)]
 struct Entries<T> {
-    by_name: BTreeMap<String, T>,
-    /// From an alias to a name in `by_name`.
-    aliases: HashMap<String, String>,
+    /// Sorted by name.
+    entries: Vec<T>,
+    /// From every name and alias to a place in `entries`: a name is found by one look.
+    places: HashMap<String, usize>,
 }
 
 /// What entries of both kinds have.
@@ -349,49 +372,80 @@ trait Entry {
     const KIND: &'static str;
     fn name(&self) -> &str;
     fn aliases(&self) -> &[String];
+    fn aliases_mut(&mut self) -> &mut Vec<String>;
     fn origin(&self) -> &Path;
     fn replaces(&mut self) -> &mut Vec<PathBuf>;
 }
 
 impl<T> Default for Entries<T> {
     fn default() -> Self {
-        Self { by_name: BTreeMap::new(), aliases: HashMap::new() }
+        Self { entries: Vec::new(), places: HashMap::new() }
     }
 }
 
 impl<T: Entry> Entries<T> {
+    /// The entries of one file, which must not claim a name twice.
     fn new(entries: Vec<T>) -> Result<Self, String> {
-        let mut this = Self::default();
-        for entry in entries {
+        let names: HashSet<_> = entries.iter().map(|entry| entry.name()).collect();
+        let mut aliases = HashMap::new();
+        for entry in &entries {
             for alias in entry.aliases() {
                 check_name(&format!("{}s.{}.aliases", T::KIND, entry.name()), alias)?;
-                if let Some(other) = this.aliases.insert(alias.clone(), entry.name().to_owned()) {
+                if names.contains(alias.as_str()) {
+                    let (kind, name) = (with_article(T::KIND), entry.name());
+                    return Err(format!("`{alias}` is the name of {kind} and an alias of `{name}`"));
+                }
+                if let Some(other) = aliases.insert(alias, entry.name()) {
                     return Err(format!("`{alias}` is an alias of `{other}` and of `{}`", entry.name()));
                 }
             }
-            this.by_name.insert(entry.name().to_owned(), entry);
         }
-        if let Some((alias, name)) = this.aliases.iter().find(|(a, _)| this.by_name.contains_key(*a)) {
-            return Err(format!("`{alias}` is the name of a {} and an alias of `{name}`", T::KIND));
-        }
-        Ok(this)
+        Ok(Self::sorted(entries))
+    }
+
+    /// Entries of which no two have a name in common.
+    fn sorted(mut entries: Vec<T>) -> Self {
+        entries.sort_by(|a, b| a.name().cmp(b.name()));
+        let places = entries
+            .iter()
+            .enumerate()
+            .flat_map(|(place, entry)| {
+                let names = entry.aliases().iter().map(String::as_str).chain([entry.name()]);
+                names.map(move |name| (name.to_owned(), place))
+            })
+            .collect();
+        Self { entries, places }
     }
 
     fn get(&self, name: &str) -> Option<&T> {
-        self.by_name.get(name).or_else(|| self.by_name.get(self.aliases.get(name)?))
+        self.entries.get(*self.places.get(name)?)
     }
 
-    fn overlay(&mut self, later: Self) {
-        for (name, mut entry) in later.by_name {
-            if let Some(mut old) = self.by_name.remove(&name) {
+    fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.entries.iter()
+    }
+
+    /// Puts later entries over these. What a name means is what the last file says that has it,
+    /// as a name or as an alias: an entry whose own name is taken is replaced as a whole, and one
+    /// that only loses an alias stays without it.
+    fn overlay(&mut self, mut later: Self) {
+        for mut old in std::mem::take(&mut self.entries) {
+            if let Some(place) = later.places.get(old.name())
+                && let Some(new) = later.entries.get_mut(*place)
+            {
                 let origin = old.origin().to_owned();
-                entry.replaces().append(old.replaces());
-                entry.replaces().push(origin);
-                self.aliases.retain(|_, target| *target != name);
+                let mut replaced = std::mem::take(old.replaces());
+                replaced.push(origin);
+                // An entry may replace several; who came last stays last.
+                replaced.append(new.replaces());
+                *new.replaces() = replaced;
+            } else {
+                old.aliases_mut().retain(|alias| !later.places.contains_key(alias));
+                self.entries.push(old);
             }
-            self.by_name.insert(name, entry);
         }
-        self.aliases.extend(later.aliases);
+        self.entries.append(&mut later.entries);
+        *self = Self::sorted(std::mem::take(&mut self.entries));
     }
 
     /// The most similar names and aliases, best first. Names are compared without case and with
@@ -400,9 +454,8 @@ impl<T: Entry> Entries<T> {
         let fold = |s: &str| s.to_lowercase().replace(['_', '.', ' ', '/', ':'], "-");
         let wanted = fold(name);
         let mut scored: Vec<(f64, &str)> = self
-            .by_name
+            .places
             .keys()
-            .chain(self.aliases.keys())
             .map(|known| (strsim::jaro_winkler(&wanted, &fold(known)), known.as_str()))
             .filter(|(score, _)| *score >= 0.7)
             .collect();
@@ -419,6 +472,9 @@ impl Entry for DecoderEntry {
     fn aliases(&self) -> &[String] {
         &self.aliases
     }
+    fn aliases_mut(&mut self) -> &mut Vec<String> {
+        &mut self.aliases
+    }
     fn origin(&self) -> &Path {
         &self.origin
     }
@@ -434,6 +490,9 @@ impl Entry for EncoderEntry {
     }
     fn aliases(&self) -> &[String] {
         &self.aliases
+    }
+    fn aliases_mut(&mut self) -> &mut Vec<String> {
+        &mut self.aliases
     }
     fn origin(&self) -> &Path {
         &self.origin
@@ -487,9 +546,10 @@ struct DecoderText {
     tokenizer: Option<ModelFile>,
     encoder: Option<String>,
     adapter: Option<PathBuf>,
+    adapter_sha256: Option<String>,
     #[serde(default)]
-    adapters: BTreeMap<String, PathBuf>,
-    plugin: Option<PluginText>,
+    adapters: BTreeMap<String, PackageText>,
+    plugin: Option<PinnedText>,
     #[serde(default)]
     options: DecoderOptions,
     description: Option<String>,
@@ -497,9 +557,17 @@ struct DecoderText {
     shape: Option<ModelShape>,
 }
 
+/// A package folder, pinned or not.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a folder or `{ path, sha256 }`")]
+enum PackageText {
+    Folder(PathBuf),
+    Pinned(PinnedText),
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PluginText {
+struct PinnedText {
     path: PathBuf,
     sha256: String,
 }
@@ -536,6 +604,34 @@ impl RegistryText {
                 return Err(format!("`decoders.{name}` has both `adapter` and `plugin`"));
             }
             text.options.check(&at("options"))?;
+            let mut package_pins = BTreeMap::new();
+            let mut pin = |folder: &Path, field: &str, sha256: String| {
+                check_sha256(&at(field), &sha256)?;
+                match package_pins.insert(folder.to_owned(), sha256.clone()) {
+                    Some(other) if other != sha256 => {
+                        Err(format!("`decoders.{name}` pins `{}` in two ways", folder.display()))
+                    }
+                    _ => Ok(()),
+                }
+            };
+            let adapter = text.adapter.map(|path| folder.join(path));
+            match (&adapter, text.adapter_sha256) {
+                (Some(adapter), Some(sha256)) => pin(adapter, "adapter_sha256", sha256)?,
+                (None, Some(_)) => return Err(format!("`decoders.{name}.adapter_sha256` pins no `adapter`")),
+                (_, None) => {}
+            }
+            let mut adapters = BTreeMap::new();
+            for (encoder, package) in text.adapters {
+                let path = match package {
+                    PackageText::Folder(path) => folder.join(path),
+                    PackageText::Pinned(PinnedText { path, sha256 }) => {
+                        let path = folder.join(path);
+                        pin(&path, &format!("adapters.{encoder}.sha256"), sha256)?;
+                        path
+                    }
+                };
+                adapters.insert(encoder, path);
+            }
             let plugin = match text.plugin {
                 None => None,
                 Some(plugin) => {
@@ -554,8 +650,9 @@ impl RegistryText {
                 model,
                 tokenizer,
                 encoder: text.encoder,
-                adapter: text.adapter.map(|path| folder.join(path)),
-                adapters: text.adapters.into_iter().map(|(name, path)| (name, folder.join(path))).collect(),
+                adapter,
+                adapters,
+                package_pins,
                 plugin,
                 options: text.options,
                 description: text.description,
@@ -705,6 +802,64 @@ source = "file:models/l.gguf"
         assert_eq!(registry.decoder("local").unwrap().origin, Path::new("/r/registry.toml"));
         assert_eq!(registry.default_encoder(), Some("start"));
         assert_eq!(registry.sources().len(), 2);
+    }
+
+    #[test]
+    fn what_a_name_means_is_what_the_last_file_says_that_has_it() {
+        let layered = |first: &str, second: &str| {
+            let mut registry =
+                Registry::parse(&format!("schema = 1\n{first}"), Path::new("/1/registry.toml")).unwrap();
+            let later = format!("schema = 1\n{second}");
+            registry.overlay(Registry::parse(&later, Path::new("/2/registry.toml")).unwrap());
+            registry
+        };
+        let entry = |name: &str, aliases: &str| {
+            format!("[decoders.{name}]\nsource = 'file:x'\naliases = [{aliases}]\n")
+        };
+        // A later alias takes an earlier name, and with it the entry that nothing else would reach.
+        let registry = layered(&(entry("a", "'aa'") + &entry("b", "")), &entry("c", "'a', 'b'"));
+        assert_eq!(registry.decoder("a").unwrap().name, "c");
+        assert!(registry.decoder("aa").is_err(), "an alias goes with its entry");
+        let names: Vec<_> = registry.decoders().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["c"]);
+        assert_eq!(registry.decoder("c").unwrap().replaces, [Path::new("/1/registry.toml"); 2]);
+        // A later name or alias takes an earlier alias, which the old entry no longer shows.
+        for later in [entry("x", ""), entry("c", "'x'")] {
+            let registry = layered(&entry("a", "'x', 'y'"), &later);
+            assert_eq!(registry.decoder("x").unwrap().origin, Path::new("/2/registry.toml"));
+            assert_eq!(registry.decoder("a").unwrap().aliases, ["y"]);
+            assert_eq!(registry.decoder("y").unwrap().name, "a");
+            assert!(registry.decoder("x").unwrap().replaces.is_empty(), "an alias is no entry");
+        }
+    }
+
+    #[test]
+    fn packages_are_pinned_by_folder_and_never_in_two_ways() {
+        let (a, b) = ("a".repeat(64), "b".repeat(64));
+        let entry = |text: &str| parse(&format!("schema = 1\n[decoders.d]\nsource = 'file:m'\n{text}"));
+        let registry = entry(&format!(
+            "adapter = 'p'\nadapter_sha256 = '{a}'\n\
+             adapters = {{ e = 'p', f = {{ path = 'q', sha256 = '{b}' }} }}"
+        ))
+        .unwrap();
+        let entry_d = registry.decoder("d").unwrap();
+        assert_eq!(entry_d.adapter_for("f"), Some(Path::new("/r/q")));
+        let pins: Vec<_> = entry_d.package_pins.iter().map(|(p, s)| (p.to_str().unwrap(), s)).collect();
+        assert_eq!(pins, [("/r/p", &a), ("/r/q", &b)]);
+        for (text, expected) in [
+            (format!("adapter_sha256 = '{a}'"), "`decoders.d.adapter_sha256` pins no `adapter`"),
+            ("adapter = 'p'\nadapter_sha256 = 'a'".to_owned(), "`decoders.d.adapter_sha256` is not 64"),
+            (
+                format!(
+                    "adapter = 'p'\nadapter_sha256 = '{a}'\nadapters = {{ e = {{ path = 'p', sha256 = '{b}' }} }}"
+                ),
+                "pins `/r/p` in two ways",
+            ),
+            ("adapters = { e = { path = 'p' } }".to_owned(), "expected a folder or `{ path, sha256 }`"),
+        ] {
+            let error = entry(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 
     /// Whether plugin `p`, which the last file names, may run. Each file says nothing, `true` or

@@ -1,13 +1,14 @@
 //! What the registry holds and whether it works, as plain data to print: list, inspect, verify and
 //! doctor.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::{
-    Adapter, AdapterManifest, DecoderEntry, EncoderManifest, Error, ModelSource, PluginPolicy, Registry,
-    RegistryFile, Result, WeightType, sha256_file,
+    Adapter, AdapterManifest, Backbone, DecoderEntry, EncoderEntry, EncoderManifest, EncoderWeights, Error,
+    ModelSource, PluginPolicy, Registry, RegistryFile, Result, WeightType, sha256_file,
 };
 
 /// One decoder of [`list`].
@@ -25,9 +26,13 @@ pub struct ListedDecoder {
     pub adapter_kind: &'static str,
     /// The package folder or plugin file.
     pub adapter: Option<PathBuf>,
+    /// The encoder to use with it, where it is not the default one.
+    pub encoder: Option<String>,
+    /// Package folders for other encoders, by the encoder's name.
+    pub adapters: BTreeMap<String, PathBuf>,
     /// The registry file that defines it.
     pub origin: PathBuf,
-    /// The registry files whose entries of the same name it replaces.
+    /// The registry files whose entries it replaces.
     pub replaces: Vec<PathBuf>,
 }
 
@@ -49,6 +54,8 @@ pub fn list(registry: &Registry) -> Vec<ListedDecoder> {
                 source: entry.model.source.clone(),
                 adapter_kind,
                 adapter,
+                encoder: entry.encoder.clone(),
+                adapters: entry.adapters.clone(),
                 origin: entry.origin.clone(),
                 replaces: entry.replaces.clone(),
             }
@@ -69,6 +76,9 @@ pub struct Inspection {
     pub n_parameters: usize,
     /// Whether the host can build and train the projector.
     pub trainable: bool,
+    /// Whether the weights are here. Where they are published elsewhere and were not imported, the
+    /// tensors are those that the manifest asks for.
+    pub imported: bool,
 }
 
 /// A tensor of an [`Inspection`].
@@ -76,8 +86,8 @@ pub struct Inspection {
 pub struct InspectedTensor {
     /// Its name.
     pub name: String,
-    /// `F32`, `F16` or `BF16`.
-    pub dtype: &'static str,
+    /// `F32`, `F16` or `BF16`; none where the weights are not here.
+    pub dtype: Option<&'static str>,
     /// Its shape, outermost dimension first.
     pub shape: Vec<usize>,
 }
@@ -90,20 +100,44 @@ pub fn inspect(adapter: &Adapter) -> Inspection {
         .names()
         .map(|name| InspectedTensor {
             name: name.to_owned(),
-            dtype: match weights.dtype(name) {
+            dtype: Some(match weights.dtype(name) {
                 Some(WeightType::F16) => "F16",
                 Some(WeightType::Bf16) => "BF16",
                 _ => "F32",
-            },
+            }),
             shape: weights.shape(name).unwrap_or_default().to_vec(),
         })
         .collect();
+    inspection(&adapter.manifest, &adapter.origin, tensors, true)
+}
+
+/// Describes an adapter by its manifest alone.
+#[must_use]
+pub fn inspect_manifest(manifest: &AdapterManifest, origin: &Path) -> Inspection {
+    let mut slots = manifest.required_tensors();
+    slots.extend(manifest.optional_tensors());
+    let mut tensors: Vec<_> = slots
+        .into_iter()
+        .map(|slot| InspectedTensor { name: slot.name, dtype: None, shape: slot.shape })
+        .collect();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    inspection(manifest, origin, tensors, false)
+}
+
+fn inspection(
+    manifest: &AdapterManifest,
+    origin: &Path,
+    tensors: Vec<InspectedTensor>,
+    imported: bool,
+) -> Inspection {
+    let size = |tensor: &InspectedTensor| tensor.shape.iter().fold(1usize, |n, d| n.saturating_mul(*d));
     Inspection {
-        origin: adapter.origin.clone(),
-        manifest: adapter.manifest.clone(),
-        n_parameters: tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum(),
+        origin: origin.to_owned(),
+        manifest: manifest.clone(),
+        n_parameters: tensors.iter().map(size).fold(0, usize::saturating_add),
         tensors,
-        trainable: adapter.is_trainable(),
+        trainable: !manifest.projector.is_custom(),
+        imported,
     }
 }
 
@@ -184,13 +218,16 @@ pub fn verify(
     model: Option<&Path>,
 ) -> Result<Vec<Check>> {
     let entry = registry.decoder(decoder)?;
-    let (mut checks, adapter) = check_adapter(Adapter::resolve(entry, policy));
-    match &adapter {
-        None => checks
-            .push(Check::skipped("adapter: matches decoder and encoder", "there is no adapter to match")),
-        Some(adapter) => {
-            checks.push(Check::of("adapter: made for this decoder", made_for(entry, &adapter.manifest)).0);
-            checks.extend(check_encoder(registry, entry, &adapter.manifest));
+    let mut checks = Vec::new();
+    if entry.adapter.is_some() || entry.plugin.is_some() || entry.adapters.is_empty() {
+        let encoder = entry.encoder.as_deref().or(registry.default_encoder());
+        checks.extend(check_one(registry, entry, encoder, "adapter", Adapter::resolve(entry, policy)));
+    }
+    for (encoder, folder) in &entry.adapters {
+        // The usual adapter is often the one for the usual encoder.
+        if entry.adapter.as_ref() != Some(folder) || entry.encoder.as_ref() != Some(encoder) {
+            let about = format!("adapter for encoder `{encoder}`");
+            checks.extend(check_one(registry, entry, Some(encoder), &about, open_pinned(entry, folder)));
         }
     }
 
@@ -207,10 +244,27 @@ pub fn verify(
     Ok(checks)
 }
 
+/// An adapter of an entry, by its folder.
+fn open_pinned(entry: &DecoderEntry, folder: &Path) -> Result<Adapter> {
+    let adapter = Adapter::open(folder)?;
+    entry.check_package(&adapter)?;
+    Ok(adapter)
+}
+
 /// The checks of an adapter by itself, wherever it was opened.
 #[must_use]
 pub fn check_adapter(opened: Result<Adapter>) -> (Vec<Check>, Option<Adapter>) {
-    let (check, adapter) = Check::of("adapter: manifest, sha256, shapes, values", opened);
+    check_opened("adapter", opened)
+}
+
+fn check_opened(about: &str, opened: Result<Adapter>) -> (Vec<Check>, Option<Adapter>) {
+    let what = format!("{about}: manifest, sha256, shapes, values");
+    if let Err(error @ Error::NotImported { .. }) = &opened {
+        // Nothing is wrong with it: its weights are its makers' to give.
+        let hint = error.hint().unwrap_or_default();
+        return (vec![Check::skipped(&what, format!("{error}; {hint}"))], None);
+    }
+    let (check, adapter) = Check::of(what, opened);
     let mut checks = vec![check];
     if let Some(adapter) = &adapter
         && let Some(projector) = adapter.host_projector()
@@ -219,6 +273,32 @@ pub fn check_adapter(opened: Result<Adapter>) -> (Vec<Check>, Option<Adapter>) {
         checks.push(Check::of("plugin: `project` on two rows", probe).0);
     }
     (checks, adapter)
+}
+
+/// The checks of one of an entry's adapters, which is for an encoder.
+fn check_one(
+    registry: &Registry,
+    entry: &DecoderEntry,
+    encoder: Option<&str>,
+    about: &str,
+    opened: Result<Adapter>,
+) -> Vec<Check> {
+    let is_described = matches!(opened, Err(Error::NotImported { .. }));
+    let (mut checks, adapter) = check_opened(about, opened);
+    // One that is only described says what it is made for all the same.
+    let folder = encoder.and_then(|encoder| entry.adapter_for(encoder)).or(entry.adapter.as_deref());
+    let described = folder.filter(|_| is_described).and_then(|folder| AdapterManifest::open(folder).ok());
+    match adapter.map(|adapter| adapter.manifest).or(described) {
+        None => checks.push(Check::skipped(
+            &format!("{about}: matches decoder and encoder"),
+            "there is no adapter to match",
+        )),
+        Some(manifest) => {
+            checks.push(Check::of(format!("{about}: made for this decoder"), made_for(entry, &manifest)).0);
+            checks.extend(check_encoder(registry, encoder, about, &manifest));
+        }
+    }
+    checks
 }
 
 fn made_for(entry: &DecoderEntry, manifest: &AdapterManifest) -> Result<()> {
@@ -234,8 +314,13 @@ fn made_for(entry: &DecoderEntry, manifest: &AdapterManifest) -> Result<()> {
     }
 }
 
-fn check_encoder(registry: &Registry, entry: &DecoderEntry, manifest: &AdapterManifest) -> Vec<Check> {
-    let Some(name) = entry.encoder.as_deref().or(registry.default_encoder()) else {
+fn check_encoder(
+    registry: &Registry,
+    encoder: Option<&str>,
+    about: &str,
+    manifest: &AdapterManifest,
+) -> Vec<Check> {
+    let Some(name) = encoder else {
         return vec![Check::skipped("encoder", "no default encoder is set")];
     };
     let open = registry.encoder(name).and_then(|encoder| EncoderManifest::open(&encoder.package));
@@ -243,21 +328,23 @@ fn check_encoder(registry: &Registry, entry: &DecoderEntry, manifest: &AdapterMa
     let mut checks = vec![check];
     if let Some(encoder) = encoder {
         let pinned = manifest.check_encoder(&encoder.encoder_id);
-        checks.push(Check::of("adapter: made for this encoder", pinned).0);
-        if encoder.d_encoder != manifest.d_encoder {
-            checks.push(Check {
-                what: "adapter: width of the latents".to_owned(),
-                outcome: Outcome::Failed {
-                    message: format!(
-                        "the adapter reads latents of width {}, the encoder gives {}",
-                        manifest.d_encoder, encoder.d_encoder
-                    ),
-                    hint: Some("use the encoder that the adapter was made for".to_owned()),
-                },
-            });
+        checks.push(Check::of(format!("{about}: made for this encoder"), pinned).0);
+        if let Some((message, hint)) = other_width(manifest, &encoder) {
+            checks.push(Check::failed_with(&format!("{about}: width of the latents"), message, Some(hint)));
         }
     }
     checks
+}
+
+/// What is wrong where an adapter does not read what an encoder gives, and what to do about it.
+fn other_width(manifest: &AdapterManifest, encoder: &EncoderManifest) -> Option<(String, String)> {
+    let (read, given) = (manifest.d_encoder, encoder.d_encoder);
+    (read != given).then(|| {
+        (
+            format!("the adapter reads latents of width {read}, the encoder gives {given}"),
+            "use the encoder that the adapter was made for".to_owned(),
+        )
+    })
 }
 
 fn check_sha256(path: &Path, expected: &str) -> Result<()> {
@@ -336,20 +423,112 @@ pub fn doctor(
         None => {}
     }
     for encoder in registry.encoders() {
-        if let Err(error) = EncoderManifest::open(&encoder.package) {
-            let likelihood = if registry.default_encoder() == Some(&encoder.name) {
-                Likelihood::Certain
-            } else {
-                Likelihood::Likely
-            };
-            findings.push(finding(likelihood, &format!("encoder `{}`", encoder.name), &error));
-        }
+        findings.extend(examine_encoder(&registry, encoder));
     }
     for decoder in registry.decoders() {
         findings.extend(examine(&registry, decoder, policy, model(decoder).as_deref()));
     }
     // Stable, so that within a likelihood registries come before encoders before decoders.
     findings.sort_by_key(|finding| finding.likelihood);
+    findings
+}
+
+fn examine_encoder(registry: &Registry, entry: &EncoderEntry) -> Vec<Finding> {
+    let subject = format!("encoder `{}`", entry.name);
+    // Without the default encoder nothing is compressed.
+    let is_default = registry
+        .default_encoder()
+        .is_some_and(|name| registry.encoder(name).is_ok_and(|default| default.name == entry.name));
+    let likelihood = if is_default { Likelihood::Certain } else { Likelihood::Likely };
+    let manifest = match EncoderManifest::open(&entry.package) {
+        Ok(manifest) => manifest,
+        Err(error) => return vec![finding(likelihood, &subject, &error)],
+    };
+    let mut findings = Vec::new();
+    if let EncoderWeights::Published { .. } = manifest.weights {
+        findings.push(Finding {
+            likelihood: if is_default { Likelihood::Certain } else { Likelihood::Possible },
+            subject: subject.clone(),
+            problem: "it is only described: its weights are published elsewhere and were not imported"
+                .to_owned(),
+            hint: Some(format!(
+                "fetch its checkpoint and run `arc import FOLDER --name {}`{}",
+                entry.name,
+                if is_default { ", or set another `default_encoder`" } else { "" }
+            )),
+        });
+    }
+    let Some(Backbone { decoder: Some(name), sha256, .. }) = &manifest.backbone else { return findings };
+    match registry.decoder(name) {
+        Err(error) => findings.push(Finding {
+            likelihood,
+            subject,
+            problem: format!("its backbone is not in the registry: {error}"),
+            hint: Some(format!(
+                "add decoder `{name}` with `arc adapters add --name {name} --source SOURCE`, pinned as `{sha256}`"
+            )),
+        }),
+        Ok(backbone) => {
+            if let Some(pinned) = backbone.model.sha256.as_ref().filter(|pinned| *pinned != sha256) {
+                findings.push(Finding {
+                    likelihood,
+                    subject,
+                    problem: format!(
+                        "it was made from backbone `{name}` with sha256 `{sha256}`, the registry pins `{pinned}`"
+                    ),
+                    hint: Some(format!("point decoder `{name}` at the file that the encoder was made from")),
+                });
+            }
+        }
+    }
+    findings
+}
+
+/// What is wrong with one of a decoder's adapters, which is for an encoder.
+fn examine_adapter(
+    registry: &Registry,
+    decoder: &DecoderEntry,
+    encoder: Option<&str>,
+    opened: Result<Adapter>,
+) -> Vec<Finding> {
+    let subject = match encoder.filter(|encoder| decoder.adapters.contains_key(*encoder)) {
+        Some(encoder) => format!("decoder `{}` with encoder `{encoder}`", decoder.name),
+        None => format!("decoder `{}`", decoder.name),
+    };
+    let mut findings = Vec::new();
+    let manifest = match opened {
+        Ok(adapter) => Some(adapter.manifest),
+        Err(error) => {
+            let likelihood = match &error {
+                // It was never more than a description, or a model to be used without latents.
+                Error::NotImported { .. } | Error::NoAdapter { .. } => Likelihood::Possible,
+                _ => Likelihood::Likely,
+            };
+            findings.push(finding(likelihood, &subject, &error));
+            None
+        }
+    };
+    let encoder = match encoder.map(|name| registry.encoder(name)) {
+        None => None,
+        // A default that is not there was found already.
+        Some(Err(_)) if encoder == registry.default_encoder() => None,
+        Some(Err(error)) => {
+            findings.push(finding(Likelihood::Likely, &subject, &error));
+            None
+        }
+        Some(Ok(entry)) => EncoderManifest::open(&entry.package).ok(),
+    };
+    let Some(manifest) = manifest else { return findings };
+    if let Err(error) = made_for(decoder, &manifest) {
+        findings.push(finding(Likelihood::Likely, &subject, &error));
+    }
+    if let Some(encoder) = encoder {
+        if let Err(error) = manifest.check_encoder(&encoder.encoder_id) {
+            findings.push(finding(Likelihood::Likely, &subject, &error));
+        } else if let Some((problem, hint)) = other_width(&manifest, &encoder) {
+            findings.push(Finding { likelihood: Likelihood::Likely, subject, problem, hint: Some(hint) });
+        }
+    }
     findings
 }
 
@@ -360,20 +539,15 @@ fn examine(
     model: Option<&Path>,
 ) -> Vec<Finding> {
     let subject = format!("decoder `{}`", decoder.name);
+    let usual = decoder.encoder.as_deref().or(registry.default_encoder());
     let mut findings = Vec::new();
-    match Adapter::resolve(decoder, policy) {
-        Err(error) => findings.push(finding(Likelihood::Likely, &subject, &error)),
-        Ok(adapter) => {
-            if let Err(error) = made_for(decoder, &adapter.manifest) {
-                findings.push(finding(Likelihood::Likely, &subject, &error));
-            }
-            let encoder = decoder.encoder.as_deref().or(registry.default_encoder());
-            let manifest = encoder
-                .and_then(|name| registry.encoder(name).ok())
-                .and_then(|entry| EncoderManifest::open(&entry.package).ok());
-            if let Some(Err(error)) = manifest.map(|m| adapter.manifest.check_encoder(&m.encoder_id)) {
-                findings.push(finding(Likelihood::Likely, &subject, &error));
-            }
+    if decoder.adapter.is_some() || decoder.plugin.is_some() || decoder.adapters.is_empty() {
+        findings.extend(examine_adapter(registry, decoder, usual, Adapter::resolve(decoder, policy)));
+    }
+    for (encoder, folder) in &decoder.adapters {
+        if decoder.adapter.as_ref() != Some(folder) || decoder.encoder.as_ref() != Some(encoder) {
+            let opened = open_pinned(decoder, folder);
+            findings.extend(examine_adapter(registry, decoder, Some(encoder), opened));
         }
     }
     let missing = match &decoder.model.source {
@@ -382,7 +556,19 @@ fn examine(
             format!("its model file `{}` is not there", path.display()),
             "put the file there, or change `source` in the registry".to_owned(),
         )),
-        ModelSource::File { .. } => None,
+        ModelSource::File { path } => {
+            let found = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
+            found.zip(decoder.model.bytes).filter(|(found, expected)| found != expected).map(
+                |(found, expected)| {
+                    (
+                        Likelihood::Likely,
+                        format!("its model file has {found} bytes, the registry says {expected}"),
+                        "put the file there that the registry means, or correct `bytes` and `sha256`"
+                            .to_owned(),
+                    )
+                },
+            )
+        }
         // It is pulled when it is first asked for, where there is a network.
         _ if model.is_none() => Some((
             Likelihood::Possible,
@@ -522,6 +708,143 @@ mod tests {
             assert!(*l == likelihood && s.ends_with(subject) && p.contains(problem), "{found:?}");
         }
         assert_eq!(doctor(&[], &PluginPolicy::default(), &|_| None)[0].likelihood, Likelihood::Certain);
+    }
+
+    #[test]
+    fn faults_of_encoders_and_of_further_adapters_are_found() {
+        const BACKBONE: &str = r#"{"source": "file:b", "sha256": "SHA"}"#;
+        let found = |encoder: &dyn Fn(String) -> String, registry: &dyn Fn(String) -> String| {
+            let (root, path) = setup();
+            let (text, json) =
+                (std::fs::read_to_string(&path).unwrap(), root.path().join("start/encoder.json"));
+            std::fs::write(&path, registry(text)).unwrap();
+            std::fs::write(json, encoder(ENCODER.to_owned()).replace("SHA", &"a".repeat(64))).unwrap();
+            examine(&path)
+        };
+        let same = |text: String| text;
+        assert_eq!(found(&same, &same), []);
+
+        let published = |text: String| {
+            text.replace(
+                &format!(r#""backbone": {BACKBONE}"#),
+                r#""shape": {"n_layers": 2, "d_model": 8,
+                "n_heads": 2, "n_kv_heads": 1, "d_head": 4, "d_ff": 16, "vocab_size": 61, "norm_eps": 1e-5,
+                "rope_theta": 1e4}"#,
+            )
+            .replace(r#""kind": "backbone""#, r#""kind": "published", "source": "hf:O/R@main#f""#)
+        };
+        let of_decoder = |name: &str| {
+            let backbone = format!(r#"{{"decoder": "{name}", "sha256": "SHA"}}"#);
+            move |text: String| text.replace(BACKBONE, &backbone)
+        };
+        let no_default = |text: String| text.replace("default_encoder = 'start'\n", "");
+        let with = |line: &'static str| move |text: String| format!("{text}{line}\n");
+        let (none, tiny) = (of_decoder("none"), of_decoder("tiny"));
+        for (encoder, registry, likelihood, subject, problem) in [
+            (
+                &published as &dyn Fn(String) -> String,
+                &same as &dyn Fn(String) -> String,
+                Likelihood::Certain,
+                "encoder `start`",
+                "it is only described",
+            ),
+            (&published, &no_default, Likelihood::Possible, "encoder `start`", "it is only described"),
+            (&none, &same, Likelihood::Certain, "encoder `start`", "no decoder is called `none`"),
+            (&none, &no_default, Likelihood::Likely, "encoder `start`", "no decoder is called `none`"),
+            (&tiny, &same, Likelihood::Certain, "encoder `start`", "the registry pins"),
+            (
+                &same,
+                &with("encoder = 'gone'"),
+                Likelihood::Likely,
+                "decoder `tiny`",
+                "no encoder is called `gone`",
+            ),
+            (
+                &same,
+                &with("adapters = { gone = 'tiny' }"),
+                Likelihood::Likely,
+                "decoder `tiny` with encoder `gone`",
+                "no encoder is called `gone`",
+            ),
+            (
+                &same,
+                &with("adapters = { start = 'nowhere' }"),
+                Likelihood::Likely,
+                "decoder `tiny` with encoder `start`",
+                "cannot open",
+            ),
+            (
+                &same,
+                &with("adapter_sha256 = 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'"),
+                Likelihood::Likely,
+                "decoder `tiny`",
+                "the registry pins",
+            ),
+            (
+                &same,
+                &with("bytes = 7"),
+                Likelihood::Likely,
+                "decoder `tiny`",
+                "has 3 bytes, the registry says 7",
+            ),
+        ] {
+            let findings = found(encoder, registry);
+            let it = |f: &&Finding| {
+                f.likelihood == likelihood && f.subject == subject && f.problem.contains(problem)
+            };
+            assert!(findings.iter().any(|f| it(&f)), "{likelihood:?} {subject} {problem}: {findings:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_described_or_has_no_adapter_is_no_fault() {
+        let (root, path) = setup();
+        let json = root.path().join("tiny/adapter.json");
+        let mut manifest = AdapterManifest::open(&root.path().join("tiny")).unwrap();
+        manifest.weights.sha256.clear();
+        std::fs::write(&json, manifest.to_json(&json).unwrap()).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}[decoders.bare]\nsource = 'file:model.gguf'\n")).unwrap();
+        let findings = examine(&path);
+        let problems: Vec<_> = findings.iter().map(|f| (f.likelihood, f.subject.as_str())).collect();
+        let possible = Likelihood::Possible;
+        assert_eq!(problems, [(possible, "decoder `bare`"), (possible, "decoder `tiny`")]);
+        assert!(findings[1].hint.as_ref().unwrap().contains("arc import"), "{findings:?}");
+
+        let registry = Registry::open(&path).unwrap();
+        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None).unwrap();
+        assert!(checks.iter().all(|check| !check.failed()), "{checks:?}");
+        assert!(matches!(&checks[0].outcome, Outcome::Skipped { reason } if reason.contains("arc import")));
+        // What it says is checked all the same.
+        let encoder = root.path().join("start/encoder.json");
+        let text = std::fs::read_to_string(&encoder).unwrap();
+        std::fs::write(&encoder, text.replace("\"e\"", "\"other\"")).unwrap();
+        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None).unwrap();
+        let failed: Vec<_> = checks.iter().filter(|c| c.failed()).map(|c| c.what.as_str()).collect();
+        assert_eq!(failed, ["adapter: made for this encoder"]);
+
+        let inspection = inspect_manifest(&manifest, root.path());
+        assert_eq!(inspection.n_parameters, 4 * 8 + 12 * 4 + 8 + 8);
+        assert!(!inspection.imported && inspection.tensors.iter().all(|tensor| tensor.dtype.is_none()));
+    }
+
+    #[test]
+    fn each_further_adapter_is_listed_and_verified() {
+        let (root, path) = setup();
+        scaffold("second").package(&root.path().join("second")).unwrap();
+        std::fs::create_dir(root.path().join("other")).unwrap();
+        let encoder = ENCODER.replace("SHA", &"a".repeat(64)).replace("\"e\"", "\"other\"");
+        std::fs::write(root.path().join("other/encoder.json"), encoder).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let more = "adapters = { start = 'second', other = 'second' }\n[encoders.other]\npackage = 'other'\n";
+        std::fs::write(&path, text + more).unwrap();
+        let registry = Registry::open(&path).unwrap();
+        let listed = serde_json::to_value(list(&registry)).unwrap();
+        assert_eq!(listed[0]["adapters"]["other"], root.path().join("second").to_str().unwrap());
+        assert_eq!(listed[0]["encoder"], serde_json::Value::Null);
+        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None).unwrap();
+        let failed: Vec<_> = checks.iter().filter(|c| c.failed()).map(|c| c.what.as_str()).collect();
+        assert_eq!(failed, ["adapter for encoder `other`: made for this encoder"], "it is for `start`");
     }
 
     #[test]

@@ -53,6 +53,22 @@ pub enum Pins {
     Overridden,
 }
 
+impl Pins {
+    /// The pin of an error that does not fit, where pins are overridden; else the error.
+    pub(crate) fn excuse(self, error: arc_adapters::Error) -> Result<OverriddenPin> {
+        use arc_adapters::Error::{PackageChanged, PinMismatch};
+        match error {
+            PinMismatch { adapter, what: pin, expected, found } if self == Self::Overridden => {
+                Ok(OverriddenPin { adapter, pin, expected, found })
+            }
+            PackageChanged { adapter, expected, found, .. } if self == Self::Overridden => {
+                Ok(OverriddenPin { adapter, pin: Pin::Package, expected, found })
+            }
+            error => Err(error.into()),
+        }
+    }
+}
+
 /// A pin that did not fit, and was overridden.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OverriddenPin {
@@ -132,6 +148,20 @@ impl AdaptedDecoder {
     pub fn with_template(mut self, source: &str) -> Result<Self> {
         self.template = PromptTemplate::parse(source)?;
         Ok(self)
+    }
+
+    /// The same with a pin that was overridden before the two met.
+    #[must_use]
+    pub(crate) fn overriding(self, pin: Option<OverriddenPin>) -> Self {
+        self.overridden.lock().unwrap_or_else(PoisonError::into_inner).extend(pin);
+        self
+    }
+
+    /// Which hashes of its decoder the adapter does not pin: nothing tells whether this model is the
+    /// one that it was made for.
+    #[must_use]
+    pub fn unpinned(&self) -> Vec<Pin> {
+        self.adapter.manifest.unpinned()
     }
 
     /// The pins that did not fit and were overridden, of the decoder and of all latents that were
@@ -284,14 +314,7 @@ fn override_pin(
     pins: Pins,
     overridden: &Mutex<Vec<OverriddenPin>>,
 ) -> Result<()> {
-    let pin = match mismatch {
-        arc_adapters::Error::PinMismatch { adapter, what: pin, expected, found }
-            if pins == Pins::Overridden =>
-        {
-            OverriddenPin { adapter, pin, expected, found }
-        }
-        mismatch => return Err(mismatch.into()),
-    };
+    let pin = pins.excuse(mismatch)?;
     let mut overridden = overridden.lock().unwrap_or_else(PoisonError::into_inner);
     if !overridden.contains(&pin) {
         overridden.push(pin);

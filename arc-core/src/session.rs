@@ -217,9 +217,11 @@ impl Session {
         let (adapted, is_new) = slot.get_or_load(self.tick(), || {
             // The adapter is small and its faults are found before a model is pulled.
             let adapter = resolve_adapter(entry, encoder, &self.plugins)?;
+            let changed = entry.check_package(&adapter).map_err(|error| self.pins.excuse(error));
+            let changed = changed.err().transpose()?;
             let stamp = stamp(&adapter.manifest);
             let model = self.load_model(names, entry)?;
-            let mut adapted = AdaptedDecoder::with_pins(model, adapter, self.pins)?;
+            let mut adapted = AdaptedDecoder::with_pins(model, adapter, self.pins)?.overriding(changed);
             if let Some(template) = &entry.options.prompt_template {
                 adapted = adapted.with_template(template)?;
             }
@@ -563,13 +565,16 @@ fn adapters_of(entry: &DecoderEntry) -> impl Iterator<Item = (&String, Option<&S
     usual.chain(entry.adapters.keys().map(|encoder| (&entry.name, Some(encoder))))
 }
 
-/// The adapter that an entry names for an encoder, else its usual one.
+/// The adapter that an entry names for an encoder, else its usual one, whether or not it is the one
+/// that the entry pins.
 fn resolve_adapter(
     entry: &DecoderEntry,
     encoder: Option<&String>,
     plugins: &PluginPolicy,
 ) -> Result<Adapter> {
-    match encoder.and_then(|encoder| entry.adapters.get(encoder)) {
+    let named = encoder.and_then(|encoder| entry.adapters.get(encoder));
+    let usual = entry.adapter.as_ref().filter(|_| entry.plugin.is_none());
+    match named.or(usual) {
         Some(folder) => Ok(Adapter::open(folder)?),
         None => Ok(Adapter::resolve(entry, plugins)?),
     }
@@ -591,9 +596,11 @@ fn adapter_is_same(
     plugins: &PluginPolicy,
     slot: &Slot<AdaptedDecoder>,
 ) -> bool {
-    if (&old.adapter, &old.adapters, &old.plugin, &old.options)
-        != (&new.adapter, &new.adapters, &new.plugin, &new.options)
-    {
+    let said = |entry: &DecoderEntry| {
+        let DecoderEntry { adapter, adapters, package_pins, plugin, options, .. } = entry.clone();
+        (adapter, adapters, package_pins, plugin, options)
+    };
+    if said(old) != said(new) {
         return false;
     }
     // A plugin's entry pins its very bytes, a package's does not.

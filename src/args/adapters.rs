@@ -65,6 +65,9 @@ pub(crate) struct Add {
     /// The decoder's name, where it is not the one that the adapter was made for
     #[arg(long, value_name = "NAME", required_unless_present = "adapter")]
     pub name: Option<String>,
+    /// Add the adapter for this encoder, beside those that the decoder has for others
+    #[arg(long, value_name = "ENCODER", requires = "adapter")]
+    pub for_encoder: Option<String>,
     /// The sha256 of the archive or plugin
     #[arg(long, value_name = "HEX", requires = "adapter", value_parser = parse_sha256)]
     pub sha256: Option<String>,

@@ -14,7 +14,7 @@ use arc_core::{AdaptedDecoder, Session, SpecialVector};
 use serde_json::{Value, json};
 
 use super::prompt_form;
-use super::setup::{is_latents_file, session, warn_of_overridden_pins};
+use super::setup::{is_latents_file, remark_on_unpinned, session, warn_of_overridden_pins};
 use crate::Failure;
 use crate::args::{Ask, Form, Global};
 use crate::output::Output;
@@ -95,6 +95,7 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             let overridden = decoder.overridden_pins();
             if index == 0 {
                 warn_of_overridden_pins(&overridden, output);
+                remark_on_unpinned(&decoder, output);
             }
             let mut answer = answer(&decoder, &prompt, question, &options, output)?;
             if !overridden.is_empty() {
@@ -102,6 +103,9 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             }
             if !warnings.is_empty() {
                 answer["warnings"] = json!(warnings);
+            }
+            if !decoder.unpinned().is_empty() {
+                answer["unpinned"] = json!(decoder.unpinned());
             }
             answers.push(answer);
         }

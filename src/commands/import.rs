@@ -107,7 +107,7 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
         let Some(encoder) = encoders.get(index).filter(|_| encoders.len() > 1).or(encoders.first()) else {
             continue;
         };
-        editor.add_adapter(&entry.name, encoder, &adapter_folder(&entry.name))?;
+        editor.add_adapter(&entry.name, encoder, &adapter_folder(&entry.name), None)?;
     }
 
     let imported = import(

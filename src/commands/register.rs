@@ -116,6 +116,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     } else {
         editor.set_adapter(&name, &adapter)?;
     }
+    editor.pin_adapter(&name, &arc_adapters::sha256_file(&package.join(arc_adapters::MANIFEST_FILE))?)?;
     editor.save()?;
 
     output.line(scores(&registration.before, &registration.after))?;

@@ -4,11 +4,11 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use arc_adapters::{Chosen, Isolation, ModelFile, PluginPolicy, REGISTRY_FILE, Registry, RegistryFile};
+use arc_adapters::{Chosen, Isolation, ModelFile, Pin, PluginPolicy, REGISTRY_FILE, Registry, RegistryFile};
 use arc_core::document::Document;
 use arc_core::hub::{Cache, Consent, pull};
 use arc_core::prompt_template::PromptTemplate;
-use arc_core::{Error, OverriddenPin, Pins, Session};
+use arc_core::{AdaptedDecoder, Error, OverriddenPin, Pins, Session};
 use indicatif::HumanBytes;
 
 use crate::Failure;
@@ -91,8 +91,25 @@ pub(super) fn plugin_policy(global: &Global) -> Result<PluginPolicy, Failure> {
 /// Says which pins `--force` overrode.
 pub(super) fn warn_of_overridden_pins(pins: &[OverriddenPin], output: &Output) {
     for OverriddenPin { adapter, pin, expected, found } in pins {
+        output.remark(match pin {
+            Pin::Package => format!(
+                "warning: adapter `{adapter}` is pinned as `{expected}`, this one is `{found}`; used all the same"
+            ),
+            _ => format!(
+                "warning: adapter `{adapter}` was made for {pin} `{expected}`, this one is `{found}`; used all the same"
+            ),
+        });
+    }
+}
+
+/// Says what an adapter does not pin.
+pub(super) fn remark_on_unpinned(decoder: &AdaptedDecoder, output: &Output) {
+    let unpinned: Vec<_> = decoder.unpinned().iter().map(ToString::to_string).collect();
+    if !unpinned.is_empty() {
         output.remark(format!(
-            "warning: adapter `{adapter}` was made for {pin} `{expected}`, this one is `{found}`; used all the same"
+            "remark: adapter `{}` does not pin the {} of its decoder, so that nothing tells whether this is the one",
+            decoder.adapter.manifest.name,
+            unpinned.join(" and the ")
         ));
     }
 }

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    Adapter, AdapterManifest, Archive, DecoderEntry, ENCODER_FILE, EncoderManifest, ModelFile, ModelSource,
-    NewAdapter, NewDecoder, Outcome, PluginEntry, REGISTRY_FILE, Registry, RegistryEditor, archive_manifest,
-    sha256_file, unpack,
+    Adapter, AdapterManifest, Archive, DecoderEntry, ENCODER_FILE, EncoderManifest, MANIFEST_FILE, ModelFile,
+    ModelSource, NewAdapter, NewDecoder, Outcome, PluginEntry, REGISTRY_FILE, Registry, RegistryEditor,
+    archive_manifest, sha256_file, unpack,
 };
 use arc_core::Error;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Fai
         _ => {
             refuse_pin(add)?;
             let adapter = Adapter::open(path)?;
-            let package = NewAdapter::Package(path_in(&file, path)?);
+            let package = Found::package(&file, path)?;
             let added = register(global, add, &file, &registry, &adapter.manifest, &package)?;
             report(&added, &file, path, None, output)
         }
@@ -116,7 +116,7 @@ fn add_archive(
     };
     let added =
         unpack(archive, &plugins, add.sha256.as_deref()).map_err(Failure::from).and_then(|unpacked| {
-            let package = NewAdapter::Package(path_in(file, &unpacked.path)?);
+            let package = Found::package(file, &unpacked.path)?;
             register(global, add, file, registry, &unpacked.manifest, &package)
                 .map(|added| (added, unpacked))
                 .inspect_err(|_| {
@@ -159,9 +159,24 @@ fn add_plugin(
     // Its manifest is what its code says, so that adding a plugin runs it.
     let entry = PluginEntry::new(path.to_owned(), sha256.clone());
     let adapter = Adapter::load_plugin(&entry, &policy_for(path, &plugin_policy(global)?))?;
-    let plugin = NewAdapter::Plugin { path: path_in(file, path)?, sha256: sha256.clone() };
+    let plugin = Found::Plugin { path: path_in(file, path)?, sha256: sha256.clone() };
     let added = register(global, add, file, registry, &adapter.manifest, &plugin)?;
     report(&added, file, path, Some(sha256), output)
+}
+
+/// An adapter that was found, by the path that the registry is to have.
+enum Found {
+    /// A package, with the sha256 of its manifest.
+    Package { path: PathBuf, sha256: String },
+    /// A code plugin, with the sha256 of the library.
+    Plugin { path: PathBuf, sha256: String },
+}
+
+impl Found {
+    fn package(file: &Path, folder: &Path) -> Result<Self, Failure> {
+        let sha256 = sha256_file(&folder.join(MANIFEST_FILE))?;
+        Ok(Self::Package { path: path_in(file, folder)?, sha256 })
+    }
 }
 
 /// What was written.
@@ -180,7 +195,7 @@ fn register(
     file: &Path,
     registry: &Registry,
     manifest: &AdapterManifest,
-    adapter: &NewAdapter,
+    adapter: &Found,
 ) -> Result<Added, Failure> {
     let made_for = &manifest.decoder.name;
     let name = add.name.as_ref().unwrap_or(made_for);
@@ -203,16 +218,41 @@ fn register(
         editor.copy_decoder(name, known)?;
         Registry::parse(&editor.text(), file)?.decoder(name)?.clone()
     };
-    if (entry.adapter.is_some() || entry.plugin.is_some()) && !add.replace {
+    let encoder = match &add.for_encoder {
+        Some(name) => Some(registry.encoder(name)?.name.clone()),
+        None => None,
+    };
+    let (taken, what) = match &encoder {
+        Some(encoder) => {
+            (entry.adapters.contains_key(encoder), format!("an adapter for encoder `{encoder}`"))
+        }
+        None => (entry.adapter.is_some() || entry.plugin.is_some(), "an adapter".to_owned()),
+    };
+    if taken && !add.replace {
         return Err(Failure::failed(
-            format!("decoder `{}` has an adapter already in `{}`", entry.name, file.display()),
+            format!("decoder `{}` has {what} already in `{}`", entry.name, file.display()),
             "put this one in its place with `--replace`, or add it as another decoder with `--name`",
         ));
     }
-    editor.set_adapter(&entry.name, adapter)?;
     let kind = match adapter {
-        NewAdapter::Package(_) => "package",
-        NewAdapter::Plugin { path, .. } => {
+        Found::Package { path, sha256 } => {
+            if let Some(encoder) = &encoder {
+                editor.add_adapter(&entry.name, encoder, path, Some(sha256))?;
+            } else {
+                editor.set_adapter(&entry.name, &NewAdapter::Package(path.clone()))?;
+                editor.pin_adapter(&entry.name, sha256)?;
+            }
+            "package"
+        }
+        Found::Plugin { path, sha256 } => {
+            if encoder.is_some() {
+                return Err(Failure::usage(
+                    "a code plugin is a decoder's usual adapter, and `--for-encoder` adds another",
+                    "add it as another decoder with `--name`",
+                ));
+            }
+            let plugin = NewAdapter::Plugin { path: path.clone(), sha256: sha256.clone() };
+            editor.set_adapter(&entry.name, &plugin)?;
             editor.list_plugin_folder(
                 path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new(".")),
             )?;

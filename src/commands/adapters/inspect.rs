@@ -1,5 +1,6 @@
 //! `arc adapters inspect`: an adapter in full.
 
+use arc_adapters::AdapterManifest;
 use serde_json::json;
 
 use super::subject::Subject;
@@ -12,8 +13,13 @@ use crate::output::Output;
 
 pub(super) fn run(global: &Global, inspect: &Inspect, output: &Output) -> Result<(), Failure> {
     let subject = Subject::find(global, &inspect.adapter)?;
-    let adapter = subject.open(&plugin_policy(global)?)?;
-    let inspection = arc_adapters::inspect(&adapter);
+    let inspection = match subject.open(&plugin_policy(global)?) {
+        // Its weights are published elsewhere, and its manifest describes them.
+        Err(arc_adapters::Error::NotImported { .. }) if let Some(folder) = subject.folder() => {
+            arc_adapters::inspect_manifest(&AdapterManifest::open(folder)?, folder)
+        }
+        opened => arc_adapters::inspect(&opened?),
+    };
     let manifest = &inspection.manifest;
 
     let factors: Vec<_> = manifest.pooling_factors.iter().map(ToString::to_string).collect();
@@ -21,14 +27,18 @@ pub(super) fn run(global: &Global, inspect: &Inspect, output: &Output) -> Result
         ("adapter", manifest.name.clone()),
         ("from", shown(&inspection.origin)),
         ("decoder", format!("{} ({})", manifest.decoder.name, manifest.decoder.architecture)),
-        ("  embedding table", manifest.decoder.embedding_sha256.clone()),
-        ("  tokenizer", manifest.decoder.tokenizer_sha256.clone()),
+        ("  embedding table", pinned(&manifest.decoder.embedding_sha256)),
+        ("  tokenizer", pinned(&manifest.decoder.tokenizer_sha256)),
         ("encoder", manifest.encoder.name.clone()),
         ("  encoder_id", manifest.encoder.encoder_id.clone()),
         ("projector", format!("{} to {}", manifest.d_encoder, manifest.d_decoder)),
         ("pooling factors", factors.join(", ")),
         ("parameters", inspection.n_parameters.to_string()),
         ("trainable", if inspection.trainable { "yes" } else { "no, it is a plugin's function" }.to_owned()),
+        (
+            "weights",
+            if inspection.imported { "here" } else { "published elsewhere, not imported" }.to_owned(),
+        ),
         ("prompt", format!("{:?}", manifest.prompt_template)),
     ];
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -40,10 +50,22 @@ pub(super) fn run(global: &Global, inspect: &Inspect, output: &Output) -> Result
         [index.to_string(), text]
     });
     output.line(format!("\n{}", table(["LAYER", ""], layers)))?;
-    let tensors = inspection
-        .tensors
-        .iter()
-        .map(|tensor| [tensor.name.clone(), tensor.dtype.to_owned(), format!("{:?}", tensor.shape)]);
+    let tensors = inspection.tensors.iter().map(|tensor| {
+        [tensor.name.clone(), tensor.dtype.unwrap_or_default().to_owned(), format!("{:?}", tensor.shape)]
+    });
     output.line(format!("\n{}", table(["TENSOR", "TYPE", "SHAPE"], tensors)))?;
-    output.json(&json!(inspection))
+    let mut object = json!(inspection);
+    if let Subject::Decoder(entry) = &subject
+        && !entry.adapters.is_empty()
+    {
+        for (encoder, folder) in &entry.adapters {
+            output.line(format!("for encoder `{encoder}`: {}", shown(folder)))?;
+        }
+        object["adapters"] = json!(entry.adapters);
+    }
+    output.json(&object)
+}
+
+fn pinned(sha256: &str) -> String {
+    if sha256.is_empty() { "not pinned" } else { sha256 }.to_owned()
 }

@@ -13,8 +13,8 @@ use crate::output::Output;
 pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let registry = registry(global)?;
     let decoders = arc_adapters::list(&registry);
-    let rows = decoders.iter().map(|decoder| {
-        [
+    let rows = decoders.iter().flat_map(|decoder| {
+        let usual = [
             decoder.name.clone(),
             decoder.aliases.join(", "),
             decoder.architecture.clone().unwrap_or_default(),
@@ -22,10 +22,16 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
                 || "none".to_owned(),
                 |path| format!("{} {}", decoder.adapter_kind, shown(path)),
             ),
+            decoder.encoder.clone().unwrap_or_default(),
             came_from(&decoder.origin, &decoder.replaces),
-        ]
+        ];
+        let others = decoder.adapters.iter().map(|(encoder, path)| {
+            let package = format!("package {}", shown(path));
+            [String::new(), String::new(), String::new(), package, encoder.clone(), String::new()]
+        });
+        std::iter::once(usual).chain(others)
     });
-    output.line(table(["DECODER", "ALIASES", "ARCHITECTURE", "ADAPTER", "FROM"], rows))?;
+    output.line(table(["DECODER", "ALIASES", "ARCHITECTURE", "ADAPTER", "FOR ENCODER", "FROM"], rows))?;
 
     let is_default = |name: &str| registry.default_encoder() == Some(name);
     let rows = registry.encoders().map(|encoder| {

@@ -48,6 +48,15 @@ impl Subject {
         }
     }
 
+    /// The package folder, if it is one.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Decoder(entry) => entry.adapter.as_deref(),
+            Self::Package(folder) => Some(folder),
+            Self::Archive(_) | Self::Plugin(_) => None,
+        }
+    }
+
     /// Reads and verifies the adapter.
     pub(super) fn open(&self, policy: &PluginPolicy) -> arc_adapters::Result<Adapter> {
         match self {

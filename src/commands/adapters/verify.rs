@@ -17,7 +17,9 @@ use crate::output::Output;
 pub(super) fn run(global: &Global, verify: &Verify, output: &Output) -> Result<(), Failure> {
     let names = if verify.adapters.is_empty() {
         let registry = registry(global)?;
-        let adapted = registry.decoders().filter(|entry| entry.adapter.is_some() || entry.plugin.is_some());
+        let adapted = registry
+            .decoders()
+            .filter(|entry| entry.adapter.is_some() || entry.plugin.is_some() || !entry.adapters.is_empty());
         adapted.map(|entry| entry.name.clone()).collect()
     } else {
         verify.adapters.clone()

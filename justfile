@@ -27,6 +27,14 @@ bench:
 header:
     cargo run --manifest-path tools/abi-header/Cargo.toml
 
+# Every fuzz target, so many runs each; see fuzz/README.md.
+fuzz runs="1000000":
+    scripts/fuzz {{runs}}
+
+# The tests of arc-adapters under AddressSanitizer.
+sanitize:
+    scripts/sanitize
+
 # What a change must pass.
 ci:
     .ci/run

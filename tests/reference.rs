@@ -239,7 +239,7 @@ fn other_sizes(folder: &Path) {
 fn a_folder_of_any_sizes_is_checked_and_agrees_with_a_forward_pass_in_f64() {
     let folder = tempfile::tempdir().expect("a folder");
     other_sizes(folder.path());
-    let (device, tolerance) = device::device();
+    let (device, tolerance) = device::device(TOLERANCE);
     let reports = check_reference(folder.path(), &device).expect("a report");
     assert_eq!(reports.iter().map(|report| report.deviations.len()).collect::<Vec<_>>(), [4, 4]);
     for report in &reports {
@@ -267,7 +267,7 @@ fn relative_is_over_the_largest_magnitude() {
     }
     drop(source);
     expected.save(&path);
-    let (device, _) = device::device();
+    let (device, _) = device::device(TOLERANCE);
     let reports = check_reference(folder.path(), &device).expect("a report");
     let found = &reports[0].deviations[1];
     assert_eq!(found.tensor, "projected");

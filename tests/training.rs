@@ -244,7 +244,7 @@ fn the_passes_on_the_cpu_are_those_of_the_graph() {
 #[test]
 fn the_passes_on_the_cpu_are_those_of_the_graph_for_a_real_encoder_and_decoder() {
     let (Some(session), Some(packed)) = (session(), decoder("smollm2-135m")) else { return };
-    let (model, decoder) = real_model(&session, packed.path());
+    let (model, decoder) = real_model(session, packed.path());
     let model = model.with_gradients(&TrainedPart::All, false, 0);
     let ids =
         |from: u32, count: u32| (0..count).map(|i| 1000 + (from + i) * 7919 % 40_000).collect::<Vec<u32>>();
@@ -336,7 +336,7 @@ fn a_decoder_learns_to_repeat_a_text_from_a_quarter_as_many_latents() {
     let (Some(session), Some(packed)) = (session(), decoder("smollm2-135m")) else { return };
     let device = Device::flex();
     let encoder = session.encoder().expect("the default encoder");
-    let (model, decoder) = real_model(&session, packed.path());
+    let (model, decoder) = real_model(session, packed.path());
     let mut model = model.with_gradients(&TrainedPart::All, false, 0);
 
     let text = "The ferry left the harbour at noon with nine passengers, two dogs and a piano";

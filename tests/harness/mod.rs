@@ -1,5 +1,6 @@
 //! What the integration tests share: real models, and the golden data.
 
+#[allow(clippy::duplicate_mod, reason = "a test binary may use both parts of the harness")]
 pub(crate) mod notice;
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 //! Nothing is pulled, and nothing of this machine gets in.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+#[allow(clippy::duplicate_mod, reason = "a test binary may use both parts of the harness")]
 #[path = "notice.rs"]
 pub(crate) mod notice;
 
@@ -60,7 +61,7 @@ impl Place {
         place
     }
 
-    /// With an adapter between the two, fitted on letters.
+    /// With an adapter between the two, fitted on letters, that appends a special vector.
     pub(crate) fn with_adapter() -> Self {
         let place = Self::with_encoder();
         let texts: String = (0..20_usize)
@@ -72,6 +73,11 @@ impl Place {
             .collect();
         let texts = place.file("texts.jsonl", texts);
         place.succeeds(&["fit", "--decoder", "tiny", "--text", &texts, "-o", "adapter"]);
+        // As a trained adapter has it: a fit appends nothing.
+        let manifest = std::fs::read_to_string(place.path("adapter/adapter.json")).expect("the adapter");
+        let appending = manifest.replacen("\"append\": \"none\"", "\"append\": \"cont\"", 1);
+        assert_ne!(appending, manifest);
+        place.file("adapter/adapter.json", appending);
         let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
         let source = "source = \"file:tiny.gguf\"\n";
         place.file("registry.toml", registry.replace(source, &format!("{source}adapter = \"adapter\"\n")));

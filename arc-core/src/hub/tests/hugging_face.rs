@@ -476,18 +476,19 @@ fn a_pinned_file_of_a_checkpoint_is_checked_when_it_is_pulled() {
     let missing = || status("404 Not Found");
     let first =
         |shard: &[u8]| vec![whole(index), whole(b"{}"), missing(), missing(), missing(), whole(shard)];
-    // Another file than is pinned, then the right one: index and configuration are here by then.
+    // Another file than is pinned, then the right one: index and configuration are here by then, and
+    // what the repository lacks is known.
     let model = pinned("a.safetensors", &content(10));
     let error = pull_all(&model, &Server::start(first(&content(11)))).unwrap_err();
     assert!(matches!(error, Error::Checksum { .. }), "{error}");
     assert_one_line(&error);
     assert_eq!(cache.find(&model, NAME), None);
-    let server = Server::start(vec![missing(), missing(), missing(), whole(&content(10))]);
+    let server = Server::start(vec![whole(&content(10))]);
     let path = pull_all(&model, &server).unwrap();
     assert_eq!(cache.find(&model, NAME), Some(path));
     // A pin that comes later is of what lies there too.
     assert_eq!(cache.find(&pinned("a.safetensors", &content(12)), NAME), None);
-    let server = Server::start(vec![missing(), missing(), missing()]);
+    let server = Server::start(vec![]);
     let error = pull_all(&pinned("b.safetensors", &content(1)), &server).unwrap_err();
     assert!(error.to_string().contains("`files` pins `b.safetensors`"), "{error}");
 }

@@ -389,6 +389,18 @@ pub(crate) mod tests {
         assert_eq!(AdapterManifest::parse(&json, Path::new("adapter.json")).unwrap(), manifest);
     }
 
+    /// Found by fuzzing: read to the nearest float but one, a score changed whenever it was written.
+    #[test]
+    fn every_number_of_a_manifest_survives_being_written_and_read() {
+        let mut value = serde_json::to_value(example()).unwrap();
+        value["scores"] = json!({"loss": 0.5});
+        let text = value.to_string().replace("0.5", "1.26697321971957266");
+        let read = AdapterManifest::parse(&text, Path::new("adapter.json")).unwrap();
+        assert_eq!(read.scores["loss"].as_f64(), Some(1.266_973_219_719_572_7));
+        let json = read.to_json(Path::new("adapter.json")).unwrap();
+        assert_eq!(AdapterManifest::parse(&json, Path::new("adapter.json")).unwrap(), read);
+    }
+
     #[test]
     fn a_newer_schema_is_called_newer_and_not_malformed() {
         let error = parse(&json!({"schema": 2, "flavour": "new"})).unwrap_err();

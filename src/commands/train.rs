@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_core::train::{Ending, Evaluation, Observer, RunConfig, StepMetrics, train};
+use arc_core::train::{Ending, Evaluation, Observer, RunConfig, StepMetrics, peak_memory, train};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -29,8 +29,10 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
 
     let finished = report.ending == Ending::Finished;
     let tokens_per_second = report.tokens as f64 / report.seconds.max(f64::MIN_POSITIVE);
+    let memory = peak_memory();
+    let most = memory.map_or_else(String::new, |bytes| format!(", at most {} of memory", HumanBytes(bytes)));
     output.line(format!(
-        "{} of {} steps, {} tokens, {tokens_per_second:.0} tokens/s",
+        "{} of {} steps, {} tokens, {tokens_per_second:.0} tokens/s{most}",
         report.steps, config.schedule.steps, report.tokens
     ))?;
     for evaluation in &report.evaluations {
@@ -47,6 +49,7 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
         "steps": report.steps,
         "tokens": report.tokens,
         "seconds": report.seconds,
+        "peak_memory": memory,
         "final": finished.then_some(folder),
         "checkpoint_sha256": report.checkpoint_sha256,
         "decoder_sha256": report.decoder_sha256,

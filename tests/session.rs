@@ -264,3 +264,22 @@ fn a_registry_that_has_become_malformed_leaves_the_session_as_it_was() {
     assert!(session.reload().is_err());
     assert!(Arc::ptr_eq(&a, &session.decoder("a").expect("a")));
 }
+
+#[test]
+fn the_adapter_for_the_entrys_own_encoder_goes_before_its_usual_one() {
+    let Some(place) = Place::new(&["a"]) else { return };
+    let (usual, other) = (place.path("adapter"), place.path("other"));
+    std::fs::create_dir(&other).expect("a folder");
+    for file in usual.read_dir().expect("the package") {
+        let file = file.expect("a file");
+        std::fs::copy(file.path(), other.join(file.file_name())).expect("a copy");
+    }
+    for (fields, expected) in [("", &usual), ("adapters = { start = 'other' }\n", &other)] {
+        place.write(&["a"], fields);
+        let session = place.session();
+        let by_default = session.decoder("a").expect("the decoder");
+        let for_encoder = session.decoder_for("a", "start").expect("the decoder");
+        assert!(Arc::ptr_eq(&by_default, &for_encoder), "both are the adapter for `start`: {fields}");
+        assert_eq!(by_default.adapter.origin, *expected);
+    }
+}

@@ -179,7 +179,8 @@ impl Session {
         self.find_backbone(&self.names().registry, manifest)
     }
 
-    /// A decoder with its adapter, by its name or an alias: what answers about latents.
+    /// A decoder with its adapter, by its name or an alias: what answers about latents. Where the
+    /// entry names an adapter for its encoder among those for encoders, it is that one.
     ///
     /// # Errors
     ///
@@ -189,7 +190,10 @@ impl Session {
     pub fn decoder(&self, name: &str) -> Result<Arc<AdaptedDecoder>> {
         let names = self.names();
         let entry = names.registry.decoder(name)?;
-        self.load_adapted(&names, entry, None)
+        let encoder = entry.encoder.as_deref().or(names.registry.default_encoder());
+        // A decoder without an encoder still answers about latents that come from elsewhere.
+        let encoder = encoder.and_then(|name| Some(&names.registry.encoder(name).ok()?.name));
+        self.load_adapted(&names, entry, encoder.filter(|&encoder| entry.adapters.contains_key(encoder)))
     }
 
     /// A decoder with its adapter for an encoder, both by name or alias: the one that the entry

@@ -15,7 +15,7 @@ use arc_core::train::{
 };
 use arc_core::weights::{ArcCheckpoint, MetaFolder, Special, TrainingSources};
 use burn::module::{Module as _, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use harness::{decoder, repository, session};
 
 /// The tiny model of a fixture, with all gradients on, and its decoders.
@@ -74,6 +74,43 @@ fn samples() -> Vec<Sample> {
 
 const OPTIONS: StepOptions =
     StepOptions { factor: 4, distillation: 0.0, count_correct: false, through_graph: false };
+
+#[test]
+fn products_in_bf16_give_gradients_of_f32_weights_that_are_nearly_those_of_f32() {
+    let device = Device::flex();
+    let options = StepOptions { through_graph: true, ..OPTIONS };
+    let gradients = |products: Option<FloatDType>| {
+        let (model, mut decoders) = fixture("arc4_multi", 2, &device);
+        // As small as in the test of slopes: with the fixture's own weights attention is a choice of
+        // one key, and rounding makes it another.
+        let model = model.with_gradients(&TrainedPart::All, true, 0);
+        let mut model = with_parameters(model, &mut |name, _, value| {
+            if name.contains("norm") { value } else { value * 0.3 }
+        });
+        let mut decoder = decoders.remove(0);
+        if let Some(products) = products {
+            model = model.with_products_in(products);
+            decoder = decoder.with_matrices_in(products);
+        }
+        let objective = Objective::Continuation;
+        let found = training_loss(&model, &decoder, 0, objective, &samples(), options).expect("a loss");
+        found.gradients(&model, 1.0)
+    };
+    let (exact, rounded) = (gradients(None), gradients(Some(FloatDType::BF16)));
+    assert_eq!(exact.keys().collect::<Vec<_>>(), rounded.keys().collect::<Vec<_>>());
+    let mut differ = 0;
+    for (name, exact) in exact {
+        let rounded = rounded[&name].clone();
+        assert_eq!(FloatDType::from(rounded.dtype()), FloatDType::F32, "{name}");
+        let scalar = |tensor: Tensor<1>| tensor.into_scalar::<f32>();
+        let (a, b) = (exact.clone(), rounded.clone());
+        let norms = scalar(a.square().sum().sqrt()) * scalar(b.square().sum().sqrt());
+        let cosine = scalar((exact.clone() * rounded.clone()).sum()) / norms;
+        assert!(norms < 1e-8 || cosine > 0.99, "`{name}`: cosine {cosine}");
+        differ += usize::from(scalar((exact - rounded).abs().max()) > 0.0);
+    }
+    assert!(differ > 20, "only {differ} gradients differ: something was computed in 32 bits");
+}
 
 #[test]
 fn gradients_are_the_slopes_of_the_loss() {

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use burn::module::{Module as _, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use sha2::{Digest as _, Sha256};
 
 use super::checkpoint::Checkpoint;
@@ -147,6 +147,16 @@ impl Transformer {
         let host = HostDecoder::sharing(&config, &mut embedding, &mut blocks, &norm, head.as_mut(), device);
         let head = head.unwrap_or_else(|| embedding.tied_head());
         Self { config, embedding, blocks, norm, head, device: device.clone(), weight_bytes, host }
+    }
+
+    /// Keeps the matrices in this type and multiplies in it. The embedding table stays as it is, so
+    /// that a head which shared it has a copy of its own then.
+    #[must_use]
+    pub fn with_matrices_in(mut self, products: FloatDType) -> Self {
+        self.host = None;
+        self.blocks.iter_mut().flat_map(Block::linears_mut).for_each(|linear| linear.keep_in(products));
+        self.head.keep_in(products);
+        self
     }
 
     /// What the checkpoint states about the model.

@@ -78,7 +78,7 @@ impl Block {
     }
 
     /// Its linear maps: query, key, value, output, gate, up, down.
-    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 7] {
+    pub(crate) fn linears_mut(&mut self) -> [&mut Linear; 7] {
         let (attention, feed_forward) = (&mut self.attention, &mut self.feed_forward);
         [
             &mut attention.query,

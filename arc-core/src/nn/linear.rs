@@ -1,7 +1,7 @@
 //! A linear map whose weight is a burn tensor, or stays in the file as it is stored.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{FloatDType, Tensor, TensorData};
 
 use super::count_products;
 use super::host_block::{HostLinear, HostMatrix};
@@ -14,25 +14,35 @@ use crate::weights::PackedMatrix;
 /// where it lies and multiplied in `f32`. Packed weights exist for inference on the CPU: they make
 /// loading free, keep the resident size at the file's size, and turn decoding, which is bound by
 /// memory bandwidth, into a read of the quantised bytes. They carry no gradient.
+///
+/// Products may be computed in another type than that of the activations ([`Linear::multiply_in`]),
+/// as mixed precision has it: everything between two products stays in `f32`.
 #[derive(Module, Debug)]
 pub struct Linear {
     weight: Option<Param<Tensor<2>>>,
     bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     packed: Option<PackedMatrix>,
+    #[module(skip)]
+    products: Option<FloatDType>,
 }
 
 impl Linear {
     /// A trainable map from a weight of shape `[d_in, d_out]`.
     #[must_use]
     pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self { weight: Some(Param::from_tensor(weight)), bias: bias.map(Param::from_tensor), packed: None }
+        Self {
+            weight: Some(Param::from_tensor(weight)),
+            bias: bias.map(Param::from_tensor),
+            packed: None,
+            products: None,
+        }
     }
 
     /// A map whose weight `[d_out, d_in]` stays as stored. For tensors on the CPU device only.
     #[must_use]
     pub fn packed(matrix: PackedMatrix, bias: Option<Tensor<1>>) -> Self {
-        Self { weight: None, bias: bias.map(Param::from_tensor), packed: Some(matrix) }
+        Self { weight: None, bias: bias.map(Param::from_tensor), packed: Some(matrix), products: None }
     }
 
     /// The dense weight, `[d_in, d_out]`, unless the weight is packed.
@@ -55,6 +65,18 @@ impl Linear {
             (None, Some(matrix)) => [matrix.cols(), matrix.rows()],
             (None, None) => unreachable!("both constructors set one of the two"),
         }
+    }
+
+    /// Computes products in this type from now on. A dense weight stays as it is, and so does its
+    /// gradient: it is what an optimiser moves, and is rounded anew in each product.
+    pub(crate) fn multiply_in(&mut self, products: FloatDType) {
+        self.products = Some(products);
+    }
+
+    /// Keeps a dense weight in this type too: for weights that are not trained.
+    pub(crate) fn keep_in(&mut self, products: FloatDType) {
+        self.multiply_in(products);
+        self.weight = self.weight.take().map(|weight| weight.map(|weight| weight.cast(products)));
     }
 
     /// Moves a dense weight on the CPU device into memory that the tensor and the result share,
@@ -101,7 +123,12 @@ impl Linear {
             None => {
                 let weight = self.weight.as_ref().expect("dense where not packed").val();
                 // One large product: a batched one would multiply row by row on some backends.
-                x.reshape([b * s, d_in]).matmul(weight).reshape([b, s, d_out])
+                let x = x.reshape([b * s, d_in]);
+                let y = match self.products {
+                    Some(products) => product_in(products, x, weight),
+                    None => x.matmul(weight),
+                };
+                y.reshape([b, s, d_out])
             }
         };
         match &self.bias {
@@ -109,6 +136,12 @@ impl Linear {
             None => y,
         }
     }
+}
+
+/// `a b` computed in a type, in the type of `a`.
+pub(crate) fn product_in(products: FloatDType, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    let result = FloatDType::from(a.dtype());
+    a.cast(products).matmul(b.cast(products)).cast(result)
 }
 
 /// The same values in memory whose copies are references to it.

@@ -28,6 +28,7 @@ pub(crate) use host_block::{HostBlock, HostFrame, HostMatrix, HostNorm, HostVisi
 pub(crate) use host_kernels::{View, add, exponentials_above, largest, multiply, multiply_into};
 pub(crate) use host_stack::{HostStack, StackTape};
 pub use linear::Linear;
+pub(crate) use linear::product_in;
 pub use loader::{Loader, Residence};
 pub use norm::{Norm, NormConfig};
 pub use rope::{RopeConfig, RopeLayout, RopeScaling, Rotation};

@@ -7,8 +7,10 @@
 //!
 //! Shapes: `n` targets, `d` decoder width, `v` vocabulary.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use rayon::prelude::*;
+
+use crate::nn::product_in;
 
 /// Logits are made for about this many (position, token) pairs at once: 64 MiB in f32.
 const PAIRS_AT_ONCE: usize = 16 << 20;
@@ -40,7 +42,8 @@ pub struct Targets<'a> {
     pub count_correct: bool,
 }
 
-/// The loss of hidden states `[n, d]` under a head of weight `[d, v]`.
+/// The loss of hidden states `[n, d]` under a head of weight `[d, v]`. Products are computed in the
+/// head's type, all else in that of the hidden states.
 ///
 /// # Panics
 ///
@@ -55,6 +58,8 @@ pub fn target_loss(hidden: Tensor<2>, head: &Tensor<2>, targets: &Targets) -> Ta
     let rows = (PAIRS_AT_ONCE / vocabulary.max(1)).max(1);
     // `[v, d]`; a view.
     let table = head.clone().transpose();
+    let (kind, products) = (FloatDType::from(hidden.dtype()), FloatDType::from(head.dtype()));
+    let product = |a: Tensor<2>, b: &Tensor<2>| product_in(products, a, b.clone());
 
     let mut sum = Tensor::<1>::zeros([1], &device);
     let mut correct = targets.count_correct.then(|| Tensor::<1>::zeros([1], &device));
@@ -62,7 +67,7 @@ pub fn target_loss(hidden: Tensor<2>, head: &Tensor<2>, targets: &Targets) -> Ta
     for (slice, ids) in targets.ids.chunks(rows).enumerate() {
         let (start, count) = (slice * rows, ids.len());
         let h = hidden.clone().narrow(0, start, count);
-        let logits = h.clone().matmul(head.clone());
+        let logits = product(h.clone(), head);
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &device);
         if let Some(correct) = &mut correct {
@@ -70,21 +75,21 @@ pub fn target_loss(hidden: Tensor<2>, head: &Tensor<2>, targets: &Targets) -> Ta
             *correct = correct.clone() + best.equal(ids.clone()).float().sum();
         }
         let student = Softmax::new(logits, targets.teacher.is_some());
-        let target_rows = table.clone().select(0, ids);
+        let target_rows = table.clone().select(0, ids).cast(kind);
         let target_logits = (h.clone() * target_rows.clone()).sum_dim(1);
         let likelihood = (student.log_sum() - target_logits).sum();
-        let expected = student.exponents.clone().matmul(table.clone()) / student.sums.clone();
+        let expected = product(student.exponents.clone(), &table) / student.sums.clone();
         let share = targets.teacher.as_ref().map_or(0.0, |(_, share)| *share);
         let mut loss = likelihood * (1.0 - share);
         let mut gradient = expected.clone() - target_rows * (1.0 - share);
         if let Some((teacher, _)) = &targets.teacher {
             let teacher = teacher.clone().inner().narrow(0, start, count);
-            let teacher = Softmax::new(teacher.matmul(head.clone()), true);
+            let teacher = Softmax::new(product(teacher, head), true);
             let probabilities = teacher.exponents.clone() / teacher.sums.clone();
             // KL(teacher ‖ student); its gradient is the difference of the expected rows.
             let difference = teacher.log_probabilities() - student.log_probabilities();
             loss = loss + (probabilities.clone() * difference).sum() * share;
-            gradient = gradient - probabilities.matmul(table.clone()) * share;
+            gradient = gradient - product(probabilities, &table) * share;
         }
         sum = sum + loss;
         gradients.push(gradient);

@@ -2,12 +2,13 @@
 
 use arc_adapters::{Adapter, ProjectorSpec, TensorF32};
 use burn::module::{Lora, Module, ModuleMapper, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::TrainedPart;
 use crate::encoder::ArcEncoder;
+use crate::nn::Block;
 use crate::projector::Projector;
 use crate::{Error, Result};
 
@@ -124,6 +125,15 @@ impl TrainedModel {
             encoder.memory = encoder.memory.map(Module::train);
         }
         Self { encoder, adapters: adapters.into_iter().map(Module::train).collect() }
+    }
+
+    /// Computes the encoder's products in another type; its weights stay as they are. Projectors are
+    /// small, and stay in `f32`.
+    #[must_use]
+    pub fn with_products_in(mut self, products: FloatDType) -> Self {
+        let linears = self.encoder.blocks.iter_mut().flat_map(Block::linears_mut);
+        linears.for_each(|linear| linear.multiply_in(products));
+        self
     }
 
     /// Lets the backward pass compute activations of cheap operations again instead of keeping

@@ -268,6 +268,17 @@ pub(crate) struct Train {
     /// Go on from the last checkpoint in the folder
     #[arg(long)]
     pub resume: bool,
+    /// Share the `accumulation` batches of each step among so many processes, each on the next device of
+    /// its kind from `--device` on
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub processes: u16,
+    /// This process's number, where each is started by hand, as on several machines; 0 measures and
+    /// writes
+    #[arg(long, value_name = "R", requires = "leader")]
+    pub rank: Option<u16>,
+    /// Where process 0 listens
+    #[arg(long, value_name = "HOST:PORT", requires = "rank")]
+    pub leader: Option<String>,
 }
 
 #[derive(Debug, Args)]

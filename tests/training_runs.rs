@@ -556,6 +556,69 @@ fn losses_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
+fn two_processes_share_a_run_and_end_with_the_bits_of_one() {
+    let place = Place::new();
+    let alone = place.succeeds(&["train", "run.toml", "--out", "alone"]);
+    let shared = place.succeeds(&["train", "run.toml", "--out", "shared", "--processes", "2"]);
+    assert_eq!(place.losses("alone"), place.losses("shared"));
+    for field in ["tokens", "evaluations", "decoder_sha256"] {
+        assert_eq!(alone[field], shared[field], "{field}");
+    }
+    for file in ["final/encoder/encoder.safetensors", "final/adapters/tiny/adapter.safetensors"] {
+        let hash = |run: &str| sha256_file(&place.path(run).join(file)).expect(file);
+        assert_eq!(hash("alone"), hash("shared"), "{file}");
+    }
+    let log = std::fs::read_to_string(place.path("shared.rank-1.log")).expect("the other's log");
+    assert!(!log.contains("error"), "{log}");
+    place.fails(
+        USAGE,
+        &["train", "run.toml", "--out", "three", "--processes", "3"],
+        &["`schedule.accumulation` is 2: 3 processes cannot share"],
+    );
+    assert!(!place.path("three").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_shared_run_whose_rank_is_killed_says_so_and_goes_on_with_another_number_of_processes() {
+    let place = Place::new();
+    place.succeeds(&["train", "run.toml", "--out", "alone"]);
+    let mut leader = place.arc(&["train", "run.toml", "--out", "run", "--processes", "2"]);
+    let leader = leader.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    while !place.path("run/checkpoints/step-00000005.safetensors").exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let children = Command::new("pgrep").args(["-P", &leader.id().to_string()]).output().expect("pgrep");
+    let child = String::from_utf8(children.stdout).expect("a number");
+    Command::new("kill").args(["-KILL", child.trim()]).status().expect("a signal");
+    let output = leader.wait_with_output().expect("its output");
+    refuses(&output, FAILURE, &["rank 0 of a shared run: lost rank 1"]);
+    // One process goes on where two were: the run is the same.
+    place.succeeds(&["train", "run.toml", "--out", "run", "--resume"]);
+    assert_eq!(place.losses("alone"), place.losses("run"));
+
+    // An interruption of rank 0 ends all of them, after a checkpoint.
+    place
+        .file("run.toml", CONFIG.replace("steps = 40", "steps = 100000").replace("warmup = 4", "warmup = 0"));
+    let run = place
+        .arc(&["train", "run.toml", "--out", "long", "--processes", "2", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    while !place.path("long/checkpoints/step-00000005.safetensors").exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Command::new("kill").args(["-INT", &run.id().to_string()]).status().expect("a signal");
+    let output = run.wait_with_output().expect("its output");
+    assert!(output.status.success());
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(report["finished"], false);
+    let steps = report["steps"].as_u64().expect("a number");
+    assert!(place.path(&format!("long/checkpoints/step-{steps:08}.safetensors")).exists());
+}
+
+#[test]
 fn each_decoder_of_a_run_gets_its_share_of_steps_and_stays_as_it_is() {
     let place = Place::new();
     std::fs::copy(place.path("tiny.gguf"), place.path("twin.gguf")).expect("a copy");

@@ -220,6 +220,15 @@ pub enum Error {
         data: String,
     },
 
+    /// The processes that share a training run lost one another, or disagree.
+    #[error("rank {rank} of a shared run: {reason}")]
+    Ranks {
+        /// The process that noticed, from 0.
+        rank: usize,
+        /// What happened.
+        reason: String,
+    },
+
     /// A model computed something that is no number.
     #[error("{reason}")]
     NotFinite {
@@ -316,6 +325,10 @@ impl Error {
             }
             Self::Diverged { .. } => Some(
                 "the last checkpoint is as it was: look at the text named, or lower the learning rates"
+                    .into(),
+            ),
+            Self::Ranks { .. } => Some(
+                "the last checkpoint is as it was: look at the `rank-N.log` files beside its folder, and go on with `--resume`"
                     .into(),
             ),
             Self::NotAtSource { .. } => Some("check the repository, the revision and the file's name".into()),

@@ -18,4 +18,5 @@ mod prompt_form;
 pub(crate) mod pull;
 pub(crate) mod register;
 mod setup;
+mod shared_run;
 pub(crate) mod train;

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_core::train::{Ending, Evaluation, Observer, RunConfig, StepMetrics, peak_memory, train};
+use arc_core::train::{
+    Ending, Evaluation, Observer, RunConfig, StepMetrics, TrainOptions, peak_memory, train,
+};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::setup::session;
+use super::shared_run;
 use crate::Failure;
 use crate::args;
 use crate::args::Global;
@@ -23,8 +26,16 @@ const SMOOTHING: f64 = 0.1;
 pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Result<(), Failure> {
     let config = RunConfig::open(&args.config)?;
     let session = session(global)?;
-    let mut progress = Progress::new(stop_on_interrupt(output));
-    let report = train(&config, &session, &args.out, args.resume, &mut progress)?;
+    let stop = match args.rank {
+        // Ctrl-C reaches all processes of a terminal, and rank 0 says what it means.
+        Some(rank) if rank > 0 => ignore_interrupt(output),
+        _ => stop_on_interrupt(output),
+    };
+    let (role, mut workers) = shared_run::begin(global, args)?;
+    let mut progress = Progress::new(stop);
+    let options = TrainOptions { resume: args.resume, role };
+    let report = train(&config, &session, &args.out, options, &mut progress)?;
+    workers.wait()?;
     progress.finish();
 
     let finished = report.ending == Ending::Finished;
@@ -70,6 +81,14 @@ pub(super) fn stop_on_interrupt(output: &Output) -> Arc<AtomicBool> {
         output.remark(format!("Ctrl-C will end the process at once: {error}"));
     }
     stop
+}
+
+/// A flag that Ctrl-C does not set.
+fn ignore_interrupt(output: &Output) -> Arc<AtomicBool> {
+    if let Err(error) = ctrlc::set_handler(|| {}) {
+        output.remark(format!("Ctrl-C will end the process at once: {error}"));
+    }
+    Arc::new(AtomicBool::new(false))
 }
 
 fn describe(evaluation: &Evaluation) -> String {

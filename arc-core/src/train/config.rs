@@ -13,6 +13,9 @@ pub struct RunConfig {
     /// Everything that is drawn is drawn from this.
     #[serde(default)]
     pub seed: u64,
+    /// What products are computed in.
+    #[serde(default)]
+    pub precision: Precision,
     /// What compresses.
     pub encoder: EncoderConfig,
     /// Who reads: each step trains one of them.
@@ -30,6 +33,18 @@ pub struct RunConfig {
     /// What is measured on held-out text.
     #[serde(default)]
     pub evaluation: EvaluationConfig,
+}
+
+/// What the products of matrices are computed in, forward and backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// bfloat16, where the device has it: trained weights, their gradients and the optimiser stay in
+    /// 32 bits, and so does everything between products; frozen matrices are kept in 16.
+    Bf16,
 }
 
 /// The encoder of a run.
@@ -339,7 +354,7 @@ fn default_spike() -> f64 {
     6.0
 }
 
-/// What is measured on held-out text.
+/// What is measured as a run goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
@@ -347,12 +362,25 @@ pub struct EvaluationConfig {
     pub every: u64,
     /// Samples measured.
     pub samples: usize,
+    /// Which text they are of.
+    pub on: MeasuredText,
 }
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { every: 200, samples: 24 }
+        Self { every: 200, samples: 24, on: MeasuredText::default() }
     }
+}
+
+/// The text that a run is measured on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MeasuredText {
+    /// What was kept from training.
+    #[default]
+    HeldOut,
+    /// What is trained on: whether a model can learn a text by heart at all.
+    Training,
 }
 
 impl RunConfig {

@@ -30,9 +30,11 @@ mod parameters;
 mod prepare;
 mod process;
 mod questions;
+mod ranks;
 mod register;
 mod report_page;
 mod run;
+mod runner;
 mod schedule;
 mod step;
 mod throughput;
@@ -40,8 +42,9 @@ mod throughput;
 pub use batch::{Sample, SampleSpan};
 pub use checkpoint::{Checkpoint, CheckpointState, Checkpoints};
 pub use config::{
-    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, ObjectiveConfig, OptimizerConfig,
-    QuestionsConfig, RunConfig, ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
+    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, MeasuredText, ObjectiveConfig,
+    OptimizerConfig, Precision, QuestionsConfig, RunConfig, ScheduleConfig, SourceConfig, Start,
+    StoredWeights, TrainedPart,
 };
 pub use corpus::{Corpus, CorpusManifest, Mixture, ShardRecord, SourceRecord, Window};
 pub use evaluation::{AnswerScore, Evaluation, ReconstructionScore};
@@ -54,8 +57,9 @@ pub use parameters::{named_parameters, with_parameters};
 pub use prepare::{PrepareOptions, PrepareReport, PrepareSource, prepare, prepare_questions};
 pub use process::{cpu_seconds, peak_memory};
 pub use questions::Questions;
+pub use ranks::Role;
 pub use register::{RegisterOptions, Registration, register};
-pub use run::{Ending, Observer, RunReport, train};
+pub use run::{Ending, Observer, RunReport, TrainOptions, train};
 pub use schedule::OneCycle;
 pub use step::{BatchLoss, StepOptions, training_loss};
 pub use throughput::{StepThroughput, measure_peak, measure_steps};

@@ -83,15 +83,25 @@ pub(super) fn effective_values<M: Module>(
     collect.found
 }
 
-/// The sha256 of every value that a module computes with.
+/// The sha256 of every value that a module computes with, hexadecimal.
 pub(super) fn values_sha256<M: Module>(module: &M) -> String {
+    let hash = sha256_of(effective_values(module, &|_| true));
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The sha256 of the parameters that have a gradient.
+pub(super) fn parameters_sha256<M: Module>(module: &M) -> [u8; 32] {
+    sha256_of(named_parameters(module))
+}
+
+fn sha256_of(values: BTreeMap<String, (Vec<usize>, Tensor<1>)>) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for (name, (_, value)) in effective_values(module, &|_| true) {
+    for (name, (_, value)) in values {
         hash.update(name.as_bytes());
         let data = value.into_data().convert::<f32>();
         hash.update(data.as_slice::<f32>().map_or(&[][..], bytemuck::cast_slice));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize().into()
 }
 
 /// The gradients of a backward pass by parameter name, flattened; a parameter that the loss does

@@ -7,8 +7,8 @@ use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, sha
 use burn::module::Module as _;
 
 use super::config::{
-    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, ObjectiveConfig, OptimizerConfig, RunConfig,
-    ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
+    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, ObjectiveConfig, OptimizerConfig, Precision,
+    RunConfig, ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
 };
 use super::corpus::{Corpus, Mixture};
 use super::evaluation::{Evaluation, evaluate};
@@ -19,7 +19,8 @@ use super::optimizer::AdamW;
 use super::package::{AdapterCard, write_adapter};
 use super::parameters::{values_sha256, with_parameters};
 use super::questions::Questions;
-use super::run::{Observer, Pending, open_encoder_of, ridge_start};
+use super::run::{Observer, open_encoder_of, ridge_start};
+use super::runner::Pending;
 use super::schedule::OneCycle;
 use super::step::{StepOptions, adapter_loss, at_factor, synchronise};
 use crate::decoder::Decoder;
@@ -205,7 +206,6 @@ pub fn register(
             tokens: samples.iter().flat_map(|sample| &sample.contexts).map(Vec::len).sum::<usize>()
                 + found.targets,
             padding: found.padding as f64 / found.positions.max(1) as f64,
-            origins: samples.into_iter().map(|sample| sample.origin).collect(),
         });
         // Reading a loss makes the host wait for the device.
         if steps.is_multiple_of(config.schedule.log_every) || steps == options.steps {
@@ -214,7 +214,10 @@ pub fn register(
             for step in pending.drain(..) {
                 let line = step.read(&decoder.name, seconds);
                 if !line.loss.is_finite() {
-                    let data = step.origins.join(", ");
+                    let batch = line.step % batches;
+                    let samples = step.plan.samples(&config, batch, &mixture, &questions, decoder)?;
+                    let origins: Vec<String> = samples.into_iter().map(|sample| sample.origin).collect();
+                    let data = origins.join(", ");
                     return Err(Error::Diverged { step: line.step, loss: line.loss, mean: f64::NAN, data });
                 }
                 observer.step(&line, options.steps);
@@ -272,6 +275,7 @@ pub fn register(
 fn run_config(options: &RegisterOptions) -> RunConfig {
     RunConfig {
         seed: options.seed,
+        precision: Precision::default(),
         encoder: EncoderConfig {
             name: options.encoder.clone(),
             backbone: None,
@@ -319,6 +323,6 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             keep: 1,
             spike: f64::MAX,
         },
-        evaluation: EvaluationConfig { every: 0, samples: options.samples },
+        evaluation: EvaluationConfig { every: 0, samples: options.samples, ..EvaluationConfig::default() },
     }
 }

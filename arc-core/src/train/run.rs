@@ -5,28 +5,26 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use arc_adapters::{Adapter, EncoderManifest, sha256_file, sha256_hex};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType};
 
-use super::batch::Sample;
 use super::checkpoint::{CheckpointState, Checkpoints};
-use super::config::{EncoderConfig, RunConfig, Start, TrainedPart};
-use super::corpus::{Corpus, Mixture, Window};
+use super::config::{EncoderConfig, Precision, RunConfig, Start, TrainedPart};
+use super::corpus::{Corpus, Mixture};
 use super::draw::{Purpose, mix};
-use super::evaluation::{Evaluation, evaluate};
+use super::evaluation::Evaluation;
 use super::metrics::{Event, MetricsFile, StepMetrics, read};
 use super::model::{TrainedAdapter, TrainedModel};
-use super::objective::BatchPlan;
-use super::optimizer::{AdamW, Gradients};
+use super::optimizer::AdamW;
 use super::package::{
     AdapterCard, EncoderStart, backbone_manifest, compress_rates, write_adapter, write_encoder,
     write_registry,
 };
-use super::parameters::with_parameters;
-use super::process::peak_memory;
+use super::parameters::{parameters_sha256, with_parameters};
 use super::questions::Questions;
+use super::ranks::{Ranks, Role};
 use super::report_page::write_page;
-use super::schedule::OneCycle;
-use super::step::{StepOptions, synchronise, training_loss, without_graph};
+use super::runner::{HeldOut, Pending, Runner};
+use super::step::synchronise;
 use crate::decoder::Decoder;
 use crate::encoder::{Encoder, encoder_id};
 use crate::fit::Fit;
@@ -50,7 +48,7 @@ pub trait Observer {
     fn evaluation(&mut self, step: u64, evaluation: &Evaluation);
     /// Something that takes a while begins, or went wrong without stopping the run.
     fn message(&mut self, text: &str);
-    /// Whether the run should write a checkpoint and leave.
+    /// Whether the run should do one more step, write a checkpoint and leave.
     fn should_stop(&self) -> bool;
 }
 
@@ -74,8 +72,8 @@ pub struct RunReport {
     pub evaluations: Vec<Evaluation>,
     /// The sha256 of each decoder's weights in memory: the same before and after.
     pub decoder_sha256: BTreeMap<String, String>,
-    /// The sha256 of the last checkpoint.
-    pub checkpoint_sha256: String,
+    /// The sha256 of the last checkpoint, which only rank 0 writes.
+    pub checkpoint_sha256: Option<String>,
     /// Encoder tokens and targets seen.
     pub tokens: u64,
     /// Seconds spent in steps.
@@ -92,31 +90,41 @@ struct Parts {
     device: Device,
 }
 
+/// How a run is begun.
+#[derive(Debug, Default)]
+pub struct TrainOptions {
+    /// Whether to go on from the last checkpoint.
+    pub resume: bool,
+    /// The part of this process, where several share the run.
+    pub role: Role,
+}
+
 /// Runs a configuration, writing everything under `out`.
+///
+/// Where several processes share it, [`TrainOptions::role`] says which this is; only rank 0 writes
+/// and tells its observer of measurements.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if `out` holds a run and `resume` is not set, or the other way round;
-/// [`Error::Diverged`] if a loss is not a number or leaps; and whatever is wrong with the models,
+/// [`Error::InvalidArgument`] if `out` holds a run and `resume` is not set, or the other way round,
+/// or if the ranks cannot share the batches of a step evenly; [`Error::Diverged`] if a loss is not a
+/// number or leaps; [`Error::Ranks`] if another rank is lost; and whatever is wrong with the models,
 /// the text or the disk.
 pub fn train(
     config: &RunConfig,
     session: &Session,
     out: &Path,
-    resume: bool,
+    options: TrainOptions,
     observer: &mut dyn Observer,
 ) -> Result<RunReport> {
-    let checkpoints = Checkpoints::new(out.join("checkpoints"), config.schedule.keep);
-    let last = if resume { checkpoints.last()? } else { None };
-    if !resume && out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+    let TrainOptions { resume, role } = options;
+    let (ranks, accumulation) = (role.count(), config.schedule.accumulation);
+    if ranks == 0 || !accumulation.is_multiple_of(ranks) {
         return Err(Error::InvalidArgument(format!(
-            "`{}` is not empty: go on with `--resume`, or name another folder",
-            out.display()
+            "`schedule.accumulation` is {accumulation}: {ranks} processes cannot share the batches of a step evenly"
         )));
     }
-    if resume {
-        checkpoints.sweep(out)?;
-    }
+    let checkpoints = Checkpoints::new(out.join("checkpoints"), config.schedule.keep);
     let json = |config: &RunConfig| {
         serde_json::to_string_pretty(config)
             .map_err(|error| Error::InvalidArgument(format!("the configuration cannot be written: {error}")))
@@ -125,6 +133,30 @@ pub fn train(
     let config_sha256 = sha256_hex(json(&config.with_paths(|_| PathBuf::new()))?.as_bytes());
     let config_json =
         json(&config.with_paths(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))?;
+    let follows = match &role {
+        Role::Follower { leader, rank, count } => {
+            // Rank 0 answers once there is a checkpoint to begin from.
+            Some(Ranks::join(leader, *rank, *count, &config_sha256)?)
+        }
+        _ => None,
+    };
+    let last = if resume || follows.is_some() { checkpoints.last()? } else { None };
+    if follows.is_none() {
+        if !resume && out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Error::InvalidArgument(format!(
+                "`{}` is not empty: go on with `--resume`, or name another folder",
+                out.display()
+            )));
+        }
+        if resume {
+            checkpoints.sweep(out)?;
+        }
+    } else if last.is_none() {
+        return Err(Error::InvalidArgument(format!(
+            "`{}` has no checkpoint of rank 0: all ranks need the same folder",
+            out.display()
+        )));
+    }
     if let Some(checkpoint) = &last
         && checkpoint.state.config_sha256 != config_sha256
     {
@@ -146,11 +178,14 @@ pub fn train(
     if let Some(checkpoint) = &last {
         check_inputs(&checkpoint.state.inputs, &inputs)?;
     }
-    std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
-    crate::atomic_file::write_atomically(&out.join("config.json"), |file| {
-        use std::io::Write as _;
-        file.write_all(config_json.as_bytes()).map_err(Error::io("write", out))
-    })?;
+    let writes = follows.is_none();
+    if writes {
+        std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+        crate::atomic_file::write_atomically(&out.join("config.json"), |file| {
+            use std::io::Write as _;
+            file.write_all(config_json.as_bytes()).map_err(Error::io("write", out))
+        })?;
+    }
     let mut optimizer = AdamW::new(config.optimizer);
     let mut model = model.with_gradients(
         &config.encoder.train,
@@ -181,68 +216,80 @@ pub fn train(
     } else {
         checkpoints.save(&state, &model, &optimizer)?;
     }
-    let mut metrics = MetricsFile::open(&out.join("metrics.jsonl"), state.step)?;
-    let held_out = HeldOut::new(config, &mixture, &questions, &decoders)?;
-    let mut runner = Runner { config, decoders: &decoders, mixture: &mixture, questions: &questions, device };
+    let ranks = match (follows, role) {
+        (Some(ranks), _) => ranks,
+        (None, Role::Leader { listener, count }) => Ranks::lead(&listener, count, &state.config_sha256)?,
+        (None, _) => Ranks::alone(),
+    };
+    let mut runner =
+        Runner { config, decoders: &decoders, mixture: &mixture, questions: &questions, device, ranks };
+    let held_out = writes.then(|| HeldOut::new(config, &mixture, &questions, &decoders)).transpose()?;
+    let metrics_path = out.join("metrics.jsonl");
+    let mut metrics = writes.then(|| MetricsFile::open(&metrics_path, state.step)).transpose()?;
 
+    let schedule = &config.schedule;
     let mut pending: Vec<Pending> = Vec::new();
     let mut clock = Instant::now();
     let mut evaluations = Vec::new();
     let mut ending = Ending::Finished;
-    while state.step < config.schedule.steps {
-        if observer.should_stop() {
+    while state.step < schedule.steps && ending == Ending::Finished {
+        let stops = observer.should_stop();
+        let (next, done) = runner.step(model, &mut optimizer, state.step, stops)?;
+        model = next;
+        state.tokens += done.pending.tokens as u64;
+        pending.push(done.pending);
+        state.step += 1;
+        let is_last = state.step == schedule.steps;
+        if done.stops && !is_last {
             ending = Ending::Interrupted;
-        } else {
-            let (next, step) = runner.step(model, &mut optimizer, state.step)?;
-            model = next;
-            state.tokens += step.tokens as u64;
-            pending.push(step);
-            state.step += 1;
         }
-        let is_last = state.step == config.schedule.steps || ending == Ending::Interrupted;
-        let evaluates = state.step == config.schedule.steps
-            || (config.evaluation.every > 0
-                && state.step.is_multiple_of(config.evaluation.every)
-                && ending == Ending::Finished);
-        let saves = is_last || state.step.is_multiple_of(config.schedule.checkpoint_every);
-        if saves || evaluates || state.step.is_multiple_of(config.schedule.log_every) {
+        let saves =
+            is_last || ending == Ending::Interrupted || state.step.is_multiple_of(schedule.checkpoint_every);
+        if saves && runner.ranks.count() > 1 {
+            runner.ranks.check_same(&parameters_sha256(&model))?;
+        }
+        let every = config.evaluation.every;
+        let evaluates =
+            is_last || (every > 0 && state.step.is_multiple_of(every) && ending == Ending::Finished);
+        if saves || evaluates || state.step.is_multiple_of(schedule.log_every) {
             synchronise(&runner.device)?;
             let seconds = clock.elapsed().as_secs_f64() / pending.len().max(1) as f64;
             state.seconds += clock.elapsed().as_secs_f64();
             for step in pending.drain(..) {
                 let line = step.read(&decoders[step.plan.decoder].name, seconds);
-                judge(&line, &step.origins, config, &mut state)?;
-                metrics.write(&Event::Step(line.clone()))?;
-                observer.step(&line, config.schedule.steps);
+                judge(&line, config, &mut state, || runner.origins(line.step))?;
+                if let Some(metrics) = &mut metrics {
+                    metrics.write(&Event::Step(line.clone()))?;
+                }
+                observer.step(&line, schedule.steps);
             }
         }
-        if evaluates {
-            evaluations = runner.evaluate(&model, &held_out)?;
-            let mut total = 0.0;
-            for evaluation in &evaluations {
-                metrics.write(&Event::Evaluation { step: state.step, scores: evaluation.to_json() })?;
-                observer.evaluation(state.step, evaluation);
-                total += evaluation.loss();
+        if let (Some(held_out), Some(metrics)) = (&held_out, &mut metrics) {
+            if evaluates {
+                evaluations = runner.evaluate(&model, held_out)?;
+                let mut total = 0.0;
+                for evaluation in &evaluations {
+                    metrics.write(&Event::Evaluation { step: state.step, scores: evaluation.to_json() })?;
+                    observer.evaluation(state.step, evaluation);
+                    total += evaluation.loss();
+                }
+                if !evaluations.is_empty() && state.best.is_none_or(|(best, _)| total < best) {
+                    state.best = Some((total, state.step));
+                }
             }
-            if !evaluations.is_empty() && state.best.is_none_or(|(best, _)| total < best) {
-                state.best = Some((total, state.step));
+            if saves || (evaluates && state.best.is_some_and(|(_, step)| step == state.step)) {
+                state.updates =
+                    optimizer.moments.iter().map(|(name, moments)| (name.clone(), moments.updates)).collect();
+                checkpoints.save(&state, &model, &optimizer)?;
+                write_page(&out.join("report.html"), config, &hashes, &read(&metrics_path)?)?;
             }
-        }
-        if saves || (evaluates && state.best.is_some_and(|(_, step)| step == state.step)) {
-            state.updates =
-                optimizer.moments.iter().map(|(name, moments)| (name.clone(), moments.updates)).collect();
-            checkpoints.save(&state, &model, &optimizer)?;
-            write_page(&out.join("report.html"), config, &hashes, &read(&out.join("metrics.jsonl"))?)?;
         }
         clock = if pending.is_empty() { Instant::now() } else { clock };
-        if ending == Ending::Interrupted {
-            break;
-        }
     }
 
     // A run that had done all of its steps before.
-    if evaluations.is_empty() && ending == Ending::Finished {
-        evaluations = runner.evaluate(&model, &held_out)?;
+    if let (Some(held_out), Ending::Finished, true) = (&held_out, &ending, evaluations.is_empty()) {
+        evaluations = runner.evaluate(&model, held_out)?;
     }
     for decoder in &decoders {
         let (before, after) = (&hashes[&decoder.name], decoder.network.weights_sha256());
@@ -260,11 +307,11 @@ pub fn train(
         steps: state.step,
         evaluations,
         decoder_sha256: hashes,
-        checkpoint_sha256: sha256_file(&checkpoints.path(state.step))?,
+        checkpoint_sha256: writes.then(|| sha256_file(&checkpoints.path(state.step))).transpose()?,
         tokens: state.tokens,
         seconds: state.seconds,
     };
-    if ending == Ending::Finished {
+    if writes && ending == Ending::Finished {
         write_final(config, session, out, &encoder_start, &decoders, &model, &report)?;
     }
     Ok(report)
@@ -311,31 +358,6 @@ fn check_inputs(before: &BTreeMap<String, String>, now: &BTreeMap<String, String
     Ok(())
 }
 
-/// What a run is measured on.
-struct HeldOut {
-    windows: Vec<Window>,
-    /// For each decoder, the same questions in its tokens.
-    questions: Vec<Vec<Sample>>,
-}
-
-impl HeldOut {
-    fn new(
-        config: &RunConfig,
-        mixture: &Mixture,
-        questions: &Questions,
-        decoders: &[Decoder],
-    ) -> Result<Self> {
-        let samples = config.evaluation.samples;
-        Ok(Self {
-            windows: mixture.held_out(samples)?,
-            questions: decoders
-                .iter()
-                .map(|decoder| questions.held_out(samples, decoder))
-                .collect::<Result<_>>()?,
-        })
-    }
-}
-
 /// Loads everything that a run needs. A run that goes on takes its weights from the checkpoint, so
 /// nothing is fitted for it.
 fn load(
@@ -347,10 +369,24 @@ fn load(
 ) -> Result<Parts> {
     let device = session.device().clone();
     let (encoder_start, encoder) = open_encoder(config, session, &device)?;
+    let is_bf16 = config.precision == Precision::Bf16;
+    if is_bf16 && (device == Device::flex() || !device.supports_dtype(FloatDType::BF16)) {
+        return Err(Error::Device {
+            name: format!("{device:?}"),
+            reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
+            hint: "leave out `precision`, or train on a GPU that has it".into(),
+        });
+    }
     let decoders = config
         .decoders
         .iter()
-        .map(|decoder| session.dense_model(&decoder.name))
+        .map(|decoder| {
+            let mut decoder = session.dense_model(&decoder.name)?;
+            if is_bf16 {
+                decoder.network = decoder.network.with_matrices_in(FloatDType::BF16);
+            }
+            Ok(decoder)
+        })
         .collect::<Result<Vec<_>>>()?;
     let mut corpora = Vec::new();
     for source in &config.data.sources {
@@ -396,6 +432,7 @@ fn load(
         });
     }
     let model = TrainedModel { encoder: encoder.network, adapters };
+    let model = if is_bf16 { model.with_products_in(FloatDType::BF16) } else { model };
     Ok(Parts { encoder_start, decoders, mixture, questions, model, device })
 }
 
@@ -505,47 +542,13 @@ pub(super) fn ridge_start(
     Ok(())
 }
 
-/// What a step left on the device, to be read when losses are logged.
-pub(super) struct Pending {
-    pub(super) step: u64,
-    pub(super) plan: BatchPlan,
-    /// The mean loss, `[1]`
-    pub(super) loss: Tensor<1>,
-    /// `[1]`
-    pub(super) gradient_norm: Tensor<1>,
-    pub(super) rate: f64,
-    pub(super) tokens: usize,
-    pub(super) padding: f64,
-    pub(super) origins: Vec<String>,
-}
-
-impl Pending {
-    pub(super) fn read(&self, decoder: &str, seconds: f64) -> StepMetrics {
-        let scalar = |tensor: &Tensor<1>| f64::from(tensor.clone().into_scalar::<f32>());
-        StepMetrics {
-            step: self.step,
-            decoder: decoder.to_owned(),
-            objective: self.plan.objective.name().to_owned(),
-            factor: self.plan.factor,
-            loss: scalar(&self.loss),
-            gradient_norm: scalar(&self.gradient_norm),
-            rate: self.rate,
-            tokens: self.tokens,
-            padding: self.padding,
-            seconds,
-            memory: memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64),
-            peak_memory: peak_memory(),
-        }
-    }
-}
-
 /// Refuses a loss that is not a number, or far above its task's running mean; else adds it to the
 /// mean.
 fn judge(
     line: &StepMetrics,
-    origins: &[String],
     config: &RunConfig,
     state: &mut CheckpointState,
+    origins: impl FnOnce() -> Result<Vec<String>>,
 ) -> Result<()> {
     let task = format!("{} {} {}", line.decoder, line.objective, line.factor);
     let losses = state.means.entry(format!("{task} losses")).or_insert(0.0);
@@ -558,91 +561,11 @@ fn judge(
             step: line.step,
             loss: line.loss,
             mean: *mean,
-            data: origins.join(", "),
+            data: origins()?.join(", "),
         });
     }
     *mean += MEAN_WEIGHT * (line.loss - *mean);
     Ok(())
-}
-
-/// What steps are made from.
-struct Runner<'a> {
-    config: &'a RunConfig,
-    decoders: &'a [Decoder],
-    mixture: &'a Mixture,
-    questions: &'a Questions,
-    device: Device,
-}
-
-impl Runner<'_> {
-    fn step(
-        &mut self,
-        model: TrainedModel,
-        optimizer: &mut AdamW,
-        step: u64,
-    ) -> Result<(TrainedModel, Pending)> {
-        let config = self.config;
-        let plan = BatchPlan::of_step(config, step);
-        let decoder = &self.decoders[plan.decoder];
-        let options = StepOptions {
-            factor: plan.factor,
-            distillation: config.objective.distillation,
-            count_correct: false,
-            through_graph: false,
-        };
-        let accumulation = config.schedule.accumulation as u64;
-        let mut gradients = Gradients::new();
-        let mut loss = Tensor::<1>::zeros([1], &self.device);
-        let (mut tokens, mut positions, mut padding) = (0, 0, 0);
-        let mut origins = Vec::new();
-        for part in 0..accumulation {
-            let batch = step * accumulation + part;
-            let samples = plan.samples(config, batch, self.mixture, self.questions, decoder)?;
-            origins.extend(samples.iter().map(|sample| sample.origin.clone()));
-            let found =
-                training_loss(&model, &decoder.network, plan.decoder, plan.objective, &samples, options)?;
-            let share = 1.0 / accumulation as f64;
-            for (name, gradient) in found.gradients(&model, share) {
-                let sum = match gradients.remove(&name) {
-                    Some(sum) => sum + gradient,
-                    None => gradient,
-                };
-                gradients.insert(name, sum);
-            }
-            loss = loss + found.loss.sum * (share / found.targets as f64);
-            tokens += found.context_tokens + found.targets;
-            positions += found.context_tokens + found.positions;
-            padding += found.padding;
-        }
-        let schedule = &config.schedule;
-        let cycle = OneCycle {
-            steps: schedule.steps,
-            warmup: schedule.warmup,
-            start_divisor: schedule.start_divisor,
-            end_divisor: schedule.end_divisor,
-        };
-        let rate = cycle.factor(step);
-        let (model, gradient_norm) = optimizer.step(model, gradients, rate, &self.device);
-        let padding = padding as f64 / positions.max(1) as f64;
-        Ok((model, Pending { step, plan, loss, gradient_norm, rate, tokens, padding, origins }))
-    }
-
-    /// Scores every decoder at every factor.
-    fn evaluate(&self, model: &TrainedModel, held_out: &HeldOut) -> Result<Vec<Evaluation>> {
-        if held_out.windows.is_empty() && held_out.questions.iter().all(Vec::is_empty) {
-            return Ok(Vec::new());
-        }
-        let model = without_graph(model);
-        let mut evaluations = Vec::new();
-        for (index, decoder) in self.decoders.iter().enumerate() {
-            for &factor in &self.config.encoder.pooling_factors {
-                let questions = &held_out.questions[index];
-                let arguments = (self.config, &model, index, decoder);
-                evaluations.push(evaluate(arguments, &held_out.windows, questions, factor)?);
-            }
-        }
-        Ok(evaluations)
-    }
 }
 
 /// Writes `final/`: the encoder's package, one for each adapter, and a registry of both.

@@ -1,0 +1,239 @@
+//! The steps of a run, and its measurements.
+
+use burn::tensor::{Device, Tensor};
+
+use super::batch::Sample;
+use super::config::{MeasuredText, RunConfig};
+use super::corpus::{Mixture, Window};
+use super::evaluation::{Evaluation, evaluate};
+use super::metrics::StepMetrics;
+use super::model::TrainedModel;
+use super::objective::BatchPlan;
+use super::optimizer::{AdamW, Gradients};
+use super::parameters::flat;
+use super::process::peak_memory;
+use super::questions::Questions;
+use super::ranks::Ranks;
+use super::schedule::OneCycle;
+use super::step::{StepOptions, training_loss, without_graph};
+use crate::Result;
+use crate::decoder::Decoder;
+
+/// What a run is measured on.
+pub(super) struct HeldOut {
+    windows: Vec<Window>,
+    /// For each decoder, the same questions in its tokens.
+    questions: Vec<Vec<Sample>>,
+}
+
+impl HeldOut {
+    pub(super) fn new(
+        config: &RunConfig,
+        mixture: &Mixture,
+        questions: &Questions,
+        decoders: &[Decoder],
+    ) -> Result<Self> {
+        let samples = config.evaluation.samples;
+        Ok(Self {
+            windows: match config.evaluation.on {
+                MeasuredText::HeldOut => mixture.held_out(samples)?,
+                MeasuredText::Training => {
+                    let all: u64 = mixture.corpora().iter().map(|(corpus, _)| corpus.windows()).sum();
+                    mixture.windows(0, all.min(samples as u64))?
+                }
+            },
+            questions: decoders
+                .iter()
+                .map(|decoder| questions.held_out(samples, decoder))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// What a step left on the device, to be read when losses are logged.
+pub(super) struct Pending {
+    pub(super) step: u64,
+    pub(super) plan: BatchPlan,
+    /// The mean loss, `[1]`
+    pub(super) loss: Tensor<1>,
+    /// `[1]`
+    pub(super) gradient_norm: Tensor<1>,
+    pub(super) rate: f64,
+    pub(super) tokens: usize,
+    pub(super) padding: f64,
+}
+
+impl Pending {
+    pub(super) fn read(&self, decoder: &str, seconds: f64) -> StepMetrics {
+        let scalar = |tensor: &Tensor<1>| f64::from(tensor.clone().into_scalar::<f32>());
+        StepMetrics {
+            step: self.step,
+            decoder: decoder.to_owned(),
+            objective: self.plan.objective.name().to_owned(),
+            factor: self.plan.factor,
+            loss: scalar(&self.loss),
+            gradient_norm: scalar(&self.gradient_norm),
+            rate: self.rate,
+            tokens: self.tokens,
+            padding: self.padding,
+            seconds,
+            memory: memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64),
+            peak_memory: peak_memory(),
+        }
+    }
+}
+
+/// What steps are made from.
+pub(super) struct Runner<'a> {
+    pub(super) config: &'a RunConfig,
+    pub(super) decoders: &'a [Decoder],
+    pub(super) mixture: &'a Mixture,
+    pub(super) questions: &'a Questions,
+    pub(super) device: Device,
+    pub(super) ranks: Ranks,
+}
+
+/// What a step did, besides moving the model.
+pub(super) struct StepDone {
+    pub(super) pending: Pending,
+    /// Whether a rank was asked to stop before it.
+    pub(super) stops: bool,
+}
+
+/// The sums over the batches of a step, of this process and then of all.
+struct StepSums {
+    gradients: Gradients,
+    /// The mean loss, `[1]`
+    loss: Tensor<1>,
+    /// Tokens read by the encoder and predicted.
+    tokens: usize,
+    /// Positions that the encoder and the decoder read.
+    positions: usize,
+    /// Those of them that were padding.
+    padding: usize,
+    /// How many processes were asked to stop.
+    stops: usize,
+}
+
+impl StepSums {
+    /// Adds up the sums of all ranks, through host memory.
+    fn over(self, ranks: &mut Ranks, device: &Device) -> Result<Self> {
+        if ranks.count() == 1 {
+            return Ok(self);
+        }
+        // Counts in f32 are exact up to 16 million, far above what a step reads.
+        let counts = [self.tokens, self.positions, self.padding, self.stops].map(|count| count as f32);
+        let mut values = counts.to_vec();
+        let lengths: Vec<usize> = self.gradients.values().map(|gradient| gradient.dims()[0]).collect();
+        for tensor in std::iter::once(self.loss).chain(self.gradients.values().cloned()) {
+            values.extend(tensor.into_data().convert::<f32>().iter::<f32>());
+        }
+        ranks.sum(&mut values)?;
+        let mut rest = &values[..];
+        let mut take = |length: usize| {
+            let (taken, after) = rest.split_at(length);
+            rest = after;
+            taken.to_vec()
+        };
+        let counts = take(counts.len());
+        let [tokens, positions, padding, stops] = [0, 1, 2, 3].map(|place| counts[place] as usize);
+        let loss = flat(take(1), device);
+        let names = self.gradients.into_keys();
+        let gradients = names.zip(lengths).map(|(name, length)| (name, flat(take(length), device))).collect();
+        Ok(Self { gradients, loss, tokens, positions, padding, stops })
+    }
+}
+
+impl Runner<'_> {
+    /// One step of the optimiser. With several ranks it is one step of all of them.
+    pub(super) fn step(
+        &mut self,
+        model: TrainedModel,
+        optimizer: &mut AdamW,
+        step: u64,
+        stops: bool,
+    ) -> Result<(TrainedModel, StepDone)> {
+        let schedule = &self.config.schedule;
+        let plan = BatchPlan::of_step(self.config, step);
+        let decoder = &self.decoders[plan.decoder];
+        let options = StepOptions {
+            factor: plan.factor,
+            distillation: self.config.objective.distillation,
+            count_correct: false,
+            through_graph: false,
+        };
+        let mut sums = StepSums {
+            gradients: Gradients::new(),
+            loss: Tensor::zeros([1], &self.device),
+            tokens: 0,
+            positions: 0,
+            padding: 0,
+            stops: usize::from(stops),
+        };
+        let share = 1.0 / schedule.accumulation as f64;
+        let batches = schedule.accumulation / self.ranks.count();
+        let first = self.ranks.rank() * batches;
+        for part in first..first + batches {
+            let samples = self.samples(&plan, step, part)?;
+            let found =
+                training_loss(&model, &decoder.network, plan.decoder, plan.objective, &samples, options)?;
+            for (name, gradient) in found.gradients(&model, share) {
+                let sum = match sums.gradients.remove(&name) {
+                    Some(sum) => sum + gradient,
+                    None => gradient,
+                };
+                sums.gradients.insert(name, sum);
+            }
+            sums.loss = sums.loss + found.loss.sum * (share / found.targets as f64);
+            sums.tokens += found.context_tokens + found.targets;
+            sums.positions += found.context_tokens + found.positions;
+            sums.padding += found.padding;
+        }
+        let StepSums { gradients, loss, tokens, positions, padding, stops } =
+            sums.over(&mut self.ranks, &self.device)?;
+        let cycle = OneCycle {
+            steps: schedule.steps,
+            warmup: schedule.warmup,
+            start_divisor: schedule.start_divisor,
+            end_divisor: schedule.end_divisor,
+        };
+        let rate = cycle.factor(step);
+        let (model, gradient_norm) = optimizer.step(model, gradients, rate, &self.device);
+        let padding = padding as f64 / positions.max(1) as f64;
+        let pending = Pending { step, plan, loss, gradient_norm, rate, tokens, padding };
+        Ok((model, StepDone { pending, stops: stops > 0 }))
+    }
+
+    /// The samples of one of a step's batches.
+    fn samples(&self, plan: &BatchPlan, step: u64, part: usize) -> Result<Vec<Sample>> {
+        let batch = step * self.config.schedule.accumulation as u64 + part as u64;
+        plan.samples(self.config, batch, self.mixture, self.questions, &self.decoders[plan.decoder])
+    }
+
+    /// Where the text of a step comes from, of all ranks.
+    pub(super) fn origins(&self, step: u64) -> Result<Vec<String>> {
+        let plan = BatchPlan::of_step(self.config, step);
+        let mut origins = Vec::new();
+        for part in 0..self.config.schedule.accumulation {
+            origins.extend(self.samples(&plan, step, part)?.into_iter().map(|sample| sample.origin));
+        }
+        Ok(origins)
+    }
+
+    /// Scores every decoder at every factor.
+    pub(super) fn evaluate(&self, model: &TrainedModel, held_out: &HeldOut) -> Result<Vec<Evaluation>> {
+        if held_out.windows.is_empty() && held_out.questions.iter().all(Vec::is_empty) {
+            return Ok(Vec::new());
+        }
+        let model = without_graph(model);
+        let mut evaluations = Vec::new();
+        for (index, decoder) in self.decoders.iter().enumerate() {
+            for &factor in &self.config.encoder.pooling_factors {
+                let questions = &held_out.questions[index];
+                let arguments = (self.config, &model, index, decoder);
+                evaluations.push(evaluate(arguments, &held_out.windows, questions, factor)?);
+            }
+        }
+        Ok(evaluations)
+    }
+}

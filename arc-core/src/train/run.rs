@@ -7,7 +7,7 @@ use std::time::Instant;
 use arc_adapters::{Adapter, EncoderManifest, sha256_file, sha256_hex};
 use burn::tensor::{Device, FloatDType};
 
-use super::checkpoint::{CheckpointState, Checkpoints};
+use super::checkpoint::{Checkpoint, CheckpointState, Checkpoints};
 use super::config::{EncoderConfig, Precision, RunConfig, Start, TrainedPart};
 use super::corpus::{Corpus, Mixture};
 use super::draw::{Purpose, mix};
@@ -133,43 +133,7 @@ pub fn train(
     let config_sha256 = sha256_hex(json(&config.with_paths(|_| PathBuf::new()))?.as_bytes());
     let config_json =
         json(&config.with_paths(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))?;
-    let follows = match &role {
-        Role::Follower { leader, rank, count } => {
-            // Rank 0 answers once there is a checkpoint to begin from.
-            Some(Ranks::join(leader, *rank, *count, &config_sha256)?)
-        }
-        _ => None,
-    };
-    let last = if resume || follows.is_some() { checkpoints.last()? } else { None };
-    if follows.is_none() {
-        if !resume && out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Error::InvalidArgument(format!(
-                "`{}` is not empty: go on with `--resume`, or name another folder",
-                out.display()
-            )));
-        }
-        if resume {
-            checkpoints.sweep(out)?;
-        }
-    } else if last.is_none() {
-        return Err(Error::InvalidArgument(format!(
-            "`{}` has no checkpoint of rank 0: all ranks need the same folder",
-            out.display()
-        )));
-    }
-    if let Some(checkpoint) = &last
-        && checkpoint.state.config_sha256 != config_sha256
-    {
-        return Err(Error::Mismatch {
-            what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
-            expected: checkpoint.state.config_sha256.clone(),
-            found: config_sha256,
-            hint: format!(
-                "a run goes on with the configuration that it began with: `arc train {} --resume`",
-                out.join("config.json").display()
-            ),
-        });
-    }
+    let Beginning { last, follows } = begin(&checkpoints, &config_sha256, out, resume, &role)?;
     let Parts { encoder_start, decoders, mixture, questions, model, device } =
         load(config, session, out, last.is_some(), observer)?;
     let hashes: BTreeMap<String, String> =
@@ -315,6 +279,56 @@ pub fn train(
         write_final(config, session, out, &encoder_start, &decoders, &model, &report)?;
     }
     Ok(report)
+}
+
+/// What a run goes on from.
+struct Beginning {
+    last: Option<Checkpoint>,
+    /// The connection to rank 0, of a process that is not rank 0.
+    follows: Option<Ranks>,
+}
+
+/// Finds the checkpoint that a run goes on from, and refuses one of another run.
+fn begin(
+    checkpoints: &Checkpoints,
+    config_sha256: &str,
+    out: &Path,
+    resume: bool,
+    role: &Role,
+) -> Result<Beginning> {
+    let follows = match role {
+        // Rank 0 answers once there is a checkpoint to begin from.
+        Role::Follower { leader, rank, count } => Some(Ranks::join(leader, *rank, *count, config_sha256)?),
+        Role::Alone | Role::Leader { .. } => None,
+    };
+    let last = if resume || follows.is_some() { checkpoints.last()? } else { None };
+    if follows.is_some() {
+        if last.is_none() {
+            return Err(Error::InvalidArgument(format!(
+                "`{}` has no checkpoint of rank 0: all ranks need the same folder",
+                out.display()
+            )));
+        }
+    } else if resume {
+        checkpoints.sweep(out)?;
+    } else if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::InvalidArgument(format!(
+            "`{}` is not empty: go on with `--resume`, or name another folder",
+            out.display()
+        )));
+    }
+    match &last {
+        Some(checkpoint) if checkpoint.state.config_sha256 != config_sha256 => Err(Error::Mismatch {
+            what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
+            expected: checkpoint.state.config_sha256.clone(),
+            found: config_sha256.to_owned(),
+            hint: format!(
+                "a run goes on with the configuration that it began with: `arc train {} --resume`",
+                out.join("config.json").display()
+            ),
+        }),
+        _ => Ok(Beginning { last, follows }),
+    }
 }
 
 /// The sha256 of everything that a run reads, besides its configuration.

@@ -32,7 +32,7 @@ pub(crate) struct Global {
     /// Print one JSON object on standard output
     #[arg(long, global = true)]
     pub json: bool,
-    /// Agree to downloads
+    /// Agree to downloads, which are asked about where there is a terminal to answer at
     #[arg(long, short = 'y', global = true)]
     pub yes: bool,
     /// Run code plugins, whatever the registries say
@@ -82,7 +82,7 @@ pub(crate) enum Command {
     Plan(Plan),
     /// List the devices that this build and this machine have
     Devices,
-    /// Measure how fast a decoder reads and writes
+    /// Measure how fast a decoder reads and writes, or how fast a run trains
     Bench(Bench),
     /// Run the encoder on a folder of the reference code's golden data
     CheckReference(CheckReference),
@@ -223,8 +223,8 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub shots: Option<usize>,
     /// Only the first N questions; the task's own limit where it is left out
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub limit: Option<usize>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
     /// Only these arms: closed-book, open-book, truncation, pruning, arc
     #[arg(long, value_name = "ARM", value_delimiter = ',', value_parser = parse_arm)]
     pub arm: Vec<ArmFamily>,
@@ -259,7 +259,7 @@ pub(crate) struct Eval {
 
 #[derive(Debug, Args)]
 pub(crate) struct Train {
-    /// The run: a TOML file
+    /// The run: a TOML file, or the `config.json` of a run
     #[arg(value_name = "CONFIG")]
     pub config: PathBuf,
     /// The folder that everything is written under; the result is in `final/`

@@ -152,7 +152,7 @@ mod this_repository {
                     && finding["hint"].as_str().is_some_and(|text| text.contains(hint))
             })
         };
-        assert!(about("decoder `llama-3.1-8b`", "arc import FOLDER --name arc8-llama"), "{findings:?}");
+        assert!(about("decoder `llama-3.1-8b`", "arc import --name arc8-llama"), "{findings:?}");
         assert!(about("decoder `llama-3.1-8b` with encoder `arc8-multi`", "arc import"), "{findings:?}");
         assert!(about("decoder `smollm2-135m`", "arc pull"), "{findings:?}");
         let verified = arc(&["adapters", "verify"]);
@@ -408,7 +408,7 @@ mod pins {
     use super::*;
 
     /// Changes the manifest of the package of `tiny` so that it is another one and still fits.
-    fn change(place: &Place, from: &str, to: &str) {
+    pub(super) fn change(place: &Place, from: &str, to: &str) {
         let json = std::fs::read_to_string(place.path("adapter/adapter.json")).expect("the manifest");
         assert!(json.contains(from), "{json}");
         place.file("adapter/adapter.json", json.replace(from, to));
@@ -876,6 +876,22 @@ mod doctor {
         let missing =
             findings.iter().find(|f| f["problem"].as_str().is_some_and(|p| p.contains("tiny.gguf")));
         assert_eq!(missing.expect("the missing model")["likelihood"], "likely");
+    }
+
+    #[test]
+    fn an_adapter_of_another_architecture_is_found_by_the_model_where_the_entry_states_none() {
+        let place = Place::with_adapter();
+        pins::change(&place, "\"architecture\": \"llama\"", "\"architecture\": \"gemma3\"");
+        let (examined, _) = finds_fault(&place, &["adapters", "doctor"]);
+        let finding = &examined["findings"][0];
+        assert_eq!(
+            (&finding["likelihood"], &finding["subject"]),
+            (&Value::from("certain"), &Value::from("decoder `tiny`"))
+        );
+        assert!(finding["problem"].as_str().expect("text").contains("gemma3"), "{finding}");
+        // The same is what asking says.
+        place.file("text.txt", "a text");
+        place.fails(FAILURE, &ask("tiny")).says(&["gemma3"]);
     }
 
     #[test]

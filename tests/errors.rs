@@ -797,8 +797,10 @@ mod usage {
     #[test]
     fn preparing_the_tasks_data_takes_python_and_nothing_else_with_it() {
         let place = Place::empty();
-        let output = place.arc(&["data", "prepare", "eval", "--out", "data"]).env("PATH", "").output();
-        let refusal = Refusal::of(output, FAILURE);
+        let refusal = place.fails(FAILURE, &["data", "prepare", "eval", "--out", "data"]);
+        refusal.says(&["`ARC_OFFLINE` is set"]);
+        let mut command = place.arc(&["data", "prepare", "eval", "--out", "data"]);
+        let refusal = Refusal::of(command.env_remove("ARC_OFFLINE").env("PATH", "").output(), FAILURE);
         refusal.says(&["cannot run `python3`"]);
         refusal.hints(&["install Python 3"]);
         for arguments in [&["data", "prepare"] as &[&str], &["data", "prepare", "--source", "text.txt"]] {
@@ -868,8 +870,30 @@ mod outputs {
         let before = place.listing();
         // A file is no folder, and a folder is not replaced by a file. Rights would not stop root.
         place.fails(FAILURE, &["compress", &text, "-o", "text.txt/x.arc.safetensors"]).says(&["text.txt"]);
-        place.fails(FAILURE, &["compress", &text, "-o", "encoder"]).says(&["cannot write `encoder`"]);
+        std::fs::create_dir(place.path("folder.arc.safetensors")).expect("a folder");
+        let folder = ["compress", &text, "-o", "folder.arc.safetensors"];
+        place.fails(FAILURE, &folder).says(&["cannot write `folder.arc.safetensors`"]);
+        std::fs::remove_dir(place.path("folder.arc.safetensors")).expect("it is empty");
         assert_eq!(place.listing(), before);
+    }
+
+    #[test]
+    fn latents_are_known_by_their_name_and_are_not_compressed_again() {
+        let place = Place::with_encoder();
+        let text = place.file("text.txt", "a text");
+        let refusal = place.fails(USAGE, &["compress", &text, "-o", "latents.bin"]);
+        refusal.says(&["`latents.bin` does not end in `.arc.safetensors`"]);
+        refusal.hints(&["`latents.arc.safetensors`"]);
+        place.succeeds(&["compress", &text, "-o", LATENTS]);
+        let refusal = place.fails(USAGE, &["compress", LATENTS, "-o", "twice.arc.safetensors"]);
+        refusal.says(&["compressed already"]);
+    }
+
+    #[test]
+    fn standard_input_is_one_document() {
+        let place = Place::with_adapter();
+        let ask = ["ask", "--decoder", "tiny", "--document", "-", "--document", "-", "why"];
+        place.fails(USAGE, &ask).says(&["standard input is named twice"]);
     }
 
     #[test]

@@ -330,6 +330,19 @@ fn a_killed_run_resumes_and_every_arm_is_reported() {
 }
 
 #[test]
+fn a_folder_of_data_that_is_not_there_and_no_questions_are_usage_errors() {
+    let folder = folder();
+    for (arguments, says) in
+        [(["--data", "nowhere"], "`nowhere` is no folder of data"), (["--limit", "0"], "0")]
+    {
+        let output = arc(folder.path(), &arguments).output().expect("arc");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains(says), "{errors}");
+    }
+}
+
+#[test]
 fn a_malformed_row_stops_the_run_with_its_line() {
     let folder = folder();
     let data = folder.path().join("animals.jsonl");

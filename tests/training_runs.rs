@@ -555,39 +555,87 @@ fn losses_do_not_depend_on_the_number_of_threads() {
     assert_eq!(place.losses("run-1"), place.losses("run-2"));
 }
 
+/// Waits until a run has written so many steps, and fails if it ends before.
+fn wait_for_steps(place: &Place, run: &str, process: &mut std::process::Child, steps: usize) {
+    let metrics = place.path(run).join("metrics.jsonl");
+    while std::fs::read_to_string(&metrics).unwrap_or_default().lines().count() < steps {
+        assert!(process.try_wait().expect("a process").is_none(), "the run ended before its step {steps}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn two_processes_share_a_run_and_end_with_the_bits_of_one() {
     let place = Place::new();
-    let alone = place.succeeds(&["train", "run.toml", "--out", "alone"]);
-    let shared = place.succeeds(&["train", "run.toml", "--out", "shared", "--processes", "2"]);
-    assert_eq!(place.losses("alone"), place.losses("shared"));
-    for field in ["tokens", "evaluations", "decoder_sha256"] {
-        assert_eq!(alone[field], shared[field], "{field}");
+    std::fs::copy(place.path("tiny.gguf"), place.path("twin.gguf")).expect("a copy");
+    let twin = "[decoders.twin]\nsource = \"file:twin.gguf\"\n";
+    place.file("registry.toml", format!("schema = 1\n[decoders.tiny]\nsource = \"file:tiny.gguf\"\n{twin}"));
+    let second = "[[decoders]]\nname = \"twin\"\nstart = \"scratch\"\n[data]";
+    let lora = "layers = 2\ntrain = { lora = { rank = 2, alpha = 4.0 } }";
+    let weights = ["final/encoder/encoder.safetensors", "final/adapters/tiny/adapter.safetensors"];
+    for (name, text) in [("plain", CONFIG.to_owned()), ("lora", CONFIG.replace("layers = 2", lora))] {
+        place.file("run.toml", text.replace("[data]", second));
+        let (alone, shared) = (format!("{name}-alone"), format!("{name}-shared"));
+        let by_one = place.succeeds(&["train", "run.toml", "--out", &alone]);
+        let by_two = place.succeeds(&["train", "run.toml", "--out", &shared, "--processes", "2"]);
+        assert_eq!(place.losses(&alone), place.losses(&shared));
+        for field in ["tokens", "evaluations", "decoder_sha256"] {
+            assert_eq!(by_one[field], by_two[field], "{field}");
+        }
+        for file in weights {
+            let hash = |run: &str| sha256_file(&place.path(run).join(file)).expect(file);
+            assert_eq!(hash(&alone), hash(&shared), "{file}");
+        }
+        let log = std::fs::read_to_string(place.path(&format!("{shared}.rank-1.log"))).expect("a log");
+        assert!(!log.contains("error"), "{log}");
     }
-    for file in ["final/encoder/encoder.safetensors", "final/adapters/tiny/adapter.safetensors"] {
-        let hash = |run: &str| sha256_file(&place.path(run).join(file)).expect(file);
-        assert_eq!(hash("alone"), hash("shared"), "{file}");
-    }
-    let log = std::fs::read_to_string(place.path("shared.rank-1.log")).expect("the other's log");
-    assert!(!log.contains("error"), "{log}");
     place.fails(
         USAGE,
         &["train", "run.toml", "--out", "three", "--processes", "3"],
         &["`schedule.accumulation` is 2: 3 processes cannot share"],
     );
-    assert!(!place.path("three").exists());
+    assert!(!place.path("three").exists() && !place.path("three.rank-1.log").exists());
+}
+
+#[test]
+fn processes_started_by_hand_find_each_other_and_refuse_another_count() {
+    let place = Place::new();
+    place.succeeds(&["train", "run.toml", "--out", "alone"]);
+    // A port that was free a moment ago.
+    let port = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let rank = |out: &str, rank: &str, leader: &str, processes: &str| {
+        let arguments = ["train", "run.toml", "--out", out, "--rank", rank, "--leader", leader];
+        let mut command = place.arc(&[&arguments[..], &["--processes", processes]].concat());
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+    };
+    let leader = port().expect("a port").to_string();
+    let (first, second) = (rank("run", "0", &leader, "2"), rank("run", "1", &leader, "2"));
+    for process in [first, second] {
+        let output = process.wait_with_output().expect("its output");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(place.losses("alone"), place.losses("run"));
+
+    let leader = port().expect("a port").to_string();
+    let (first, second) = (rank("other", "0", &leader, "2"), rank("other", "1", &leader, "1"));
+    // A rank is below the count, which is a mistake that is seen at once.
+    refuses(&second.wait_with_output().expect("its output"), USAGE, &["`--rank 1` is not below"]);
+    place.file("run.toml", CONFIG.replace("accumulation = 2", "accumulation = 4"));
+    let third = rank("other", "1", &leader, "2");
+    refuses(&third.wait_with_output().expect("its output"), FAILURE, &["another configuration"]);
+    refuses(&first.wait_with_output().expect("its output"), FAILURE, &["rank 1 of another run"]);
 }
 
 #[cfg(unix)]
 #[test]
 fn a_shared_run_whose_rank_is_killed_says_so_and_goes_on_with_another_number_of_processes() {
     let place = Place::new();
+    let long = CONFIG.replace("steps = 40", "steps = 300").replace("every = 20", "every = 150");
+    place.file("run.toml", &long);
     place.succeeds(&["train", "run.toml", "--out", "alone"]);
     let mut leader = place.arc(&["train", "run.toml", "--out", "run", "--processes", "2"]);
-    let leader = leader.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-    while !place.path("run/checkpoints/step-00000005.safetensors").exists() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let mut leader = leader.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    wait_for_steps(&place, "run", &mut leader, 12);
     let children = Command::new("pgrep").args(["-P", &leader.id().to_string()]).output().expect("pgrep");
     let child = String::from_utf8(children.stdout).expect("a number");
     Command::new("kill").args(["-KILL", child.trim()]).status().expect("a signal");
@@ -596,26 +644,52 @@ fn a_shared_run_whose_rank_is_killed_says_so_and_goes_on_with_another_number_of_
     // One process goes on where two were: the run is the same.
     place.succeeds(&["train", "run.toml", "--out", "run", "--resume"]);
     assert_eq!(place.losses("alone"), place.losses("run"));
+}
 
-    // An interruption of rank 0 ends all of them, after a checkpoint.
+#[cfg(unix)]
+#[test]
+fn an_interruption_of_any_process_ends_a_shared_run_after_a_checkpoint() {
+    let place = Place::new();
     place
         .file("run.toml", CONFIG.replace("steps = 40", "steps = 100000").replace("warmup = 4", "warmup = 0"));
-    let run = place
-        .arc(&["train", "run.toml", "--out", "long", "--processes", "2", "--json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the binary runs");
-    while !place.path("long/checkpoints/step-00000005.safetensors").exists() {
-        std::thread::sleep(Duration::from_millis(20));
+    for of_child in [false, true] {
+        let out = format!("long-{of_child}");
+        let mut run = place
+            .arc(&["train", "run.toml", "--out", &out, "--processes", "2", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        wait_for_steps(&place, &out, &mut run, 12);
+        let leader = run.id().to_string();
+        let child = Command::new("pgrep").args(["-P", &leader]).output().expect("pgrep").stdout;
+        let child = String::from_utf8(child).expect("a number");
+        let process = if of_child { child.trim() } else { &leader };
+        Command::new("kill").args(["-INT", process]).status().expect("a signal");
+        let output = run.wait_with_output().expect("its output");
+        assert!(output.status.success());
+        let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        assert_eq!(report["finished"], false);
+        let steps = report["steps"].as_u64().expect("a number");
+        assert!(place.path(&out).join(format!("checkpoints/step-{steps:08}.safetensors")).exists());
+        let alive = Command::new("kill").args(["-0", child.trim()]).stderr(Stdio::null()).status();
+        assert!(!alive.expect("a signal").success(), "the other process is left behind");
     }
-    Command::new("kill").args(["-INT", &run.id().to_string()]).status().expect("a signal");
-    let output = run.wait_with_output().expect("its output");
-    assert!(output.status.success());
-    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
-    assert_eq!(report["finished"], false);
-    let steps = report["steps"].as_u64().expect("a number");
-    assert!(place.path(&format!("long/checkpoints/step-{steps:08}.safetensors")).exists());
+}
+
+#[test]
+fn what_a_run_is_measured_on_is_said_and_the_cpu_refuses_bf16() {
+    let place = Place::new();
+    place.file("run.toml", CONFIG.replace("samples = 6", "samples = 6\non = \"training\""));
+    place.succeeds(&["train", "run.toml", "--out", "run"]);
+    let card = std::fs::read(place.path("run/final/adapters/tiny/adapter.json")).expect("a manifest");
+    let card: Value = serde_json::from_slice(&card).expect("JSON");
+    assert!(card["scores"]["training"].is_array() && card["scores"]["held_out"].is_null(), "{card}");
+    let page = std::fs::read_to_string(place.path("run/report.html")).expect("a page");
+    assert!(page.contains("Text that is trained on") && !page.contains("Held-out"));
+
+    place.file("run.toml", CONFIG.replace("seed = 3", "seed = 3\nprecision = \"bf16\""));
+    place.fails(FAILURE, &["train", "run.toml", "--out", "half"], &["device `cpu`", "bfloat16"]);
 }
 
 #[test]

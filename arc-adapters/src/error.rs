@@ -441,9 +441,9 @@ impl Error {
             Self::NameTaken { .. } => {
                 Some("choose another name, or remove the old entry with `arc adapters remove`".to_owned())
             }
-            Self::NotImported { encoder, .. } => Some(format!(
-                "fetch the checkpoint of `{encoder}` and run `arc import FOLDER --name {encoder}`"
-            )),
+            Self::NotImported { encoder, .. } => {
+                Some(format!("`arc import --name {encoder}` fetches and imports its checkpoint"))
+            }
             Self::NoAdapter { decoder, .. } => Some(format!(
                 "fit one with `arc fit --decoder {decoder}`, or add a package with `arc adapters add`"
             )),

@@ -452,7 +452,7 @@ fn examine_encoder(registry: &Registry, entry: &EncoderEntry) -> Vec<Finding> {
             problem: "it is only described: its weights are published elsewhere and were not imported"
                 .to_owned(),
             hint: Some(format!(
-                "fetch its checkpoint and run `arc import FOLDER --name {}`{}",
+                "`arc import --name {}` fetches and imports its checkpoint{}",
                 entry.name,
                 if is_default { ", or set another `default_encoder`" } else { "" }
             )),

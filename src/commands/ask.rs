@@ -14,7 +14,7 @@ use arc_core::{AdaptedDecoder, Session, SpecialVector};
 use serde_json::{Value, json};
 
 use super::prompt_form;
-use super::setup::{is_latents_file, remark_on_unpinned, session, warn_of_overridden_pins};
+use super::setup::{is_latents_file, named, remark_on_unpinned, session, warn_of_overridden_pins};
 use crate::Failure;
 use crate::args::{Ask, Form, Global};
 use crate::output::Output;
@@ -34,6 +34,12 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
         return Err(Failure::usage(
             format!("`{}` is compressed already, `--factor` cannot change it", latents.display()),
             "leave out `--factor`, or name the text itself",
+        ));
+    }
+    if ask.document.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(Failure::usage(
+            "standard input is named twice as a document, and can be read once",
+            "name the second document by its file",
         ));
     }
     let session = session(global)?;
@@ -154,7 +160,8 @@ fn read_documents(
     }
     for path in &ask.document {
         if !is_latents_file(path) {
-            documents.add_text(&Document::read(path as &Path)?.text, session, compression, ask)?;
+            let text = Document::read(path as &Path)?.text;
+            documents.add_text(&text, session, compression, ask).map_err(|error| named(error, path))?;
             continue;
         }
         if ask.open_book {
@@ -177,7 +184,7 @@ impl Documents {
         session: &Session,
         compression: &Compression,
         ask: &Ask,
-    ) -> Result<(), Failure> {
+    ) -> arc_core::Result<()> {
         // As the reference's few-shot prompts have it: their own words bring the line breaks.
         let text = if ask.form == Form::FewShot { text.trim() } else { text };
         if ask.open_book {

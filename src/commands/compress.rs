@@ -6,12 +6,27 @@ use arc_core::document::Document;
 use arc_core::encoder::CompressOptions;
 use serde_json::json;
 
-use super::setup::session;
+use super::setup::{LATENTS_SUFFIX, is_latents_file, named, session};
 use crate::Failure;
 use crate::args::{Compress, Global};
 use crate::output::Output;
 
 pub(crate) fn run(global: &Global, compress: &Compress, output: &Output) -> Result<(), Failure> {
+    if is_latents_file(&compress.file) {
+        return Err(Failure::usage(
+            format!("`{}` holds latents: it is compressed already", compress.file.display()),
+            "give it to `arc ask --document` as it is",
+        ));
+    }
+    if !is_latents_file(&compress.output) {
+        return Err(Failure::usage(
+            format!(
+                "`{}` does not end in `{LATENTS_SUFFIX}`, by which latents are known",
+                compress.output.display()
+            ),
+            format!("name it `{}{LATENTS_SUFFIX}`", compress.output.with_extension("").display()),
+        ));
+    }
     let document = Document::read(&compress.file)?;
     let session = session(global)?;
     let encoder = match &compress.encoder {
@@ -20,7 +35,8 @@ pub(crate) fn run(global: &Global, compress: &Compress, output: &Output) -> Resu
     };
     let start = Instant::now();
     let latents =
-        encoder.compress(&document.text, CompressOptions { factor: compress.factor.map(usize::from) })?;
+        encoder.compress(&document.text, CompressOptions { factor: compress.factor.map(usize::from) });
+    let latents = latents.map_err(|error| named(error, &compress.file))?;
     latents.save(&compress.output)?;
     let seconds = start.elapsed().as_secs_f64();
     output.line(format!(

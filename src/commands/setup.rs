@@ -151,7 +151,20 @@ pub(super) fn prompt_template(file: Option<&Path>) -> Result<String, Failure> {
     Ok(template)
 }
 
+/// How the names of latents files end.
+pub(super) const LATENTS_SUFFIX: &str = ".arc.safetensors";
+
 /// Whether a file holds latents and not text, by its name.
 pub(super) fn is_latents_file(path: &Path) -> bool {
-    path.to_str().is_some_and(|path| path.ends_with(".arc.safetensors"))
+    path.to_str().is_some_and(|path| path.ends_with(LATENTS_SUFFIX))
+}
+
+/// An error about a document, with its path as the name.
+pub(super) fn named(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Document { reason, hint, .. } => {
+            Error::Document { name: path.display().to_string(), reason, hint }
+        }
+        other => other,
+    }
 }

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use arc_core::Error;
 use arc_core::device::{DeviceKind, DeviceName};
-use arc_core::train::Role;
+use arc_core::train::{Role, RunConfig, Workers};
 
 use crate::Failure;
 use crate::args::{Global, Train};
@@ -15,44 +15,10 @@ use crate::args::{Global, Train};
 /// The variable that the engine's thread pool obeys.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// The processes that this one started. They end with it.
-#[derive(Default)]
-pub(super) struct Workers(Vec<Worker>);
-
-struct Worker {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Workers {
-    /// Waits for all to end.
-    pub(super) fn wait(&mut self) -> Result<(), Failure> {
-        for (index, worker) in self.0.iter_mut().enumerate() {
-            let status = worker.process.wait().map_err(Error::io("wait for", &worker.log))?;
-            if !status.success() {
-                return Err(Failure::failed(
-                    format!("rank {} ended with {status}", index + 1),
-                    format!("look at `{}`; what this run wrote is whole", worker.log.display()),
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        for Worker { process, .. } in &mut self.0 {
-            // One that has ended cannot be killed, which is as well.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
-/// This process's part in the run, and the processes that it started for the others.
-pub(super) fn begin(global: &Global, args: &Train) -> Result<(Role, Workers), Failure> {
+/// This process's part in the run. Where it is told no rank, it starts the processes of the others.
+pub(super) fn begin(global: &Global, args: &Train, config: &RunConfig) -> Result<Role, Failure> {
     let count = usize::from(args.processes);
+    config.check_shared_by(count)?;
     let listen = |address: &str| {
         TcpListener::bind(address).map_err(|error| {
             Failure::failed(
@@ -68,12 +34,12 @@ pub(super) fn begin(global: &Global, args: &Train) -> Result<(Role, Workers), Fa
                 format!("`--rank {rank}` is not below `--processes {count}`"),
                 "ranks count from 0, and every process is told the same `--processes`",
             )),
-            0 => Ok((Role::Leader { listener: listen(leader)?, count }, Workers::default())),
-            _ => Ok((Role::Follower { leader: leader.clone(), rank, count }, Workers::default())),
+            0 => Ok(Role::Leader { listener: listen(leader)?, count, workers: Workers::default() }),
+            _ => Ok(Role::Follower { leader: leader.clone(), rank, count }),
         };
     }
     if count == 1 {
-        return Ok((Role::Alone, Workers::default()));
+        return Ok(Role::Alone);
     }
     let DeviceName::One { kind, index } = global.device else {
         return Err(Failure::usage(
@@ -93,15 +59,17 @@ pub(super) fn begin(global: &Global, args: &Train) -> Result<(Role, Workers), Fa
             command.env(THREADS, threads.to_string());
         }
         let log = log_file(&args.out, rank)?;
-        let file = File::create(&log).map_err(Error::io("create", &log))?;
+        // A run that is resumed goes on with its logs too.
+        let file = File::options().create(true).append(true).open(&log);
+        let file = file.map_err(Error::io("create", &log))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
-        workers.0.push(Worker { process: command.spawn().map_err(Error::io("start", "arc"))?, log });
+        workers.push(command.spawn().map_err(Error::io("start", "arc"))?);
     }
     if let Some(threads) = threads {
         // It fails where something has begun to compute, which then goes on as it is.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     }
-    Ok((Role::Leader { listener, count }, workers))
+    Ok(Role::Leader { listener, count, workers })
 }
 
 /// How many threads each process takes of this machine's cores, unless the user says it.
@@ -112,6 +80,7 @@ fn threads_of_each(count: usize) -> Option<usize> {
 
 /// The log of a rank: beside the folder of the run, which has to be empty when it begins.
 fn log_file(out: &Path, rank: usize) -> Result<PathBuf, Failure> {
+    let out = std::path::absolute(out).map_err(Error::io("find", out))?;
     let mut name = out.file_name().unwrap_or_default().to_owned();
     name.push(format!(".rank-{rank}.log"));
     let log = out.with_file_name(name);

@@ -26,16 +26,11 @@ const SMOOTHING: f64 = 0.1;
 pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Result<(), Failure> {
     let config = RunConfig::open(&args.config)?;
     let session = session(global)?;
-    let stop = match args.rank {
-        // Ctrl-C reaches all processes of a terminal, and rank 0 says what it means.
-        Some(rank) if rank > 0 => ignore_interrupt(output),
-        _ => stop_on_interrupt(output),
-    };
-    let (role, mut workers) = shared_run::begin(global, args)?;
-    let mut progress = Progress::new(stop);
+    // Ctrl-C at a terminal reaches all processes of a shared run, and each tells the others.
+    let mut progress = Progress::new(stop_on_interrupt(output));
+    let role = shared_run::begin(global, args, &config)?;
     let options = TrainOptions { resume: args.resume, role };
     let report = train(&config, &session, &args.out, options, &mut progress)?;
-    workers.wait()?;
     progress.finish();
 
     let finished = report.ending == Ending::Finished;
@@ -81,14 +76,6 @@ pub(super) fn stop_on_interrupt(output: &Output) -> Arc<AtomicBool> {
         output.remark(format!("Ctrl-C will end the process at once: {error}"));
     }
     stop
-}
-
-/// A flag that Ctrl-C does not set.
-fn ignore_interrupt(output: &Output) -> Arc<AtomicBool> {
-    if let Err(error) = ctrlc::set_handler(|| {}) {
-        output.remark(format!("Ctrl-C will end the process at once: {error}"));
-    }
-    Arc::new(AtomicBool::new(false))
 }
 
 fn describe(evaluation: &Evaluation) -> String {

@@ -284,7 +284,7 @@ impl Encoder {
                     what: format!("encoder `{}`", manifest.name),
                     expected: "its weights".into(),
                     found: "only their description".into(),
-                    hint: format!("fetch `{source}`, then `arc import FOLDER --name {}`", manifest.name),
+                    hint: format!("`arc import --name {}` fetches and imports `{source}`", manifest.name),
                 });
             }
             _ => return Err(invalid("its weights are of a kind that this build cannot read".into())),

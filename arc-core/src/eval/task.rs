@@ -300,8 +300,8 @@ fn find_data(task: &str, file: &Path, folders: &[PathBuf]) -> Result<PathBuf> {
         expected: file.display().to_string(),
         found: "no such file".into(),
         hint:
-            "fetch SQuAD and BoolQ with `arc data prepare eval`; for data of your own, put the file beside \
-               the task's or name its folder with `--data DIR`"
+            "fetch SQuAD and BoolQ with `arc data prepare eval`; other data lie beside the task's file, or in a \
+               folder named with `--data DIR`"
                 .into(),
     })
 }

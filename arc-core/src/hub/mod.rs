@@ -45,6 +45,12 @@ use sha256::sha256_of_file;
 
 use crate::{Error, Result};
 
+/// Whether the user's environment forbids to fetch anything (`ARC_OFFLINE`).
+#[must_use]
+pub fn is_offline() -> bool {
+    environment::Environment::read().offline
+}
+
 /// A download of more bytes than this is asked about first.
 pub const LARGE_DOWNLOAD: u64 = 50_000_000;
 

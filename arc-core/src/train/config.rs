@@ -14,7 +14,7 @@ pub struct RunConfig {
     #[serde(default)]
     pub seed: u64,
     /// What products are computed in.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub precision: Precision,
     /// What compresses.
     pub encoder: EncoderConfig,
@@ -42,9 +42,15 @@ pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// bfloat16, where the device has it: trained weights, their gradients and the optimiser stay in
-    /// 32 bits, and so does everything between products; frozen matrices are kept in 16.
+    /// bfloat16, where the device has it, for the linear maps of the encoder and the decoders.
+    /// Trained weights, their gradients, the optimiser, attention and everything between products
+    /// stay in 32 bits; a decoder's matrices are kept in 16.
     Bf16,
+}
+
+/// Settings that were added since, and that are not used, leave the hash of a run as it was.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The encoder of a run.
@@ -363,6 +369,7 @@ pub struct EvaluationConfig {
     /// Samples measured.
     pub samples: usize,
     /// Which text they are of.
+    #[serde(skip_serializing_if = "is_default")]
     pub on: MeasuredText,
 }
 
@@ -379,8 +386,27 @@ pub enum MeasuredText {
     /// What was kept from training.
     #[default]
     HeldOut,
-    /// What is trained on: whether a model can learn a text by heart at all.
+    /// What is trained on: whether a model can learn a text by heart at all. Questions that are
+    /// measured are held out all the same.
     Training,
+}
+
+impl MeasuredText {
+    /// Its name in a card's scores.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::HeldOut => "held_out",
+            Self::Training => "training",
+        }
+    }
+
+    /// Its name in words.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::HeldOut => "Held-out text",
+            Self::Training => "Text that is trained on",
+        }
+    }
 }
 
 impl RunConfig {
@@ -398,6 +424,21 @@ impl RunConfig {
         let folder = path.parent().unwrap_or(Path::new("."));
         config.paths().for_each(|path| *path = folder.join(&path));
         Ok(config)
+    }
+
+    /// Whether so many processes can share the batches of a step evenly.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if they cannot.
+    pub fn check_shared_by(&self, processes: usize) -> Result<()> {
+        let batches = self.schedule.accumulation;
+        if processes > 0 && batches.is_multiple_of(processes) {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument(format!(
+            "`schedule.accumulation` is {batches}: {processes} processes cannot share the batches of a step evenly"
+        )))
     }
 
     /// The configuration with what `replace` makes of each of its paths.

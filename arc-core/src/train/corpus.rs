@@ -272,6 +272,16 @@ impl Corpus {
     /// [`Error::Document`] if no document has `shortest` tokens.
     pub fn open(folder: &Path, length: usize, shortest: usize) -> Result<Self> {
         let path = folder.join(MANIFEST);
+        if !path.exists() {
+            return Err(Error::Mismatch {
+                what: format!("corpus `{}`", folder.display()),
+                expected: MANIFEST.into(),
+                found: "no such file".into(),
+                hint:
+                    "make a corpus with `arc data prepare`; `scripts/data/build data` makes the repository's"
+                        .into(),
+            });
+        }
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         let manifest: CorpusManifest = serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
             path: path.clone(),

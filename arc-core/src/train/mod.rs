@@ -57,7 +57,7 @@ pub use parameters::{named_parameters, with_parameters};
 pub use prepare::{PrepareOptions, PrepareReport, PrepareSource, prepare, prepare_questions};
 pub use process::{cpu_seconds, peak_memory};
 pub use questions::Questions;
-pub use ranks::Role;
+pub use ranks::{Role, Workers};
 pub use register::{RegisterOptions, Registration, register};
 pub use run::{Ending, Observer, RunReport, TrainOptions, train};
 pub use schedule::OneCycle;

@@ -78,11 +78,25 @@ impl AdamW {
         factor: f64,
         device: &Device,
     ) -> (M, Tensor<1>) {
-        let squares: Vec<Tensor<1>> = gradients.values().flat_map(square_sums).collect();
-        let norm = if squares.is_empty() {
-            Tensor::zeros([1], device)
-        } else {
-            Tensor::cat(squares, 0).sum().sqrt()
+        self.step_of_norm(model, gradients, None, factor, device)
+    }
+
+    /// As [`AdamW::step`], with the norm of the gradients where it is known already.
+    pub(super) fn step_of_norm<M: Module>(
+        &mut self,
+        model: M,
+        gradients: Gradients,
+        norm: Option<f64>,
+        factor: f64,
+        device: &Device,
+    ) -> (M, Tensor<1>) {
+        let norm = match norm {
+            Some(norm) => Tensor::from_data([norm as f32], device),
+            None if gradients.is_empty() => Tensor::zeros([1], device),
+            None => {
+                let squares: Vec<Tensor<1>> = gradients.values().flat_map(square_sums).collect();
+                Tensor::cat(squares, 0).sum().sqrt()
+            }
         };
         let clip = ((norm.clone() + 1e-6).recip() * self.config.clip_norm).clamp_max(1.0);
         // On the CPU nothing is gained by waiting with the factor.

@@ -13,19 +13,26 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
 
-/// How long ranks wait for one another to start: models are read meanwhile.
+/// How long rank 0 waits for the others, once it has its models, and how long they look for it.
 const START_PATIENCE: Duration = Duration::from_secs(600);
-/// How long a rank waits for the others within a step. Rank 0 measures on held-out text and writes
-/// checkpoints while the others wait.
+/// How long a rank waits for the others within a step: they read their models before the first, and
+/// rank 0 measures and writes checkpoints while the others wait.
 const STEP_PATIENCE: Duration = Duration::from_secs(3600);
+/// How long a connection may take to say what it is.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a process that this one started may take to end, once it is of no more use.
+const END_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a rank that found nobody at the address tries again.
 const RETRY: Duration = Duration::from_millis(50);
 /// What a connection begins with, so that something else that connects is not taken for a rank.
 const GREETING: [u8; 8] = *b"arc-rank";
+/// What rank 0 answers to one that it does not take.
+const REFUSED: u64 = u64::MAX;
 /// Values that are converted and sent at once.
 const VALUES_AT_ONCE: usize = 1 << 14;
 
@@ -41,6 +48,8 @@ pub enum Role {
         listener: TcpListener,
         /// How many processes there are, this one among them.
         count: usize,
+        /// The others, if this one started them.
+        workers: Workers,
     },
     /// It is another rank. It reads rank 0's checkpoint, in a folder that they share.
     Follower {
@@ -64,66 +73,137 @@ impl Role {
     }
 }
 
+/// The processes that this one started for the other ranks, rank 1 first. They end with it.
+#[derive(Debug, Default)]
+pub struct Workers(Vec<Child>);
+
+impl Workers {
+    /// Adds the next rank.
+    pub fn push(&mut self, process: Child) {
+        self.0.push(process);
+    }
+
+    /// The first rank that has ended, and how.
+    fn ended(&mut self) -> Option<(usize, ExitStatus)> {
+        let mut workers = self.0.iter_mut().enumerate();
+        workers.find_map(|(index, worker)| Some((index + 1, worker.try_wait().ok()??)))
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + END_PATIENCE;
+        for worker in &mut self.0 {
+            while Instant::now() < deadline && matches!(worker.try_wait(), Ok(None)) {
+                std::thread::sleep(RETRY);
+            }
+            // One that has ended cannot be killed, which is as well.
+            let _ = worker.kill();
+            let _ = worker.wait();
+        }
+    }
+}
+
+/// What ranks have to agree on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RunIdentity<'a> {
+    pub(super) config_sha256: &'a str,
+    /// How many ranks there are.
+    pub(super) count: usize,
+    /// Steps done, which rank 0 knows.
+    pub(super) step: Option<u64>,
+}
+
+impl RunIdentity<'_> {
+    fn text(&self) -> String {
+        format!("{} {}", self.config_sha256, self.count)
+    }
+}
+
 /// One process among those that train together.
 #[derive(Debug)]
 pub(super) struct Ranks {
     rank: usize,
     /// For rank 0 the connections to ranks 1, 2, …; for another rank the one to rank 0.
     peers: Vec<TcpStream>,
+    /// After the connections, by whose end they know that they are of no more use.
+    workers: Workers,
     count: usize,
 }
 
 impl Ranks {
     /// A process on its own.
     pub(super) fn alone() -> Self {
-        Self { rank: 0, peers: Vec::new(), count: 1 }
+        Self { rank: 0, peers: Vec::new(), workers: Workers::default(), count: 1 }
     }
 
-    /// Rank 0 of `count`: waits at `listener` until all others have come.
-    ///
-    /// `run` is what all ranks must agree on, the sha256 of configuration and data.
+    /// Rank 0: waits at `listener` until all others have come.
     ///
     /// # Errors
     ///
-    /// [`Error::Ranks`] if a rank does not come in time, comes twice, or is of another run.
-    pub(super) fn lead(listener: &TcpListener, count: usize, run: &str) -> Result<Self> {
-        let failed = |reason: String| Error::Ranks { rank: 0, reason };
-        listener.set_nonblocking(true).map_err(|error| failed(error.to_string()))?;
+    /// [`Error::Ranks`] if a rank does not come in time, comes twice, is of another run, or has ended,
+    /// and if `stops` says so.
+    pub(super) fn lead(
+        listener: &TcpListener,
+        run: RunIdentity<'_>,
+        workers: Workers,
+        stops: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        let mut ranks = Self { rank: 0, peers: Vec::new(), workers, count: run.count };
+        ranks.peers =
+            ranks.gather(listener, run, stops).map_err(|reason| Error::Ranks { rank: 0, reason })?;
+        Ok(ranks)
+    }
+
+    fn gather(
+        &mut self,
+        listener: &TcpListener,
+        run: RunIdentity<'_>,
+        stops: &dyn Fn() -> bool,
+    ) -> Result<Vec<TcpStream>, String> {
+        let failed = |error: std::io::Error| error.to_string();
+        listener.set_nonblocking(true).map_err(failed)?;
         let deadline = Instant::now() + START_PATIENCE;
-        let mut peers: Vec<Option<TcpStream>> = (1..count).map(|_| None).collect();
+        let mut peers: Vec<Option<TcpStream>> = (1..run.count).map(|_| None).collect();
         while let Some(missing) = peers.iter().position(Option::is_none) {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if let Some((rank, status)) = self.workers.ended() {
+                        return Err(format!("rank {rank} ended before it began, with {status}"));
+                    }
+                    if stops() {
+                        return Err("it was asked to stop before the others had come".into());
+                    }
                     if Instant::now() > deadline {
-                        return Err(failed(format!("rank {} did not start in time", missing + 1)));
+                        return Err(format!("rank {} did not come in time", missing + 1));
                     }
                     std::thread::sleep(RETRY);
                     continue;
                 }
-                Err(error) => return Err(failed(error.to_string())),
+                Err(error) => return Err(failed(error)),
             };
-            let mut stream = prepare(stream).map_err(|error| failed(error.to_string()))?;
+            let mut stream = prepare(stream, GREETING_PATIENCE).map_err(failed)?;
             // What is no rank is left alone, so that a port scan does not end the run.
             let Ok((rank, theirs)) = read_greeting(&mut stream) else { continue };
-            let accepted = theirs == run && (1..count).contains(&rank) && peers[rank - 1].is_none();
-            stream.write_all(&[u8::from(accepted)]).map_err(|error| failed(error.to_string()))?;
+            let known = (1..run.count).contains(&rank) && peers[rank - 1].is_none();
+            let accepted = theirs == run.text() && known;
+            let answer = if accepted { run.step.unwrap_or(0) } else { REFUSED };
+            stream.write_all(&answer.to_le_bytes()).map_err(failed)?;
             if !accepted {
-                return Err(failed(format!(
-                    "rank {rank} of another run, or one that is there already, came"
-                )));
+                return Err(format!("rank {rank} of another run, or one that is there already, came"));
             }
-            peers[rank - 1] = Some(stream);
+            peers[rank - 1] = Some(prepare(stream, STEP_PATIENCE).map_err(failed)?);
         }
-        Ok(Self { rank: 0, peers: peers.into_iter().flatten().collect(), count })
+        Ok(peers.into_iter().flatten().collect())
     }
 
-    /// Rank `rank` of `count`, which is not 0: connects to rank 0 at `leader`.
+    /// Another rank: connects to rank 0 at `leader`, and learns how many steps were done.
     ///
     /// # Errors
     ///
     /// [`Error::Ranks`] if rank 0 cannot be reached in time or refuses.
-    pub(super) fn join(leader: &str, rank: usize, count: usize, run: &str) -> Result<Self> {
+    pub(super) fn join(leader: &str, rank: usize, run: RunIdentity<'_>) -> Result<(Self, u64)> {
         let failed = |reason: String| Error::Ranks { rank, reason };
         let deadline = Instant::now() + START_PATIENCE;
         let stream = loop {
@@ -135,15 +215,19 @@ impl Ranks {
                 Err(_) => std::thread::sleep(RETRY),
             }
         };
-        let mut stream = prepare(stream).map_err(|error| failed(error.to_string()))?;
-        let mut accepted = [0];
-        write_greeting(&mut stream, rank, run)
-            .and_then(|()| stream.read_exact(&mut accepted))
+        let mut stream = prepare(stream, STEP_PATIENCE).map_err(|error| failed(error.to_string()))?;
+        // Rank 0 may have models to fetch first. If it ends, so does the connection.
+        stream.set_read_timeout(None).map_err(|error| failed(error.to_string()))?;
+        let mut answer = [0; 8];
+        write_greeting(&mut stream, rank, &run.text())
+            .and_then(|()| stream.read_exact(&mut answer))
             .map_err(|error| failed(format!("rank 0 does not answer: {error}")))?;
-        if accepted == [0] {
-            return Err(failed("rank 0 trains with another configuration or other data".into()));
+        let step = u64::from_le_bytes(answer);
+        if step == REFUSED {
+            return Err(failed("rank 0 trains with another configuration or number of processes".into()));
         }
-        Ok(Self { rank, peers: vec![stream], count })
+        let stream = prepare(stream, STEP_PATIENCE).map_err(|error| failed(error.to_string()))?;
+        Ok((Self { rank, peers: vec![stream], workers: Workers::default(), count: run.count }, step))
     }
 
     /// This process's number; 0 measures and writes.
@@ -165,7 +249,7 @@ impl Ranks {
     pub(super) fn sum(&mut self, values: &mut [f32]) -> Result<()> {
         let rank = self.rank;
         let done = if rank == 0 { self.sum_as_leader(values) } else { self.sum_as_follower(values) };
-        done.map_err(|(peer, error)| Error::Ranks { rank, reason: format!("lost rank {peer}: {error}") })
+        done.map_err(|(peer, error)| Error::Ranks { rank, reason: lost(peer, &error) })
     }
 
     /// Whether all ranks have the same `digest`, which none should ever lack: they compute the same.
@@ -175,7 +259,7 @@ impl Ranks {
     /// [`Error::Ranks`] if one has another, or is gone.
     pub(super) fn check_same(&mut self, digest: &[u8; 32]) -> Result<()> {
         let failed = |reason: String| Error::Ranks { rank: self.rank, reason };
-        let lost = |peer: usize| move |error: std::io::Error| format!("lost rank {peer}: {error}");
+        let lost = |peer: usize| move |error: std::io::Error| lost(peer, &error);
         for (index, peer) in self.peers.iter_mut().enumerate() {
             if self.rank > 0 {
                 peer.write_all(digest).map_err(lost(0)).map_err(failed)?;
@@ -226,12 +310,21 @@ impl Ranks {
     }
 }
 
+fn lost(peer: usize, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
+            format!("no word from rank {peer} for {} minutes", STEP_PATIENCE.as_secs() / 60)
+        }
+        _ => format!("lost rank {peer}: {error}"),
+    }
+}
+
 /// Sets a new connection up: small messages go at once, and nobody waits for ever.
-fn prepare(stream: TcpStream) -> std::io::Result<TcpStream> {
+fn prepare(stream: TcpStream, patience: Duration) -> std::io::Result<TcpStream> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(STEP_PATIENCE))?;
-    stream.set_write_timeout(Some(STEP_PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     Ok(stream)
 }
 
@@ -248,8 +341,8 @@ fn read_greeting(stream: &mut TcpStream) -> std::io::Result<(usize, String)> {
     let mut head = [0; 24];
     stream.read_exact(&mut head)?;
     let number = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
-    // A sha256 in hexadecimal, and nothing longer, is what a run is named by.
-    if head[..8] != GREETING || number(16) > 64 {
+    // A sha256 in hexadecimal and a number is what a run is named by.
+    if head[..8] != GREETING || number(16) > 96 {
         return Err(invalid());
     }
     let mut run = vec![0; number(16) as usize];
@@ -281,17 +374,26 @@ fn write_values(stream: &mut TcpStream, values: &[f32]) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    fn lead(listener: &TcpListener, run: &str, count: usize) -> Result<Ranks> {
+        let run = RunIdentity { config_sha256: run, count, step: Some(7) };
+        Ranks::lead(listener, run, Workers::default(), &|| false)
+    }
+
+    fn join(leader: &str, rank: usize, run: &str, count: usize) -> Result<Ranks> {
+        let (ranks, step) = Ranks::join(leader, rank, RunIdentity { config_sha256: run, count, step: None })?;
+        assert_eq!(step, 7, "rank 0 says where the run is");
+        Ok(ranks)
+    }
+
     /// Runs `work` on each of `count` ranks in a thread of its own.
     fn on_ranks<T: Send>(count: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         std::thread::scope(|scope| {
             let (work, address) = (&work, &address);
-            let leader = scope.spawn(move || work(Ranks::lead(&listener, count, "run").expect("rank 0")));
+            let leader = scope.spawn(move || work(lead(&listener, "run", count).expect("rank 0")));
             let others: Vec<_> = (1..count)
-                .map(|rank| {
-                    scope.spawn(move || work(Ranks::join(address, rank, count, "run").expect("a rank")))
-                })
+                .map(|rank| scope.spawn(move || work(join(address, rank, "run", count).expect("a rank"))))
                 .collect();
             std::iter::once(leader).chain(others).map(|rank| rank.join().expect("no panic")).collect()
         })
@@ -334,8 +436,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         std::thread::scope(|scope| {
-            let leader = scope.spawn(|| Ranks::lead(&listener, 2, "one run").map(drop));
-            let other = Ranks::join(&address, 1, 2, "another").map(drop).unwrap_err().to_string();
+            let leader = scope.spawn(|| lead(&listener, "one run", 2).map(drop));
+            let other = join(&address, 1, "another", 2).map(drop).unwrap_err().to_string();
             assert!(other.contains("another configuration"), "{other}");
             let leader = leader.join().expect("no panic").unwrap_err().to_string();
             assert!(leader.contains("rank 1 of another run"), "{leader}");
@@ -349,14 +451,43 @@ mod tests {
     }
 
     #[test]
+    fn ranks_that_count_otherwise_refuse_each_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        std::thread::scope(|scope| {
+            let leader = scope.spawn(|| lead(&listener, "run", 2).map(drop));
+            let other = join(&address, 1, "run", 4).map(drop).unwrap_err().to_string();
+            assert!(other.contains("number of processes"), "{other}");
+            assert!(leader.join().expect("no panic").is_err());
+        });
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_worker_that_ends_before_it_comes_is_noticed_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let worker = std::process::Command::new("false").spawn().expect("a process");
+        let run = RunIdentity { config_sha256: "run", count: 2, step: Some(0) };
+        let begun = Instant::now();
+        let error =
+            Ranks::lead(&listener, run, Workers(vec![worker]), &|| false).map(drop).unwrap_err().to_string();
+        assert!(error.contains("rank 1 ended before it began"), "{error}");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let error =
+            Ranks::lead(&listener, run, Workers::default(), &|| true).map(drop).unwrap_err().to_string();
+        assert!(error.contains("asked to stop"), "{error}");
+        assert!(begun.elapsed() < START_PATIENCE / 10);
+    }
+
+    #[test]
     fn what_is_no_rank_is_passed_over() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         std::thread::scope(|scope| {
-            let leader = scope.spawn(|| Ranks::lead(&listener, 2, "run").map(|ranks| ranks.count()));
+            let leader = scope.spawn(|| lead(&listener, "run", 2).map(|ranks| ranks.count()));
             let mut stranger = TcpStream::connect(&address).expect("a connection");
             stranger.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
-            let rank = Ranks::join(&address, 1, 2, "run").expect("rank 1");
+            let rank = join(&address, 1, "run", 2).expect("rank 1");
             assert_eq!((rank.rank(), rank.count()), (1, 2));
             assert_eq!(leader.join().expect("no panic").expect("rank 0"), 2);
         });

@@ -71,10 +71,13 @@ pub(super) fn write_page(
         }
     }
     let failed = |reason: String| Error::io("write", path)(std::io::Error::other(reason));
+    let measured = config.evaluation.on.title();
+    let measured_continuation =
+        format!("{measured}, continuation: % of the gap between no context and full context");
     let mut figures = Vec::new();
     for (title, curves) in [
         ("Training loss, nats per token (running mean)", &losses),
-        ("Held-out continuation: % of the gap between no context and full context", &recovered),
+        (measured_continuation.as_str(), &recovered),
     ] {
         if curves.values().any(|curve| curve.len() > 1) {
             let svg = Value::from_safe_string(draw(curves).map_err(failed)?);
@@ -97,6 +100,7 @@ pub(super) fn write_page(
             context! {
                 name => config.encoder.name.as_str(),
                 figures,
+                measured,
                 rows,
                 settings,
                 decoders,

@@ -21,7 +21,7 @@ use super::package::{
 };
 use super::parameters::{parameters_sha256, with_parameters};
 use super::questions::Questions;
-use super::ranks::{Ranks, Role};
+use super::ranks::{Ranks, Role, RunIdentity};
 use super::report_page::write_page;
 use super::runner::{HeldOut, Pending, Runner};
 use super::step::synchronise;
@@ -118,12 +118,7 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<RunReport> {
     let TrainOptions { resume, role } = options;
-    let (ranks, accumulation) = (role.count(), config.schedule.accumulation);
-    if ranks == 0 || !accumulation.is_multiple_of(ranks) {
-        return Err(Error::InvalidArgument(format!(
-            "`schedule.accumulation` is {accumulation}: {ranks} processes cannot share the batches of a step evenly"
-        )));
-    }
+    config.check_shared_by(role.count())?;
     let checkpoints = Checkpoints::new(out.join("checkpoints"), config.schedule.keep);
     let json = |config: &RunConfig| {
         serde_json::to_string_pretty(config)
@@ -182,7 +177,10 @@ pub fn train(
     }
     let ranks = match (follows, role) {
         (Some(ranks), _) => ranks,
-        (None, Role::Leader { listener, count }) => Ranks::lead(&listener, count, &state.config_sha256)?,
+        (None, Role::Leader { listener, count, workers }) => {
+            let run = RunIdentity { config_sha256: &state.config_sha256, count, step: Some(state.step) };
+            Ranks::lead(&listener, run, workers, &|| observer.should_stop())?
+        }
         (None, _) => Ranks::alone(),
     };
     let mut runner =
@@ -298,17 +296,25 @@ fn begin(
 ) -> Result<Beginning> {
     let follows = match role {
         // Rank 0 answers once there is a checkpoint to begin from.
-        Role::Follower { leader, rank, count } => Some(Ranks::join(leader, *rank, *count, config_sha256)?),
+        Role::Follower { leader, rank, count } => {
+            let run = RunIdentity { config_sha256, count: *count, step: None };
+            Some(Ranks::join(leader, *rank, run)?)
+        }
         Role::Alone | Role::Leader { .. } => None,
     };
     let last = if resume || follows.is_some() { checkpoints.last()? } else { None };
-    if follows.is_some() {
-        if last.is_none() {
+    let follows = match follows {
+        Some((ranks, step)) if last.as_ref().is_some_and(|last| last.state.step == step) => Some(ranks),
+        Some((_, step)) => {
             return Err(Error::InvalidArgument(format!(
-                "`{}` has no checkpoint of rank 0: all ranks need the same folder",
+                "`{}` does not have rank 0's checkpoint of step {step} as its last: all ranks need the same folder",
                 out.display()
             )));
         }
+        None => None,
+    };
+    if follows.is_some() {
+        // What rank 0 writes is rank 0's to sweep.
     } else if resume {
         checkpoints.sweep(out)?;
     } else if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
@@ -383,21 +389,14 @@ fn load(
 ) -> Result<Parts> {
     let device = session.device().clone();
     let (encoder_start, encoder) = open_encoder(config, session, &device)?;
-    let is_bf16 = config.precision == Precision::Bf16;
-    if is_bf16 && (device == Device::flex() || !device.supports_dtype(FloatDType::BF16)) {
-        return Err(Error::Device {
-            name: format!("{device:?}"),
-            reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
-            hint: "leave out `precision`, or train on a GPU that has it".into(),
-        });
-    }
+    let products = products_type(config, &device)?;
     let decoders = config
         .decoders
         .iter()
         .map(|decoder| {
             let mut decoder = session.dense_model(&decoder.name)?;
-            if is_bf16 {
-                decoder.network = decoder.network.with_matrices_in(FloatDType::BF16);
+            if let Some(products) = products {
+                decoder.network = decoder.network.with_matrices_in(products);
             }
             Ok(decoder)
         })
@@ -446,8 +445,27 @@ fn load(
         });
     }
     let model = TrainedModel { encoder: encoder.network, adapters };
-    let model = if is_bf16 { model.with_products_in(FloatDType::BF16) } else { model };
+    let model = match products {
+        Some(products) => model.with_products_in(products),
+        None => model,
+    };
     Ok(Parts { encoder_start, decoders, mixture, questions, model, device })
+}
+
+/// The type that a run computes products in, where it is not that of everything else.
+pub(super) fn products_type(config: &RunConfig, device: &Device) -> Result<Option<FloatDType>> {
+    match config.precision {
+        Precision::F32 => Ok(None),
+        // The CPU takes bfloat16 only to compute in 32 bits.
+        Precision::Bf16 if *device == Device::flex() || !device.supports_dtype(FloatDType::BF16) => {
+            Err(Error::Device {
+                name: if *device == Device::flex() { "cpu".into() } else { format!("{device:?}") },
+                reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
+                hint: "leave out `precision`, or train on a GPU that has it".into(),
+            })
+        }
+        Precision::Bf16 => Ok(Some(FloatDType::BF16)),
+    }
 }
 
 /// The encoder that a run starts from, with the manifest of its package.
@@ -615,7 +633,7 @@ fn write_final(
             factors: &config.encoder.pooling_factors,
             template: &config.decoders[index].template,
             training: training.clone(),
-            scores: serde_json::json!({ "held_out": scores }),
+            scores: serde_json::json!({ config.evaluation.on.name(): scores }),
         };
         write_adapter(&folder.join("adapters").join(&decoder.name), &model.adapters[index], &card)?;
     }

@@ -113,6 +113,8 @@ struct StepSums {
     padding: usize,
     /// How many processes were asked to stop.
     stops: usize,
+    /// The norm of the gradients, where it is known.
+    norm: Option<f64>,
 }
 
 impl StepSums {
@@ -138,9 +140,14 @@ impl StepSums {
         let counts = take(counts.len());
         let [tokens, positions, padding, stops] = [0, 1, 2, 3].map(|place| counts[place] as usize);
         let loss = flat(take(1), device);
+        // GPUs add in no fixed order, and ranks that clip by other factors drift apart. The CPU does,
+        // and its sum is that of a process alone.
+        let norm = (*device != Device::flex()).then(|| {
+            values[counts.len() + 1..].iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+        });
         let names = self.gradients.into_keys();
         let gradients = names.zip(lengths).map(|(name, length)| (name, flat(take(length), device))).collect();
-        Ok(Self { gradients, loss, tokens, positions, padding, stops })
+        Ok(Self { gradients, loss, tokens, positions, padding, stops, norm })
     }
 }
 
@@ -169,6 +176,7 @@ impl Runner<'_> {
             positions: 0,
             padding: 0,
             stops: usize::from(stops),
+            norm: None,
         };
         let share = 1.0 / schedule.accumulation as f64;
         let batches = schedule.accumulation / self.ranks.count();
@@ -189,7 +197,7 @@ impl Runner<'_> {
             sums.positions += found.context_tokens + found.positions;
             sums.padding += found.padding;
         }
-        let StepSums { gradients, loss, tokens, positions, padding, stops } =
+        let StepSums { gradients, loss, tokens, positions, padding, stops, norm } =
             sums.over(&mut self.ranks, &self.device)?;
         let cycle = OneCycle {
             steps: schedule.steps,
@@ -198,7 +206,7 @@ impl Runner<'_> {
             end_divisor: schedule.end_divisor,
         };
         let rate = cycle.factor(step);
-        let (model, gradient_norm) = optimizer.step(model, gradients, rate, &self.device);
+        let (model, gradient_norm) = optimizer.step_of_norm(model, gradients, norm, rate, &self.device);
         let padding = padding as f64 / positions.max(1) as f64;
         let pending = Pending { step, plan, loss, gradient_norm, rate, tokens, padding };
         Ok((model, StepDone { pending, stops: stops > 0 }))

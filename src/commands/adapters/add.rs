@@ -210,7 +210,10 @@ fn register(
         let known = registry.decoder(name).or_else(|_| registry.decoder(made_for)).map_err(|_| {
             Failure::failed(
                 format!("no registry has decoder `{made_for}`, which `{}` was made for", manifest.name),
-                "say where its model comes from with `--source`, or who it is here with `--name`",
+                match add.name {
+                    Some(_) => "say where its model comes from with `--source`",
+                    None => "say where its model comes from with `--source`, or who it is here with `--name`",
+                },
             )
         })?;
         // An alias given as the name means the decoder that it is an alias of.

@@ -1,21 +1,41 @@
 //! `arc adapters doctor`: what keeps a setup from working, the likeliest cause first.
 
-use arc_adapters::Likelihood;
+use arc_adapters::{Adapter, Finding, Likelihood, Outcome, Registry};
 use arc_core::hub::Cache;
 use serde_json::json;
 
 use crate::Failure;
 use crate::args::Global;
+use crate::commands::adapters::verify::check_pins;
 use crate::commands::setup::{plugin_policy, registry_files};
 use crate::output::Output;
+
+/// The decoders whose model is not the one that their adapter was made for.
+fn faults_of_models(registry: &Registry, known: &[Finding]) -> Result<Vec<Finding>, Failure> {
+    let mut faults = Vec::new();
+    for entry in registry.decoders() {
+        let subject = format!("decoder `{}`", entry.name);
+        let folder = entry.adapter.iter().find(|_| known.iter().all(|finding| finding.subject != subject));
+        let Some(Ok(adapter)) = folder.map(|folder| Adapter::open(folder)) else { continue };
+        if let Outcome::Failed { message, hint } = check_pins(registry, &entry.name, &adapter)?.outcome {
+            faults.push(Finding { likelihood: Likelihood::Certain, subject, problem: message, hint });
+        }
+    }
+    Ok(faults)
+}
 
 const WHAT_TO_DO: &str = "the report says which, and what to do about each";
 
 pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let files = registry_files(global);
     let cache = Cache::from_env()?;
-    let findings =
+    let mut findings =
         arc_adapters::doctor(&files, &plugin_policy(global)?, &|entry| cache.find(&entry.model, &entry.name));
+    // What only the models know, where nothing simpler is wrong and they are here.
+    if let Ok(registry) = Registry::layered(&files) {
+        findings.extend(faults_of_models(&registry, &findings)?);
+        findings.sort_by_key(|finding| finding.likelihood);
+    }
     for finding in &findings {
         let likelihood = match finding.likelihood {
             Likelihood::Certain => "certain ",

@@ -75,7 +75,11 @@ fn checks(global: &Global, name: &str) -> Result<Vec<Check>, Failure> {
 }
 
 /// Whether the model, if it is here, has the embedding table and tokenizer that an adapter pins.
-fn check_pins(registry: &Registry, decoder: &str, adapter: &arc_adapters::Adapter) -> Result<Check, Failure> {
+pub(super) fn check_pins(
+    registry: &Registry,
+    decoder: &str,
+    adapter: &arc_adapters::Adapter,
+) -> Result<Check, Failure> {
     let what = "adapter: embedding table and tokenizer are the model's";
     let entry = registry.decoder(decoder)?;
     let cache = Cache::from_env()?;

@@ -179,6 +179,12 @@ impl Cache {
         Ok(model.bytes())
     }
 
+    /// A file that was pulled under any name, is as it was then, and had this sha256.
+    pub(super) fn file_of(&self, sha256: &str) -> Option<PathBuf> {
+        let files = self.list().ok()?.into_iter().flat_map(|model| model.files);
+        files.into_iter().find(|file| file.sha256.as_deref() == Some(sha256)).map(|file| file.path)
+    }
+
     fn not_cached(&self, name: &str) -> Error {
         Error::InvalidArgument(format!("`{name}` is not in the cache `{}`", self.folder.display()))
     }

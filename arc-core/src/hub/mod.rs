@@ -77,7 +77,7 @@ impl std::fmt::Debug for Consent<'_> {
 ///
 /// `name` is the folder in the cache; the files of one decoder share it. A file that is there and
 /// was checked before is returned at once, without hashing it again as long as its size and time
-/// of change are the same. A `file:` source is used in its place, and hashed once if it is pinned.
+/// of change are the same. A pinned file that is there under another name is taken from it. A `file:` source is used in its place, and hashed once if it is pinned.
 /// Two processes that pull the same name do it one after the other, and the second finds the file.
 /// With a safetensors file of a repository, or an index of several, comes what belongs to it:
 /// configuration, tokenizer, and every file of the index; their bytes are asked about together. What a
@@ -205,8 +205,28 @@ impl Pull<'_> {
             }
             State::Absent => {}
         }
-        self.fetch(cache, &entry)?;
+        if !self.take_from_another_name(cache, &entry)? {
+            self.fetch(cache, &entry)?;
+        }
         Ok(entry.content)
+    }
+
+    /// Links the pinned file that was pulled under another name, if there is such a one.
+    fn take_from_another_name(&self, cache: &Cache, entry: &Entry) -> Result<bool> {
+        let Some(pinned) = entry.sha256.as_deref().map(str::to_lowercase) else { return Ok(false) };
+        let Some(twin) = cache.file_of(&pinned) else { return Ok(false) };
+        if sha256_of_file(&twin)? != pinned {
+            return Ok(false);
+        }
+        if let Some(folder) = entry.content.parent() {
+            fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
+        // A disk that knows no links costs a download.
+        if fs::hard_link(&twin, &entry.content).is_err() {
+            return Ok(false);
+        }
+        entry.record(pinned)?;
+        Ok(true)
     }
 
     /// Checks the pin of a `file:` source, once as long as the file does not change.

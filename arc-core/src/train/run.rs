@@ -23,7 +23,7 @@ use super::parameters::{parameters_sha256, with_parameters};
 use super::questions::Questions;
 use super::ranks::{Ranks, Role, RunIdentity};
 use super::report_page::write_page;
-use super::runner::{HeldOut, Pending, Runner};
+use super::runner::{MeasuredSamples, Pending, Runner};
 use super::step::synchronise;
 use crate::decoder::Decoder;
 use crate::encoder::{Encoder, encoder_id};
@@ -185,7 +185,8 @@ pub fn train(
     };
     let mut runner =
         Runner { config, decoders: &decoders, mixture: &mixture, questions: &questions, device, ranks };
-    let held_out = writes.then(|| HeldOut::new(config, &mixture, &questions, &decoders)).transpose()?;
+    let measured =
+        writes.then(|| MeasuredSamples::new(config, &mixture, &questions, &decoders)).transpose()?;
     let metrics_path = out.join("metrics.jsonl");
     let mut metrics = writes.then(|| MetricsFile::open(&metrics_path, state.step)).transpose()?;
 
@@ -226,9 +227,9 @@ pub fn train(
                 observer.step(&line, schedule.steps);
             }
         }
-        if let (Some(held_out), Some(metrics)) = (&held_out, &mut metrics) {
+        if let (Some(measured), Some(metrics)) = (&measured, &mut metrics) {
             if evaluates {
-                evaluations = runner.evaluate(&model, held_out)?;
+                evaluations = runner.evaluate(&model, measured)?;
                 let mut total = 0.0;
                 for evaluation in &evaluations {
                     metrics.write(&Event::Evaluation { step: state.step, scores: evaluation.to_json() })?;
@@ -250,8 +251,8 @@ pub fn train(
     }
 
     // A run that had done all of its steps before.
-    if let (Some(held_out), Ending::Finished, true) = (&held_out, &ending, evaluations.is_empty()) {
-        evaluations = runner.evaluate(&model, held_out)?;
+    if let (Some(measured), Ending::Finished, true) = (&measured, &ending, evaluations.is_empty()) {
+        evaluations = runner.evaluate(&model, measured)?;
     }
     for decoder in &decoders {
         let (before, after) = (&hashes[&decoder.name], decoder.network.weights_sha256());

@@ -20,13 +20,13 @@ use crate::Result;
 use crate::decoder::Decoder;
 
 /// What a run is measured on.
-pub(super) struct HeldOut {
+pub(super) struct MeasuredSamples {
     windows: Vec<Window>,
     /// For each decoder, the same questions in its tokens.
     questions: Vec<Vec<Sample>>,
 }
 
-impl HeldOut {
+impl MeasuredSamples {
     pub(super) fn new(
         config: &RunConfig,
         mixture: &Mixture,
@@ -229,17 +229,21 @@ impl Runner<'_> {
     }
 
     /// Scores every decoder at every factor.
-    pub(super) fn evaluate(&self, model: &TrainedModel, held_out: &HeldOut) -> Result<Vec<Evaluation>> {
-        if held_out.windows.is_empty() && held_out.questions.iter().all(Vec::is_empty) {
+    pub(super) fn evaluate(
+        &self,
+        model: &TrainedModel,
+        measured: &MeasuredSamples,
+    ) -> Result<Vec<Evaluation>> {
+        if measured.windows.is_empty() && measured.questions.iter().all(Vec::is_empty) {
             return Ok(Vec::new());
         }
         let model = without_graph(model);
         let mut evaluations = Vec::new();
         for (index, decoder) in self.decoders.iter().enumerate() {
             for &factor in &self.config.encoder.pooling_factors {
-                let questions = &held_out.questions[index];
+                let questions = &measured.questions[index];
                 let arguments = (self.config, &model, index, decoder);
-                evaluations.push(evaluate(arguments, &held_out.windows, questions, factor)?);
+                evaluations.push(evaluate(arguments, &measured.windows, questions, factor)?);
             }
         }
         Ok(evaluations)

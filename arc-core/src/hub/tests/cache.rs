@@ -57,6 +57,35 @@ fn a_file_with_another_time_is_checked_and_not_fetched() {
 }
 
 #[test]
+fn a_pinned_file_is_taken_from_another_name_and_not_fetched() {
+    let body = content(3000);
+    let (_root, cache, server, model, path) = filled(&body);
+    let under = |model: &ModelFile| {
+        let environment = Environment { offline: true, ..server.environment() };
+        let (progress, consent, retry_delay) = (&Silent, Consent::Given, Duration::ZERO);
+        Pull { model, name: "another", progress, consent, environment, retry_delay }.run(&cache)
+    };
+    // Without a pin nobody knows that it is the same.
+    assert!(matches!(under(&hub_model(None, None)), Err(Error::Pull { .. })));
+    let other = under(&model).unwrap();
+    assert_ne!(other, path);
+    assert_eq!(fs::read(&other).unwrap(), body);
+    assert_eq!(cache.find(&model, "another"), Some(other.clone()));
+    cache.remove(NAME).unwrap();
+    assert_eq!(fs::read(&other).unwrap(), body, "each name has the file for itself");
+
+    // One that was changed where nobody sees it is not taken.
+    let modified = fs::metadata(&other).unwrap().modified().unwrap();
+    fs::write(&other, vec![0; 3000]).unwrap();
+    set_modified(&other, modified);
+    assert!(matches!(
+        pull(&model, &cache, Environment { offline: true, ..server.environment() }),
+        Err(Error::Pull { .. })
+    ));
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
 fn a_complete_file_that_lost_its_record_is_checked_and_not_fetched() {
     let (_root, cache, server, model, path) = filled(&content(3000));
     fs::remove_file(path.with_file_name("model.gguf.pulled.json")).unwrap();

@@ -15,8 +15,8 @@ use crate::weights::PackedMatrix;
 /// loading free, keep the resident size at the file's size, and turn decoding, which is bound by
 /// memory bandwidth, into a read of the quantised bytes. They carry no gradient.
 ///
-/// Products may be computed in another type than that of the activations ([`Linear::multiply_in`]),
-/// as mixed precision has it: everything between two products stays in `f32`.
+/// Products may be computed in another type than that of the activations, as mixed precision has it:
+/// everything between two products stays in `f32`.
 #[derive(Module, Debug)]
 pub struct Linear {
     weight: Option<Param<Tensor<2>>>,

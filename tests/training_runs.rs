@@ -499,6 +499,16 @@ fn a_run_that_only_answers_needs_no_text_and_wastes_little_on_padding() {
     let ask =
         ["ask", "--registry", "run/final/registry.toml", "--decoder", "tiny", "--document", "document.txt"];
     place.succeeds(&[&ask[..], &["--max-tokens", "2", "where"]].concat());
+    // A document that is measured is trained on in no other question.
+    let row = |question: &str| {
+        format!("{}\n", json!({ "document": "a bell", "question": question, "answer": "a" }))
+    };
+    place.file("second.jsonl", row("first?") + &row("leading?"));
+    place.fails(
+        FAILURE,
+        &["train", "run.toml", "--registry", "start/final/registry.toml", "--out", "one"],
+        &["second.jsonl` has questions about the documents of held-out questions alone"],
+    );
     // Of the same file and without text, so that a text is needed for the rest of the steps.
     let text = std::fs::read_to_string(place.path("run.toml")).expect("the configuration");
     place.file("run.toml", text.replace("answer = 1.0", "answer = 0.9"));

@@ -208,7 +208,8 @@ pub struct QuestionsConfig {
     /// The most examples, of the same file, before the question that counts.
     #[serde(default)]
     pub shots: usize,
-    /// The first so many questions, half of them at most, are measured and not trained on.
+    /// The first so many questions, half of them at most, are measured and not trained on, nor is any
+    /// other question about their documents.
     #[serde(default = "default_held_out")]
     pub held_out: usize,
 }

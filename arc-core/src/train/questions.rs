@@ -1,5 +1,6 @@
 //! Questions about documents: every document is compressed, and only the last answer counts.
 
+use std::collections::HashSet;
 use std::io::BufRead as _;
 use std::path::Path;
 
@@ -59,7 +60,12 @@ impl Questions {
     /// [`Error::Io`], and [`Error::InvalidFile`] with the line for a row that lacks a field.
     pub fn open(files: &[QuestionsConfig], tokenizer: &Tokenizer, context_tokens: usize) -> Result<Self> {
         let total: f64 = files.iter().map(|file| file.weight).sum();
-        let sets = files.iter().map(|file| QuestionSet::open(file, total)).collect::<Result<_>>()?;
+        let mut sets = files.iter().map(|file| QuestionSet::open(file, total)).collect::<Result<Vec<_>>>()?;
+        // What is measured is a document that no step has seen, in any of the files.
+        let measured: HashSet<String> = sets.iter().flat_map(QuestionSet::held_out_documents).collect();
+        for set in &mut sets {
+            set.leave_out(&measured)?;
+        }
         Ok(Self { sets, encoder_tokenizer: Some(tokenizer.clone()), context_tokens })
     }
 
@@ -170,6 +176,24 @@ impl Questions {
 }
 
 impl QuestionSet {
+    fn held_out_documents(&self) -> impl Iterator<Item = String> {
+        self.questions[..self.held_out].iter().map(|(question, _)| question.document.clone())
+    }
+
+    /// Trains on no question about these documents.
+    fn leave_out(&mut self, documents: &HashSet<String>) -> Result<()> {
+        let Self { by_length, questions, .. } = self;
+        by_length.retain(|&index| !documents.contains(&questions[index].0.document));
+        if by_length.is_empty() {
+            return Err(Error::Document {
+                name: self.name.clone(),
+                reason: "has questions about the documents of held-out questions alone".into(),
+                hint: "lower `held_out`, or give questions about more documents".into(),
+            });
+        }
+        Ok(())
+    }
+
     fn open(config: &QuestionsConfig, total: f64) -> Result<Self> {
         let path = &config.path;
         let (mut questions, mut line) = (Vec::new(), 0);

@@ -45,12 +45,6 @@ use sha256::sha256_of_file;
 
 use crate::{Error, Result};
 
-/// Whether the user's environment forbids to fetch anything (`ARC_OFFLINE`).
-#[must_use]
-pub fn is_offline() -> bool {
-    environment::Environment::read().offline
-}
-
 /// A download of more bytes than this is asked about first.
 pub const LARGE_DOWNLOAD: u64 = 50_000_000;
 
@@ -73,11 +67,18 @@ impl std::fmt::Debug for Consent<'_> {
     }
 }
 
+/// Whether the user's environment forbids to fetch anything (`ARC_OFFLINE`).
+#[must_use]
+pub fn is_offline() -> bool {
+    Environment::read().offline
+}
+
 /// Returns the path of the model's file, after fetching it into `cache` if it is not there.
 ///
 /// `name` is the folder in the cache; the files of one decoder share it. A file that is there and
 /// was checked before is returned at once, without hashing it again as long as its size and time
-/// of change are the same. A pinned file that is there under another name is taken from it. A `file:` source is used in its place, and hashed once if it is pinned.
+/// of change are the same. A pinned file that is there under another name is taken from it. A `file:`
+/// source is used in its place, and hashed once if it is pinned.
 /// Two processes that pull the same name do it one after the other, and the second finds the file.
 /// With a safetensors file of a repository, or an index of several, comes what belongs to it:
 /// configuration, tokenizer, and every file of the index; their bytes are asked about together. What a

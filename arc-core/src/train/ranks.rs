@@ -110,8 +110,6 @@ pub(super) struct RunIdentity<'a> {
     pub(super) config_sha256: &'a str,
     /// How many ranks there are.
     pub(super) count: usize,
-    /// Steps done, which rank 0 knows.
-    pub(super) step: Option<u64>,
 }
 
 impl RunIdentity<'_> {
@@ -137,7 +135,7 @@ impl Ranks {
         Self { rank: 0, peers: Vec::new(), workers: Workers::default(), count: 1 }
     }
 
-    /// Rank 0: waits at `listener` until all others have come.
+    /// Rank 0: waits at `listener` until all others have come, and tells them how many steps were done.
     ///
     /// # Errors
     ///
@@ -146,12 +144,13 @@ impl Ranks {
     pub(super) fn lead(
         listener: &TcpListener,
         run: RunIdentity<'_>,
+        step: u64,
         workers: Workers,
         stops: &dyn Fn() -> bool,
     ) -> Result<Self> {
         let mut ranks = Self { rank: 0, peers: Vec::new(), workers, count: run.count };
         ranks.peers =
-            ranks.gather(listener, run, stops).map_err(|reason| Error::Ranks { rank: 0, reason })?;
+            ranks.gather(listener, run, step, stops).map_err(|reason| Error::Ranks { rank: 0, reason })?;
         Ok(ranks)
     }
 
@@ -159,6 +158,7 @@ impl Ranks {
         &mut self,
         listener: &TcpListener,
         run: RunIdentity<'_>,
+        step: u64,
         stops: &dyn Fn() -> bool,
     ) -> Result<Vec<TcpStream>, String> {
         let failed = |error: std::io::Error| error.to_string();
@@ -188,7 +188,7 @@ impl Ranks {
             let Ok((rank, theirs)) = read_greeting(&mut stream) else { continue };
             let known = (1..run.count).contains(&rank) && peers[rank - 1].is_none();
             let accepted = theirs == run.text() && known;
-            let answer = if accepted { run.step.unwrap_or(0) } else { REFUSED };
+            let answer = if accepted { step } else { REFUSED };
             stream.write_all(&answer.to_le_bytes()).map_err(failed)?;
             if !accepted {
                 return Err(format!("rank {rank} of another run, or one that is there already, came"));
@@ -278,14 +278,7 @@ impl Ranks {
         for (index, peer) in self.peers.iter_mut().enumerate() {
             let lost = |error| (index + 1, error);
             read_count(peer, values.len()).map_err(lost)?;
-            let mut bytes = vec![0; 4 * VALUES_AT_ONCE.min(values.len())];
-            for part in values.chunks_mut(VALUES_AT_ONCE) {
-                let bytes = &mut bytes[..4 * part.len()];
-                peer.read_exact(bytes).map_err(lost)?;
-                for (value, bytes) in part.iter_mut().zip(bytes.chunks_exact(4)) {
-                    *value += f32::from_le_bytes(bytes.try_into().expect("chunks of four"));
-                }
-            }
+            read_values(peer, values, |sum, value| *sum += value).map_err(lost)?;
         }
         for (index, peer) in self.peers.iter_mut().enumerate() {
             write_values(peer, values).map_err(|error| (index + 1, error))?;
@@ -298,15 +291,7 @@ impl Ranks {
         let leader = &mut self.peers[0];
         leader.write_all(&(values.len() as u64).to_le_bytes()).map_err(lost)?;
         write_values(leader, values).map_err(lost)?;
-        let mut bytes = vec![0; 4 * VALUES_AT_ONCE.min(values.len())];
-        for part in values.chunks_mut(VALUES_AT_ONCE) {
-            let bytes = &mut bytes[..4 * part.len()];
-            leader.read_exact(bytes).map_err(lost)?;
-            for (value, bytes) in part.iter_mut().zip(bytes.chunks_exact(4)) {
-                *value = f32::from_le_bytes(bytes.try_into().expect("chunks of four"));
-            }
-        }
-        Ok(())
+        read_values(leader, values, |own, sum| *own = sum).map_err(lost)
     }
 }
 
@@ -360,6 +345,23 @@ fn read_count(stream: &mut TcpStream, expected: usize) -> std::io::Result<()> {
     Err(std::io::Error::other(format!("it has {found} values where {expected} are expected")))
 }
 
+/// Reads as many values as there are, and takes each into its place.
+fn read_values(
+    stream: &mut TcpStream,
+    values: &mut [f32],
+    take: impl Fn(&mut f32, f32),
+) -> std::io::Result<()> {
+    let mut bytes = vec![0; 4 * VALUES_AT_ONCE.min(values.len())];
+    for part in values.chunks_mut(VALUES_AT_ONCE) {
+        let bytes = &mut bytes[..4 * part.len()];
+        stream.read_exact(bytes)?;
+        for (place, bytes) in part.iter_mut().zip(bytes.chunks_exact(4)) {
+            take(place, f32::from_le_bytes(bytes.try_into().expect("chunks of four")));
+        }
+    }
+    Ok(())
+}
+
 fn write_values(stream: &mut TcpStream, values: &[f32]) -> std::io::Result<()> {
     let mut bytes = Vec::with_capacity(4 * VALUES_AT_ONCE.min(values.len()));
     for part in values.chunks(VALUES_AT_ONCE) {
@@ -375,12 +377,12 @@ mod tests {
     use super::*;
 
     fn lead(listener: &TcpListener, run: &str, count: usize) -> Result<Ranks> {
-        let run = RunIdentity { config_sha256: run, count, step: Some(7) };
-        Ranks::lead(listener, run, Workers::default(), &|| false)
+        let run = RunIdentity { config_sha256: run, count };
+        Ranks::lead(listener, run, 7, Workers::default(), &|| false)
     }
 
     fn join(leader: &str, rank: usize, run: &str, count: usize) -> Result<Ranks> {
-        let (ranks, step) = Ranks::join(leader, rank, RunIdentity { config_sha256: run, count, step: None })?;
+        let (ranks, step) = Ranks::join(leader, rank, RunIdentity { config_sha256: run, count })?;
         assert_eq!(step, 7, "rank 0 says where the run is");
         Ok(ranks)
     }
@@ -467,14 +469,16 @@ mod tests {
     fn a_worker_that_ends_before_it_comes_is_noticed_at_once() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let worker = std::process::Command::new("false").spawn().expect("a process");
-        let run = RunIdentity { config_sha256: "run", count: 2, step: Some(0) };
+        let run = RunIdentity { config_sha256: "run", count: 2 };
         let begun = Instant::now();
-        let error =
-            Ranks::lead(&listener, run, Workers(vec![worker]), &|| false).map(drop).unwrap_err().to_string();
+        let error = Ranks::lead(&listener, run, 0, Workers(vec![worker]), &|| false)
+            .map(drop)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("rank 1 ended before it began"), "{error}");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let error =
-            Ranks::lead(&listener, run, Workers::default(), &|| true).map(drop).unwrap_err().to_string();
+            Ranks::lead(&listener, run, 0, Workers::default(), &|| true).map(drop).unwrap_err().to_string();
         assert!(error.contains("asked to stop"), "{error}");
         assert!(begun.elapsed() < START_PATIENCE / 10);
     }

@@ -178,8 +178,8 @@ pub fn train(
     let ranks = match (follows, role) {
         (Some(ranks), _) => ranks,
         (None, Role::Leader { listener, count, workers }) => {
-            let run = RunIdentity { config_sha256: &state.config_sha256, count, step: Some(state.step) };
-            Ranks::lead(&listener, run, workers, &|| observer.should_stop())?
+            let run = RunIdentity { config_sha256: &state.config_sha256, count };
+            Ranks::lead(&listener, run, state.step, workers, &|| observer.should_stop())?
         }
         (None, _) => Ranks::alone(),
     };
@@ -298,7 +298,7 @@ fn begin(
     let follows = match role {
         // Rank 0 answers once there is a checkpoint to begin from.
         Role::Follower { leader, rank, count } => {
-            let run = RunIdentity { config_sha256, count: *count, step: None };
+            let run = RunIdentity { config_sha256, count: *count };
             Some(Ranks::join(leader, *rank, run)?)
         }
         Role::Alone | Role::Leader { .. } => None,

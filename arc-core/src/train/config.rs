@@ -450,6 +450,14 @@ impl RunConfig {
         config
     }
 
+    /// The configuration as it stands in the cards of packages, which are handed on: paths by their last
+    /// part, since the others say something of the machine and nothing of the run.
+    pub(super) fn for_cards(&self) -> Self {
+        let mut config = self.clone();
+        config.paths().for_each(|path| *path = path.file_name().map(PathBuf::from).unwrap_or_default());
+        config
+    }
+
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         (self.data.sources.iter_mut().map(|source| &mut source.path))
             .chain(self.data.questions.iter_mut().map(|questions| &mut questions.path))

@@ -390,17 +390,11 @@ fn load(
 ) -> Result<Parts> {
     let device = session.device().clone();
     let (encoder_start, encoder) = open_encoder(config, session, &device)?;
-    let products = products_type(config, &device)?;
+    let products = Products::of(config, &device)?;
     let decoders = config
         .decoders
         .iter()
-        .map(|decoder| {
-            let mut decoder = session.dense_model(&decoder.name)?;
-            if let Some(products) = products {
-                decoder.network = decoder.network.with_matrices_in(products);
-            }
-            Ok(decoder)
-        })
+        .map(|decoder| products.decoder(session, &decoder.name))
         .collect::<Result<Vec<_>>>()?;
     let mut corpora = Vec::new();
     for source in &config.data.sources {
@@ -445,27 +439,44 @@ fn load(
             }
         });
     }
-    let model = TrainedModel { encoder: encoder.network, adapters };
-    let model = match products {
-        Some(products) => model.with_products_in(products),
-        None => model,
-    };
+    let model = products.model(TrainedModel { encoder: encoder.network, adapters });
     Ok(Parts { encoder_start, decoders, mixture, questions, model, device })
 }
 
 /// The type that a run computes products in, where it is not that of everything else.
-pub(super) fn products_type(config: &RunConfig, device: &Device) -> Result<Option<FloatDType>> {
-    match config.precision {
-        Precision::F32 => Ok(None),
-        // The CPU takes bfloat16 only to compute in 32 bits.
-        Precision::Bf16 if *device == Device::flex() || !device.supports_dtype(FloatDType::BF16) => {
-            Err(Error::Device {
-                name: if *device == Device::flex() { "cpu".into() } else { format!("{device:?}") },
-                reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
-                hint: "leave out `precision`, or train on a GPU that has it".into(),
-            })
+#[derive(Clone, Copy)]
+pub(super) struct Products(Option<FloatDType>);
+
+impl Products {
+    pub(super) fn of(config: &RunConfig, device: &Device) -> Result<Self> {
+        match config.precision {
+            Precision::F32 => Ok(Self(None)),
+            // The CPU takes bfloat16 only to compute in 32 bits.
+            Precision::Bf16 if *device == Device::flex() || !device.supports_dtype(FloatDType::BF16) => {
+                Err(Error::Device {
+                    name: if *device == Device::flex() { "cpu".into() } else { format!("{device:?}") },
+                    reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
+                    hint: "leave out `precision`, or train on a GPU that has it".into(),
+                })
+            }
+            Precision::Bf16 => Ok(Self(Some(FloatDType::BF16))),
         }
-        Precision::Bf16 => Ok(Some(FloatDType::BF16)),
+    }
+
+    /// A decoder of the registry, its matrices kept in this type.
+    pub(super) fn decoder(self, session: &Session, name: &str) -> Result<Decoder> {
+        let mut decoder = session.dense_model(name)?;
+        if let Some(products) = self.0 {
+            decoder.network = decoder.network.with_matrices_in(products);
+        }
+        Ok(decoder)
+    }
+
+    pub(super) fn model(self, model: TrainedModel) -> TrainedModel {
+        match self.0 {
+            Some(products) => model.with_products_in(products),
+            None => model,
+        }
     }
 }
 
@@ -614,7 +625,7 @@ fn write_final(
     let folder = out.join("final");
     let training = serde_json::json!({
         "method": "ARC-Encoder pretraining (arXiv 2510.20535)",
-        "config": config,
+        "config": config.for_cards(),
         "steps": report.steps,
         "tokens": report.tokens,
         "seconds": report.seconds,

@@ -12,7 +12,7 @@ use super::objective::Objective;
 use super::optimizer::AdamW;
 use super::parameters::with_parameters;
 use super::process::cpu_seconds;
-use super::run::{open_encoder, products_type};
+use super::run::{Products, open_encoder};
 use super::step::{StepOptions, at_factor, synchronise, training_loss};
 use crate::decoder::Transformer;
 use crate::nn::trace_flops;
@@ -56,24 +56,18 @@ pub fn measure_steps(
     through_graph: bool,
 ) -> Result<Vec<StepThroughput>> {
     let device = session.device().clone();
-    let products = products_type(config, &device)?;
+    let products = Products::of(config, &device)?;
     let (_, encoder) = open_encoder(config, session, &device)?;
     let d_encoder = encoder.network.d_model();
     let samples: Vec<Sample> = (0..config.schedule.batch as u32).map(|row| sample(config, row)).collect();
     let mut measured = Vec::new();
     for settings in &config.decoders {
-        let mut decoder = session.dense_model(&settings.name)?;
-        if let Some(products) = products {
-            decoder.network = decoder.network.with_matrices_in(products);
-        }
+        let decoder = products.decoder(session, &settings.name)?;
         let d_decoder = decoder.network.config().d_model();
         let spec = ProjectorSpec::two_linear(d_encoder, settings.hidden.unwrap_or(d_decoder), d_decoder);
         let adapter = TrainedAdapter::from_scratch(spec, d_encoder, config.seed, &device)?;
-        let model = TrainedModel { encoder: encoder.network.clone(), adapters: vec![adapter] };
-        let model = match products {
-            Some(products) => model.with_products_in(products),
-            None => model,
-        };
+        let model =
+            products.model(TrainedModel { encoder: encoder.network.clone(), adapters: vec![adapter] });
         let options = StepOptions {
             factor: config.encoder.pooling_factors[0],
             distillation: config.objective.distillation,

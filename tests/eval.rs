@@ -290,7 +290,8 @@ fn a_killed_run_resumes_and_every_arm_is_reported() {
     let folder = folder();
     let out: PathBuf = folder.path().join("out");
     let answers = out.join("answers.jsonl");
-    let arguments = ["--json", "--timed", "1", "--batch", "1", "--out", out.to_str().expect("a path")];
+    let out_name = out.to_str().expect("a path");
+    let arguments = ["--json", "--timed", "1", "--batch", "1", "--factor", "4", "--out", out_name];
     let mut child =
         arc(folder.path(), &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("arc");
     while lines(&answers).len() < 4 {

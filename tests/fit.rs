@@ -16,11 +16,11 @@ use harness::{decoder, repository, session};
 /// What is compressed one to one: nothing is pooled.
 const UNPOOLED: CompressOptions = CompressOptions { factor: Some(1) };
 
-/// smollm2-135m with the repository's encoder and an adapter fitted on the first characters of a
+/// smollm2-135m with the encoder that fits begin from and an adapter fitted on the first characters of a
 /// text, nothing pooled; and that text. `None` where models are left out.
 fn fitted(characters: usize, append: Append) -> Option<(Arc<Encoder>, AdaptedDecoder, String)> {
     let (session, decoder): (_, Arc<Decoder>) = (session()?, decoder("smollm2-135m")?);
-    let encoder = session.encoder().expect("the default encoder");
+    let encoder = session.encoder_named("smollm2-start").expect("the encoder of one block");
     let text = read("tests/golden/lincoln-1862.txt");
     let mut fit = Fit::new(&encoder, &decoder, 1).expect("a factor");
     let all: Vec<char> = text.chars().take(characters).collect();

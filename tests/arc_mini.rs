@@ -1,0 +1,62 @@
+//! What `docs/arc-mini.md` claims of the shipped encoder, on a text that nobody trained on. The losses
+//! are printed: `cargo test --release --test arc_mini -- --nocapture`.
+
+mod harness;
+
+use arc_core::encoder::CompressOptions;
+use arc_core::eval::{ContinuationArms, ContinuationTask};
+use harness::{decoder, repository, session};
+
+const SAMPLES: usize = 16;
+
+const TASK: ContinuationTask = ContinuationTask { context_tokens: 64, continuation_tokens: 32 };
+
+/// Continuation of Lincoln's message of 1862 through an encoder of the registry. `None` where models are
+/// left out.
+fn continuation(encoder: &str, name: &str, factor: usize) -> Option<ContinuationArms> {
+    let (session, decoder) = (session()?, decoder(name)?);
+    let adapted = session.decoder_for(name, encoder).expect("the decoder with its adapter");
+    let encoder = session.encoder_named(encoder).expect("the encoder");
+    let text = std::fs::read_to_string(repository("tests/golden/lincoln-1862.txt")).expect("the text");
+    let arms = TASK.measure(&decoder, &text, SAMPLES, |context| {
+        adapted.project(&encoder.compress(context, CompressOptions { factor: Some(factor) })?)
+    });
+    let arms = arms.expect("scores");
+    println!("{} for {name}, {factor} to a latent: {}", encoder.name, arms.to_json());
+    Some(arms)
+}
+
+#[test]
+fn latents_tell_more_than_as_many_plain_tokens_of_a_text_of_another_century() {
+    for (decoder, factor) in [("smollm2-135m", 4), ("smollm2-135m", 8), ("gemma3-270m", 8)] {
+        let Some(arms) = continuation("arc-mini", decoder, factor) else { return };
+        assert!(arms.recovered() > arms.recovered_by_truncation(), "{decoder}, factor {factor}: {arms:?}");
+    }
+}
+
+#[test]
+fn training_beat_the_regression_that_it_began_from() {
+    for decoder in ["smollm2-135m", "gemma3-270m"] {
+        let Some(fitted) = continuation("smollm2-start", decoder, 4) else { return };
+        let Some(trained) = continuation("arc-mini", decoder, 4) else { return };
+        assert_eq!(fitted.full_context, trained.full_context, "the same samples");
+        assert!(trained.latents < fitted.latents - 0.1, "{decoder}: {trained:?}, fitted {fitted:?}");
+    }
+}
+
+#[test]
+fn latents_of_the_text_itself_help_more_than_those_of_another_part_of_it() {
+    let Some(session) = session() else { return };
+    let (encoder, adapted) = (session.encoder_named("arc-mini"), session.decoder("smollm2-135m"));
+    let (encoder, adapted) = (encoder.expect("the encoder"), adapted.expect("the decoder"));
+    let text = std::fs::read_to_string(repository("tests/golden/lincoln-1862.txt")).expect("the text");
+    // Each continuation behind the latents of the context two before its own.
+    let mut earlier = Vec::new();
+    let strangers = TASK.measure(&adapted.decoder, &text, SAMPLES, |context| {
+        earlier.push(adapted.project(&encoder.compress(context, CompressOptions { factor: Some(4) })?)?);
+        Ok(earlier[earlier.len().saturating_sub(3)].clone())
+    });
+    let strangers = strangers.expect("scores");
+    let Some(own) = continuation("arc-mini", "smollm2-135m", 4) else { return };
+    assert!(strangers.latents > own.latents + 0.03, "{strangers:?}, own {own:?}");
+}

@@ -7,7 +7,7 @@ use arc_core::encoder::CompressOptions;
 use arc_core::eval::{ContinuationArms, ContinuationTask};
 use harness::{decoder, repository, session};
 
-const SAMPLES: usize = 16;
+const SAMPLES: usize = 8;
 
 const TASK: ContinuationTask = ContinuationTask { context_tokens: 64, continuation_tokens: 32 };
 

@@ -11,19 +11,29 @@ const SAMPLES: usize = 8;
 
 const TASK: ContinuationTask = ContinuationTask { context_tokens: 64, continuation_tokens: 32 };
 
-/// Continuation of Lincoln's message of 1862 through an encoder of the registry. `None` where models are
-/// left out.
-fn continuation(encoder: &str, name: &str, factor: usize) -> Option<ContinuationArms> {
+/// Continuation of Lincoln's message of 1862 through an encoder of the registry, each sample behind the
+/// latents of the context so many before its own. `None` where models are left out.
+fn continuation_behind(before: usize, encoder: &str, name: &str, factor: usize) -> Option<ContinuationArms> {
     let (session, decoder) = (session()?, decoder(name)?);
     let adapted = session.decoder_for(name, encoder).expect("the decoder with its adapter");
     let encoder = session.encoder_named(encoder).expect("the encoder");
     let text = std::fs::read_to_string(repository("tests/golden/lincoln-1862.txt")).expect("the text");
+    let mut seen = Vec::new();
     let arms = TASK.measure(&decoder, &text, SAMPLES, |context| {
-        adapted.project(&encoder.compress(context, CompressOptions { factor: Some(factor) })?)
+        seen.push(adapted.project(&encoder.compress(context, CompressOptions { factor: Some(factor) })?)?);
+        Ok(seen[seen.len().saturating_sub(before + 1)].clone())
     });
     let arms = arms.expect("scores");
-    println!("{} for {name}, {factor} to a latent: {}", encoder.name, arms.to_json());
+    println!(
+        "{} for {name}, {factor} to a latent, {before} contexts before: {}",
+        encoder.name,
+        arms.to_json()
+    );
     Some(arms)
+}
+
+fn continuation(encoder: &str, name: &str, factor: usize) -> Option<ContinuationArms> {
+    continuation_behind(0, encoder, name, factor)
 }
 
 #[test]
@@ -46,17 +56,7 @@ fn training_beat_the_regression_that_it_began_from() {
 
 #[test]
 fn latents_of_the_text_itself_help_more_than_those_of_another_part_of_it() {
-    let Some(session) = session() else { return };
-    let (encoder, adapted) = (session.encoder_named("arc-mini"), session.decoder("smollm2-135m"));
-    let (encoder, adapted) = (encoder.expect("the encoder"), adapted.expect("the decoder"));
-    let text = std::fs::read_to_string(repository("tests/golden/lincoln-1862.txt")).expect("the text");
-    // Each continuation behind the latents of the context two before its own.
-    let mut earlier = Vec::new();
-    let strangers = TASK.measure(&adapted.decoder, &text, SAMPLES, |context| {
-        earlier.push(adapted.project(&encoder.compress(context, CompressOptions { factor: Some(4) })?)?);
-        Ok(earlier[earlier.len().saturating_sub(3)].clone())
-    });
-    let strangers = strangers.expect("scores");
+    let Some(strangers) = continuation_behind(2, "arc-mini", "smollm2-135m", 4) else { return };
     let Some(own) = continuation("arc-mini", "smollm2-135m", 4) else { return };
     assert!(strangers.latents > own.latents + 0.03, "{strangers:?}, own {own:?}");
 }

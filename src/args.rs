@@ -225,7 +225,7 @@ pub(crate) struct Eval {
     /// Only the first N questions; the task's own limit where it is left out
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
-    /// Only these arms: closed-book, open-book, truncation, pruning, arc
+    /// Only these arms: closed-book, open-book, truncation, pruning, rare-words, arc, control
     #[arg(long, value_name = "ARM", value_delimiter = ',', value_parser = parse_arm)]
     pub arm: Vec<ArmFamily>,
     /// Pooling factors; those that the adapter was made for where it is left out
@@ -332,6 +332,9 @@ pub(crate) struct Register {
     /// The full learning rate
     #[arg(long, value_name = "X", default_value_t = 3e-4)]
     pub rate: f64,
+    /// Latents for each dimension of the encoder that the ridge start is fitted on
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    pub fit_latents: u16,
     /// Held-out samples to score on
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub samples: usize,

@@ -3,12 +3,13 @@
 mod forward;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use arc_core::device::DeviceName;
-use arc_core::encoder::{ArcEncoder, EncodedBatch};
+use arc_core::encoder::{ArcEncoder, EncodedBatch, TokenRarity};
 use arc_core::weights::{ArcCheckpoint, TrainingSources};
 use burn::tensor::Device;
-use forward::{Llama, Numbers, Pooling, Row, Sizes, Tensors, row};
+use forward::{Llama, Numbers, Pooling, Row, Sizes, Tensors, Words, row};
 use serde_json::json;
 
 /// Of the largest magnitude. float32 over three layers comes to 1e-6; the smallest mistakes below
@@ -76,7 +77,11 @@ fn difference(found: &[Row], expected: &[Row]) -> f64 {
 fn check(folder: &Path, tensors: &Tensors, pooling: &Pooling<'_>, device: &Device) -> f64 {
     let sizes = sizes();
     let reference = Llama { sizes: sizes.clone(), tensors };
-    let network = encoder(folder, &sizes, pooling, device);
+    let mut network = encoder(folder, &sizes, pooling, device);
+    if let Some(words) = pooling.words {
+        let rarity = TokenRarity::new(words.nats.iter().copied(), words.joins.clone());
+        network = network.with_rarity(Arc::new(rarity));
+    }
     let sequences = sequences();
     let reversed: Vec<Vec<u32>> = sequences.iter().rev().cloned().collect();
     let batch = network.forward(&sequences, device);
@@ -126,7 +131,8 @@ fn check_all(kinds: &[&str], all_rates: &[&[i64]]) -> (f64, usize) {
                 (false, "between", false),
                 (false, "between", true),
             ] {
-                let pooling = Pooling { kind, queries_only, place, rates, causal, memory: Vec::new() };
+                let pooling =
+                    Pooling { kind, queries_only, place, rates, causal, memory: Vec::new(), words: None };
                 worst = worst.max(check(folder.path(), &tensors, &pooling, &device));
                 count += 1;
             }
@@ -152,14 +158,49 @@ fn merging_similar_states_is_its_definition_at_factors_of_either_sign() {
     assert_eq!(count, 2 * 7 * 8);
 }
 
+/// Each pooled query stands where its group ends.
+#[test]
+fn groups_that_end_at_rare_words_are_their_definition() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tensors = checkpoint(folder.path(), 0);
+    let words = Words {
+        nats: (0..23_u8).map(|id| f32::from(id * 7 % 11) * 0.5).collect(),
+        joins: (0..23).map(|id| id % 3 == 1).collect(),
+    };
+    let even = sequences().iter().filter(|ids| ids.len() > 4).all(|ids| {
+        let ends = words.ends(ids, ids.len().div_ceil(3));
+        ends.windows(2).all(|pair| pair[1] - pair[0] == 3)
+    });
+    assert!(!even, "the groups are of unequal size");
+    for kind in KINDS {
+        for rates in [&[-2][..], &[-3], &[-4]] {
+            for (queries_only, place) in [(true, "before"), (false, "before"), (true, "between")] {
+                for causal in [false, true] {
+                    let words = Some(&words);
+                    let pooling =
+                        Pooling { kind, queries_only, place, rates, causal, memory: Vec::new(), words };
+                    check(folder.path(), &tensors, &pooling, &device());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn memory_tokens_are_their_definition() {
     for memory_tokens in [1, 4] {
         let folder = tempfile::tempdir().expect("a folder");
         let tensors = checkpoint(folder.path(), memory_tokens);
         let memory = tensors.values("mem_embeddings.0.weight").chunks(sizes().d).map(row).collect();
-        let pooling =
-            Pooling { kind: "mean", queries_only: false, place: "before", rates: &[], causal: false, memory };
+        let pooling = Pooling {
+            kind: "mean",
+            queries_only: false,
+            place: "before",
+            rates: &[],
+            causal: false,
+            memory,
+            words: None,
+        };
         for causal in [false, true] {
             check(folder.path(), &tensors, &Pooling { causal, ..pooling.clone() }, &device());
         }
@@ -179,6 +220,7 @@ fn what_is_computed_otherwise_is_told_apart() {
         rates: &[-2],
         causal: false,
         memory: Vec::new(),
+        words: None,
     };
     let ids = &sequences()[4];
     let network = encoder(folder.path(), &sizes(), &pooling, &device);

@@ -173,6 +173,7 @@ fn other_sizes(folder: &Path) {
         rates: &[-3, -2],
         causal: false,
         memory: Vec::new(),
+        words: None,
     };
     let ids =
         |n: u32, seed: u32, size: u32| (0..n).map(|i| (i * i + seed * 7 + i) % size).collect::<Vec<_>>();

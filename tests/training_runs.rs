@@ -317,6 +317,74 @@ fn a_package_computes_what_its_run_did_whatever_it_started_from() {
     assert_eq!(manifest["compress_rates"], json!([-3]));
 }
 
+/// What a package groups by is in it, whatever was trained, and is passed on.
+#[test]
+fn a_package_whose_groups_end_at_rare_words_groups_as_its_run_did() {
+    let place = Place::new();
+    let short = CONFIG.replace("steps = 40", "steps = 6").replace("every = 20", "every = 0");
+    let rare = "layers = 2\ngroups = \"rare_words\"\npool_type = \"last_pooled_queries\"";
+    let manifest = |run: &str| -> Value {
+        let path = place.path(run).join("final/encoder/encoder.json");
+        serde_json::from_str(&std::fs::read_to_string(path).expect("a manifest")).expect("JSON")
+    };
+    for (name, train) in
+        [("all", "\"all\""), ("none", "\"none\""), ("lora", "{ lora = { rank = 2, alpha = 4.0 } }")]
+    {
+        place.file("run.toml", short.replace("layers = 2", &format!("{rare}\ntrain = {train}")));
+        let report = place.succeeds(&["train", "run.toml", "--out", name]);
+        let text = short
+            .replace("backbone = \"tiny\"\nlayers = 2", "start = \"tiny-encoder\"\ntrain = \"none\"")
+            .replace("\"ridge\"", &format!("{{ package = \"{name}/final/adapters/tiny\" }}"))
+            .replace("1e-3", "0.0");
+        place.file("again.toml", text);
+        let registry = format!("{name}/final/registry.toml");
+        let again = format!("{name}-again");
+        let repeated = place.succeeds(&["train", "again.toml", "--registry", &registry, "--out", &again]);
+        same_scores(&repeated, &report, train);
+        assert_eq!(manifest(&again)["rarity"], manifest(name)["rarity"]);
+        assert_eq!(manifest(name)["rarity"]["file"], "rarity.safetensors");
+    }
+    place.file("run.toml", short.replace("layers = 2", &rare.replace("rare_words", "even")));
+    let even = place.succeeds(&["train", "run.toml", "--out", "even"]);
+    assert_eq!(manifest("even")["rarity"], Value::Null);
+    let loss = |report: &Value| report["evaluations"][0]["continuation"]["loss_latents"].as_f64();
+    let resumed = place.succeeds(&["train", "all/config.json", "--out", "all", "--resume"]);
+    assert!(loss(&even).is_some() && loss(&even) != loss(&resumed), "the groups make a difference");
+
+    place.file("document.txt", "old house and green wind in the river");
+    let compress =
+        ["compress", "--registry", "all/final/registry.toml", "document.txt", "-o", "d.arc.safetensors"];
+    place.succeeds(&compress);
+    let rarity = place.path("all/final/encoder/rarity.safetensors");
+    let mut bytes = std::fs::read(&rarity).expect("the file");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    std::fs::write(&rarity, bytes).expect("written");
+    place.fails(FAILURE, &compress, &["rarity.safetensors", "checksum"]);
+    place.file(
+        "run.toml",
+        short.replace("layers = 2", &rare.replace("last_pooled_queries", "metric_kmeans_cosine")),
+    );
+    place.fails(FAILURE, &["train", "run.toml", "--out", "clusters"], &["rare_words", "metric_kmeans_cosine"]);
+}
+
+/// The first tokens of what is repeated stand in plain, and are not predicted.
+#[test]
+fn a_cue_takes_its_tokens_from_what_is_repeated() {
+    let place = Place::new();
+    let text = CONFIG.replace("steps = 40", "steps = 4").replace("every = 20", "every = 0");
+    let predicted = |name: &str, cue: usize| -> f64 {
+        let objective = format!("[objective]\nreconstruction = 1.0\ncue_tokens = {cue}\n[optimizer]");
+        place.file("run.toml", text.replace("[optimizer]", &objective));
+        place.succeeds(&["train", "run.toml", "--out", name]);
+        let metrics = std::fs::read_to_string(place.path(name).join("metrics.jsonl")).expect("metrics");
+        let rows = metrics.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON object"));
+        rows.filter_map(|row| row["tokens"].as_f64()).sum()
+    };
+    let (without, with) = (predicted("without", 0), predicted("with", 5));
+    // 4 steps of 2 batches of 4 samples.
+    assert_eq!(without - with, 5.0 * 32.0, "{without} and {with}");
+}
+
 #[test]
 fn a_start_that_a_run_cannot_go_on_from_is_refused_before_it_begins() {
     let place = Place::new();

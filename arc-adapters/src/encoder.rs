@@ -71,6 +71,11 @@ pub struct EncoderManifest {
     /// that differ in nothing else then have the same file of weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<WeightsFile>,
+    /// How rare the encoder's tokens are, for one whose groups end at rare words: a safetensors file of
+    /// the package with `nats` and `joins`, one of each for every token. Without it groups are of equal
+    /// size, as the reference's are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rarity: Option<WeightsFile>,
     /// How it was trained: data, steps, seeds. Free form, shown to users as it is.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub provenance: serde_json::Value,
@@ -238,6 +243,17 @@ impl EncoderManifest {
                 }
                 check_file_name("memory.file", &memory.file)?;
                 check_sha256("memory.sha256", &memory.sha256)?;
+            }
+            if let Some(rarity) = &self.rarity {
+                let pools_once = self.compress_rates.iter().filter(|&&rate| rate != -1).count() <= 1
+                    && self.compress_rates.last().is_some_and(|&rate| rate < 0);
+                if !pools_once || self.memory_tokens > 0 || self.pool_type.contains("kmeans") {
+                    return Err("`rarity` is given, but it is of encoders whose last layer alone pools \
+                                consecutive positions, by a factor"
+                        .to_owned());
+                }
+                check_file_name("rarity.file", &rarity.file)?;
+                check_sha256("rarity.sha256", &rarity.sha256)?;
             }
             match &self.weights {
                 EncoderWeights::Backbone {} | EncoderWeights::Lora { .. } if self.backbone.is_none() => {

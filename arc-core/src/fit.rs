@@ -18,7 +18,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use nalgebra::{Cholesky, DMatrix, DVector};
 
 use crate::decoder::Decoder;
-use crate::encoder::{CompressOptions, Encoder, PoolingGroups, PoolingRate};
+use crate::encoder::{CompressOptions, Encoder, PoolingRate};
 use crate::prompt::Prompt;
 use crate::{Error, Result};
 
@@ -228,7 +228,10 @@ impl<'a> Fit<'a> {
         let mut first = 0;
         for (latents, ids) in chunks.into_iter().zip(encoding.ids.chunks(self.encoder.chunk_tokens())) {
             let rate = if self.factor == 1 { PoolingRate::Off } else { PoolingRate::Factor(self.factor) };
-            let (places, tokens): (Vec<i64>, Vec<u32>) = PoolingGroups::new(ids.len(), rate)
+            let (places, tokens): (Vec<i64>, Vec<u32>) = self
+                .encoder
+                .network
+                .groups(ids, rate)
                 .ranges()
                 .enumerate()
                 .filter_map(|(place, group)| {

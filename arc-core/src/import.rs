@@ -312,6 +312,7 @@ fn encoder_manifest(checkpoint: &ArcCheckpoint, options: &ImportOptions) -> Resu
         tokenizer: None,
         weights: EncoderWeights::Backbone {},
         memory: None,
+        rarity: None,
         provenance: json!({ "checkpoint": origin }),
     })
 }

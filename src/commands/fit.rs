@@ -63,18 +63,7 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
         let arms = SCORED.measure(&decoder, &document.text, SCORED_SAMPLES, |context| {
             adapted.project(&encoder.compress(context, options)?)
         })?;
-        lines.push(format!(
-            "continuation on {} samples: no context {:.3}, full context {:.3}, {:.0} latents {:.3} ({:.0} % of the gap), \
-             the same number of tokens {:.3} ({:.0} %)",
-            arms.samples,
-            arms.no_context,
-            arms.full_context,
-            arms.mean_latents,
-            arms.latents,
-            100.0 * arms.recovered(),
-            arms.truncation,
-            100.0 * arms.recovered_by_truncation(),
-        ));
+        lines.push(format!("continuation on {} samples: {arms}", arms.samples));
         let mut continuation = arms.to_json();
         continuation["context_tokens"] = SCORED.context_tokens.into();
         continuation["continuation_tokens"] = SCORED.continuation_tokens.into();

@@ -93,6 +93,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         factor,
         reconstruction: args.reconstruction,
         rate: args.rate,
+        fit_latents: usize::from(args.fit_latents),
         samples: args.samples,
         seed: args.seed,
     };
@@ -153,13 +154,17 @@ fn scores(before: &Evaluation, after: &Evaluation) -> String {
         return String::new();
     };
     let share = |share: f64| format!("{:.0} %", 100.0 * share);
-    for (arm, loss, recovered) in [
+    let mut rows = vec![
         ("closed book", arms.no_context, share(0.0)),
         ("open book", arms.full_context, share(1.0)),
         ("as many plain tokens", arms.truncation, share(arms.recovered_by_truncation())),
         ("adapter at its start", start.latents, share(start.recovered())),
         ("adapter", arms.latents, share(arms.recovered())),
-    ] {
+    ];
+    if let Some((loss, recovered)) = arms.another.zip(arms.recovered_by_another()) {
+        rows.push(("adapter on another text", loss, share(recovered)));
+    }
+    for (arm, loss, recovered) in rows {
         table.add_row([arm.to_owned(), format!("{loss:.3}"), recovered]);
     }
     table.to_string()

@@ -81,16 +81,7 @@ pub(super) fn stop_on_interrupt(output: &Output) -> Arc<AtomicBool> {
 fn describe(evaluation: &Evaluation) -> String {
     let mut text = format!("{} at {}", evaluation.decoder, evaluation.factor);
     if let Some(arms) = &evaluation.continuation {
-        text += &format!(
-            ": continuation without context {:.3}, full {:.3}, latents {:.3} ({:.0} % of the gap), as many tokens \
-             {:.3} ({:.0} %)",
-            arms.no_context,
-            arms.full_context,
-            arms.latents,
-            100.0 * arms.recovered(),
-            arms.truncation,
-            100.0 * arms.recovered_by_truncation(),
-        );
+        text += &format!(": continuation {arms}");
     }
     if let Some(repeated) = &evaluation.reconstruction {
         text +=

@@ -161,12 +161,53 @@ pub(crate) struct Pooling<'a> {
     pub(crate) causal: bool,
     /// `[memory_tokens, d]`; empty to pool.
     pub(crate) memory: Vec<Row>,
+    /// Where there are any, groups end at the rarest.
+    pub(crate) words: Option<&'a Words>,
+}
+
+/// What makes words of tokens, and how rare each token is.
+#[derive(Clone, Debug)]
+pub(crate) struct Words {
+    pub(crate) nats: Vec<f32>,
+    /// Whether a token goes on with the word before it.
+    pub(crate) joins: Vec<bool>,
+}
+
+impl Words {
+    /// The last positions of so many groups: the last of all, and of the others those whose words have
+    /// the most nats by the root of their tokens, one after the other, of equal ones the first.
+    pub(crate) fn ends(&self, ids: &[u32], groups: usize) -> Vec<usize> {
+        let begins = |place: usize| place == 0 || !self.joins[ids[place] as usize];
+        let worth = |place: usize| -> f64 {
+            let first = (0..=place).rev().find(|&place| begins(place)).expect("the first begins a word");
+            let after = (place + 1..ids.len()).find(|&place| begins(place)).unwrap_or(ids.len());
+            let nats: f64 = ids[first..after].iter().map(|&id| f64::from(self.nats[id as usize])).sum();
+            nats / ((after - first) as f64).sqrt()
+        };
+        let mut ends = vec![ids.len() - 1];
+        while ends.len() < groups {
+            let rest = (0..ids.len()).filter(|place| !ends.contains(place));
+            let best =
+                rest.reduce(|best, place| if worth(place) > worth(best) + 1e-6 { place } else { best });
+            ends.push(best.expect("fewer groups than positions"));
+        }
+        ends.sort_unstable();
+        ends
+    }
 }
 
 impl Pooling<'_> {
     /// As `pool_type` spells it.
     pub(crate) fn pool_type(&self) -> String {
         format!("{}{}", self.kind, if self.queries_only { "_pooled_queries" } else { "" })
+    }
+
+    fn group_sizes(&self, ids: &[u32], s: usize, rate: i64) -> Vec<usize> {
+        let sizes = group_sizes(s, rate);
+        let Some(words) = self.words else { return sizes };
+        let ends = words.ends(ids, sizes.len());
+        let starts = std::iter::once(0).chain(ends.iter().map(|end| end + 1));
+        ends.iter().zip(starts).map(|(end, start)| end + 1 - start).collect()
     }
 }
 
@@ -187,13 +228,25 @@ impl Llama<'_> {
             x = match pooling.place {
                 _ if rate == -1 => self.fed(layer, self.attended(layer, &x, &x, pooling.causal)),
                 "before" => {
-                    let pooled = pool(&x, rate, pooling.kind);
-                    let keys = if pooling.queries_only { &x } else { &pooled };
-                    self.fed(layer, self.attended(layer, &pooled, keys, pooling.causal))
+                    let sizes = pooling.group_sizes(ids, x.len(), rate);
+                    let pooled = pool(&x, rate, &sizes, pooling.kind);
+                    let ends = sizes.iter().scan(0, |end, size| {
+                        *end += size;
+                        Some(*end - 1)
+                    });
+                    let places: Vec<usize> =
+                        if pooling.words.is_some() { ends.collect() } else { (0..pooled.len()).collect() };
+                    let attended = if pooling.queries_only {
+                        self.attended_from(layer, (&pooled, &places), (&x, &places_of(&x)), pooling.causal)
+                    } else {
+                        self.attended_from(layer, (&pooled, &places), (&pooled, &places), pooling.causal)
+                    };
+                    self.fed(layer, attended)
                 }
                 "between" => {
                     let attended = self.attended(layer, &x, &x, pooling.causal);
-                    self.fed(layer, pool(&attended, rate, pooling.kind))
+                    let sizes = pooling.group_sizes(ids, x.len(), rate);
+                    self.fed(layer, pool(&attended, rate, &sizes, pooling.kind))
                 }
                 other => panic!("no place `{other}`"),
             };
@@ -217,20 +270,32 @@ impl Llama<'_> {
     /// `queries + attention(norm(queries), norm(keys))`; both count their positions from 0, and in a
     /// causal pass query `i` sees the keys `0..=i`.
     fn attended(&self, layer: usize, queries: &[Row], keys: &[Row], causal: bool) -> Vec<Row> {
+        self.attended_from(layer, (queries, &places_of(queries)), (keys, &places_of(keys)), causal)
+    }
+
+    /// The same with positions of their own.
+    fn attended_from(
+        &self,
+        layer: usize,
+        (queries, query_places): (&[Row], &[usize]),
+        (keys, key_places): (&[Row], &[usize]),
+        causal: bool,
+    ) -> Vec<Row> {
         let Sizes { h, g, k, .. } = self.sizes;
         let norm = format!("layers.{layer}.attention_norm.weight");
-        let project = |part: &str, x: &[Row], rotated: bool| -> Vec<Row> {
-            let project = |(position, x): (usize, &Row)| {
+        let project = |part: &str, x: &[Row], places: Option<&[usize]>| -> Vec<Row> {
+            let project = |(index, x): (usize, &Row)| {
                 let mut y = linear(self.weight(layer, part), &self.norm(&norm, x));
-                if rotated {
-                    y.chunks_mut(k).for_each(|head| self.rotate(head, position));
+                if let Some(places) = places {
+                    y.chunks_mut(k).for_each(|head| self.rotate(head, places[index]));
                 }
                 y
             };
             x.iter().enumerate().map(project).collect()
         };
-        let q = project("attention.wq", queries, true);
-        let (keyed, v) = (project("attention.wk", keys, true), project("attention.wv", keys, false));
+        let q = project("attention.wq", queries, Some(query_places));
+        let (keyed, v) =
+            (project("attention.wk", keys, Some(key_places)), project("attention.wv", keys, None));
         let mut result = Vec::new();
         for (i, residual) in queries.iter().enumerate() {
             let seen = if causal { (i + 1).min(keys.len()) } else { keys.len() };
@@ -284,6 +349,11 @@ impl Llama<'_> {
     }
 }
 
+/// Positions from 0.
+fn places_of(rows: &[Row]) -> Vec<usize> {
+    (0..rows.len()).collect()
+}
+
 /// The sizes of the groups that `s` positions are cut into.
 fn group_sizes(s: usize, rate: i64) -> Vec<usize> {
     let size = rate.unsigned_abs() as usize;
@@ -300,12 +370,12 @@ fn group_sizes(s: usize, rate: i64) -> Vec<usize> {
     }
 }
 
-fn pool(x: &[Row], rate: i64, kind: &str) -> Vec<Row> {
+fn pool(x: &[Row], rate: i64, sizes: &[usize], kind: &str) -> Vec<Row> {
     if let Some(metric) = kind.strip_prefix("metric_kmeans_") {
         return merge(x, rate, metric);
     }
     let mut rest = x;
-    let pooled = group_sizes(x.len(), rate).into_iter().map(|size| {
+    let pooled = sizes.iter().map(|&size| {
         let (group, after) = rest.split_at(size);
         rest = after;
         let mean = mean(group);

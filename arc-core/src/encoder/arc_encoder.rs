@@ -2,10 +2,12 @@
 //!
 //! Shapes: `b` sequences in a batch, `s` positions, `n` latents, `d` model width.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-use super::{PoolType, Pooling, PoolingPlace, PoolingRate};
+use super::{PoolType, Pooling, PoolingGroups, PoolingPlace, PoolingRate, TokenRarity};
 use crate::Result;
 use crate::nn::{Block, BlockConfig, Embedding, Loader, RopeConfig, Rotation, Visibility};
 
@@ -37,6 +39,9 @@ pub struct ArcEncoder {
     pub blocks: Vec<Block>,
     /// The memory vectors, `[memory_tokens, d]`, where there are any.
     pub memory: Option<Param<Tensor<2>>>,
+    /// What groups end at, where they are not of equal size.
+    #[module(skip)]
+    rarity: Option<Arc<TokenRarity>>,
     #[module(skip)]
     config: ArcEncoderConfig,
 }
@@ -72,7 +77,7 @@ impl ArcEncoder {
         let embedding = loader.embedding(loader.names().embedding, config.block.d_model)?;
         let blocks =
             (0..config.n_layers).map(|layer| loader.block(layer, &config.block)).collect::<Result<_>>()?;
-        Ok(Self { embedding, blocks, memory: memory.map(Param::from_tensor), config })
+        Ok(Self { embedding, blocks, memory: memory.map(Param::from_tensor), rarity: None, config })
     }
 
     /// What the encoder computes.
@@ -95,6 +100,29 @@ impl ArcEncoder {
         encoder
     }
 
+    /// The same encoder with groups that end at rare words.
+    #[must_use]
+    pub fn with_rarity(mut self, rarity: Arc<TokenRarity>) -> Self {
+        self.rarity = Some(rarity);
+        self
+    }
+
+    /// What its groups end at, where they are not of equal size.
+    #[must_use]
+    pub fn rarity(&self) -> Option<&TokenRarity> {
+        self.rarity.as_deref()
+    }
+
+    /// The groups that a layer which pools with `rate` makes of a sequence of token ids.
+    #[must_use]
+    pub fn groups(&self, ids: &[u32], rate: PoolingRate) -> PoolingGroups {
+        let even = PoolingGroups::new(ids.len(), rate);
+        match (&self.rarity, rate) {
+            (Some(rarity), PoolingRate::Factor(_)) => rarity.groups(ids, even.len()),
+            _ => even,
+        }
+    }
+
     /// The latents of each sequence of token ids.
     ///
     /// A batch gives what its sequences give one by one.
@@ -110,7 +138,7 @@ impl ArcEncoder {
     #[must_use]
     pub fn forward(&self, sequences: &[Vec<u32>], device: &Device) -> EncodedBatch {
         let (x, lengths) = self.embed(sequences, device);
-        self.forward_from(0, x, lengths, device)
+        self.forward_from(0, x, lengths, sequences, device)
     }
 
     /// What the first block reads, `[b, s, d]`: token embeddings, then the memory vectors, then
@@ -156,12 +184,14 @@ impl ArcEncoder {
         (0..self.blocks.len()).take_while(|&layer| self.rate(layer) == PoolingRate::Off).count()
     }
 
-    /// The latents from what block `first` reads, `[b, s, d]`, before any block that pools.
+    /// The latents from what block `first` reads of the sequences, `[b, s, d]`, before any block that
+    /// pools.
     pub(crate) fn forward_from(
         &self,
         first: usize,
         mut x: Tensor<3>,
         mut lengths: Vec<usize>,
+        sequences: &[Vec<u32>],
         device: &Device,
     ) -> EncodedBatch {
         let memory_tokens = self.memory.as_ref().map_or(0, |memory| memory.dims()[0]);
@@ -172,7 +202,12 @@ impl ArcEncoder {
                 x = block.attend(x, &frame.rotation, &frame.visibility, |new| new);
                 x = block.feed_forward(x);
             } else {
-                (x, lengths) = self.pooling_block(block, x, &lengths, rate, &frame, device);
+                let groups = self.rarity.is_some().then(|| {
+                    let groups: Vec<_> = sequences.iter().map(|ids| self.groups(ids, rate)).collect();
+                    groups
+                });
+                let pool = Pool { rate, groups: groups.as_deref() };
+                (x, lengths) = self.pooling_block(block, x, &lengths, pool, &frame, device);
                 frame = Frame::new(self, &lengths, device);
             }
         }
@@ -195,21 +230,24 @@ impl ArcEncoder {
         block: &Block,
         x: Tensor<3>,
         lengths: &[usize],
-        rate: PoolingRate,
+        pool: Pool,
         frame: &Frame,
         device: &Device,
     ) -> (Tensor<3>, Vec<usize>) {
         let Pooling { pool_type: PoolType { kind, queries_only }, place } = self.config.pooling;
+        let pooled_states = |states: Tensor<3>| match pool.groups {
+            Some(groups) => kind.pool_groups(states, groups),
+            None => kind.pool(states, lengths, pool.rate),
+        };
         match place {
             PoolingPlace::Between => {
                 let attended = block.attend(x, &frame.rotation, &frame.visibility, |new| new);
-                let pooled = kind.pool(attended, lengths, rate);
+                let pooled = pooled_states(attended);
                 (block.feed_forward(pooled.states), pooled.lengths)
             }
             PoolingPlace::Before if queries_only => {
-                let pooled = kind.pool(x.clone(), lengths, rate);
-                // The pooled queries count their own positions from zero; the keys keep theirs.
-                let after = Frame::new(self, &pooled.lengths, device);
+                let pooled = pooled_states(x.clone());
+                let after = Frame::of_pooled(self, &pooled.lengths, pool.groups, device);
                 let queries = block
                     .attention
                     .queries(block.attention_norm.forward(pooled.states.clone()), &after.rotation);
@@ -220,8 +258,8 @@ impl ArcEncoder {
                 (block.feed_forward(states), pooled.lengths)
             }
             PoolingPlace::Before => {
-                let pooled = kind.pool(x, lengths, rate);
-                let after = Frame::new(self, &pooled.lengths, device);
+                let pooled = pooled_states(x);
+                let after = Frame::of_pooled(self, &pooled.lengths, pool.groups, device);
                 let attended = block.attend(pooled.states, &after.rotation, &after.visibility, |new| new);
                 (block.feed_forward(attended), pooled.lengths)
             }
@@ -238,6 +276,14 @@ impl ArcEncoder {
     }
 }
 
+/// How a layer pools.
+#[derive(Clone, Copy)]
+struct Pool<'a> {
+    rate: PoolingRate,
+    /// The groups of each sequence, where they are not of equal size.
+    groups: Option<&'a [PoolingGroups]>,
+}
+
 /// Positions and visibility at one length of the sequences, shared by the layers between two
 /// pooling layers.
 struct Frame {
@@ -248,7 +294,30 @@ struct Frame {
 impl Frame {
     fn new(encoder: &ArcEncoder, lengths: &[usize], device: &Device) -> Self {
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let rotation = encoder.config.rope.at(&[(0..longest).collect()], device);
+        Self::at(encoder, lengths, &[(0..longest).collect()], device)
+    }
+
+    /// Of pooled states. They count their own positions from zero, as in the reference, though the keys
+    /// that pooled queries see keep theirs; groups of unequal size are where they end, since their
+    /// number says nothing of the place.
+    fn of_pooled(
+        encoder: &ArcEncoder,
+        lengths: &[usize],
+        groups: Option<&[PoolingGroups]>,
+        device: &Device,
+    ) -> Self {
+        let Some(groups) = groups else { return Self::new(encoder, lengths, device) };
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let ends = |groups: &PoolingGroups| {
+            let ends = groups.ranges().map(|group| group.end - 1);
+            ends.chain(std::iter::repeat(0)).take(longest).collect()
+        };
+        Self::at(encoder, lengths, &groups.iter().map(ends).collect::<Vec<_>>(), device)
+    }
+
+    fn at(encoder: &ArcEncoder, lengths: &[usize], positions: &[Vec<usize>], device: &Device) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let rotation = encoder.config.rope.at(positions, device);
         let uniform = lengths.iter().all(|&length| length == longest);
         let visibility = match (uniform, encoder.config.causal) {
             (true, false) => Visibility::All,

@@ -4,6 +4,7 @@ mod arc_encoder;
 mod latents;
 mod package;
 mod pooling;
+mod rarity;
 mod released;
 mod trained_weights;
 
@@ -13,6 +14,7 @@ pub use latents::Latents;
 pub(crate) use package::{CHUNKS_AT_ONCE, encoder_config};
 pub use package::{CompressOptions, Encoder, encoder_id};
 pub use pooling::{ClusterMetric, PoolType, Pooled, Pooling, PoolingGroups, PoolingKind, PoolingRate};
+pub use rarity::TokenRarity;
 pub use released::special_vector;
 pub(crate) use released::{pooling, projector_spec};
 pub(crate) use trained_weights::MEMORY_TENSOR;

@@ -1,6 +1,7 @@
 //! An encoder with its tokenizer and identity, from an encoder package.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arc_adapters::{ENCODER_FILE, EncoderManifest, EncoderWeights};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -8,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::trained_weights::{MEMORY_TENSOR, TrainedWeights};
-use super::{ArcEncoder, ArcEncoderConfig, Latents, Pooling, PoolingRate};
+use super::{ArcEncoder, ArcEncoderConfig, Latents, Pooling, PoolingRate, TokenRarity};
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
 use crate::nn::{Loader, Residence, RopeConfig};
 use crate::tokenizer::Tokenizer;
@@ -78,6 +79,9 @@ pub fn encoder_id(manifest: &EncoderManifest) -> String {
     // Only where there is such a file: other encoders keep the identity that they have.
     if let Some(memory) = &manifest.memory {
         identity["memory_sha256"] = json!(memory.sha256);
+    }
+    if let Some(rarity) = &manifest.rarity {
+        identity["rarity_sha256"] = json!(rarity.sha256);
     }
     format!("{:x}", HexDigest(Sha256::digest(identity.to_string()).into()))
 }
@@ -288,6 +292,14 @@ impl Encoder {
                 });
             }
             _ => return Err(invalid("its weights are of a kind that this build cannot read".into())),
+        };
+        let network = match &manifest.rarity {
+            Some(rarity) => {
+                let path = verified(folder, &rarity.file, &rarity.sha256)?;
+                let rarity = TokenRarity::open(&path, network.embedding.dims()[0])?;
+                network.with_rarity(Arc::new(rarity))
+            }
+            None => network,
         };
         let tokenizer = match (&manifest.tokenizer, &checkpoint) {
             (Some(tokenizer), _) => {

@@ -101,6 +101,13 @@ impl PoolingGroups {
         Self { sizes: (0..groups).map(|group| size + usize::from(group < larger)).collect() }
     }
 
+    /// Groups that end with the given positions, which ascend.
+    #[must_use]
+    pub(super) fn ending_at(ends: &[usize]) -> Self {
+        let starts = std::iter::once(0).chain(ends.iter().map(|end| end + 1));
+        Self { sizes: starts.zip(ends).map(|(start, end)| end + 1 - start).collect() }
+    }
+
     /// The number of groups.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -299,8 +306,22 @@ impl PoolingKind {
 
         let assignment = match self {
             Self::KMeans(metric) => Assignment::clusters(&states, lengths, rate, metric),
-            _ => Assignment::consecutive(s, lengths, rate),
+            _ => {
+                let groups: Vec<_> = lengths.iter().map(|&length| PoolingGroups::new(length, rate)).collect();
+                Assignment::consecutive(s, &groups)
+            }
         };
+        self.pool_assigned(states, assignment)
+    }
+
+    /// Pools a batch of sequences by groups that somebody else has chosen, one for each sequence.
+    /// [`Self::KMeans`] makes groups of its own: here it is [`Self::Mean`].
+    pub(super) fn pool_groups(self, states: Tensor<3>, groups: &[PoolingGroups]) -> Pooled {
+        let assignment = Assignment::consecutive(states.dims()[1], groups);
+        self.pool_assigned(states, assignment)
+    }
+
+    fn pool_assigned(self, states: Tensor<3>, assignment: Assignment) -> Pooled {
         let pooled = match self {
             Self::Mean | Self::KMeans(_) => assignment.means(states),
             Self::Sum => assignment.membership(&states).matmul(states),
@@ -328,9 +349,8 @@ struct Assignment {
 }
 
 impl Assignment {
-    fn consecutive(positions: usize, lengths: &[usize], rate: PoolingRate) -> Self {
-        let groups = lengths.iter().map(|&length| consecutive_groups(length, rate)).collect();
-        Self::new(positions, groups)
+    fn consecutive(positions: usize, groups: &[PoolingGroups]) -> Self {
+        Self::new(positions, groups.iter().map(consecutive_groups).collect())
     }
 
     fn clusters(states: &Tensor<3>, lengths: &[usize], rate: PoolingRate, metric: ClusterMetric) -> Self {
@@ -416,9 +436,8 @@ impl Assignment {
     }
 }
 
-/// The group of each of `length` positions.
-fn consecutive_groups(length: usize, rate: PoolingRate) -> Vec<usize> {
-    let groups = PoolingGroups::new(length, rate);
+/// The group of each position.
+fn consecutive_groups(groups: &PoolingGroups) -> Vec<usize> {
     let sizes = groups.sizes().iter().enumerate();
     sizes.flat_map(|(group, &size)| std::iter::repeat_n(group, size)).collect()
 }
@@ -432,7 +451,8 @@ fn cluster(states: &[f32], d: usize, clusters: usize, metric: ClusterMetric) -> 
     const MAX_ROUNDS: usize = 1000;
 
     let rows: Vec<&[f32]> = states.chunks_exact(d.max(1)).collect();
-    let mut nearest = consecutive_groups(rows.len(), PoolingRate::Count(clusters.max(1)));
+    let groups = PoolingGroups::new(rows.len(), PoolingRate::Count(clusters.max(1)));
+    let mut nearest = consecutive_groups(&groups);
     if clusters <= 1 || clusters >= rows.len() {
         return nearest;
     }
@@ -752,7 +772,7 @@ mod tests {
             });
             distances.sum::<f32>()
         };
-        let start = consecutive_groups(s, PoolingRate::Count(clusters));
+        let start = consecutive_groups(&PoolingGroups::new(s, PoolingRate::Count(clusters)));
         let found = cluster(&states, d, clusters, ClusterMetric::Euclidean);
         assert!(spread(&found) < spread(&start));
         assert_eq!(found[0], 0);

@@ -29,6 +29,9 @@ pub struct ContinuationArms {
     pub latents: f64,
     /// With as many of the context's last tokens as there were latents.
     pub truncation: f64,
+    /// With the latents of another sample's context, which tell only what kind of text it is; `None` for
+    /// a single sample.
+    pub another: Option<f64>,
     /// Latents per sample, on average.
     pub mean_latents: f64,
 }
@@ -51,15 +54,45 @@ impl ContinuationArms {
             "loss_full_context": self.full_context,
             "loss_latents": self.latents,
             "loss_truncation": self.truncation,
+            "loss_another": self.another,
             "recovered": self.recovered(),
             "recovered_by_truncation": self.recovered_by_truncation(),
+            "recovered_by_another": self.recovered_by_another(),
         })
+    }
+
+    /// The share that the latents of another context recover.
+    #[must_use]
+    pub fn recovered_by_another(&self) -> Option<f64> {
+        let gap = self.no_context - self.full_context;
+        self.another.map(|another| (self.no_context - another) / gap)
     }
 
     /// The share that truncation to the same number of positions recovers.
     #[must_use]
     pub fn recovered_by_truncation(&self) -> f64 {
         (self.no_context - self.truncation) / (self.no_context - self.full_context)
+    }
+}
+
+impl std::fmt::Display for ContinuationArms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "without context {:.3}, full {:.3}, {:.0} latents {:.3} ({:.0} % of the gap), as many tokens {:.3} \
+             ({:.0} %)",
+            self.no_context,
+            self.full_context,
+            self.mean_latents,
+            self.latents,
+            100.0 * self.recovered(),
+            self.truncation,
+            100.0 * self.recovered_by_truncation(),
+        )?;
+        match self.another.zip(self.recovered_by_another()) {
+            Some((loss, share)) => write!(f, ", another text's latents {loss:.3} ({:.0} %)", 100.0 * share),
+            None => Ok(()),
+        }
     }
 }
 
@@ -83,6 +116,13 @@ impl ContinuationTask {
         let bos: Vec<u32> =
             decoder.tokenizer.bos().filter(|_| decoder.tokenizer.adds_bos()).into_iter().collect();
         let mut arms = ContinuationArms::default();
+        let mut seen: Vec<(Tensor<2>, Vec<u32>)> = Vec::new();
+        let loss = |prompt: Prompt, continuation: &[u32]| -> Result<f64> {
+            let losses = decoder.token_losses(&prompt.tokens(continuation.to_vec()))?;
+            let scored = &losses[losses.len() - (continuation.len() - 1)..];
+            Ok(scored.iter().flatten().map(|&loss| f64::from(loss)).sum::<f64>() / scored.len() as f64)
+        };
+        let begin = || Prompt::from_tokens(bos.clone());
         for start in (0..encoding.ids.len()).step_by(length.max(1)).take(limit) {
             let Some(ids) = encoding.ids.get(start..start + length) else { break };
             let (context, continuation) = ids.split_at(self.context_tokens);
@@ -91,17 +131,12 @@ impl ContinuationTask {
             let Some(context_text) = text.get(bytes) else { continue };
             let latents = project(context_text)?;
             let n = latents.dims()[0].min(context.len());
-            let loss = |prompt: Prompt| -> Result<f64> {
-                let losses = decoder.token_losses(&prompt.tokens(continuation.to_vec()))?;
-                let scored = &losses[losses.len() - (continuation.len() - 1)..];
-                Ok(scored.iter().flatten().map(|&loss| f64::from(loss)).sum::<f64>() / scored.len() as f64)
-            };
-            let begin = || Prompt::from_tokens(bos.clone());
             arms.mean_latents += latents.dims()[0] as f64;
-            arms.no_context += loss(begin())?;
-            arms.full_context += loss(begin().tokens(context.to_vec()))?;
-            arms.truncation += loss(begin().tokens(context[context.len() - n..].to_vec()))?;
-            arms.latents += loss(begin().latents(latents))?;
+            arms.no_context += loss(begin(), continuation)?;
+            arms.full_context += loss(begin().tokens(context.to_vec()), continuation)?;
+            arms.truncation += loss(begin().tokens(context[context.len() - n..].to_vec()), continuation)?;
+            arms.latents += loss(begin().latents(latents.clone()), continuation)?;
+            seen.push((latents, continuation.to_vec()));
             arms.samples += 1;
         }
         if arms.samples == 0 {
@@ -111,6 +146,16 @@ impl ContinuationTask {
             )));
         }
         let n = arms.samples as f64;
+        if seen.len() > 1 {
+            // Half the text away: a neighbour's context ends where this one begins.
+            let away = seen.len() / 2;
+            let mut sum = 0.0;
+            for (index, (_, continuation)) in seen.iter().enumerate() {
+                let (latents, _) = &seen[(index + away) % seen.len()];
+                sum += loss(begin().latents(latents.clone()), continuation)?;
+            }
+            arms.another = Some(sum / n);
+        }
         for sum in [
             &mut arms.no_context,
             &mut arms.full_context,

@@ -78,6 +78,9 @@ pub struct EncoderConfig {
     /// out. This and the next two are those of `start`, where there is one.
     #[serde(default)]
     pub pool_type: Option<String>,
+    /// Where groups end, for an encoder that is cut from a backbone; `start` keeps its own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub groups: Groups,
     /// Whether positions see only earlier ones.
     #[serde(default)]
     pub causal: Option<bool>,
@@ -96,6 +99,17 @@ pub struct EncoderConfig {
     /// How the package at the end holds trained matrices.
     #[serde(default)]
     pub weights: StoredWeights,
+}
+
+/// Where the groups of an encoder end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Groups {
+    /// After so many tokens, as in the paper.
+    #[default]
+    Even,
+    /// Behind words that are rare in the text of the run: see [`TokenRarity`](crate::encoder::TokenRarity).
+    RareWords,
 }
 
 /// How an encoder package holds trained matrices.
@@ -188,6 +202,9 @@ pub struct DataConfig {
     /// The most tokens of text before the compressed span, for continuation.
     #[serde(default = "default_tokens")]
     pub prefix_tokens: usize,
+    /// Latents for each dimension of the encoder that a ridge start is fitted on.
+    #[serde(default = "default_fit_latents", skip_serializing_if = "is_default_fit")]
+    pub fit_latents: usize,
     /// Shorter pieces of text are left out.
     #[serde(default = "default_shortest")]
     pub shortest: usize,
@@ -222,6 +239,14 @@ fn default_tokens() -> usize {
     256
 }
 
+fn default_fit_latents() -> usize {
+    16
+}
+
+fn is_default_fit(latents: &usize) -> bool {
+    *latents == default_fit_latents()
+}
+
 fn default_shortest() -> usize {
     32
 }
@@ -253,11 +278,14 @@ pub struct ObjectiveConfig {
     pub distillation: f64,
     /// The share of continuation and reconstruction steps that are put as instructions.
     pub instruct: f64,
+    /// Where it is not 0, a text is repeated from a drawn place on, after so many of its tokens in plain.
+    #[serde(skip_serializing_if = "is_default")]
+    pub cue_tokens: usize,
 }
 
 impl Default for ObjectiveConfig {
     fn default() -> Self {
-        Self { reconstruction: 0.2, answer: 0.0, distillation: 0.0, instruct: 0.0 }
+        Self { reconstruction: 0.2, answer: 0.0, distillation: 0.0, instruct: 0.0, cue_tokens: 0 }
     }
 }
 
@@ -533,12 +561,20 @@ impl RunConfig {
             encoder.start.as_ref().and_then(|_| {
                 let given = [
                     ("pool_type", encoder.pool_type.is_some()),
+                    ("groups", encoder.groups != Groups::Even),
                     ("causal", encoder.causal.is_some()),
                     ("chunk_tokens", encoder.chunk_tokens.is_some()),
                 ];
                 let (name, _) = given.into_iter().find(|(_, given)| *given)?;
                 Some(format!("`encoder.{name}` is given, but it is that of `encoder.start`"))
             }),
+            encoder
+                .pool_type
+                .as_deref()
+                .filter(|name| encoder.groups == Groups::RareWords && name.contains("kmeans"))
+                .map(|name| {
+                    format!("`encoder.groups` is `rare_words`, but `{name}` makes groups of its own")
+                }),
             encoder.chunk_tokens.and_then(|tokens| at_least_one("encoder.chunk_tokens", tokens)),
             match encoder.train {
                 TrainedPart::LastLayers(0) => Some("`encoder.train` has 0 layers: use `none`".into()),

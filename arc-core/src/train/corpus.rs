@@ -186,11 +186,12 @@ impl Shard {
         Ok(self.offsets(&self.document_tokens)?.windows(2).map(|pair| pair[1] - pair[0]))
     }
 
+    fn numbers(&self, range: &std::ops::Range<usize>) -> Result<&[u32]> {
+        bytemuck::try_cast_slice(&self.bytes[range.clone()]).map_err(|_| self.misaligned())
+    }
+
     /// The tokens `tokens` of a document.
     fn window(&self, document: usize, tokens: std::ops::Range<usize>) -> Result<Window> {
-        let numbers = |range: &std::ops::Range<usize>| -> Result<&[u32]> {
-            bytemuck::try_cast_slice(&self.bytes[range.clone()]).map_err(|_| self.misaligned())
-        };
         let (document_tokens, document_bytes) =
             (self.offsets(&self.document_tokens)?, self.offsets(&self.document_bytes)?);
         let invalid = || Error::InvalidFile {
@@ -207,8 +208,8 @@ impl Shard {
         let of_document = bounds(document_tokens).ok_or_else(invalid)?;
         let first = of_document.start + tokens.start;
         let end = (of_document.start + tokens.end).min(of_document.end);
-        let ids = numbers(&self.ids)?.get(first..end).ok_or_else(invalid)?;
-        let starts = numbers(&self.starts)?;
+        let ids = self.numbers(&self.ids)?.get(first..end).ok_or_else(invalid)?;
+        let starts = self.numbers(&self.starts)?;
         let text = self.bytes[self.text.clone()].get(bounds(document_bytes).ok_or_else(invalid)?);
         let text = text.and_then(|text| std::str::from_utf8(text).ok()).ok_or_else(invalid)?;
         let mut from = *starts.get(first).ok_or_else(invalid)? as usize;
@@ -447,6 +448,23 @@ impl Mixture {
             below += share;
         }
         Ok(windows)
+    }
+
+    /// How often each token id below `vocabulary` occurs in the text to train on, all corpora alike.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidFile`] for a damaged shard.
+    pub fn token_counts(&self, vocabulary: usize) -> Result<Vec<u64>> {
+        let mut counts = vec![0; vocabulary];
+        for shard in self.corpora.iter().flat_map(|(corpus, _)| &corpus.shards) {
+            for &id in shard.numbers(&shard.ids)? {
+                if let Some(count) = counts.get_mut(id as usize) {
+                    *count += 1;
+                }
+            }
+        }
+        Ok(counts)
     }
 
     /// Held-out windows of all sources in turn, at most `limit`.

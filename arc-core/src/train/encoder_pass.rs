@@ -66,7 +66,7 @@ impl EncoderPass {
             None => output,
         };
         let output = output.require_grad();
-        let encoded = encoder.forward_from(blocks.len(), output.clone(), lengths.clone(), device);
+        let encoded = encoder.forward_from(blocks.len(), output.clone(), lengths.clone(), contexts, device);
         Some((encoded, Self { blocks, frame, tape, input, output, lengths, trained }))
     }
 

@@ -145,8 +145,8 @@ fn text_scores(
     windows.sort_by_key(|window| window.ids.len());
     let options = StepOptions { factor, distillation: 0.0, count_correct: true, through_graph: false };
     let network = &decoder.network;
-    let (mut arms, mut tokens) = ([Sum::default(); 4], 0);
-    let (mut latents, mut samples_seen) = (0, 0);
+    let (mut arms, mut tokens) = ([Sum::default(); 5], 0);
+    let (mut latents, mut samples_seen, mut alone) = (0, 0, false);
     let (mut repeated, mut correct, mut repeated_tokens) = (Sum::default(), 0.0, 0);
     for windows in windows.chunks(config.schedule.batch) {
         let plan = BatchPlan::plain(adapter, Objective::Continuation, factor);
@@ -179,6 +179,18 @@ fn text_scores(
         };
         arms[3].add(plain_loss(network, &rows(&last))?);
 
+        // Each behind the latents of another text.
+        let mut strangers = samples;
+        let mut contexts: Vec<_> =
+            strangers.iter_mut().map(|sample| std::mem::take(&mut sample.contexts)).collect();
+        contexts.rotate_left(1);
+        for (sample, contexts) in strangers.iter_mut().zip(contexts) {
+            sample.contexts = contexts;
+        }
+        let loss = training_loss(model, network, adapter, Objective::Continuation, &strangers, options)?;
+        arms[4].add(loss.loss.sum);
+        alone |= strangers.len() == 1;
+
         let plan = BatchPlan::plain(adapter, Objective::Reconstruction, factor);
         let samples = plan.samples_of(config, windows, decoder)?;
         let loss = training_loss(model, network, adapter, Objective::Reconstruction, &samples, options)?;
@@ -193,6 +205,7 @@ fn text_scores(
         no_context: mean(arms[1]),
         full_context: mean(arms[2]),
         truncation: mean(arms[3]),
+        another: (!alone).then(|| mean(arms[4])),
         mean_latents: (latents + samples_seen) as f64 / samples_seen.max(1) as f64,
     };
     let reconstruction = ReconstructionScore {

@@ -46,7 +46,7 @@ impl Objective {
 }
 
 /// What a step is drawn to train; its batches share it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchPlan {
     /// The decoder, by its place in the configuration.
     pub decoder: usize,
@@ -58,6 +58,8 @@ pub struct BatchPlan {
     pub instruct: bool,
     /// Tokens of text before the compressed span.
     prefix: usize,
+    /// Where repetition begins, as a share of the places where it could.
+    place: f64,
 }
 
 /// An objective as an instruction about the compressed text, in the decoder's chat template, or in
@@ -101,18 +103,20 @@ impl BatchPlan {
             Objective::Continuation
         };
         let prefix = random.random_range(0..=config.data.prefix_tokens);
+        let place = random.random();
         Self {
             decoder,
             objective,
             factor,
             instruct: objective != Objective::Answer && instruct < config.objective.instruct,
             prefix: if objective == Objective::Continuation { prefix } else { 0 },
+            place,
         }
     }
 
     /// A plan without draws, for evaluation.
     pub(super) fn plain(decoder: usize, objective: Objective, factor: usize) -> Self {
-        Self { decoder, objective, factor, instruct: false, prefix: 0 }
+        Self { decoder, objective, factor, instruct: false, prefix: 0, place: 0.5 }
     }
 
     /// The samples of a batch, counted over the whole run.
@@ -154,8 +158,11 @@ impl BatchPlan {
             _ => (config.data.context_tokens.min(usable), 0),
         };
         let mut cuts = Vec::with_capacity(windows.len());
-        for window in windows {
-            cuts.push(self.cut(window, prefix, context, config.data.target_tokens, decoder)?);
+        let (target, cue) = (config.data.target_tokens, config.objective.cue_tokens);
+        for (row, window) in windows.iter().enumerate() {
+            // The places of a batch lie evenly, from a drawn one on.
+            let place = (self.place + row as f64 / windows.len() as f64).fract();
+            cuts.push(self.cut(window, (prefix, context), target, (cue, place), decoder)?);
         }
         let most = level(cuts.iter().map(|cut| cut.target.len()));
         let (before, after) = if self.instruct {
@@ -173,7 +180,7 @@ impl BatchPlan {
                 let spans = [
                     SampleSpan::Tokens { ids: text, is_target: false },
                     SampleSpan::Context(0),
-                    SampleSpan::Tokens { ids: after.clone(), is_target: false },
+                    SampleSpan::Tokens { ids: [after.clone(), cut.cue].concat(), is_target: false },
                     SampleSpan::Tokens { ids: cut.target, is_target: true },
                 ];
                 Sample {
@@ -189,9 +196,9 @@ impl BatchPlan {
     fn cut(
         &self,
         window: &Window,
-        prefix: usize,
-        context: usize,
+        (prefix, context): (usize, usize),
         target: usize,
+        (cue, place): (usize, f64),
         decoder: &Decoder,
     ) -> Result<Cut> {
         let std::ops::Range { start, end } = compressed_span(window, prefix, context);
@@ -200,7 +207,14 @@ impl BatchPlan {
             Ok(decoder.tokenizer.encode(text.unwrap_or_default())?.ids)
         };
         let plain_context = encode(text(start, end))?;
+        let mut cue_ids = Vec::new();
         let mut ids = match self.objective {
+            Objective::Reconstruction if cue > 0 => {
+                let places = plain_context.len().saturating_sub(cue + target) + 1;
+                let mut ids = plain_context[(place * places as f64) as usize..].to_vec();
+                cue_ids.extend(ids.drain(..cue.min(ids.len().saturating_sub(1))));
+                ids
+            }
             Objective::Reconstruction => plain_context.clone(),
             _ => encode(text(end, window.ids.len()))?,
         };
@@ -210,6 +224,7 @@ impl BatchPlan {
             context: window.ids[start..end].to_vec(),
             plain_context,
             prefix,
+            cue: cue_ids,
             target: ids,
             origin: window.origin.clone(),
         })
@@ -238,6 +253,8 @@ struct Cut {
     context: Vec<u32>,
     plain_context: Vec<u32>,
     prefix: Vec<u32>,
+    /// What stands before the target, of the text that is repeated.
+    cue: Vec<u32>,
     target: Vec<u32>,
     origin: String,
 }

@@ -23,6 +23,9 @@ use crate::{Error, Result};
 /// The weights of an encoder package.
 const ENCODER_WEIGHTS: &str = "encoder.safetensors";
 
+/// How rare tokens are, in an encoder package.
+const RARITY_FILE: &str = "rarity.safetensors";
+
 /// The manifest of an encoder that is cut from a backbone and not trained yet.
 pub(super) fn backbone_manifest(
     config: &EncoderConfig,
@@ -112,6 +115,11 @@ pub(super) fn write_encoder(
             Some((rank, alpha)) => EncoderWeights::Lora { file, sha256, rank, alpha },
             None => EncoderWeights::Full { file, sha256 },
         };
+    }
+    if let Some(rarity) = model.encoder.rarity() {
+        let path = folder.join(RARITY_FILE);
+        rarity.write(&path)?;
+        manifest.rarity = Some(WeightsFile { file: RARITY_FILE.to_owned(), sha256: sha256_file(&path)? });
     }
     if let (Some(tokenizer), Some(package)) = (&mut manifest.tokenizer, &start.package) {
         copy(&package.join(&tokenizer.file), &folder.join(&tokenizer.file))?;

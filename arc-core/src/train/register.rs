@@ -7,8 +7,8 @@ use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, sha
 use burn::module::Module as _;
 
 use super::config::{
-    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, ObjectiveConfig, OptimizerConfig, Precision,
-    RunConfig, ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
+    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, Groups, ObjectiveConfig, OptimizerConfig,
+    Precision, RunConfig, ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
 };
 use super::corpus::{Corpus, Mixture};
 use super::evaluation::{Evaluation, evaluate};
@@ -39,6 +39,8 @@ pub struct RegisterOptions {
     pub cache: PathBuf,
     /// What the projector starts from.
     pub start: Start,
+    /// Latents for each dimension of the encoder that a ridge start is fitted on.
+    pub fit_latents: usize,
     /// The prompt template of the package.
     pub template: String,
     /// Steps of the optimiser.
@@ -144,7 +146,14 @@ pub fn register(
         Start::Ridge => {
             observer.message(&format!("fitting a start for `{}`", decoder.name));
             let start = cache.folder().join("start").join(&decoder.name);
-            ridge_start(&encoder, decoder, options.factor, &mixture, &options.template, &start)?;
+            ridge_start(
+                &encoder,
+                decoder,
+                (options.factor, options.fit_latents),
+                &mixture,
+                &options.template,
+                &start,
+            )?;
             TrainedAdapter::from_package(&Adapter::open(&start)?, &device)?
         }
     };
@@ -284,6 +293,7 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             pooling_factors: vec![options.factor],
             factor_curriculum: false,
             pool_type: None,
+            groups: Groups::Even,
             causal: None,
             chunk_tokens: None,
             train: TrainedPart::None,
@@ -302,6 +312,7 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             context_tokens: options.context_tokens,
             target_tokens: options.target_tokens,
             prefix_tokens: 0,
+            fit_latents: options.fit_latents,
             shortest: 32,
             questions: Vec::new(),
         },

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arc_adapters::{Adapter, EncoderManifest, sha256_file, sha256_hex};
 use burn::tensor::{Device, FloatDType};
 
 use super::checkpoint::{Checkpoint, CheckpointState, Checkpoints};
-use super::config::{EncoderConfig, Precision, RunConfig, Start, TrainedPart};
+use super::config::{EncoderConfig, Groups, Precision, RunConfig, Start, TrainedPart};
 use super::corpus::{Corpus, Mixture};
 use super::draw::{Purpose, mix};
 use super::evaluation::Evaluation;
@@ -26,14 +27,12 @@ use super::report_page::write_page;
 use super::runner::{MeasuredSamples, Pending, Runner};
 use super::step::synchronise;
 use crate::decoder::Decoder;
-use crate::encoder::{Encoder, encoder_id};
+use crate::encoder::{Encoder, TokenRarity, encoder_id};
 use crate::fit::Fit;
 use crate::nn::Residence;
 use crate::{Error, Result, Session};
 
-/// A ridge start is fitted on this many latents for each dimension of the encoder.
-const RIDGE_LATENTS: usize = 16;
-/// And on so many texts at least.
+/// A ridge start is fitted on so many texts at least.
 const RIDGE_TEXTS: u64 = 40;
 /// The weight of the newest loss in a task's running mean.
 const MEAN_WEIGHT: f64 = 0.05;
@@ -389,7 +388,7 @@ fn load(
     observer: &mut dyn Observer,
 ) -> Result<Parts> {
     let device = session.device().clone();
-    let (encoder_start, encoder) = open_encoder(config, session, &device)?;
+    let (encoder_start, mut encoder) = open_encoder(config, session, &device)?;
     let products = Products::of(config, &device)?;
     let decoders = config
         .decoders
@@ -410,6 +409,11 @@ fn load(
         corpora.push((corpus, source.weight));
     }
     let mixture = Mixture::new(corpora, config.seed)?;
+    if config.encoder.groups == Groups::RareWords {
+        let counts = mixture.token_counts(encoder.network.embedding.dims()[0])?;
+        let rarity = TokenRarity::of_counts(&counts, &encoder.tokenizer);
+        encoder.network = encoder.network.with_rarity(Arc::new(rarity));
+    }
     let questions = match config.data.questions.as_slice() {
         [] => Questions::default(),
         paths => Questions::open(paths, &encoder.tokenizer, config.data.context_tokens)?,
@@ -428,6 +432,7 @@ fn load(
                 if !resumes {
                     observer.message(&format!("fitting a start for `{}`", decoder.name));
                     let factor = config.encoder.pooling_factors[0];
+                    let factor = (factor, config.data.fit_latents);
                     ridge_start(&encoder, decoder, factor, &mixture, &settings.template, &folder)?;
                 }
                 TrainedAdapter::from_package(&Adapter::open(&folder)?, &device)?
@@ -560,17 +565,18 @@ pub(super) fn open_encoder_of(
     Encoder::open_as(manifest, package, backbone.as_deref(), device, Residence::Dense)
 }
 
-/// Fits an adapter on the first windows of the text and writes it as a package.
+/// Fits an adapter at a pooling factor on so many latents for each dimension of the encoder, of the first
+/// windows of the text, and writes it as a package.
 pub(super) fn ridge_start(
     encoder: &Encoder,
     decoder: &Decoder,
-    factor: usize,
+    (factor, latents): (usize, usize),
     mixture: &Mixture,
     template: &str,
     folder: &Path,
 ) -> Result<()> {
     let mut fit = Fit::new(encoder, decoder, factor)?;
-    let enough = RIDGE_LATENTS * encoder.network.d_model();
+    let enough = latents * encoder.network.d_model();
     let all: u64 = mixture.corpora().iter().map(|(corpus, _)| corpus.windows()).sum();
     for number in 0..all {
         for window in mixture.windows(number, 1)? {

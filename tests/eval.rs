@@ -81,6 +81,11 @@ fn contestant() -> Option<Contestant> {
     Some(Contestant::new(adapted.decoder.clone(), Some(adapted), encoder, "test".into()))
 }
 
+/// Every arm at one factor.
+fn arms() -> impl Iterator<Item = Arm> {
+    Arm::of(&ArmFamily::ALL, &[4]).into_iter()
+}
+
 /// Positions and answers of every arm.
 fn run(
     folder: &Path,
@@ -92,8 +97,7 @@ fn run(
     let task = LoadedTask::load(task, options).expect("the data");
     let kept = tempfile::tempdir().expect("a folder");
     let mut answers = Answers::open(&kept.path().join("answers.jsonl")).expect("a file");
-    Arm::of(&ArmFamily::ALL, &[4])
-        .into_iter()
+    arms()
         .map(|arm| {
             let run = task.run(contestant, arm, options, &mut answers, &mut |_, _, _| {}).expect("answers");
             (arm, run.answers.into_iter().map(|answer| (answer.positions, answer.outcome)).collect())
@@ -166,6 +170,9 @@ fn batched_evaluation_equals_one_by_one() {
     assert!(positions(Arm::Arc(4)) < positions(Arm::OpenBook));
     assert_eq!(positions(Arm::Truncation(4)), positions(Arm::Arc(4)));
     assert_eq!(positions(Arm::Pruning(4)), positions(Arm::Arc(4)));
+    // Words of two vocabularies: at most as many.
+    assert!(positions(Arm::ClosedBook) < positions(Arm::RareWords(4)));
+    assert!(positions(Arm::RareWords(4)) <= positions(Arm::Arc(4)));
     // With the text before it, even a decoder of 135 million parameters finds some of these words.
     let right = |arm: Arm| {
         let (_, answers) = together.iter().find(|(other, _)| *other == arm).expect("the arm");
@@ -202,8 +209,7 @@ fn losses_of_a_continuation_fall_with_what_is_shown() {
         let task = Task::open(path.to_str().expect("a path"), &[], &[]).expect("the task");
         let task = LoadedTask::load(task, &options).expect("the data");
         let mut answers = Answers::open(&folder.path().join("answers.jsonl")).expect("a file");
-        let arms: Vec<_> = Arm::of(&ArmFamily::ALL, &[4])
-            .into_iter()
+        let arms: Vec<_> = arms()
             .map(|arm| {
                 task.run(&mut contestant, arm, &options, &mut answers, &mut |_, _, _| {}).expect("answers")
             })

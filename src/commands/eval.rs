@@ -121,20 +121,24 @@ fn contestant(
             "leave out `--factor`",
         ));
     }
+    let reads_latents = |family| matches!(family, ArmFamily::Arc | ArmFamily::Control);
     let mut families = options.families.clone();
     let has_adapter = entry.adapter_for(encoder_name).is_some() || entry.plugin.is_some();
     // Without an adapter the arm has nothing to read. Where it was asked for by name, that is an
     // error.
     if !has_adapter && eval.arm.is_empty() {
-        output.remark(format!("`{}` has no adapter: its arm `arc` is left out", entry.name));
-        families.retain(|&family| family != ArmFamily::Arc);
+        output.remark(format!("`{}` has no adapter: its arms `arc` and `control` are left out", entry.name));
+        families.retain(|&family| !reads_latents(family));
+    }
+    if encoder.network.rarity().is_none() && eval.arm.is_empty() {
+        families.retain(|&family| family != ArmFamily::RareWords);
     }
     let has_budget = |family: &ArmFamily| !matches!(family, ArmFamily::ClosedBook | ArmFamily::OpenBook);
     let adapted = (has_adapter && families.iter().any(has_budget))
         .then(|| session.decoder_for(&entry.name, encoder_name))
         .transpose()?;
     if let Some(adapted) = &adapted {
-        if families.contains(&ArmFamily::Arc) {
+        if families.iter().copied().any(reads_latents) {
             adapted.check_encoder(&encoder.id)?;
         }
         warn_of_overridden_pins(&adapted.overridden_pins(), output);
@@ -170,7 +174,7 @@ fn evaluate(
     let bar = Progress::new(&format!("{} on {}", contestant.decoder.name, task.task.name));
     let mut all = Vec::new();
     // Latents first: their number is the budget of truncation and pruning.
-    let (latents, others): (Vec<Arm>, Vec<Arm>) = arms.iter().partition(|arm| matches!(arm, Arm::Arc(_)));
+    let (latents, others): (Vec<Arm>, Vec<Arm>) = arms.iter().partition(|arm| arm.reads_latents());
     for arm in latents.into_iter().chain(others) {
         let mut on_progress = |arm: Arm, done: usize, of: usize| bar.show(arm, done, of);
         all.push(task.run(contestant, arm, options, answers, &mut on_progress)?);

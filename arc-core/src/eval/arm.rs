@@ -16,8 +16,14 @@ pub enum Arm {
     /// As many of its tokens, those with the most self-information under the decoder, in order
     /// (token-level selective context: Li et al., 2023, arXiv 2310.06201).
     Pruning(usize),
+    /// The words that an encoder's groups end at ([`TokenRarity`](crate::encoder::TokenRarity)) as plain
+    /// tokens, as many as there are latents at this factor: what latents must add something to.
+    RareWords(usize),
     /// Its latents at this factor.
     Arc(usize),
+    /// The latents of the next question's document in its place: what is gained by knowing only what
+    /// kind of document it is.
+    Control(usize),
 }
 
 /// A family of arms, as the command line names it.
@@ -32,13 +38,25 @@ pub enum ArmFamily {
     Truncation,
     /// [`Arm::Pruning`] at every factor.
     Pruning,
+    /// [`Arm::RareWords`] at every factor.
+    RareWords,
     /// [`Arm::Arc`] at every factor.
     Arc,
+    /// [`Arm::Control`] at every factor.
+    Control,
 }
 
 impl ArmFamily {
     /// Every family.
-    pub const ALL: [Self; 5] = [Self::ClosedBook, Self::OpenBook, Self::Truncation, Self::Pruning, Self::Arc];
+    pub const ALL: [Self; 7] = [
+        Self::ClosedBook,
+        Self::OpenBook,
+        Self::Truncation,
+        Self::Pruning,
+        Self::RareWords,
+        Self::Arc,
+        Self::Control,
+    ];
 
     /// Its name.
     #[must_use]
@@ -48,7 +66,9 @@ impl ArmFamily {
             Self::OpenBook => "open-book",
             Self::Truncation => "truncation",
             Self::Pruning => "pruning",
+            Self::RareWords => "rare-words",
             Self::Arc => "arc",
+            Self::Control => "control",
         }
     }
 
@@ -60,7 +80,9 @@ impl ArmFamily {
             Self::OpenBook => vec![Arm::OpenBook],
             Self::Truncation => each(Arm::Truncation),
             Self::Pruning => each(Arm::Pruning),
+            Self::RareWords => each(Arm::RareWords),
             Self::Arc => each(Arm::Arc),
+            Self::Control => each(Arm::Control),
         }
     }
 }
@@ -85,12 +107,22 @@ impl Arm {
     pub fn factor(self) -> Option<usize> {
         match self {
             Self::ClosedBook | Self::OpenBook => None,
-            Self::Truncation(factor) | Self::Pruning(factor) | Self::Arc(factor) => Some(factor),
+            Self::Truncation(factor)
+            | Self::Pruning(factor)
+            | Self::RareWords(factor)
+            | Self::Arc(factor)
+            | Self::Control(factor) => Some(factor),
         }
     }
 
-    /// What reports call it: `arc-N` (`arc` for [`Arm::OWN_COUNT`]), and where there are several budgets `truncation-N` and
-    /// `pruning-N` too.
+    /// Whether the decoder reads latents, which takes an adapter.
+    #[must_use]
+    pub fn reads_latents(self) -> bool {
+        matches!(self, Self::Arc(_) | Self::Control(_))
+    }
+
+    /// What reports call it: `arc-N` (`arc` for [`Arm::OWN_COUNT`]), and where there are several budgets
+    /// `truncation-N`, `pruning-N`, `rare-words-N` and `control-N` too.
     #[must_use]
     pub fn label(self, several_factors: bool) -> String {
         match self {
@@ -100,6 +132,10 @@ impl Arm {
             Self::Truncation(_) => "truncation".into(),
             Self::Pruning(factor) if several_factors => format!("pruning-{factor}"),
             Self::Pruning(_) => "pruning".into(),
+            Self::RareWords(factor) if several_factors => format!("rare-words-{factor}"),
+            Self::RareWords(_) => "rare-words".into(),
+            Self::Control(factor) if several_factors => format!("control-{factor}"),
+            Self::Control(_) => "control".into(),
             Self::Arc(Self::OWN_COUNT) => "arc".into(),
             Self::Arc(factor) => format!("arc-{factor}"),
         }

@@ -9,7 +9,7 @@ use super::data::Row;
 use super::flops;
 use super::task::{GenerateTask, KeptEnd};
 use crate::decoder::Decoder;
-use crate::encoder::{CompressOptions, Encoder, Latents};
+use crate::encoder::{CompressOptions, Encoder, Latents, PoolingRate};
 use crate::nn::trace_flops;
 use crate::prompt::{Prompt, Span};
 use crate::{AdaptedDecoder, Error, OverriddenPin, Result, SpecialVector};
@@ -161,7 +161,7 @@ impl Contestant {
         // The budget is what latents would take, whoever made them: making them costs this arm
         // nothing.
         let budget = match arm {
-            Arm::Truncation(factor) | Arm::Pruning(factor) => {
+            Arm::Truncation(factor) | Arm::Pruning(factor) | Arm::RareWords(factor) => {
                 self.budget(document.text, factor)?.min(ids.len())
             }
             _ => ids.len(),
@@ -183,7 +183,12 @@ impl Contestant {
                 let seconds = information.seconds;
                 return Ok(Shown { span: Some(Span::Tokens(kept)), seconds, flops: information.flops });
             }
-            Arm::Arc(factor) => {
+            Arm::RareWords(factor) => {
+                let mut kept = self.decoder.tokenizer.encode(&self.rare_words(document.text, factor)?)?.ids;
+                kept.truncate(budget);
+                (Some(Span::Tokens(kept)), 0.0)
+            }
+            Arm::Arc(factor) | Arm::Control(factor) => {
                 let adapted = self.adapted.as_ref().ok_or_else(|| Error::Mismatch {
                     what: format!("`{}`", self.decoder.name),
                     expected: "an adapter".into(),
@@ -222,6 +227,30 @@ impl Contestant {
         let budget = self.adapted.as_ref().map_or(latents, |adapted| adapted.positions_of(latents));
         self.budgets.insert(key, budget);
         Ok(budget)
+    }
+
+    /// The tokens that the encoder's groups end with, as text.
+    fn rare_words(&self, text: &str, factor: usize) -> Result<String> {
+        let network = &self.encoder.network;
+        if network.rarity().is_none() {
+            return Err(Error::Mismatch {
+                what: format!("encoder `{}`", self.encoder.name),
+                expected: "groups that end at rare words".into(),
+                found: "groups of equal size".into(),
+                hint: "leave out the arm `rare-words`".into(),
+            });
+        }
+        let encoding = self.encoder.tokenizer.encode(text)?;
+        let chunk = self.encoder.chunk_tokens();
+        let mut kept = String::new();
+        for (ids, offsets) in encoding.ids.chunks(chunk).zip(encoding.offsets.chunks(chunk)) {
+            for group in network.groups(ids, PoolingRate::Factor(factor)).ranges() {
+                let (start, end) = offsets[group.end - 1];
+                // A token that is a part of a character has no text of its own.
+                kept.push_str(text.get(start..end).unwrap_or_default());
+            }
+        }
+        Ok(kept)
     }
 
     fn compress(&self, text: &str, factor: usize) -> Result<Latents> {

@@ -561,8 +561,14 @@ mod tests {
         let rivals = |arm: Arm| -> Vec<String> {
             arms.iter().filter(|&&rival| is_rival(arm, rival)).map(ToString::to_string).collect()
         };
-        assert_eq!(rivals(Arm::Arc(8)), ["closed-book", "open-book", "truncation-8", "pruning-8", "arc-4"]);
-        assert_eq!(rivals(Arm::Arc(4)), ["closed-book", "open-book", "truncation-4", "pruning-4"]);
+        assert_eq!(
+            rivals(Arm::Arc(8)),
+            ["closed-book", "open-book", "truncation-8", "pruning-8", "rare-words-8", "arc-4", "control-8"]
+        );
+        assert_eq!(
+            rivals(Arm::Arc(4)),
+            ["closed-book", "open-book", "truncation-4", "pruning-4", "rare-words-4", "control-4"]
+        );
         assert_eq!(rivals(Arm::ClosedBook), ["open-book"]);
     }
 

@@ -14,7 +14,7 @@ use super::data::{Row, Rows};
 use super::flops;
 use super::prompting::{Built, Contestant, Piece, Tokens, beginning_of, question_of};
 use super::task::{GenerateTask, KeptEnd, Kind, Task};
-use crate::decoder::{GenerateOptions, Prefix};
+use crate::decoder::{Decoder, GenerateOptions, Prefix};
 use crate::prompt::{Prompt, Span};
 use crate::{Error, Result};
 
@@ -191,7 +191,16 @@ impl LoadedTask {
         on_progress: &mut OnProgress<'_>,
     ) -> Result<Vec<Answer>> {
         let beginning = beginning_of(task, &self.examples, arm);
-        let questions: Vec<Vec<Piece>> = self.rows.iter().map(|row| question_of(task, row, arm)).collect();
+        let mut questions: Vec<Vec<Piece>> = Vec::with_capacity(self.rows.len());
+        for (index, row) in self.rows.iter().enumerate() {
+            questions.push(match arm {
+                Arm::Control(_) => {
+                    let document = self.another_document(index, |document| Ok(Some(document.to_owned())))?;
+                    question_of(task, &Row { document, ..row.clone() }, arm)
+                }
+                _ => question_of(task, row, arm),
+            });
+        }
         let keys: Vec<String> = questions
             .iter()
             .enumerate()
@@ -277,6 +286,23 @@ impl LoadedTask {
         Ok(keys.iter().filter_map(|key| answers.get(key).cloned()).collect())
     }
 
+    /// What `of` makes of the next question's document that is another one and can be used, the first
+    /// questions following the last.
+    fn another_document<T>(&self, index: usize, of: impl Fn(&str) -> Result<Option<T>>) -> Result<T> {
+        let own = &self.rows[index].document;
+        let (before, after) = self.rows.split_at(index);
+        for row in after.iter().chain(before).filter(|row| row.document != *own) {
+            if let Some(found) = of(&row.document)? {
+                return Ok(found);
+            }
+        }
+        Err(Error::InvalidArgument(format!(
+            "task `{}` has no second document, which the arm `{}` needs: ask more questions, or leave it out",
+            self.task.name,
+            ArmFamily::Control.name()
+        )))
+    }
+
     fn document_tokens(&self, contestant: &Contestant, index: usize) -> Result<usize> {
         Ok(contestant.decoder.tokenizer.encode(&self.rows[index].document)?.ids.len())
     }
@@ -297,12 +323,22 @@ impl LoadedTask {
         let mut warm = false;
         for (index, row) in self.rows.iter().enumerate() {
             on_progress(arm, index, self.rows.len());
-            let encoding = decoder.tokenizer.encode(&row.document)?;
-            let Some(ids) = encoding.ids.get(..length) else { continue };
+            let Some((text, ids)) = cut_document(&decoder, &row.document, cut.context, length)? else {
+                continue;
+            };
             let (context, target) = ids.split_at(cut.context);
             let target = if cut.target.is_some() { target } else { context };
-            // Tokens that split a character leave a context that is no text.
-            let Some(text) = row.document.get(..encoding.offsets[cut.context - 1].1) else { continue };
+            let another;
+            let (text, context) = match arm {
+                Arm::Control(_) => {
+                    another = self.another_document(index, |document| {
+                        let found = cut_document(&decoder, document, cut.context, length)?;
+                        Ok(found.map(|(text, ids)| (text.to_owned(), ids)))
+                    })?;
+                    (another.0.as_str(), &another.1[..cut.context])
+                }
+                _ => (text, context),
+            };
             let alone = index < options.timed;
             let asked = json!({ "context": text, "target": target });
             let key = self.key(contestant, arm, &asked, alone);
@@ -394,7 +430,7 @@ impl LoadedTask {
                 "append": adapter.map(|adapter| adapter.append),
             })
         });
-        let adapter = matches!(arm, Arm::Arc(_)).then(|| {
+        let adapter = arm.reads_latents().then(|| {
             json!({
                 "weights": adapter.map(|adapter| &adapter.weights.sha256),
                 "projector": adapter.map(|adapter| &adapter.projector),
@@ -431,6 +467,22 @@ fn check_apart(task: &str, rows: &[Row], examples: &[Row]) -> Result<()> {
             hint: "take the examples from another split, or say `--shots 0`".into(),
         }),
     }
+}
+
+/// The text of a document's first `context` tokens, and its first `length` tokens; `None` for one that is
+/// shorter, or whose tokens split a character there, which leaves a context that is no text.
+fn cut_document<'a>(
+    decoder: &Decoder,
+    document: &'a str,
+    context: usize,
+    length: usize,
+) -> Result<Option<(&'a str, Vec<u32>)>> {
+    let mut encoding = decoder.tokenizer.encode(document)?;
+    if encoding.ids.len() < length {
+        return Ok(None);
+    }
+    encoding.ids.truncate(length);
+    Ok(document.get(..encoding.offsets[context - 1].1).map(|text| (text, encoding.ids)))
 }
 
 /// How a document is cut: tokens of context, and those after it; without them the context is the

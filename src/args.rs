@@ -225,7 +225,8 @@ pub(crate) struct Eval {
     /// Only the first N questions; the task's own limit where it is left out
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
-    /// Only these arms: closed-book, open-book, truncation, pruning, rare-words, arc, control
+    /// These arms in place of closed-book, open-book, truncation, pruning and arc: also rare-words and
+    /// control
     #[arg(long, value_name = "ARM", value_delimiter = ',', value_parser = parse_arm)]
     pub arm: Vec<ArmFamily>,
     /// Pooling factors; those that the adapter was made for where it is left out

@@ -364,7 +364,11 @@ fn a_package_whose_groups_end_at_rare_words_groups_as_its_run_did() {
         "run.toml",
         short.replace("layers = 2", &rare.replace("last_pooled_queries", "metric_kmeans_cosine")),
     );
-    place.fails(FAILURE, &["train", "run.toml", "--out", "clusters"], &["rare_words", "metric_kmeans_cosine"]);
+    place.fails(
+        FAILURE,
+        &["train", "run.toml", "--out", "clusters"],
+        &["rare_words", "metric_kmeans_cosine"],
+    );
 }
 
 /// The first tokens of what is repeated stand in plain, and are not predicted.

@@ -31,7 +31,7 @@ const SHIPPED_TASKS: [(&str, &str); 9] = [
 ];
 
 pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), Failure> {
-    let families = if eval.arm.is_empty() { ArmFamily::ALL.to_vec() } else { eval.arm.clone() };
+    let families = if eval.arm.is_empty() { ArmFamily::USUAL.to_vec() } else { eval.arm.clone() };
     let options = EvalOptions {
         families,
         shots: eval.shots,
@@ -127,11 +127,8 @@ fn contestant(
     // Without an adapter the arm has nothing to read. Where it was asked for by name, that is an
     // error.
     if !has_adapter && eval.arm.is_empty() {
-        output.remark(format!("`{}` has no adapter: its arms `arc` and `control` are left out", entry.name));
-        families.retain(|&family| !reads_latents(family));
-    }
-    if encoder.network.rarity().is_none() && eval.arm.is_empty() {
-        families.retain(|&family| family != ArmFamily::RareWords);
+        output.remark(format!("`{}` has no adapter: its arm `arc` is left out", entry.name));
+        families.retain(|&family| family != ArmFamily::Arc);
     }
     let has_budget = |family: &ArmFamily| !matches!(family, ArmFamily::ClosedBook | ArmFamily::OpenBook);
     let adapted = (has_adapter && families.iter().any(has_budget))

@@ -58,14 +58,25 @@ impl TokenRarity {
     #[must_use]
     pub fn groups(&self, ids: &[u32], groups: usize) -> PoolingGroups {
         let Some(last) = ids.len().checked_sub(1) else { return PoolingGroups::ending_at(&[]) };
-        let worth = self.worth(ids);
-        let mut ends: Vec<usize> = (0..last).collect();
-        // Stable: of equal ones the earlier.
-        ends.sort_by(|&a, &b| worth[b].total_cmp(&worth[a]));
-        ends.truncate(groups.saturating_sub(1));
+        let mut ends = self.rarest_below(last, ids, groups.saturating_sub(1));
         ends.push(last);
-        ends.sort_unstable();
         PoolingGroups::ending_at(&ends)
+    }
+
+    /// The places of so many tokens of a sequence, those of its rarest words, in their order.
+    #[must_use]
+    pub fn rarest(&self, ids: &[u32], count: usize) -> Vec<usize> {
+        self.rarest_below(ids.len(), ids, count)
+    }
+
+    fn rarest_below(&self, end: usize, ids: &[u32], count: usize) -> Vec<usize> {
+        let worth = self.worth(ids);
+        let mut places: Vec<usize> = (0..end).collect();
+        // Stable: of equal ones the earlier.
+        places.sort_by(|&a, &b| worth[b].total_cmp(&worth[a]));
+        places.truncate(count);
+        places.sort_unstable();
+        places
     }
 
     fn worth(&self, ids: &[u32]) -> Vec<f32> {

@@ -16,8 +16,8 @@ pub enum Arm {
     /// As many of its tokens, those with the most self-information under the decoder, in order
     /// (token-level selective context: Li et al., 2023, arXiv 2310.06201).
     Pruning(usize),
-    /// The words that an encoder's groups end at ([`TokenRarity`](crate::encoder::TokenRarity)) as plain
-    /// tokens, as many as there are latents at this factor: what latents must add something to.
+    /// As many of its tokens, those of the words that are rarest in the task's documents, in their order
+    /// ([`TokenRarity`](crate::encoder::TokenRarity)): no model has a part in the choice.
     RareWords(usize),
     /// Its latents at this factor.
     Arc(usize),
@@ -57,6 +57,11 @@ impl ArmFamily {
         Self::Arc,
         Self::Control,
     ];
+
+    /// Those that are run where none are named. The other two say where a score comes from: they are for
+    /// whoever asks that.
+    pub const USUAL: [Self; 5] =
+        [Self::ClosedBook, Self::OpenBook, Self::Truncation, Self::Pruning, Self::Arc];
 
     /// Its name.
     #[must_use]

@@ -1,6 +1,6 @@
 //! From a task's text to a decoder's prompt: what each arm shows in place of a document.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use super::data::Row;
 use super::flops;
 use super::task::{GenerateTask, KeptEnd};
 use crate::decoder::Decoder;
-use crate::encoder::{CompressOptions, Encoder, Latents, PoolingRate};
+use crate::encoder::{CompressOptions, Encoder, Latents, TokenRarity};
 use crate::nn::trace_flops;
 use crate::prompt::{Prompt, Span};
 use crate::{AdaptedDecoder, Error, OverriddenPin, Result, SpecialVector};
@@ -35,6 +35,8 @@ pub struct Contestant {
     budgets: HashMap<(usize, String), usize>,
     /// What a document's tokens tell, by text: neither the question nor the budget changes it.
     information: HashMap<String, Information>,
+    /// How rare words are in the documents with this hash.
+    rarity: Option<(String, TokenRarity)>,
 }
 
 /// The self-information of a document's tokens.
@@ -98,6 +100,7 @@ impl Contestant {
             plugin_sha256: None,
             budgets: HashMap::new(),
             information: HashMap::new(),
+            rarity: None,
         }
     }
 
@@ -105,6 +108,30 @@ impl Contestant {
     #[must_use]
     pub fn overridden_pins(&self) -> Vec<OverriddenPin> {
         self.adapted.as_ref().map_or_else(Vec::new, |adapted| adapted.overridden_pins())
+    }
+
+    /// The hash of the documents whose words were counted last.
+    pub(super) fn counted_words(&self) -> Option<&str> {
+        self.rarity.as_ref().map(|(hash, _)| hash.as_str())
+    }
+
+    /// Counts the words of a task's documents, once.
+    pub(super) fn count_words<'a>(&mut self, documents: impl Iterator<Item = &'a str>) -> Result<()> {
+        let documents: BTreeSet<&str> = documents.collect();
+        let hash = arc_adapters::sha256_hex(serde_json::json!(documents).to_string().as_bytes());
+        if self.rarity.as_ref().is_none_or(|(known, _)| *known != hash) {
+            let tokenizer = &self.decoder.tokenizer;
+            let mut counts = vec![0_u64; tokenizer.vocab_size()];
+            for document in documents {
+                for id in tokenizer.encode(document)?.ids {
+                    if let Some(count) = counts.get_mut(id as usize) {
+                        *count += 1;
+                    }
+                }
+            }
+            self.rarity = Some((hash, TokenRarity::of_counts(&counts, tokenizer)));
+        }
+        Ok(())
     }
 
     /// The beginning token, where the tokenizer's rule puts one before a prompt.
@@ -183,9 +210,12 @@ impl Contestant {
                 let seconds = information.seconds;
                 return Ok(Shown { span: Some(Span::Tokens(kept)), seconds, flops: information.flops });
             }
-            Arm::RareWords(factor) => {
-                let mut kept = self.decoder.tokenizer.encode(&self.rare_words(document.text, factor)?)?.ids;
-                kept.truncate(budget);
+            Arm::RareWords(_) => {
+                let rarity =
+                    self.rarity.as_ref().map(|(_, rarity)| rarity).ok_or_else(|| {
+                        Error::InvalidArgument("no documents say which words are rare".into())
+                    })?;
+                let kept = rarity.rarest(ids, budget).into_iter().map(|place| ids[place]).collect();
                 (Some(Span::Tokens(kept)), 0.0)
             }
             Arm::Arc(factor) | Arm::Control(factor) => {
@@ -227,30 +257,6 @@ impl Contestant {
         let budget = self.adapted.as_ref().map_or(latents, |adapted| adapted.positions_of(latents));
         self.budgets.insert(key, budget);
         Ok(budget)
-    }
-
-    /// The tokens that the encoder's groups end with, as text.
-    fn rare_words(&self, text: &str, factor: usize) -> Result<String> {
-        let network = &self.encoder.network;
-        if network.rarity().is_none() {
-            return Err(Error::Mismatch {
-                what: format!("encoder `{}`", self.encoder.name),
-                expected: "groups that end at rare words".into(),
-                found: "groups of equal size".into(),
-                hint: "leave out the arm `rare-words`".into(),
-            });
-        }
-        let encoding = self.encoder.tokenizer.encode(text)?;
-        let chunk = self.encoder.chunk_tokens();
-        let mut kept = String::new();
-        for (ids, offsets) in encoding.ids.chunks(chunk).zip(encoding.offsets.chunks(chunk)) {
-            for group in network.groups(ids, PoolingRate::Factor(factor)).ranges() {
-                let (start, end) = offsets[group.end - 1];
-                // A token that is a part of a character has no text of its own.
-                kept.push_str(text.get(start..end).unwrap_or_default());
-            }
-        }
-        Ok(kept)
     }
 
     fn compress(&self, text: &str, factor: usize) -> Result<Latents> {

@@ -45,7 +45,7 @@ pub struct EvalOptions {
 impl Default for EvalOptions {
     fn default() -> Self {
         Self {
-            families: ArmFamily::ALL.to_vec(),
+            families: ArmFamily::USUAL.to_vec(),
             shots: None,
             limit: None,
             seed: 0,
@@ -165,6 +165,10 @@ impl LoadedTask {
         answers: &mut Answers,
         on_progress: &mut OnProgress<'_>,
     ) -> Result<ArmAnswers> {
+        if matches!(arm, Arm::RareWords(_)) {
+            let rows = self.rows.iter().chain(&self.examples);
+            contestant.count_words(rows.map(|row| row.document.as_str()))?;
+        }
         let (answers, too_short) = match self.task.kind() {
             Kind::Generate(generate) => {
                 (self.run_generate(generate, contestant, arm, options, answers, on_progress)?, 0)
@@ -447,6 +451,7 @@ impl LoadedTask {
             // The encoder sets the budget of all arms that have one.
             "encoder": encoder,
             "adapter": adapter,
+            "words": contestant.counted_words().filter(|_| matches!(arm, Arm::RareWords(_))),
             "truncate": matches!(arm, Arm::Truncation(_)).then_some(self.truncate),
             "asked": asked,
             "alone": alone,

@@ -575,7 +575,7 @@ fn a_run_that_only_answers_needs_no_text_and_wastes_little_on_padding() {
     let report = place.succeeds(&run);
     let score = &report["evaluations"][0]["answer"];
     assert_eq!(score["questions"], 6);
-    for loss in ["loss_latents", "loss_no_context", "loss_full_context"] {
+    for loss in ["loss_latents", "loss_another", "loss_no_context", "loss_full_context"] {
         assert!(score[loss].as_f64().is_some_and(|loss| loss > 0.0), "{score}");
     }
     assert!(report["evaluations"][0]["continuation"].is_null());

@@ -95,6 +95,9 @@ fn describe(evaluation: &Evaluation) -> String {
             answer.loss_latents,
             100.0 * answer.accuracy,
         );
+        if let Some(loss) = answer.loss_another {
+            text += &format!(", another document's latents {loss:.3}");
+        }
     }
     text
 }

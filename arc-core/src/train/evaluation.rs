@@ -50,6 +50,10 @@ pub struct AnswerScore {
     pub tokens: usize,
     /// The mean negative log-likelihood from the latents, nats per token.
     pub loss_latents: f64,
+    /// From the latents of another question's documents, which tell only what answers are like; `None`
+    /// where a question was measured alone.
+    #[serde(default)]
+    pub loss_another: Option<f64>,
     /// Without the document.
     pub loss_no_context: f64,
     /// From the whole document.
@@ -110,7 +114,7 @@ fn answer_score(
     let options = StepOptions { factor, distillation: 0.0, count_correct: true, through_graph: false };
     let mut questions = questions.to_vec();
     questions.sort_by_key(|sample| sample.contexts.iter().map(Vec::len).sum::<usize>());
-    let (mut sums, mut correct, mut tokens) = ([Sum::default(); 3], 0.0, 0);
+    let (mut sums, mut correct, mut tokens, mut alone) = ([Sum::default(); 4], 0.0, 0, false);
     for samples in questions.chunks(config.schedule.batch) {
         let loss = training_loss(model, &decoder.network, adapter, Objective::Answer, samples, options)?;
         sums[0].add(loss.loss.sum);
@@ -123,12 +127,18 @@ fn answer_score(
         sums[1].add(plain_loss(&decoder.network, &without)?);
         let full: Vec<Sample> = samples.iter().map(Sample::with_plain_contexts).collect();
         sums[2].add(plain_loss(&decoder.network, &full)?);
+        alone |= samples.len() == 1;
+        let strangers = behind_others(samples.to_vec());
+        let loss = training_loss(model, &decoder.network, adapter, Objective::Answer, &strangers, options)?;
+        sums[3].add(loss.loss.sum);
     }
-    let [loss_latents, loss_no_context, loss_full_context] = sums.map(|sum| sum.0 / tokens.max(1) as f64);
+    let [loss_latents, loss_no_context, loss_full_context, loss_another] =
+        sums.map(|sum| sum.0 / tokens.max(1) as f64);
     Ok(AnswerScore {
         questions: questions.len(),
         tokens,
         loss_latents,
+        loss_another: (!alone).then_some(loss_another),
         loss_no_context,
         loss_full_context,
         accuracy: correct / tokens.max(1) as f64,
@@ -179,17 +189,10 @@ fn text_scores(
         };
         arms[3].add(plain_loss(network, &rows(&last))?);
 
-        // Each behind the latents of another text.
-        let mut strangers = samples;
-        let mut contexts: Vec<_> =
-            strangers.iter_mut().map(|sample| std::mem::take(&mut sample.contexts)).collect();
-        contexts.rotate_left(1);
-        for (sample, contexts) in strangers.iter_mut().zip(contexts) {
-            sample.contexts = contexts;
-        }
+        alone |= samples.len() == 1;
+        let strangers = behind_others(samples);
         let loss = training_loss(model, network, adapter, Objective::Continuation, &strangers, options)?;
         arms[4].add(loss.loss.sum);
-        alone |= strangers.len() == 1;
 
         let plan = BatchPlan::plain(adapter, Objective::Reconstruction, factor);
         let samples = plan.samples_of(config, windows, decoder)?;
@@ -214,6 +217,17 @@ fn text_scores(
         tokens: repeated_tokens,
     };
     Ok((continuation, reconstruction))
+}
+
+/// Each sample with the contexts of the next one in place of its own, the first following the last.
+fn behind_others(mut samples: Vec<Sample>) -> Vec<Sample> {
+    let mut contexts: Vec<_> = samples.iter().map(|sample| sample.contexts.clone()).collect();
+    contexts.rotate_left(1);
+    for (sample, others) in samples.iter_mut().zip(contexts) {
+        // As many as before, whatever the other has.
+        sample.contexts = others.into_iter().cycle().take(sample.contexts.len()).collect();
+    }
+    samples
 }
 
 /// A sum over batches, on the host.

@@ -202,10 +202,9 @@ impl ArcEncoder {
                 x = block.attend(x, &frame.rotation, &frame.visibility, |new| new);
                 x = block.feed_forward(x);
             } else {
-                let groups = self.rarity.is_some().then(|| {
-                    let groups: Vec<_> = sequences.iter().map(|ids| self.groups(ids, rate)).collect();
-                    groups
-                });
+                let groups =
+                    self.rarity.is_some().then(|| sequences.iter().map(|ids| self.groups(ids, rate)));
+                let groups: Option<Vec<PoolingGroups>> = groups.map(Iterator::collect);
                 let pool = Pool { rate, groups: groups.as_deref() };
                 (x, lengths) = self.pooling_block(block, x, &lengths, pool, &frame, device);
                 frame = Frame::new(self, &lengths, device);

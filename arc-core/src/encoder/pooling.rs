@@ -304,14 +304,12 @@ impl PoolingKind {
             return Pooled { states, lengths: lengths.to_vec() };
         }
 
-        let assignment = match self {
-            Self::KMeans(metric) => Assignment::clusters(&states, lengths, rate, metric),
-            _ => {
-                let groups: Vec<_> = lengths.iter().map(|&length| PoolingGroups::new(length, rate)).collect();
-                Assignment::consecutive(s, &groups)
-            }
-        };
-        self.pool_assigned(states, assignment)
+        if let Self::KMeans(metric) = self {
+            let assignment = Assignment::clusters(&states, lengths, rate, metric);
+            return self.pool_assigned(states, assignment);
+        }
+        let groups: Vec<_> = lengths.iter().map(|&length| PoolingGroups::new(length, rate)).collect();
+        self.pool_groups(states, &groups)
     }
 
     /// Pools a batch of sequences by groups that somebody else has chosen, one for each sequence.

@@ -35,10 +35,16 @@ impl TokenRarity {
         Self { nats: nats.into_iter().map(f16::from_f32).collect(), joins }
     }
 
-    /// The rarity of tokens by how often each id occurs in a corpus. One that never does counts as half
-    /// an occurrence.
+    /// The rarity of the tokens below `vocabulary` by how often each id occurs in a text. One that never
+    /// does counts as half an occurrence.
     #[must_use]
-    pub fn of_counts(counts: &[u64], tokenizer: &Tokenizer) -> Self {
+    pub fn of_text(ids: impl Iterator<Item = u32>, vocabulary: usize, tokenizer: &Tokenizer) -> Self {
+        let mut counts = vec![0_u64; vocabulary];
+        for id in ids {
+            if let Some(count) = counts.get_mut(id as usize) {
+                *count += 1;
+            }
+        }
         let total: u64 = counts.iter().sum::<u64>().max(1);
         let nats = |&count: &u64| -((count as f64).max(0.5) / total as f64).ln() as f32;
         // Letters of alphabets that take two bytes, and later bytes of any; what takes three is most often a
@@ -115,12 +121,13 @@ impl TokenRarity {
 
     /// Writes the file of a package.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let tensor = |name: &str, values: &mut dyn Iterator<Item = f16>| {
-            let bytes: Vec<u8> = values.flat_map(f16::to_le_bytes).collect();
-            RawTensor::new(name, StorageType::F16, vec![self.nats.len()], bytes.into(), path.to_owned())
+        let tensor = |name: &str, values: &[f16]| {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            RawTensor::new(name, StorageType::F16, vec![values.len()], bytes.into(), path.to_owned())
         };
-        let joins = self.joins.iter().map(|&joins| if joins { f16::ONE } else { f16::ZERO });
-        let tensors = [tensor(NATS, &mut self.nats.iter().copied())?, tensor(JOINS, &mut { joins })?];
+        let joins: Vec<f16> =
+            self.joins.iter().map(|&joins| if joins { f16::ONE } else { f16::ZERO }).collect();
+        let tensors = [tensor(NATS, &self.nats)?, tensor(JOINS, &joins)?];
         write_tensors(path, &tensors, &BTreeMap::new())
     }
 }

@@ -121,15 +121,9 @@ impl Contestant {
         let hash = arc_adapters::sha256_hex(serde_json::json!(documents).to_string().as_bytes());
         if self.rarity.as_ref().is_none_or(|(known, _)| *known != hash) {
             let tokenizer = &self.decoder.tokenizer;
-            let mut counts = vec![0_u64; tokenizer.vocab_size()];
-            for document in documents {
-                for id in tokenizer.encode(document)?.ids {
-                    if let Some(count) = counts.get_mut(id as usize) {
-                        *count += 1;
-                    }
-                }
-            }
-            self.rarity = Some((hash, TokenRarity::of_counts(&counts, tokenizer)));
+            let ids = documents.into_iter().map(|document| Ok(tokenizer.encode(document)?.ids));
+            let ids = ids.collect::<Result<Vec<_>>>()?.into_iter().flatten();
+            self.rarity = Some((hash, TokenRarity::of_text(ids, tokenizer.vocab_size(), tokenizer)));
         }
         Ok(())
     }

@@ -450,21 +450,15 @@ impl Mixture {
         Ok(windows)
     }
 
-    /// How often each token id below `vocabulary` occurs in the text to train on, all corpora alike.
+    /// Every token of the text to train on, all corpora alike.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidFile`] for a damaged shard.
-    pub fn token_counts(&self, vocabulary: usize) -> Result<Vec<u64>> {
-        let mut counts = vec![0; vocabulary];
-        for shard in self.corpora.iter().flat_map(|(corpus, _)| &corpus.shards) {
-            for &id in shard.numbers(&shard.ids)? {
-                if let Some(count) = counts.get_mut(id as usize) {
-                    *count += 1;
-                }
-            }
-        }
-        Ok(counts)
+    pub fn tokens(&self) -> Result<impl Iterator<Item = u32>> {
+        let shards = self.corpora.iter().flat_map(|(corpus, _)| &corpus.shards);
+        let ids = shards.map(|shard| shard.numbers(&shard.ids)).collect::<Result<Vec<_>>>()?;
+        Ok(ids.into_iter().flatten().copied())
     }
 
     /// Held-out windows of all sources in turn, at most `limit`.

@@ -410,8 +410,8 @@ fn load(
     }
     let mixture = Mixture::new(corpora, config.seed)?;
     if config.encoder.groups == Groups::RareWords {
-        let counts = mixture.token_counts(encoder.network.embedding.dims()[0])?;
-        let rarity = TokenRarity::of_counts(&counts, &encoder.tokenizer);
+        let vocabulary = encoder.network.embedding.dims()[0];
+        let rarity = TokenRarity::of_text(mixture.tokens()?, vocabulary, &encoder.tokenizer);
         encoder.network = encoder.network.with_rarity(Arc::new(rarity));
     }
     let questions = match config.data.questions.as_slice() {

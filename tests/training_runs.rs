@@ -693,25 +693,27 @@ fn processes_started_by_hand_find_each_other_and_refuse_another_count() {
     place.succeeds(&["train", "run.toml", "--out", "alone"]);
     // A port that was free a moment ago.
     let port = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let rank = |out: &str, rank: &str, leader: &str, processes: &str| {
-        let arguments = ["train", "run.toml", "--out", out, "--rank", rank, "--leader", leader];
+    let rank = |config: &str, out: &str, rank: &str, leader: &str, processes: &str| {
+        let arguments = ["train", config, "--out", out, "--rank", rank, "--leader", leader];
         let mut command = place.arc(&[&arguments[..], &["--processes", processes]].concat());
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs")
     };
     let leader = port().expect("a port").to_string();
-    let (first, second) = (rank("run", "0", &leader, "2"), rank("run", "1", &leader, "2"));
-    for process in [first, second] {
+    let processes = ["0", "1"].map(|number| rank("run.toml", "run", number, &leader, "2"));
+    for process in processes {
         let output = process.wait_with_output().expect("its output");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     assert_eq!(place.losses("alone"), place.losses("run"));
 
     let leader = port().expect("a port").to_string();
-    let (first, second) = (rank("other", "0", &leader, "2"), rank("other", "1", &leader, "1"));
+    let first = rank("run.toml", "other", "0", &leader, "2");
     // A rank is below the count, which is a mistake that is seen at once.
+    let second = rank("run.toml", "other", "1", &leader, "1");
     refuses(&second.wait_with_output().expect("its output"), USAGE, &["`--rank 1` is not below"]);
-    place.file("run.toml", CONFIG.replace("accumulation = 2", "accumulation = 4"));
-    let third = rank("other", "1", &leader, "2");
+    // In a file of its own: the first process may not have read its configuration yet.
+    place.file("four.toml", CONFIG.replace("accumulation = 2", "accumulation = 4"));
+    let third = rank("four.toml", "other", "1", &leader, "2");
     refuses(&third.wait_with_output().expect("its output"), FAILURE, &["another configuration"]);
     refuses(&first.wait_with_output().expect("its output"), FAILURE, &["rank 1 of another run"]);
 }

@@ -101,7 +101,12 @@ impl Place {
     pub(crate) fn program(&self, name: &str, script: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt as _;
 
-        let path = self.path(&self.file(name, format!("#!/bin/sh\n{script}\n")));
+        let written = self.path(&self.file(&format!("{name}.text"), format!("#!/bin/sh\n{script}\n")));
+        let path = self.path(name);
+        // Another process writes the program: a file that this one has open for writing could be so in a
+        // child that another test's thread is starting, and then not be run ("text file busy").
+        let copied = std::process::Command::new("cp").arg(written).arg(&path).status();
+        assert!(copied.expect("cp runs").success());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it may be run");
         path
     }

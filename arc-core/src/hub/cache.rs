@@ -245,22 +245,22 @@ impl Cache {
         })
     }
 
-    /// Waits until no other process pulls or removes `name`. Released when the file is dropped.
-    pub(super) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<File> {
+    /// Waits until no other process pulls or removes `name`.
+    pub(super) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<Lock> {
         if let Some(lock) = self.try_lock(name)? {
             return Ok(lock);
         }
         progress.message(&format!("waiting for another process that is pulling `{name}`"));
-        let (path, lock) = self.lock_file(name)?;
-        lock.lock().map_err(Error::io("lock", path))?;
-        Ok(lock)
+        let (path, file) = self.lock_file(name)?;
+        file.lock().map_err(Error::io("lock", path))?;
+        Ok(Lock(file))
     }
 
     /// The lock of `name`, or none if another process has it.
-    fn try_lock(&self, name: &str) -> Result<Option<File>> {
-        let (path, lock) = self.lock_file(name)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
+    fn try_lock(&self, name: &str) -> Result<Option<Lock>> {
+        let (path, file) = self.lock_file(name)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
         }
@@ -279,6 +279,18 @@ impl Cache {
             .open(&path)
             .map_err(Error::io("open", &path))?;
         Ok((path, file))
+    }
+}
+
+/// Keeps others from pulling or removing a model until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone leaves it to a child that another thread is starting, until that runs its program.
+        // An error changes nothing: the file is closed next.
+        let _ = self.0.unlock();
     }
 }
 

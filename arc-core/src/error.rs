@@ -277,10 +277,13 @@ impl Error {
                 Some("free some space, or set `ARC_HOME` to a folder on another disk".into())
             }
             Self::Io { action, source, .. } => {
-                use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+                use std::io::ErrorKind::{
+                    InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+                };
                 let hint = match (source.kind(), *action) {
                     (NotFound, "read" | "open") => "check the path: there is no such file",
                     (NotFound, _) => "check the path: a folder on the way is not there",
+                    (InvalidData, "read") => "the file is no UTF-8 text",
                     (PermissionDenied, _) => "check who may read and write there",
                     (IsADirectory | NotADirectory, _) => {
                         "check the path: a folder stands where a file should, or a file where a folder should"
@@ -292,11 +295,14 @@ impl Error {
             Self::InvalidFile { format: "latents", .. } => {
                 Some("make the latents again with `arc compress`".into())
             }
+            Self::InvalidFile { format: "answers", .. } => {
+                Some("delete it: what it holds is asked again".into())
+            }
             Self::InvalidFile { format: "JSONL", .. } => {
                 Some("each line is one JSON object with the text in its field `text`".into())
             }
             Self::InvalidFile { .. } => {
-                Some("the file may be cut off or corrupt: delete it and run `arc pull` again".into())
+                Some("the file may be cut off or corrupt: make or fetch it again (`arc pull` fetches models)".into())
             }
             Self::InvalidConfig { .. } => Some("correct that field, or name another file".into()),
             Self::Tokenizer { .. } => Some(
@@ -315,13 +321,13 @@ impl Error {
                 Some("supported are llama (Llama 2 and 3, Mistral, SmolLM2), qwen2, gemma3 and olmo".into())
             }
             Self::WindowExceeded { .. } => {
-                Some("ask for fewer new tokens, or compress with a larger pooling factor".into())
+                Some("fewer new tokens, a shorter prompt or a larger pooling factor take fewer positions".into())
             }
             Self::Checksum { .. } => {
                 Some("delete the file and pull again; if it differs again, the source has changed".into())
             }
             Self::DataRow { .. } => {
-                Some("correct the row, or leave malformed rows out with `--skip-bad`".into())
+                Some("correct the row (`arc eval --skip-bad` leaves malformed ones out)".into())
             }
             Self::Diverged { .. } => Some(
                 "the last checkpoint is as it was: look at the text named, or lower the learning rates"
@@ -332,7 +338,9 @@ impl Error {
                     .into(),
             ),
             Self::NotAtSource { .. } => Some("check the repository, the revision and the file's name".into()),
-            Self::Template { .. } => Some("correct the template, or name another with `--template`".into()),
+            Self::Template { .. } => {
+                Some("correct the template: it is minijinja, with `document` and `question`".into())
+            }
             Self::NotFinite { .. } => {
                 Some("the weights may be damaged: delete the model's file and run `arc pull` again".into())
             }
@@ -342,4 +350,11 @@ impl Error {
             Self::Adapter(error) => error.hint(),
         }
     }
+}
+
+/// What is wrong with a TOML text and in which line, in one line.
+pub(crate) fn toml_reason(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map(|span| 1 + text.get(..span.start).map_or(0, |s| s.matches('\n').count()));
+    let line = line.map_or_else(String::new, |line| format!("line {line}: "));
+    format!("{line}{}", error.message())
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use arc_adapters::{ModelFile, ModelSource, NewAdapter, NewDecoder, RegistryEditor};
+use arc_adapters::{DecoderEntry, ModelFile, ModelSource, NewAdapter, NewDecoder, Registry, RegistryEditor};
 use arc_core::decoder::Decoder;
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;
@@ -36,32 +36,41 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         Some(_) => args.decoder.clone(),
         None => registry.decoder(&args.decoder)?.name.clone(),
     };
-    let known = registry.decoder(&name).ok();
+    let known = registry.decoder(&name).ok().cloned();
+    let known = known.as_ref();
     if new_model.is_some() && known.is_some() {
         return Err(Failure::usage(
             format!("the registry has a decoder `{name}` already"),
             "leave out `--model`, or choose another name",
         ));
     }
+    // The decoder's own encoder, as `arc ask` has it.
+    let own = known.and_then(|entry| entry.encoder.as_deref()).or(registry.default_encoder());
+    let encoder = match args.encoder.as_deref().or(own) {
+        Some(encoder) => registry.encoder(encoder)?.name.clone(),
+        None => {
+            return Err(Failure::usage("the registry names no default encoder", "name one with `--encoder`"));
+        }
+    };
+    let is_own = own == Some(encoder.as_str());
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let package = args.output.clone().unwrap_or_else(|| folder.join("plugins").join(&name));
-    let taken = package.exists() || known.is_some_and(|entry| entry.adapter.is_some());
-    if taken && !args.replace {
+    let plugins = folder.join("plugins");
+    let package = args
+        .output
+        .clone()
+        .unwrap_or_else(|| if is_own { plugins.join(&name) } else { plugins.join(&encoder).join(&name) });
+    let place = Place { name: &name, encoder: &encoder, is_own };
+    if (package.exists() || place.is_taken(&RegistryEditor::open(file)?, file)?) && !args.replace {
         return Err(Failure::usage(
-            format!("an adapter for `{name}` exists already"),
+            format!("an adapter of encoder `{encoder}` for `{name}` exists already"),
             "replace it with `--replace`, or choose another name",
         ));
     }
+    // What the file cannot take is found out before anything is trained.
+    if let Some(entry) = known {
+        place.name_in(&mut RegistryEditor::open(file)?, entry, file, &package, "")?;
+    }
     let template = prompt_template(args.template.as_deref())?;
-    let encoder = match &args.encoder {
-        Some(encoder) => registry.encoder(encoder)?.name.clone(),
-        None => registry
-            .default_encoder()
-            .ok_or_else(|| {
-                Failure::usage("the registry names no default encoder", "name one with `--encoder`")
-            })?
-            .to_owned(),
-    };
 
     let yes = global.yes;
     let model = new_model.clone().or_else(|| known.map(|entry| entry.model.clone()));
@@ -80,7 +89,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     };
     let options = RegisterOptions {
         name: name.clone(),
-        encoder,
+        encoder: encoder.clone(),
         corpus: args.text.clone(),
         cache: Cache::from_env()?.folder().join("latents"),
         start: if args.from_scratch { Start::Scratch } else { Start::Ridge },
@@ -101,9 +110,12 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     let registration = register(&options, &session, &decoder, &package, &mut progress)?;
     progress.finish();
 
-    let adapter = NewAdapter::Package(relative(&package, folder));
+    let sha256_of_package = arc_adapters::sha256_file(&package.join(arc_adapters::MANIFEST_FILE))?;
+    let package_name = relative(&package, folder);
     let mut editor = RegistryEditor::open(file)?;
-    if new_model.is_some() {
+    if let Some(entry) = known {
+        place.name_in(&mut editor, entry, file, &package_name, &sha256_of_package)?;
+    } else {
         let sha256 = arc_adapters::sha256_file(&path)?;
         let bytes = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
         editor.add_decoder(&NewDecoder {
@@ -112,12 +124,14 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
             architecture: Some(decoder.network.config().architecture.name().to_owned()),
             model: ModelFile { sha256: Some(sha256), bytes, ..model },
             tokenizer: None,
-            adapter: Some(adapter),
+            adapter: is_own.then(|| NewAdapter::Package(package_name.clone())),
         })?;
-    } else {
-        editor.set_adapter(&name, &adapter)?;
+        if is_own {
+            editor.pin_adapter(&name, &sha256_of_package)?;
+        } else {
+            editor.add_adapter(&name, &encoder, &package_name, Some(&sha256_of_package))?;
+        }
     }
-    editor.pin_adapter(&name, &arc_adapters::sha256_file(&package.join(arc_adapters::MANIFEST_FILE))?)?;
     editor.save()?;
 
     output.line(scores(&registration.before, &registration.after))?;
@@ -144,6 +158,47 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         "seconds": registration.seconds,
         "scores": registration.manifest.scores,
     }))
+}
+
+/// Where a registry file names an adapter: in `adapter` if it is for the decoder's own encoder and no
+/// adapter for that one stands in `adapters`, which goes before it.
+struct Place<'a> {
+    name: &'a str,
+    encoder: &'a str,
+    is_own: bool,
+}
+
+impl Place<'_> {
+    fn is_taken(&self, editor: &RegistryEditor, file: &Path) -> Result<bool, Failure> {
+        let here = Registry::parse(&editor.text(), file)?;
+        Ok(here.decoder(self.name).is_ok_and(|entry| {
+            let usual = entry.adapter.is_some() || entry.plugin.is_some();
+            entry.adapters.contains_key(self.encoder) || (self.is_own && usual)
+        }))
+    }
+
+    /// Names a package in the file, which takes over what another registry says about the decoder where
+    /// it says nothing itself.
+    fn name_in(
+        &self,
+        editor: &mut RegistryEditor,
+        entry: &DecoderEntry,
+        file: &Path,
+        package: &Path,
+        sha256: &str,
+    ) -> Result<(), Failure> {
+        if Registry::parse(&editor.text(), file)?.decoder(self.name).is_err() {
+            editor.copy_decoder(self.name, entry)?;
+        }
+        let here = Registry::parse(&editor.text(), file)?;
+        if self.is_own && !here.decoder(self.name)?.adapters.contains_key(self.encoder) {
+            editor.set_adapter(self.name, &NewAdapter::Package(package.to_owned()))?;
+            editor.pin_adapter(self.name, sha256)?;
+        } else {
+            editor.add_adapter(self.name, self.encoder, package, Some(sha256))?;
+        }
+        Ok(())
+    }
 }
 
 /// The arms side by side, as a table.

@@ -54,6 +54,8 @@ impl Bootstrap {
             .draws
             .iter()
             .map(|draw| total(&mut draw.iter().map(|&question| question as usize)))
+            // A draw of questions that could not be asked alone has no score.
+            .filter(|score| score.is_finite())
             .collect();
         scores.sort_by(f64::total_cmp);
         let at = |share: f64| {

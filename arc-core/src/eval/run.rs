@@ -445,6 +445,8 @@ impl LoadedTask {
         let depends = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "decoder": contestant.decoder_sha256,
+            // One file may be read in several ways: `rope_scaling` in the registry.
+            "network": format!("{:?}", contestant.decoder.network.config()),
             "tokenizer": contestant.decoder.tokenizer.sha256(),
             "device": format!("{:?}", contestant.decoder.network.device()),
             "arm": arm.to_string(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::data::Fields;
 use super::metrics::Metric;
 use super::needle::Needle;
+use crate::error::toml_reason;
 use crate::{Error, Result};
 
 /// The version of the task format that this build reads.
@@ -170,8 +171,7 @@ impl Task {
     /// [`Error::InvalidConfig`] for an unknown, missing or senseless field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidConfig { path: path.to_owned(), reason };
-        let mut task: Self =
-            toml::from_str(text).map_err(|error| invalid(error.to_string().trim().replace('\n', " ")))?;
+        let mut task: Self = toml::from_str(text).map_err(|error| invalid(toml_reason(text, &error)))?;
         task.check().map_err(invalid)?;
         task.sha256 = arc_adapters::sha256_hex(text.as_bytes());
         Ok(task)

@@ -12,6 +12,9 @@ use super::host_block::{BlockGradients, BlockTape, HostBlock, HostFrame, Keep, S
 /// The positions that are worth being multiplied together: with so many, packing a weight for the
 /// product takes a few hundredths of it. With fewer, threads that are held up are waited for less.
 const POSITIONS_TOGETHER: usize = 320;
+/// Where gradients of weights are summed over the parts of a batch, the number of parts is a multiple of
+/// this and not of the threads: a run has the same losses on every machine.
+const SUMMED_PARTS: usize = 8;
 
 /// Blocks, each with the frame of its kind.
 #[derive(Debug)]
@@ -57,7 +60,12 @@ impl HostStack<'_> {
         let Some(d) = self.blocks.first().map(HostBlock::width) else {
             return (x.to_vec(), StackTape { parts: Vec::new() });
         };
-        let parts: Vec<(Vec<f32>, PartTape)> = parts(lengths)
+        let together = match keep {
+            Keep::ForWeights => SUMMED_PARTS,
+            // A position comes out the same whichever part it is in.
+            Keep::Nothing | Keep::ForInput => rayon::current_num_threads(),
+        };
+        let parts: Vec<(Vec<f32>, PartTape)> = parts(lengths, together)
             .into_par_iter()
             .map(|Part { sequences: own, rows }| {
                 let sequences = Sequences::new(&lengths[own.clone()], &firsts[own]);
@@ -124,11 +132,11 @@ struct Part {
     rows: Range<usize>,
 }
 
-/// Cuts a batch where parts become about equally long.
-fn parts(lengths: &[usize]) -> Vec<Part> {
+/// Cuts a batch where parts become about equally long, into a multiple of `together` if it is long and has
+/// so many sequences.
+fn parts(lengths: &[usize], together: usize) -> Vec<Part> {
     let total: usize = lengths.iter().sum();
-    let threads = rayon::current_num_threads();
-    let count = (total / POSITIONS_TOGETHER).next_multiple_of(threads).clamp(1, lengths.len().max(1));
+    let count = (total / POSITIONS_TOGETHER).next_multiple_of(together).clamp(1, lengths.len().max(1));
     let mut parts: Vec<Part> = Vec::with_capacity(count);
     let (mut start, mut middle_of_last) = (0, 0);
     for (sequence, &length) in lengths.iter().enumerate() {
@@ -154,7 +162,7 @@ mod tests {
     #[test]
     fn parts_are_all_sequences_in_order() {
         for lengths in [vec![], vec![0], vec![5], vec![200, 1, 0, 300, 300, 20, 700], vec![81; 8]] {
-            let parts = parts(&lengths);
+            let parts = parts(&lengths, 4);
             let sequences: Vec<usize> = parts.iter().flat_map(|part| part.sequences.clone()).collect();
             assert_eq!(sequences, (0..lengths.len()).collect::<Vec<_>>());
             for part in &parts {

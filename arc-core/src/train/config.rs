@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::toml_reason;
 use crate::{Error, Result};
 
 /// A run.
@@ -511,12 +512,7 @@ impl RunConfig {
     /// As [`RunConfig::open`].
     pub fn parse(text: &str, origin: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidConfig { path: origin.to_owned(), reason };
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let line =
-                error.span().map(|span| 1 + text.get(..span.start).map_or(0, |s| s.matches('\n').count()));
-            let line = line.map_or_else(String::new, |line| format!("line {line}: "));
-            invalid(format!("{line}{}", error.message()))
-        })?;
+        let config: Self = toml::from_str(text).map_err(|error| invalid(toml_reason(text, &error)))?;
         match config.contradiction() {
             Some(reason) => Err(invalid(reason)),
             None => Ok(config),

@@ -93,6 +93,15 @@ pub(super) fn evaluate(
     questions: &[Sample],
     factor: usize,
 ) -> Result<Evaluation> {
+    check_measurable(windows, questions)?;
+    let text = if windows.is_empty() { None } else { Some(text_scores(measured, windows, factor)?) };
+    let answer = if questions.is_empty() { None } else { Some(answer_score(measured, questions, factor)?) };
+    let (continuation, reconstruction) = text.unzip();
+    Ok(Evaluation { decoder: measured.3.name.clone(), factor, continuation, reconstruction, answer })
+}
+
+/// Refuses to measure on nothing.
+pub(super) fn check_measurable(windows: &[Window], questions: &[Sample]) -> Result<()> {
     if windows.is_empty() && questions.is_empty() {
         return Err(Error::Document {
             name: "held-out text".into(),
@@ -100,10 +109,7 @@ pub(super) fn evaluate(
             hint: "prepare the corpus again with a larger `--held-out`".into(),
         });
     }
-    let text = if windows.is_empty() { None } else { Some(text_scores(measured, windows, factor)?) };
-    let answer = if questions.is_empty() { None } else { Some(answer_score(measured, questions, factor)?) };
-    let (continuation, reconstruction) = text.unzip();
-    Ok(Evaluation { decoder: measured.3.name.clone(), factor, continuation, reconstruction, answer })
+    Ok(())
 }
 
 fn answer_score(
@@ -114,8 +120,9 @@ fn answer_score(
     let options = StepOptions { factor, distillation: 0.0, count_correct: true, through_graph: false };
     let mut questions = questions.to_vec();
     questions.sort_by_key(|sample| sample.contexts.iter().map(Vec::len).sum::<usize>());
-    let (mut sums, mut correct, mut tokens, mut alone) = ([Sum::default(); 4], 0.0, 0, false);
-    for samples in questions.chunks(config.schedule.batch) {
+    let strangers = behind_others(&questions);
+    let (mut sums, mut correct, mut tokens) = ([Sum::default(); 4], 0.0, 0);
+    for (number, samples) in questions.chunks(config.schedule.batch).enumerate() {
         let loss = training_loss(model, &decoder.network, adapter, Objective::Answer, samples, options)?;
         sums[0].add(loss.loss.sum);
         tokens += loss.targets;
@@ -127,10 +134,12 @@ fn answer_score(
         sums[1].add(plain_loss(&decoder.network, &without)?);
         let full: Vec<Sample> = samples.iter().map(Sample::with_plain_contexts).collect();
         sums[2].add(plain_loss(&decoder.network, &full)?);
-        alone |= samples.len() == 1;
-        let strangers = behind_others(samples.to_vec());
-        let loss = training_loss(model, &decoder.network, adapter, Objective::Answer, &strangers, options)?;
-        sums[3].add(loss.loss.sum);
+        if let Some(strangers) = &strangers {
+            let strangers = &strangers[number * config.schedule.batch..][..samples.len()];
+            let loss =
+                training_loss(model, &decoder.network, adapter, Objective::Answer, strangers, options)?;
+            sums[3].add(loss.loss.sum);
+        }
     }
     let [loss_latents, loss_no_context, loss_full_context, loss_another] =
         sums.map(|sum| sum.0 / tokens.max(1) as f64);
@@ -138,7 +147,7 @@ fn answer_score(
         questions: questions.len(),
         tokens,
         loss_latents,
-        loss_another: (!alone).then_some(loss_another),
+        loss_another: strangers.map(|_| loss_another),
         loss_no_context,
         loss_full_context,
         accuracy: correct / tokens.max(1) as f64,
@@ -156,18 +165,24 @@ fn text_scores(
     let options = StepOptions { factor, distillation: 0.0, count_correct: true, through_graph: false };
     let network = &decoder.network;
     let (mut arms, mut tokens) = ([Sum::default(); 5], 0);
-    let (mut latents, mut samples_seen, mut alone) = (0, 0, false);
+    let (mut latents, mut samples_seen) = (0, 0);
     let (mut repeated, mut correct, mut repeated_tokens) = (Sum::default(), 0.0, 0);
+    let mut batches = Vec::new();
     for windows in windows.chunks(config.schedule.batch) {
         let plan = BatchPlan::plain(adapter, Objective::Continuation, factor);
         let samples: Vec<Sample> =
             plan.samples_of(config, windows, decoder)?.into_iter().map(without_first_target).collect();
-        if samples.iter().all(|sample| sample.target_count() == 0) {
-            continue;
+        if samples.iter().any(|sample| sample.target_count() > 0) {
+            batches.push((windows, samples));
         }
+    }
+    let all: Vec<Sample> = batches.iter().flat_map(|(_, samples)| samples.iter().cloned()).collect();
+    let strangers = behind_others(&all);
+    for (windows, samples) in batches {
         let counts = latent_counts(model, &samples, factor);
         latents += counts.iter().sum::<usize>();
-        samples_seen += samples.len();
+        let seen = samples_seen..samples_seen + samples.len();
+        samples_seen = seen.end;
 
         let loss = training_loss(model, network, adapter, Objective::Continuation, &samples, options)?;
         arms[0].add(loss.loss.sum);
@@ -189,10 +204,11 @@ fn text_scores(
         };
         arms[3].add(plain_loss(network, &rows(&last))?);
 
-        alone |= samples.len() == 1;
-        let strangers = behind_others(samples);
-        let loss = training_loss(model, network, adapter, Objective::Continuation, &strangers, options)?;
-        arms[4].add(loss.loss.sum);
+        if let Some(strangers) = &strangers {
+            let strangers = &strangers[seen];
+            let loss = training_loss(model, network, adapter, Objective::Continuation, strangers, options)?;
+            arms[4].add(loss.loss.sum);
+        }
 
         let plan = BatchPlan::plain(adapter, Objective::Reconstruction, factor);
         let samples = plan.samples_of(config, windows, decoder)?;
@@ -208,7 +224,7 @@ fn text_scores(
         no_context: mean(arms[1]),
         full_context: mean(arms[2]),
         truncation: mean(arms[3]),
-        another: (!alone).then(|| mean(arms[4])),
+        another: strangers.is_some().then(|| mean(arms[4])),
         mean_latents: (latents + samples_seen) as f64 / samples_seen.max(1) as f64,
     };
     let reconstruction = ReconstructionScore {
@@ -219,15 +235,17 @@ fn text_scores(
     Ok((continuation, reconstruction))
 }
 
-/// Each sample with the contexts of the next one in place of its own, the first following the last.
-fn behind_others(mut samples: Vec<Sample>) -> Vec<Sample> {
-    let mut contexts: Vec<_> = samples.iter().map(|sample| sample.contexts.clone()).collect();
-    contexts.rotate_left(1);
-    for (sample, others) in samples.iter_mut().zip(contexts) {
+/// Each sample with the contexts of the next one that has others, the first following the last. `None` if
+/// all have the same: those of several questions about one document say nothing of another's.
+fn behind_others(samples: &[Sample]) -> Option<Vec<Sample>> {
+    let others = |(place, sample): (usize, &Sample)| {
+        let mut following = samples[place..].iter().chain(&samples[..place]);
+        let other = following.find(|other| other.contexts != sample.contexts)?;
         // As many as before, whatever the other has.
-        sample.contexts = others.into_iter().cycle().take(sample.contexts.len()).collect();
-    }
-    samples
+        let contexts = other.contexts.iter().cycle().take(sample.contexts.len()).cloned().collect();
+        Some(Sample { contexts, ..sample.clone() })
+    };
+    samples.iter().enumerate().map(others).collect()
 }
 
 /// A sum over batches, on the host.
@@ -281,4 +299,31 @@ fn plain_loss(decoder: &Transformer, samples: &[Sample]) -> Result<Tensor<1>> {
     let hidden = predicting_states(decoder, &layout, embedded);
     let targets = Targets { ids: &layout.targets, teacher: None, count_correct: false };
     Ok(loss_of(decoder, hidden, &head, &targets).sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked_about(document: u32) -> Sample {
+        Sample {
+            contexts: vec![vec![document]],
+            plain_contexts: vec![vec![document]],
+            spans: vec![SampleSpan::Context(0)],
+            origin: String::new(),
+        }
+    }
+
+    #[test]
+    fn another_document_is_never_the_samples_own() {
+        let documents =
+            |samples: Vec<Sample>| samples.into_iter().map(|sample| sample.contexts[0][0]).collect();
+        let others = |own: &[u32]| -> Option<Vec<u32>> {
+            behind_others(&own.iter().copied().map(asked_about).collect::<Vec<_>>()).map(documents)
+        };
+        assert_eq!(others(&[1, 2, 3]), Some(vec![2, 3, 1]));
+        assert_eq!(others(&[1, 1, 1, 2, 2]), Some(vec![2, 2, 2, 1, 1]));
+        assert_eq!(others(&[1, 1]), None);
+        assert_eq!(others(&[1]), None);
+    }
 }

@@ -51,7 +51,8 @@ pub(super) fn host_loss(hidden: &[f32], head: &HostMatrix, targets: &[u32]) -> H
         for (place, &target) in targets.iter().enumerate() {
             let (logit, maximum, sum) = (target_logits[place], maxima[place], sums[place]);
             loss.sum += f64::from(maximum) + sum.ln() - f64::from(logit);
-            loss.correct += usize::from(logit >= maximum);
+            // No number is the largest of logits that are none.
+            loss.correct += usize::from(logit.is_finite() && logit >= maximum);
             let row = &rows[place * d..][..d];
             let scale = sum.recip() as f32;
             let target = &head.values()[target as usize * d..][..d];
@@ -159,9 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_is_the_most_likely_token_is_correct() {
+    fn a_target_that_is_the_most_likely_token_is_correct_and_one_without_a_number_is_not() {
         let head =
             HostMatrix::new(Tensor::<2>::from_data([[1.0, 0.0], [0.0, 1.0]], &Device::flex()).into_data());
         assert_eq!(host_loss(&[3.0, 0.0, 3.0, 0.0], &head, &[0, 1]).correct, 1);
+        assert_eq!(host_loss(&[f32::NAN, 0.0], &head, &[0]).correct, 0);
     }
 }

@@ -88,7 +88,8 @@ pub fn target_loss(hidden: Tensor<2>, head: &Tensor<2>, targets: &Targets) -> Ta
             let probabilities = teacher.exponents.clone() / teacher.sums.clone();
             // KL(teacher ‖ student); its gradient is the difference of the expected rows.
             let difference = teacher.log_probabilities() - student.log_probabilities();
-            loss = loss + (probabilities.clone() * difference).sum() * share;
+            // Row by row: the sum of so many numbers at once follows how threads shared them out.
+            loss = loss + (probabilities.clone() * difference).sum_dim(1).sum() * share;
             gradient = gradient - product(probabilities, &table) * share;
         }
         sum = sum + loss;

@@ -86,6 +86,12 @@ impl MetricsFile {
         Ok(Self { path: path.to_owned(), file })
     }
 
+    /// Whether the run was measured after so many steps.
+    pub(super) fn has_evaluation(&self, after: u64) -> Result<bool> {
+        let events = read(&self.path)?;
+        Ok(events.iter().any(|event| matches!(event, Event::Evaluation { step, .. } if *step == after)))
+    }
+
     pub(super) fn write(&mut self, event: &Event) -> Result<()> {
         // One call, so that a kill leaves at most one line cut.
         let text = format!("{}\n", line(event, &self.path)?);

@@ -2,8 +2,9 @@
 //!
 //! Two passes, so that memory does not grow with the text: the first deals documents out to
 //! buckets on disk, the second orders, tokenises and writes one bucket at a time. Where a document
-//! goes follows from the seed and its number, so the result does not depend on threads. What stays
-//! in memory is 16 bytes for each document, to know its repetition.
+//! goes follows from the seed and what it says, so the result does not depend on threads, and a document
+//! that one corpus holds out is held out by every corpus of that seed and share. What stays in memory is
+//! 16 bytes for each document, to know its repetition.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -28,6 +29,8 @@ const MOST_DOCUMENT_BYTES: usize = 16 << 20;
 /// Text that shares so many words in a row with an evaluation set is left out (as for GPT-3; Brown
 /// et al., 2020).
 const OVERLAP_WORDS: usize = 13;
+/// How the folder is called in which documents are dealt out, until they are shards.
+const BUCKETS: &str = ".buckets-";
 /// What compressed text is assumed to unpack to.
 const UNPACKED: u64 = 4;
 
@@ -78,24 +81,21 @@ pub fn prepare(
 ) -> Result<PrepareReport> {
     if !(0.0..1.0).contains(&options.held_out) || options.shard_bytes == 0 {
         return Err(Error::InvalidArgument(
-            "the held-out share must be from 0 to 1, and shards not empty".into(),
+            "the held-out share must be from 0 to less than 1, and shards not empty".into(),
         ));
     }
-    if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::InvalidArgument(format!("`{}` is not empty: name another folder", out.display())));
-    }
-    std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
-    let work = tempfile::Builder::new()
-        .prefix(".buckets-")
-        .tempdir_in(out)
-        .map_err(Error::io("create a folder in", out))?;
-
+    check_empty(out)?;
     let unseen = Overlap::open(&options.unseen)?;
     let mut size = 0;
     for source in sources {
         let bytes = std::fs::metadata(&source.path).map_err(Error::io("read", &source.path))?.len();
         size += if is_zstd(&source.path) { bytes.saturating_mul(UNPACKED) } else { bytes };
     }
+    std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+    let work = tempfile::Builder::new()
+        .prefix(BUCKETS)
+        .tempdir_in(out)
+        .map_err(Error::io("create a folder in", out))?;
     let shards = usize::try_from(size.div_ceil(options.shard_bytes)).unwrap_or(usize::MAX).clamp(1, 4096);
     // The last bucket is the held-out one.
     let mut buckets = (0..=shards)
@@ -106,7 +106,7 @@ pub fn prepare(
         .collect::<Result<Vec<_>>>()?;
 
     let mut seen = HashSet::new();
-    let (mut records, mut removed, mut number) = (Vec::new(), Vec::new(), 0_u64);
+    let (mut records, mut removed) = (Vec::new(), Vec::new());
     for source in sources {
         let mut record = SourceRecord {
             name: file_name(&source.path),
@@ -120,7 +120,8 @@ pub fn prepare(
         read_documents(&source.path, &mut |text| {
             let document = record.documents;
             record.documents += 1;
-            if !seen.insert(fingerprint(text)) {
+            let fingerprint = fingerprint(text);
+            if !seen.insert(fingerprint) {
                 record.duplicates += 1;
                 return Ok(());
             }
@@ -130,8 +131,7 @@ pub fn prepare(
                 return Ok(());
             }
             record.bytes += text.len() as u64;
-            let draw = mix(mix(options.seed ^ Purpose::Document as u64) ^ number);
-            number += 1;
+            let draw = mix(mix(options.seed ^ Purpose::Document as u64) ^ fingerprint as u64);
             let is_held_out = (mix(draw) as f64 / u64::MAX as f64) < options.held_out;
             let bucket = if is_held_out { shards } else { (draw % shards as u64) as usize };
             let file = &mut buckets[bucket];
@@ -145,7 +145,7 @@ pub fn prepare(
     for mut bucket in buckets {
         bucket.flush().map_err(Error::io("write a bucket in", out))?;
     }
-    if number == 0 {
+    if records.iter().all(|record| record.bytes == 0) {
         return Err(Error::Document {
             name: sources.first().map_or_else(String::new, |source| source.path.display().to_string()),
             reason: "leaves no text to train on".into(),
@@ -194,6 +194,21 @@ pub fn prepare(
 
 fn is_zstd(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "zst")
+}
+
+/// Refuses a folder that holds something, and says so where it is hidden.
+fn check_empty(out: &Path) -> Result<()> {
+    let Ok(entries) = out.read_dir() else { return Ok(()) };
+    let names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    match names.iter().find(|name| name.starts_with(BUCKETS)) {
+        Some(left) => Err(Error::InvalidArgument(format!(
+            "`{}` holds `{left}` of a preparation that was interrupted, or goes on: delete it, or name another folder",
+            out.display()
+        ))),
+        None if names.is_empty() => Ok(()),
+        None => Err(Error::InvalidArgument(format!("`{}` is not empty: name another folder", out.display()))),
+    }
 }
 
 /// Enough of a hash to tell documents apart.

@@ -177,13 +177,13 @@ impl Questions {
 
 impl QuestionSet {
     fn held_out_documents(&self) -> impl Iterator<Item = String> {
-        self.questions[..self.held_out].iter().map(|(question, _)| question.document.clone())
+        self.questions[..self.held_out].iter().map(|(question, _)| question.document.trim().to_owned())
     }
 
     /// Trains on no question about these documents.
     fn leave_out(&mut self, documents: &HashSet<String>) -> Result<()> {
         let Self { by_length, questions, .. } = self;
-        by_length.retain(|&index| !documents.contains(&questions[index].0.document));
+        by_length.retain(|&index| !documents.contains(questions[index].0.document.trim()));
         if by_length.is_empty() {
             return Err(Error::Document {
                 name: self.name.clone(),

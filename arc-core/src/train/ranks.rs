@@ -208,11 +208,13 @@ impl Ranks {
         let deadline = Instant::now() + START_PATIENCE;
         let stream = loop {
             match TcpStream::connect(leader) {
-                Ok(stream) => break stream,
+                // Before rank 0 listens, a socket on its machine may be given the very port that it asks for,
+                // and is then connected to itself.
+                Ok(stream) if stream.local_addr().ok() != stream.peer_addr().ok() => break stream,
                 Err(error) if Instant::now() > deadline => {
                     return Err(failed(format!("rank 0 cannot be reached at `{leader}`: {error}")));
                 }
-                Err(_) => std::thread::sleep(RETRY),
+                _ => std::thread::sleep(RETRY),
             }
         };
         let mut stream = prepare(stream, STEP_PATIENCE).map_err(|error| failed(error.to_string()))?;

@@ -11,7 +11,7 @@ use super::config::{
     Precision, RunConfig, ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
 };
 use super::corpus::{Corpus, Mixture};
-use super::evaluation::{Evaluation, evaluate};
+use super::evaluation::{Evaluation, check_measurable, evaluate};
 use super::latents_cache::LatentsCache;
 use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::BatchPlan;
@@ -105,6 +105,18 @@ pub fn register(
             "a registration needs steps, batches and a factor of 1 or more".into(),
         ));
     }
+    if !(options.rate > 0.0 && options.rate.is_finite()) {
+        return Err(Error::InvalidArgument(format!(
+            "the rate is {}, expected a number above 0",
+            options.rate
+        )));
+    }
+    if !(0.0..=1.0).contains(&options.reconstruction) {
+        return Err(Error::InvalidArgument(format!(
+            "the share of reconstruction is {}, expected 0 to 1",
+            options.reconstruction
+        )));
+    }
     let config = run_config(options);
     let device = session.device().clone();
     let registry = session.registry();
@@ -132,6 +144,9 @@ pub fn register(
     ]);
     let cache = LatentsCache::new(options.cache.join(&sha256_hex(identity.to_string().as_bytes())[..16]));
     let mixture = Mixture::new(vec![(corpus, 1.0)], options.seed)?;
+    // Before anything is fitted or encoded.
+    let held_out = mixture.held_out(options.samples)?;
+    check_measurable(&held_out, &[])?;
     let questions = Questions::default();
     let frozen = || (decoder.network.weights_sha256(), values_sha256(&encoder.network));
     let before_training = frozen();
@@ -171,7 +186,6 @@ pub fn register(
         cache.fill(batch, &network, &contexts, &device)?;
     }
 
-    let held_out = mixture.held_out(options.samples)?;
     let score = |adapter: &TrainedAdapter| {
         let model = TrainedModel { encoder: encoder.network.clone(), adapters: vec![adapter.valid()] };
         evaluate((&config, &model, 0, decoder), &held_out, &[], options.factor)

@@ -127,7 +127,8 @@ pub fn train(
     let config_sha256 = sha256_hex(json(&config.with_paths(|_| PathBuf::new()))?.as_bytes());
     let config_json =
         json(&config.with_paths(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))?;
-    let Beginning { last, follows } = begin(&checkpoints, &config_sha256, out, resume, &role)?;
+    let Beginning { last, follows } =
+        begin(&checkpoints, (&config_sha256, &config_json), out, resume, &role)?;
     let Parts { encoder_start, decoders, mixture, questions, model, device } =
         load(config, session, out, last.is_some(), observer)?;
     let hashes: BTreeMap<String, String> =
@@ -190,9 +191,20 @@ pub fn train(
     let mut metrics = writes.then(|| MetricsFile::open(&metrics_path, state.step)).transpose()?;
 
     let schedule = &config.schedule;
+    let every = config.evaluation.every;
+    let mut evaluations = Vec::new();
+    // A run that was interrupted where it would have been measured is measured now.
+    if let (Some(measured), Some(metrics), Some(_)) = (&measured, &mut metrics, &last)
+        && (1..schedule.steps).contains(&state.step)
+        && every > 0
+        && state.step.is_multiple_of(every)
+        && !metrics.has_evaluation(state.step)?
+    {
+        evaluations = runner.evaluate(&model, measured)?;
+        record(&evaluations, metrics, observer, &mut state)?;
+    }
     let mut pending: Vec<Pending> = Vec::new();
     let mut clock = Instant::now();
-    let mut evaluations = Vec::new();
     let mut ending = Ending::Finished;
     while state.step < schedule.steps && ending == Ending::Finished {
         let stops = observer.should_stop();
@@ -210,7 +222,6 @@ pub fn train(
         if saves && runner.ranks.count() > 1 {
             runner.ranks.check_same(&parameters_sha256(&model))?;
         }
-        let every = config.evaluation.every;
         let evaluates =
             is_last || (every > 0 && state.step.is_multiple_of(every) && ending == Ending::Finished);
         if saves || evaluates || state.step.is_multiple_of(schedule.log_every) {
@@ -229,15 +240,7 @@ pub fn train(
         if let (Some(measured), Some(metrics)) = (&measured, &mut metrics) {
             if evaluates {
                 evaluations = runner.evaluate(&model, measured)?;
-                let mut total = 0.0;
-                for evaluation in &evaluations {
-                    metrics.write(&Event::Evaluation { step: state.step, scores: evaluation.to_json() })?;
-                    observer.evaluation(state.step, evaluation);
-                    total += evaluation.loss();
-                }
-                if !evaluations.is_empty() && state.best.is_none_or(|(best, _)| total < best) {
-                    state.best = Some((total, state.step));
-                }
+                record(&evaluations, metrics, observer, &mut state)?;
             }
             if saves || (evaluates && state.best.is_some_and(|(_, step)| step == state.step)) {
                 state.updates =
@@ -279,6 +282,26 @@ pub fn train(
     Ok(report)
 }
 
+/// Writes down what was measured after `state.step` steps, and whether it is the best so far.
+fn record(
+    evaluations: &[Evaluation],
+    metrics: &mut MetricsFile,
+    observer: &mut dyn Observer,
+    state: &mut CheckpointState,
+) -> Result<()> {
+    let mut total = 0.0;
+    for evaluation in evaluations {
+        metrics.write(&Event::Evaluation { step: state.step, scores: evaluation.to_json() })?;
+        observer.evaluation(state.step, evaluation);
+        total += evaluation.loss();
+    }
+    // What is no number is never the best, and a checkpoint could not be read with it.
+    if !evaluations.is_empty() && total.is_finite() && state.best.is_none_or(|(best, _)| total < best) {
+        state.best = Some((total, state.step));
+    }
+    Ok(())
+}
+
 /// What a run goes on from.
 struct Beginning {
     last: Option<Checkpoint>,
@@ -289,7 +312,7 @@ struct Beginning {
 /// Finds the checkpoint that a run goes on from, and refuses one of another run.
 fn begin(
     checkpoints: &Checkpoints,
-    config_sha256: &str,
+    (config_sha256, config_json): (&str, &str),
     out: &Path,
     resume: bool,
     role: &Role,
@@ -316,8 +339,17 @@ fn begin(
     if follows.is_some() {
         // What rank 0 writes is rank 0's to sweep.
     } else if resume {
+        // A run that was killed before its first checkpoint has left its configuration, or nothing.
+        let is_run = last.is_some()
+            || std::fs::read_to_string(out.join("config.json")).is_ok_and(|text| text == config_json);
+        if !is_run && holds_something(out) {
+            return Err(Error::InvalidArgument(format!(
+                "`{}` holds no run of this configuration to go on with: name another folder",
+                out.display()
+            )));
+        }
         checkpoints.sweep(out)?;
-    } else if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+    } else if holds_something(out) {
         return Err(Error::InvalidArgument(format!(
             "`{}` is not empty: go on with `--resume`, or name another folder",
             out.display()
@@ -335,6 +367,12 @@ fn begin(
         }),
         _ => Ok(Beginning { last, follows }),
     }
+}
+
+/// Whether a folder has more than what a kill in the middle of a write leaves.
+fn holds_something(folder: &Path) -> bool {
+    let left = |name: std::ffi::OsString| name.to_string_lossy().starts_with(".tmp");
+    folder.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| !left(entry.file_name())))
 }
 
 /// The sha256 of everything that a run reads, besides its configuration.

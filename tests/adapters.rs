@@ -131,6 +131,90 @@ mod inspect_and_verify {
     }
 }
 
+/// What a package is held against that no entry names, and prompts that cannot be made.
+mod made_for {
+    use super::*;
+
+    /// What a command has checked with this outcome.
+    fn checks<'a>(verified: &'a Value, outcome: &str) -> Vec<&'a str> {
+        let checks = verified["adapters"][0]["checks"].as_array().expect("checks");
+        let with_outcome = checks.iter().filter(|check| check["outcome"] == outcome);
+        with_outcome.map(|check| check["what"].as_str().expect("text")).collect()
+    }
+
+    const PINS: &str = "adapter: embedding table and tokenizer are the model's";
+
+    #[test]
+    fn a_folder_is_held_against_the_encoder_and_the_decoder_that_are_here() {
+        let place = Place::with_adapter();
+        let verify = ["adapters", "verify", "./adapter"];
+        let sound = place.succeeds(&verify);
+        for what in ["adapter: prompt template", "adapter: made for encoder `start`", PINS] {
+            assert!(checks(&sound, "passed").contains(&what), "{what}: {sound}");
+        }
+        // An encoder is known by its identity, whatever it is called.
+        pins::change(&place, "\"name\": \"start\"", "\"name\": \"far\"");
+        assert!(checks(&place.succeeds(&verify), "passed").contains(&"adapter: made for encoder `start`"));
+        let zeros = "0".repeat(64);
+        pins::change(&place, &place.encoder_id(), &zeros);
+        assert_eq!(checks(&place.succeeds(&verify), "skipped"), ["adapter: made for an encoder"]);
+        pins::change(&place, "\"name\": \"far\"", "\"name\": \"start\"");
+        let (wrong, _) = finds_fault(&place, &verify);
+        assert_eq!(checks(&wrong, "failed"), ["adapter: made for encoder `start`"]);
+
+        pins::change(&place, &zeros, &place.encoder_id());
+        let decoder = "\"name\": \"tiny\",\n    \"architecture\"";
+        pins::change(&place, decoder, &decoder.replace("tiny", "none"));
+        assert_eq!(checks(&place.succeeds(&verify), "skipped"), [PINS]);
+        // Nothing is known where there is no registry, and that is said.
+        std::fs::remove_file(place.path("registry.toml")).expect("it is removed");
+        assert_eq!(checks(&place.succeeds(&verify), "skipped"), ["adapter: made for an encoder", PINS]);
+    }
+
+    #[test]
+    fn a_prompt_that_cannot_be_made_is_found_before_it_is_asked_with() {
+        let place = Place::with_adapter();
+        place.file("text.txt", "a text");
+        let manifest = std::fs::read_to_string(place.path("adapter/adapter.json")).expect("the manifest");
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        for (broken, says) in
+            [("{% for", "template failed"), ("{{ doc }}", "undefined"), ("no place", "0 times")]
+        {
+            place.file("adapter/adapter.json", &manifest);
+            pins::change(&place, "{{ document }}", broken);
+            for adapter in ["./adapter", "tiny"] {
+                let (verified, _) = finds_fault(&place, &["adapters", "verify", adapter]);
+                assert_eq!(checks(&verified, "failed"), ["adapter: prompt template"], "{broken}");
+                assert!(verified.to_string().contains(says), "{verified}");
+            }
+            let (examined, _) = finds_fault(&place, &["adapters", "doctor"]);
+            assert_eq!(examined["findings"][0]["likelihood"], "likely");
+            assert!(examined["findings"][0]["problem"].as_str().expect("text").contains(says), "{examined}");
+            for force in [&[] as &[&str], &["--force"]] {
+                let add = [&["adapters", "add", "adapter", "--replace"], force].concat();
+                let refusal = place.fails(FAILURE, &add);
+                refusal.says(&["adapter `tiny`", says]);
+                refusal.hints(&["`prompt_template`", "adapter.json"]);
+            }
+            place.fails(FAILURE, &ask("tiny")).says(&[says]);
+        }
+        assert_eq!(std::fs::read_to_string(place.path("registry.toml")).expect("the registry"), registry);
+
+        place.file("adapter/adapter.json", &manifest);
+        let options = "options = { prompt_template = '{% for' }\n[encoders";
+        place.file("registry.toml", registry.replacen("[encoders", options, 1));
+        let (verified, _) = finds_fault(&place, &["adapters", "verify"]);
+        assert_eq!(checks(&verified, "failed"), ["options: prompt template"]);
+        let (examined, _) = finds_fault(&place, &["adapters", "doctor"]);
+        let finding = &examined["findings"][0];
+        assert!(
+            finding["problem"].as_str().expect("text").contains("`options` of decoder `tiny`"),
+            "{finding}"
+        );
+        assert!(finding["hint"].as_str().expect("text").contains("registry.toml"), "{finding}");
+    }
+}
+
 /// The registry of this repository, as a clean clone has it: published encoders and decoders are only
 /// described, and nothing was pulled or imported.
 mod this_repository {
@@ -236,14 +320,116 @@ mod changes {
         place.succeeds(&["adapters", "pack", "fresh"]);
         place.succeeds(&["adapters", "add", "fresh.arc.tar.zst", "--name", "second"]);
         let again = ["adapters", "add", "fresh.arc.tar.zst", "--name", "second"];
-        place.fails(FAILURE, &again).says(&["exists already"]);
+        let refusal = place.fails(FAILURE, &again);
+        refusal.says(&["`", "plugins/second` exists already"]);
+        refusal.hints(&["--into", "--name"]);
         let zeros = "0".repeat(64);
         let wrong_pin = [&again[..], &["--replace", "--sha256", &zeros]].concat();
         place.fails(FAILURE, &wrong_pin).says(&["pinned"]);
-        Adapter::open(&place.path("plugins/fresh")).expect("the package is as it was");
+        Adapter::open(&place.path("plugins/second")).expect("the package is as it was");
         place.succeeds(&[&again[..], &["--replace"]].concat());
         let left: Vec<_> = std::fs::read_dir(place.path("plugins")).expect("the folder").collect();
         assert_eq!(left.len(), 1, "nothing else is left behind: {left:?}");
+        // A folder that is more than a package, as a plugin's crate is, is not replaced.
+        place.file("plugins/second/src/lib.rs", "// somebody's work");
+        let refusal = place.fails(FAILURE, &[&again[..], &["--replace"]].concat());
+        refusal.says(&["plugins/second` holds something else than an adapter package"]);
+        refusal.hints(&["`--into DIR`"]);
+        assert!(place.path("plugins/second/src/lib.rs").exists());
+    }
+
+    #[test]
+    fn an_archive_is_unpacked_under_the_name_of_its_decoder() {
+        let place = Place::with_adapter();
+        place.succeeds(&["adapters", "pack", "tiny"]);
+        // What lies there belongs to somebody.
+        place.file("plugins/tiny/README.md", "a plugin's crate");
+        let add = ["adapters", "add", "tiny.arc.tar.zst"];
+        let into = [&add[..], &["--replace", "--into", "mine"]].concat();
+        let refusal = place.fails(FAILURE, &add);
+        refusal.says(&["plugins/tiny` exists already"]);
+        refusal.hints(&["`--into DIR`", "`--name NAME`"]);
+        // The hint helps.
+        place.succeeds(&into);
+        assert!(place.path("mine/tiny/adapter.json").exists());
+        place.succeeds(&[&add[..], &["--name", "second"]].concat());
+        assert!(place.path("plugins/second/adapter.json").exists());
+        assert_eq!(answer(&place, "second", &[]), answer(&place, "tiny", &[]));
+        let listed = std::fs::read_dir(place.path("plugins/tiny")).expect("the folder").count();
+        assert_eq!(listed, 1, "it is as it was");
+    }
+
+    #[test]
+    fn what_does_not_fit_replaces_nothing_unless_forced() {
+        let place = Place::with_adapter();
+        let mut other = tiny_llama();
+        other.seed += 1;
+        place.file("other.gguf", other.to_bytes());
+        place.add_to_registry(
+            "[decoders.other]\nsource = \"file:other.gguf\"\n\
+             [decoders.gemma]\narchitecture = \"gemma3\"\nsource = \"file:gone.gguf\"\n",
+        );
+        place.encoder("second", 32);
+        let new = |name: &str, decoder: &str, encoder: &str| {
+            place.succeeds(&["adapters", "new", name, "--decoder", decoder, "--encoder", encoder]);
+        };
+        new("fresh", "tiny", "start");
+        new("for-second", "tiny", "second");
+        new("working", "other", "start");
+        assert_eq!(place.succeeds(&["adapters", "add", "working"])["warnings"], serde_json::json!([]));
+        place.succeeds(&["adapters", "pack", "fresh/"]);
+
+        let registry = || std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        let before = registry();
+        let replace = ["--name", "other", "--replace"];
+        for (adapter, flags, says, hint) in [
+            ("fresh", &replace as &[&str], "embedding table", "--force"),
+            ("fresh", &["--name", "gemma"], "architecture `llama`", "--force"),
+            ("fresh.arc.tar.zst", &["--name", "gemma"], "architecture `llama`", "--name"),
+            ("for-second", &["--replace"], "encoder", "--for-encoder second"),
+            ("fresh", &["--for-encoder", "second"], "encoder", "--for-encoder start"),
+        ] {
+            let refusal = place.fails(FAILURE, &[&["adapters", "add", adapter], flags].concat());
+            refusal.says(&["adapter `", says]);
+            refusal.hints(&[hint]);
+            assert_eq!(registry(), before, "{adapter} {flags:?}");
+        }
+        assert!(!place.path("plugins/gemma").exists());
+
+        // Whoever insists is told what, and not to do what was done.
+        let forced = place.succeeds(&[&["adapters", "add", "fresh"], &replace[..], &["--force"]].concat());
+        let warnings = forced["warnings"].as_array().expect("a list");
+        let warning = warnings[0].as_str().expect("text");
+        assert!(warnings.len() == 1 && warning.contains("embedding table"), "{forced}");
+        assert!(warning.ends_with("added all the same") && !warning.contains("--force"), "{forced}");
+    }
+
+    #[test]
+    fn an_adapter_for_an_encoder_that_is_not_here_is_added_with_a_remark() {
+        let place = Place::with_adapter();
+        place.encoder("far", 32);
+        place.succeeds(&["adapters", "new", "fresh", "--decoder", "tiny", "--encoder", "far"]);
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        place.file("registry.toml", registry.replace("[encoders.far]\npackage = \"encoder-far\"\n", ""));
+        let added = place.succeeds(&["adapters", "add", "fresh", "--name", "second"]);
+        let warnings = added["warnings"].as_array().expect("a list");
+        assert_eq!(warnings.len(), 1, "{added}");
+        assert!(warnings[0].as_str().expect("text").contains("no encoder here is called `far`"), "{added}");
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_is_a_mistake_in_the_command_line() {
+        let place = Place::with_adapter();
+        for arguments in [
+            &["adapters", "alias", "tiny", "a b"] as &[&str],
+            &["adapters", "new", "a b", "--decoder", "tiny"],
+            &["adapters", "add", "adapter", "--name", "a b"],
+            &["adapters", "add", "--name", "x", "--source", "file:tiny.gguf", "--alias", "a b"],
+        ] {
+            let refusal = place.fails(USAGE, arguments);
+            refusal.says(&["`a b`", "letters, digits"]);
+            assert!(!refusal.message.contains("not a valid"), "{}", refusal.message);
+        }
     }
 
     #[test]
@@ -270,7 +456,9 @@ mod changes {
         let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
         assert!(registry.contains("# the only one\n[decoders.tiny]"), "{registry}");
         place.succeeds(&["generate", "--decoder", "c", "--prompt", "x", "--max-tokens", "1"]);
-        place.fails(FAILURE, &add).says(&["`copy` already names a decoder"]);
+        let refusal = place.fails(FAILURE, &add);
+        refusal.says(&["`copy` already names a decoder"]);
+        refusal.hints(&["choose another name"]);
         place.fails(USAGE, &["adapters", "add", "--source", "file:x"]);
         place.fails(USAGE, &["adapters", "add", "x", "--source", "ftp:x"]);
         place.fails(USAGE, &["adapters", "add", "x", "--sha256", "abc"]);
@@ -323,8 +511,10 @@ mod changes {
         let aliased = place.succeeds(&["adapters", "alias", "tiny", "small"]);
         assert_eq!(aliased["aliases"], serde_json::json!(["small"]));
         assert_eq!(answer(&place, "small", &[]), answer(&place, "tiny", &[]));
-        place.fails(FAILURE, &["adapters", "alias", "tiny", "small"]).says(&["`small` already names"]);
-        place.fails(FAILURE, &["adapters", "alias", "tiny", "../x"]).says(&["../x"]);
+        let refusal = place.fails(FAILURE, &["adapters", "alias", "tiny", "small"]);
+        refusal.says(&["`small` already names this decoder, `tiny`"]);
+        refusal.hints(&["nothing to do"]);
+        place.fails(USAGE, &["adapters", "alias", "tiny", "../x"]).says(&["../x"]);
         place.succeeds(&["adapters", "alias", "--remove", "small"]);
         place.fails(FAILURE, &["adapters", "inspect", "small"]).says(&["no decoder is called `small`"]);
 
@@ -334,6 +524,20 @@ mod changes {
         assert!(place.path("adapter/adapter.json").exists(), "files are the user's");
         place.succeeds(&["adapters", "remove", "tiny"]);
         assert!(names(&place.succeeds(&["adapters", "list"])["decoders"]).is_empty());
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_no_reason_to_remove_what_has_it() {
+        let place = Place::with_adapter();
+        place.add_to_registry("[decoders.other]\nsource = \"file:tiny.gguf\"\naliases = [\"o\"]\n");
+        let refusal = place.fails(FAILURE, &["adapters", "alias", "tiny", "o"]);
+        refusal.says(&["`o` already names a decoder"]);
+        refusal.hints(&["choose another name", "adapters list"]);
+        let refusal = place.fails(FAILURE, &["adapters", "add", "encoder"]);
+        refusal.says(&["`start` already names an encoder"]);
+        refusal.hints(&["--name", "registry.toml"]);
+        assert!(!refusal.hint.contains("adapters remove"), "{}", refusal.hint);
+        place.fails(FAILURE, &["adapters", "remove", "start"]).says(&["`start`: that is an encoder"]);
     }
 
     #[test]
@@ -523,7 +727,10 @@ mod forms {
         let shot = "Document: \nQuestion: who\nAnswer: she\n\n";
         assert_eq!(shown["prompt_tokens"], 1 + shot.len() + FEW_SHOT.len());
         assert_eq!(shown["latents"], (2 + 1) + (3 + 1));
-        let open = place.succeeds(&ask("few-shot", &["--shots", "shots.jsonl", "--open-book", "why"]));
+        let open = ask("few-shot", &["--shots", "shots.jsonl", "--open-book", "why"]);
+        place.fails(USAGE, &open).says(&["`--factor <N>` cannot be used with `--open-book`"]);
+        let open: Vec<&str> = open.into_iter().filter(|text| !["--factor", "3"].contains(text)).collect();
+        let open = place.succeeds(&open);
         assert_eq!(open["prompt_tokens"], 1 + shot.len() + 6 + FEW_SHOT.len() + 9);
         assert_eq!(open["latents"], 0);
     }
@@ -847,8 +1054,8 @@ mod new {
         answer(&place, "tiny", &[]);
         place.fails(FAILURE, &["adapters", "new", "fresh", "--decoder", "tiny"]).says(&["exists already"]);
         place
-            .fails(FAILURE, &["adapters", "new", "../up", "--decoder", "tiny", "-o", "up"])
-            .says(&["`name`"]);
+            .fails(USAGE, &["adapters", "new", "../up", "--decoder", "tiny", "-o", "up"])
+            .says(&["`../up`", "`<NAME>`"]);
         assert!(!place.path("up").exists());
     }
 }
@@ -892,6 +1099,20 @@ mod doctor {
         // The same is what asking says.
         place.file("text.txt", "a text");
         place.fails(FAILURE, &ask("tiny")).says(&["gemma3"]);
+    }
+
+    #[test]
+    fn an_architecture_that_the_registry_has_wrong_is_to_be_corrected_there() {
+        let place = Place::with_adapter();
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        let source = "source = \"file:tiny.gguf\"\n";
+        place.file("registry.toml", registry.replace(source, &format!("architecture = \"lama\"\n{source}")));
+        let (examined, _) = finds_fault(&place, &["adapters", "doctor"]);
+        let hint = examined["findings"][0]["hint"].as_str().expect("a hint");
+        assert!(hint.contains("correct `architecture` in") && !hint.contains("--force"), "{examined}");
+        // The same is what asking says.
+        place.file("text.txt", "a text");
+        place.fails(FAILURE, &ask("tiny")).hints(&["correct `architecture`"]);
     }
 
     #[test]

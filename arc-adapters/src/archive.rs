@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::digest::{HashingReader, sha256_file, sha256_hex};
 use crate::files::{io_error, publish_folder, read_bytes, replace};
-use crate::manifest::{MAX_MANIFEST_BYTES, check_file_name, check_name, check_sha256};
+use crate::manifest::{MAX_MANIFEST_BYTES, check_file_name, check_name, check_new_name, check_sha256};
 use crate::package::MAX_WEIGHTS_BYTES;
 use crate::{Adapter, AdapterManifest, Error, MANIFEST_FILE, Result};
 
@@ -105,8 +105,21 @@ fn append(
 /// # Errors
 /// [`Error::Sha256Mismatch`] when the archive or a file in it is not what was promised,
 /// [`Error::Invalid`] when it is not an archive of this project, [`Error::Exists`] when there is a
-/// package of that name, otherwise as [`Adapter::open`].
+/// folder of that name, otherwise as [`Adapter::open`].
 pub fn unpack(archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Archive> {
+    unpack_named(archive, parent, None, sha256)
+}
+
+/// The same into a folder with a name of its own.
+///
+/// # Errors
+/// As [`unpack`], and [`Error::InvalidName`].
+pub fn unpack_as(name: &str, archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Archive> {
+    check_new_name(name)?;
+    unpack_named(archive, parent, Some(name), sha256)
+}
+
+fn unpack_named(archive: &Path, parent: &Path, name: Option<&str>, sha256: Option<&str>) -> Result<Archive> {
     let mut file = File::open(archive).map_err(io_error("open", archive))?;
     // Nothing of an archive that is not the pinned one is looked at.
     let found = digest_of(&mut file, archive)?;
@@ -132,7 +145,7 @@ pub fn unpack(archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Arc
         // It was changed since it was hashed.
         return Err(Error::Sha256Mismatch { path: archive.to_owned(), expected: found, found: read });
     }
-    let folder = parent.join(&manifest.name);
+    let folder = parent.join(name.unwrap_or(&manifest.name));
     if folder.exists() {
         return Err(Error::Exists { path: folder });
     }
@@ -445,6 +458,21 @@ mod tests {
         unpack(&packed.path, &plugins, None).unwrap();
         assert!(matches!(unpack(&packed.path, &plugins, None), Err(Error::Exists { .. })));
         assert_eq!(std::fs::read_dir(&plugins).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_archive_is_unpacked_under_another_name_than_its_adapters() {
+        let (root, folder) = package();
+        let packed = pack(&folder, root.path()).unwrap();
+        let plugins = root.path().join("plugins");
+        let wrong = unpack_as("../up", &packed.path, &plugins, None);
+        assert!(matches!(wrong, Err(Error::InvalidName { .. })));
+        unpack(&packed.path, &plugins, None).unwrap();
+        let unpacked = unpack_as("mine", &packed.path, &plugins, Some(&packed.sha256)).unwrap();
+        assert_eq!(unpacked.path, plugins.join("mine"));
+        assert_eq!(Adapter::open(&unpacked.path).unwrap().manifest, packed.manifest);
+        let again = unpack_as("mine", &packed.path, &plugins, None);
+        assert!(matches!(again, Err(Error::Exists { path }) if path == plugins.join("mine")));
     }
 
     fn read(bytes: &[u8]) -> Result<(ArchiveContents, BTreeMap<String, Vec<u8>>)> {

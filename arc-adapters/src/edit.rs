@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
 
 use crate::files::{io_error, read_text, replace, sync_folder, through_links};
-use crate::manifest::check_name;
+use crate::manifest::{check_name, check_new_name};
 use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
 use crate::{DecoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption};
 
@@ -114,7 +114,8 @@ impl RegistryEditor {
     /// Adds a decoder.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] when its name, or one of its aliases, names another decoder.
+    /// [`Error::NameTaken`] when its name, or one of its aliases, names another decoder,
+    /// [`Error::InvalidName`] when one of them cannot be a name.
     pub fn add_decoder(&mut self, new: &NewDecoder) -> Result<()> {
         self.check_free(EntryKind::Decoder, &new.name)?;
         for alias in &new.aliases {
@@ -144,7 +145,7 @@ impl RegistryEditor {
     /// aliases and its adapter: names and adapters are each file's own business.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] when the name names another decoder.
+    /// As [`RegistryEditor::add_decoder`].
     pub fn copy_decoder(&mut self, name: &str, entry: &DecoderEntry) -> Result<()> {
         self.add_decoder(&NewDecoder {
             name: name.to_owned(),
@@ -192,7 +193,8 @@ impl RegistryEditor {
     /// Adds an encoder package.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] when the name names another encoder.
+    /// [`Error::NameTaken`] when the name names another encoder, [`Error::InvalidName`] when it cannot
+    /// be a name.
     pub fn add_encoder(&mut self, name: &str, package: &Path) -> Result<()> {
         self.check_free(EntryKind::Encoder, name)?;
         let package = path_text(package, &self.path)?;
@@ -316,7 +318,7 @@ impl RegistryEditor {
     ///
     /// # Errors
     /// [`Error::UnknownName`] when there is no such entry, [`Error::NameTaken`] when the alias
-    /// names one already.
+    /// names one already, [`Error::InvalidName`] when it cannot be a name.
     pub fn add_alias(&mut self, kind: EntryKind, name: &str, alias: &str) -> Result<()> {
         self.check_free(kind, alias)?;
         let path = self.path.clone();
@@ -340,6 +342,7 @@ impl RegistryEditor {
             return Err(Error::UnknownName {
                 kind: "alias",
                 name: alias.to_owned(),
+                other_kind: Some(kind.name()),
                 nearest: Vec::new(),
                 searched: vec![self.path.clone()],
             });
@@ -393,7 +396,7 @@ impl RegistryEditor {
     }
 
     fn check_free(&self, kind: EntryKind, name: &str) -> Result<()> {
-        check_name("name", name).map_err(|reason| invalid(&self.path, &reason))?;
+        check_new_name(name)?;
         match self.resolve(kind, name) {
             Err(Error::UnknownName { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -611,9 +614,28 @@ mod tests {
             editor.add_alias(EntryKind::Decoder, "zebra", "aardvark"),
             Err(Error::NameTaken { .. })
         ));
-        assert!(editor.add_alias(EntryKind::Decoder, "zebra", "../z").is_err());
         let error = editor.add_encoder("start", Path::new("p")).unwrap_err();
         assert!(error.to_string().starts_with("`start` already names an encoder in"), "{error}");
+        // No command removes an encoder, and what `remove` does to an alias takes its decoder away.
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("--name") && hint.contains("registry.toml"), "{hint}");
+        let error = editor.add_alias(EntryKind::Decoder, "aardvark", "aa").unwrap_err();
+        assert!(!error.hint().unwrap().contains("remove"), "{error}");
+        assert_eq!(editor.text(), TEXT);
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_is_called_so_and_not_a_fault_of_the_file() {
+        let (_folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        for name in ["../z", "a b", ""] {
+            let added = editor.add_alias(EntryKind::Decoder, "zebra", name);
+            assert!(matches!(added, Err(Error::InvalidName { .. })), "{name}: {added:?}");
+            assert!(matches!(editor.add_decoder(&new_decoder(name)), Err(Error::InvalidName { .. })));
+        }
+        let error = editor.add_encoder("a b", Path::new("p")).unwrap_err();
+        assert_eq!(error.to_string(), "`a b` cannot be a name");
+        assert!(error.hint().unwrap().contains("letters, digits"));
         assert_eq!(editor.text(), TEXT);
     }
 
@@ -624,7 +646,8 @@ mod tests {
         editor.add_alias(EntryKind::Decoder, "aa", "ant").unwrap();
         editor.add_alias(EntryKind::Decoder, "zebra", "zz").unwrap();
         editor.remove_alias(EntryKind::Decoder, "aa").unwrap();
-        assert!(editor.remove_alias(EntryKind::Decoder, "zebra").is_err(), "a name is not an alias");
+        let error = editor.remove_alias(EntryKind::Decoder, "zebra").unwrap_err();
+        assert_eq!(error.to_string(), "no alias is called `zebra`: that is a decoder");
         let registry = editor.save().unwrap();
         assert_eq!(registry.decoder("ant").unwrap().name, "aardvark");
         assert_eq!(registry.decoder("zz").unwrap().name, "zebra");

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::NAME_FORM;
+
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -71,13 +73,22 @@ pub enum Error {
         reason: String,
     },
 
+    /// A text that cannot be the name of anything.
+    #[error("`{}` cannot be a name", name.escape_debug())]
+    InvalidName {
+        /// The text.
+        name: String,
+    },
+
     /// No registry has an entry or alias of this name.
-    #[error("no {kind} is called `{name}`{}", nearest_names(nearest))]
+    #[error("no {kind} is called `{name}`{}", known_names(*other_kind, nearest))]
     UnknownName {
-        /// `decoder` or `encoder`.
+        /// `decoder`, `encoder`, or `decoder or encoder`.
         kind: &'static str,
         /// The name asked for.
         name: String,
+        /// What the name is instead: the kind of the entry that has it.
+        other_kind: Option<&'static str>,
         /// The most similar names, best first.
         nearest: Vec<String>,
         /// The registry files that were searched.
@@ -433,13 +444,20 @@ impl Error {
                  `hf:ORG/REPO@REVISION#FILE`"
                     .to_owned(),
             ),
+            Self::InvalidName { .. } => Some(format!("choose one of {NAME_FORM}")),
             Self::UnknownName { kind, searched, .. } => Some(if searched.is_empty() {
                 "no registry was read: run where a `registry.toml` is, or pass `--registry FILE`".to_owned()
             } else {
                 format!("`arc adapters list` shows every {kind} that the registries know")
             }),
+            // No command removes an encoder.
+            Self::NameTaken { kind: "encoder", path, .. } => Some(format!(
+                "choose another name with `--name`, or take the old entry out of `{}`",
+                path.display()
+            )),
+            // It may be an alias, and what has it may be in use: nothing is to be removed unseen.
             Self::NameTaken { .. } => {
-                Some("choose another name, or remove the old entry with `arc adapters remove`".to_owned())
+                Some("choose another name: `arc adapters list` shows what has this one".to_owned())
             }
             Self::NotImported { encoder, .. } => {
                 Some(format!("`arc import --name {encoder}` fetches and imports its checkpoint"))
@@ -478,11 +496,13 @@ pub(crate) fn with_article(kind: &str) -> String {
     format!("{} {kind}", if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" })
 }
 
-fn nearest_names(names: &[String]) -> String {
-    match names {
-        [] => String::new(),
-        [one] => format!(", the nearest name is `{one}`"),
-        [first, rest @ ..] => {
+/// What is known where a name is not: what it is instead, else the names that are like it.
+fn known_names(other_kind: Option<&str>, nearest: &[String]) -> String {
+    match (other_kind, nearest) {
+        (Some(kind), _) => format!(": that is {}", with_article(kind)),
+        (None, []) => String::new(),
+        (None, [one]) => format!(", the nearest name is `{one}`"),
+        (None, [first, rest @ ..]) => {
             let mut text = format!(", the nearest names are `{first}`");
             for name in rest {
                 text.push_str(&format!(", `{name}`"));

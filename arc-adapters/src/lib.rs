@@ -38,14 +38,16 @@ mod scaffold;
 mod shape;
 mod source;
 
-pub use archive::{Archive, ArchiveContents, archive_manifest, pack, read_archive, unpack};
+pub use archive::{Archive, ArchiveContents, archive_manifest, pack, read_archive, unpack, unpack_as};
 pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
 pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor};
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
 pub use isolate::{Isolation, serve_plugin};
 pub use loader::PluginPolicy;
-pub use manifest::{ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, WeightsFile};
+pub use manifest::{
+    ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, NAME_FORM, WeightsFile, is_name,
+};
 pub use package::{
     Adapter, AdapterPackage, AdapterTensor, AdapterWeights, HostProjector, MANIFEST_FILE, TensorF32,
     WEIGHTS_FILE, WeightType,
@@ -56,8 +58,9 @@ pub use registry::{
     Registry, RegistryFile, RopeScalingOption,
 };
 pub use report::{
-    Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, check_adapter, doctor,
-    inspect, inspect_manifest, list, verify,
+    Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, check_adapter,
+    check_embeddings, check_encoder_of, check_fit, check_template, doctor, inspect, inspect_manifest, list,
+    verify,
 };
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};
 pub use shape::ModelShape;

@@ -18,6 +18,9 @@ pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 const WHAT: &str = "adapter manifest";
 
+/// What [`is_name`] asks for, in words.
+pub const NAME_FORM: &str = "letters, digits, `.`, `_` and `-`, beginning with a letter or digit";
+
 /// The content of `adapter.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -322,14 +325,26 @@ pub(crate) fn parse_versioned<T: DeserializeOwned>(
     serde_json::from_str(text).map_err(|e| invalid(e.to_string()))
 }
 
-/// Names become folders and command line arguments, so they hold nothing that either interprets.
-pub(crate) fn check_name(field: &str, name: &str) -> Result<(), String> {
+/// Whether a text can be the name of an adapter, an encoder or a decoder. Names become folders and
+/// command line arguments, so they hold nothing that either interprets.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.is_empty() || name.len() > 128 || !name.chars().all(plain) || name.starts_with(['.', '-']) {
-        return Err(format!(
-            "`{field}` is `{}`, expected letters, digits, `.`, `_` and `-`, beginning with a letter or digit",
-            name.escape_debug()
-        ));
+    !text.is_empty() && text.len() <= 128 && text.chars().all(plain) && !text.starts_with(['.', '-'])
+}
+
+/// Checks a name that a file has.
+pub(crate) fn check_name(field: &str, name: &str) -> Result<(), String> {
+    if !is_name(name) {
+        return Err(format!("`{field}` is `{}`, expected {NAME_FORM}", name.escape_debug()));
+    }
+    Ok(())
+}
+
+/// Checks a name that somebody chose for something new.
+pub(crate) fn check_new_name(name: &str) -> Result<()> {
+    if !is_name(name) {
+        return Err(Error::InvalidName { name: name.to_owned() });
     }
     Ok(())
 }

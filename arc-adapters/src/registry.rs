@@ -316,7 +316,10 @@ impl Registry {
     /// # Errors
     /// [`Error::UnknownName`] with the nearest names.
     pub fn decoder(&self, name: &str) -> Result<&DecoderEntry> {
-        self.decoders.get(name).ok_or_else(|| self.unknown("decoder", name, self.decoders.nearest(name)))
+        self.decoders.get(name).ok_or_else(|| {
+            let other_kind = self.encoders.get(name).map(|_| EncoderEntry::KIND);
+            self.unknown(DecoderEntry::KIND, name, other_kind, self.decoders.names())
+        })
     }
 
     /// The encoder of this name or alias.
@@ -324,7 +327,16 @@ impl Registry {
     /// # Errors
     /// [`Error::UnknownName`] with the nearest names.
     pub fn encoder(&self, name: &str) -> Result<&EncoderEntry> {
-        self.encoders.get(name).ok_or_else(|| self.unknown("encoder", name, self.encoders.nearest(name)))
+        self.encoders.get(name).ok_or_else(|| {
+            let other_kind = self.decoders.get(name).map(|_| DecoderEntry::KIND);
+            self.unknown(EncoderEntry::KIND, name, other_kind, self.encoders.names())
+        })
+    }
+
+    /// The [`Error::UnknownName`] of a name that may be a decoder's or an encoder's and is neither.
+    #[must_use]
+    pub fn unknown_name(&self, name: &str) -> Error {
+        self.unknown("decoder or encoder", name, None, self.decoders.names().chain(self.encoders.names()))
     }
 
     /// Every decoder, sorted by name.
@@ -348,11 +360,18 @@ impl Registry {
         self.layers.iter().map(|layer| layer.file.path.as_path())
     }
 
-    fn unknown(&self, kind: &'static str, name: &str, nearest: Vec<String>) -> Error {
+    fn unknown<'a>(
+        &self,
+        kind: &'static str,
+        name: &str,
+        other_kind: Option<&'static str>,
+        known: impl Iterator<Item = &'a str>,
+    ) -> Error {
         Error::UnknownName {
             kind,
             name: name.to_owned(),
-            nearest,
+            other_kind,
+            nearest: nearest(name, known),
             searched: self.sources().map(Path::to_owned).collect(),
         }
     }
@@ -448,20 +467,25 @@ impl<T: Entry> Entries<T> {
         *self = Self::sorted(std::mem::take(&mut self.entries));
     }
 
-    /// The most similar names and aliases, best first. Names are compared without case and with
-    /// all separators alike, since that is how they are misremembered.
-    fn nearest(&self, name: &str) -> Vec<String> {
-        let fold = |s: &str| s.to_lowercase().replace(['_', '.', ' ', '/', ':'], "-");
-        let wanted = fold(name);
-        let mut scored: Vec<(f64, &str)> = self
-            .places
-            .keys()
-            .map(|known| (strsim::jaro_winkler(&wanted, &fold(known)), known.as_str()))
-            .filter(|(score, _)| *score >= 0.7)
-            .collect();
-        scored.sort_by(|(a, x), (b, y)| b.total_cmp(a).then(x.cmp(y)));
-        scored.into_iter().take(N_NEAREST).map(|(_, known)| known.to_owned()).collect()
+    /// Every name and alias, in no order.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
     }
+}
+
+/// The most similar names, best first. Names are compared without case and with all separators
+/// alike, since that is how they are misremembered.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let fold = |s: &str| s.to_lowercase().replace(['_', '.', ' ', '/', ':'], "-");
+    let wanted = fold(name);
+    let mut scored: Vec<(f64, &str)> = known
+        .map(|known| (strsim::jaro_winkler(&wanted, &fold(known)), known))
+        .filter(|(score, _)| *score >= 0.7)
+        .collect();
+    scored.sort_by(|(a, x), (b, y)| b.total_cmp(a).then(x.cmp(y)));
+    // A decoder and an encoder may have the same name.
+    scored.dedup();
+    scored.into_iter().take(N_NEAREST).map(|(_, known)| known.to_owned()).collect()
 }
 
 impl Entry for DecoderEntry {
@@ -786,7 +810,26 @@ source = "file:models/l.gguf"
         assert!(error.to_string().starts_with("no decoder is called `SmolLM2_135M`, the nearest names are"));
         let error = registry.decoder("zzz").unwrap_err();
         assert_eq!(error.to_string(), "no decoder is called `zzz`");
-        assert!(registry.encoder("smollm2").is_err(), "decoders are not encoders");
+    }
+
+    #[test]
+    fn a_name_of_the_other_kind_is_called_so() {
+        let registry = parse(EXAMPLE).unwrap();
+        let error = registry.decoder("start").unwrap_err();
+        assert_eq!(error.to_string(), "no decoder is called `start`: that is an encoder");
+        let error = registry.encoder("smollm2").unwrap_err();
+        assert_eq!(error.to_string(), "no encoder is called `smollm2`: that is a decoder");
+    }
+
+    #[test]
+    fn a_name_that_may_be_of_either_kind_is_looked_for_in_both() {
+        let mut registry = parse(EXAMPLE).unwrap();
+        let error = registry.unknown_name("strat");
+        let text = "no decoder or encoder is called `strat`, the nearest name is `start`";
+        assert_eq!(error.to_string(), text);
+        // What both kinds have is named once.
+        registry.overlay(parse("schema = 1\n[decoders.start]\nsource = 'file:x'").unwrap());
+        assert_eq!(registry.unknown_name("strat").to_string(), text);
     }
 
     #[test]

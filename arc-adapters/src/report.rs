@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     Adapter, AdapterManifest, Backbone, DecoderEntry, EncoderEntry, EncoderManifest, EncoderWeights, Error,
-    ModelSource, PluginPolicy, Registry, RegistryFile, Result, WeightType, sha256_file,
+    MANIFEST_FILE, ModelSource, PluginPolicy, Registry, RegistryFile, Result, WeightType, sha256_file,
 };
 
 /// One decoder of [`list`].
@@ -172,6 +172,13 @@ pub enum Outcome {
 }
 
 impl Check {
+    /// The check that failed if there is a fault, which comes with what to do about it.
+    fn unless(what: String, fault: Option<(String, String)>) -> Self {
+        let outcome =
+            fault.map_or(Outcome::Passed, |(message, hint)| Outcome::Failed { message, hint: Some(hint) });
+        Self { what, outcome }
+    }
+
     /// The check that a result is, and its value.
     pub fn of<T>(what: impl Into<String>, result: Result<T>) -> (Self, Option<T>) {
         let what = what.into();
@@ -203,11 +210,14 @@ impl Check {
     }
 }
 
+const LATENTS_WIDTH: &str = "adapter: width of the latents";
+
 /// Checks one decoder's adapter against everything that can be read without running a model.
 ///
 /// `model` is where the decoder's model file lies, if it has been pulled. The embedding table and
 /// the tokenizer are checked by who loads the model, with
-/// [`AdapterManifest::check_decoder`].
+/// [`AdapterManifest::check_decoder`]. `template` says in one line what is wrong with a prompt
+/// template, if anything is: this crate has no engine that reads them.
 ///
 /// # Errors
 /// [`Error::UnknownName`]; everything else is a failed check.
@@ -216,19 +226,25 @@ pub fn verify(
     decoder: &str,
     policy: &PluginPolicy,
     model: Option<&Path>,
+    template: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<Check>> {
     let entry = registry.decoder(decoder)?;
     let mut checks = Vec::new();
     if entry.adapter.is_some() || entry.plugin.is_some() || entry.adapters.is_empty() {
         let encoder = entry.encoder.as_deref().or(registry.default_encoder());
-        checks.extend(check_one(registry, entry, encoder, "adapter", Adapter::resolve(entry, policy)));
+        let opened = Adapter::resolve(entry, policy);
+        checks.extend(check_one(registry, entry, encoder, "adapter", opened, template));
     }
     for (encoder, folder) in &entry.adapters {
         // The usual adapter is often the one for the usual encoder.
         if entry.adapter.as_ref() != Some(folder) || entry.encoder.as_ref() != Some(encoder) {
             let about = format!("adapter for encoder `{encoder}`");
-            checks.extend(check_one(registry, entry, Some(encoder), &about, open_pinned(entry, folder)));
+            let opened = open_pinned(entry, folder);
+            checks.extend(check_one(registry, entry, Some(encoder), &about, opened, template));
         }
+    }
+    if entry.options.prompt_template.is_some() {
+        checks.push(Check::unless("options: prompt template".to_owned(), bad_option(entry, template)));
     }
 
     let what = "model: sha256";
@@ -282,6 +298,7 @@ fn check_one(
     encoder: Option<&str>,
     about: &str,
     opened: Result<Adapter>,
+    template: &dyn Fn(&str) -> Option<String>,
 ) -> Vec<Check> {
     let is_described = matches!(opened, Err(Error::NotImported { .. }));
     let (mut checks, adapter) = check_opened(about, opened);
@@ -294,24 +311,167 @@ fn check_one(
             "there is no adapter to match",
         )),
         Some(manifest) => {
-            checks.push(Check::of(format!("{about}: made for this decoder"), made_for(entry, &manifest)).0);
+            checks
+                .push(Check::unless(format!("{about}: prompt template"), bad_template(&manifest, template)));
+            let other = other_architecture(entry, &manifest);
+            checks.push(Check::unless(format!("{about}: made for this decoder"), other));
             checks.extend(check_encoder(registry, encoder, about, &manifest));
         }
     }
     checks
 }
 
-fn made_for(entry: &DecoderEntry, manifest: &AdapterManifest) -> Result<()> {
+/// Whether the prompt of an adapter can be made, as `template` has it, which says what is wrong with
+/// one.
+#[must_use]
+pub fn check_template(manifest: &AdapterManifest, template: &dyn Fn(&str) -> Option<String>) -> Check {
+    Check::unless("adapter: prompt template".to_owned(), bad_template(manifest, template))
+}
+
+fn bad_template(
+    manifest: &AdapterManifest,
+    template: &dyn Fn(&str) -> Option<String>,
+) -> Option<(String, String)> {
+    let fault = template(&manifest.prompt_template)?;
+    let message = format!("adapter `{}`: {fault}", manifest.name);
+    Some((message, format!("correct `prompt_template` in its `{MANIFEST_FILE}`")))
+}
+
+/// What is wrong with the prompt that an entry has in place of its adapter's.
+fn bad_option(entry: &DecoderEntry, template: &dyn Fn(&str) -> Option<String>) -> Option<(String, String)> {
+    let fault = template(entry.options.prompt_template.as_ref()?)?;
+    let hint = format!("correct `prompt_template` there in `{}`", entry.origin.display());
+    Some((format!("`options` of decoder `{}`: {fault}", entry.name), hint))
+}
+
+/// What is wrong where an adapter is for another architecture than an entry says. Either may be the
+/// wrong one: no model was looked at.
+fn other_architecture(entry: &DecoderEntry, manifest: &AdapterManifest) -> Option<(String, String)> {
     // Names differ between registries, so the name alone proves nothing; the architecture must fit.
-    match &entry.architecture {
-        Some(architecture) if *architecture != manifest.decoder.architecture => Err(Error::PinMismatch {
-            adapter: manifest.name.clone(),
-            what: crate::Pin::Architecture,
-            expected: manifest.decoder.architecture.clone(),
-            found: architecture.clone(),
-        }),
-        _ => Ok(()),
+    let said = entry.architecture.as_ref()?;
+    let made_for = &manifest.decoder.architecture;
+    (said != made_for).then(|| {
+        let (adapter, decoder) = (&manifest.name, &entry.name);
+        (
+            format!(
+                "adapter `{adapter}` was made for architecture `{made_for}`, the entry of decoder \
+                 `{decoder}` says `{said}`"
+            ),
+            format!(
+                "correct `architecture` in `{}` if that is not the model's, or use the model that the \
+                 adapter was made for",
+                entry.origin.display()
+            ),
+        )
+    })
+}
+
+/// Whether an adapter gives vectors of the width that a decoder reads.
+#[must_use]
+pub fn check_embeddings(manifest: &AdapterManifest, d_model: usize) -> Check {
+    let (adapter, given) = (&manifest.name, manifest.d_decoder);
+    let fault = (given != d_model).then(|| {
+        (
+            format!("adapter `{adapter}` gives embeddings of width {given}, the decoder reads {d_model}"),
+            "fit an adapter for this decoder with `arc fit`".to_owned(),
+        )
+    });
+    Check::unless("adapter: width of the embeddings".to_owned(), fault)
+}
+
+/// The checks of an adapter that no entry names against the encoder that it was made for, which is
+/// known by its identity whatever it is called here. One that is not here is no fault of the adapter.
+#[must_use]
+pub fn check_encoder_of(registry: &Registry, manifest: &AdapterManifest) -> Vec<Check> {
+    match encoder_of(registry, manifest) {
+        Err(error) => {
+            vec![Check::of(format!("encoder `{}`: manifest", manifest.encoder.name), Err::<(), _>(error)).0]
+        }
+        Ok(None) => vec![Check::skipped("adapter: made for an encoder", no_encoder(manifest))],
+        Ok(Some((name, encoder))) => {
+            let pinned = manifest.check_encoder(&encoder.encoder_id);
+            vec![
+                Check::of(format!("adapter: made for encoder `{name}`"), pinned).0,
+                Check::unless(LATENTS_WIDTH.to_owned(), other_width(manifest, &encoder)),
+            ]
+        }
     }
+}
+
+/// The encoder that an adapter was made for, else the one of its name.
+fn encoder_of<'a>(
+    registry: &'a Registry,
+    manifest: &AdapterManifest,
+) -> Result<Option<(&'a str, EncoderManifest)>> {
+    let same = registry.encoders().find_map(|entry| {
+        let encoder = EncoderManifest::open(&entry.package).ok()?;
+        manifest.check_encoder(&encoder.encoder_id).is_ok().then_some((entry.name.as_str(), encoder))
+    });
+    match registry.encoder(&manifest.encoder.name) {
+        _ if same.is_some() => Ok(same),
+        Err(_) => Ok(None),
+        Ok(entry) => Ok(Some((&entry.name, EncoderManifest::open(&entry.package)?))),
+    }
+}
+
+fn no_encoder(manifest: &AdapterManifest) -> String {
+    format!(
+        "no encoder here is called `{}`, and none has the `encoder_id` that the adapter pins: `arc adapters \
+         add` adds its package",
+        manifest.encoder.name
+    )
+}
+
+/// The checks of an adapter against the entry that it is to be added to, and against the encoder that
+/// it would be used with: `for_encoder`, else the usual one. What fails could not be used.
+///
+/// An adapter for an encoder that no registry has is no fault: its latents may come from elsewhere.
+#[must_use]
+pub fn check_fit(
+    registry: &Registry,
+    entry: &DecoderEntry,
+    for_encoder: Option<&str>,
+    manifest: &AdapterManifest,
+) -> Vec<Check> {
+    let other = other_architecture(entry, manifest).map(|(message, _)| {
+        let hint = format!(
+            "add it to the decoder that it was made for with `--name`, correct `architecture` in `{}`, or \
+             pass `--force` to add it all the same",
+            entry.origin.display()
+        );
+        (message, hint)
+    });
+    let mut checks = vec![Check::unless("adapter: made for this decoder".to_owned(), other)];
+    checks.extend(entry.shape.as_ref().map(|shape| check_embeddings(manifest, shape.d_model)));
+
+    let what = "adapter: made for this encoder";
+    let name = for_encoder.or(entry.encoder.as_deref()).or(registry.default_encoder());
+    let usual = name.and_then(|name| registry.encoder(name).ok());
+    let usual = usual.and_then(|entry| EncoderManifest::open(&entry.package).ok());
+    let own = encoder_of(registry, manifest);
+    match (usual, own) {
+        (Some(encoder), _) if manifest.check_encoder(&encoder.encoder_id).is_ok() => {
+            checks.push(Check::unless(LATENTS_WIDTH.to_owned(), other_width(manifest, &encoder)));
+        }
+        (_, Ok(None)) if for_encoder.is_none() => checks.push(Check::skipped(what, no_encoder(manifest))),
+        (Some(encoder), own) => {
+            let mut check = Check::of(what, manifest.check_encoder(&encoder.encoder_id)).0;
+            if let (Outcome::Failed { hint, .. }, Ok(Some((name, own)))) = (&mut check.outcome, own)
+                && manifest.check_encoder(&own.encoder_id).is_ok()
+            {
+                *hint = Some(format!(
+                    "add it for the encoder that it was made for with `--for-encoder {name}`, or pass \
+                     `--force` to add it all the same"
+                ));
+            }
+            checks.push(check);
+        }
+        // Without a usual encoder it is used with the one that is named in each call.
+        (None, Ok(Some(_))) => checks.extend(check_encoder_of(registry, manifest)),
+        // What cannot be read is the registry's fault, and no reason to refuse the adapter.
+        (None, _) => {}
+    }
+    checks
 }
 
 fn check_encoder(
@@ -383,11 +543,13 @@ pub enum Likelihood {
 /// Looks for everything that keeps a setup from working, the likeliest cause first.
 ///
 /// `registries` are the files that would be layered. `model` says where the model file of a decoder
-/// lies, if it has been pulled. An empty answer means that nothing was found.
+/// lies, if it has been pulled, and `template` what is wrong with a prompt template, as in
+/// [`verify`]. An empty answer means that nothing was found.
 pub fn doctor(
     registries: &[RegistryFile],
     policy: &PluginPolicy,
     model: &dyn Fn(&DecoderEntry) -> Option<PathBuf>,
+    template: &dyn Fn(&str) -> Option<String>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut registry = Registry::default();
@@ -426,7 +588,7 @@ pub fn doctor(
         findings.extend(examine_encoder(&registry, encoder));
     }
     for decoder in registry.decoders() {
-        findings.extend(examine(&registry, decoder, policy, model(decoder).as_deref()));
+        findings.extend(examine(&registry, decoder, policy, model(decoder).as_deref(), template));
     }
     // Stable, so that within a likelihood registries come before encoders before decoders.
     findings.sort_by_key(|finding| finding.likelihood);
@@ -490,6 +652,7 @@ fn examine_adapter(
     decoder: &DecoderEntry,
     encoder: Option<&str>,
     opened: Result<Adapter>,
+    template: &dyn Fn(&str) -> Option<String>,
 ) -> Vec<Finding> {
     let subject = match encoder.filter(|encoder| decoder.adapters.contains_key(*encoder)) {
         Some(encoder) => format!("decoder `{}` with encoder `{encoder}`", decoder.name),
@@ -519,14 +682,13 @@ fn examine_adapter(
         Some(Ok(entry)) => EncoderManifest::open(&entry.package).ok(),
     };
     let Some(manifest) = manifest else { return findings };
-    if let Err(error) = made_for(decoder, &manifest) {
-        findings.push(finding(Likelihood::Likely, &subject, &error));
-    }
+    findings.extend(bad_template(&manifest, template).map(|fault| likely(&subject, fault)));
+    findings.extend(other_architecture(decoder, &manifest).map(|fault| likely(&subject, fault)));
     if let Some(encoder) = encoder {
         if let Err(error) = manifest.check_encoder(&encoder.encoder_id) {
             findings.push(finding(Likelihood::Likely, &subject, &error));
-        } else if let Some((problem, hint)) = other_width(&manifest, &encoder) {
-            findings.push(Finding { likelihood: Likelihood::Likely, subject, problem, hint: Some(hint) });
+        } else {
+            findings.extend(other_width(&manifest, &encoder).map(|fault| likely(&subject, fault)));
         }
     }
     findings
@@ -537,19 +699,22 @@ fn examine(
     decoder: &DecoderEntry,
     policy: &PluginPolicy,
     model: Option<&Path>,
+    template: &dyn Fn(&str) -> Option<String>,
 ) -> Vec<Finding> {
     let subject = format!("decoder `{}`", decoder.name);
     let usual = decoder.encoder.as_deref().or(registry.default_encoder());
     let mut findings = Vec::new();
     if decoder.adapter.is_some() || decoder.plugin.is_some() || decoder.adapters.is_empty() {
-        findings.extend(examine_adapter(registry, decoder, usual, Adapter::resolve(decoder, policy)));
+        let opened = Adapter::resolve(decoder, policy);
+        findings.extend(examine_adapter(registry, decoder, usual, opened, template));
     }
     for (encoder, folder) in &decoder.adapters {
         if decoder.adapter.as_ref() != Some(folder) || decoder.encoder.as_ref() != Some(encoder) {
             let opened = open_pinned(decoder, folder);
-            findings.extend(examine_adapter(registry, decoder, Some(encoder), opened));
+            findings.extend(examine_adapter(registry, decoder, Some(encoder), opened, template));
         }
     }
+    findings.extend(bad_option(decoder, template).map(|fault| likely(&subject, fault)));
     let missing = match &decoder.model.source {
         ModelSource::File { path } if !path.exists() => Some((
             Likelihood::Likely,
@@ -599,6 +764,11 @@ fn finding(likelihood: Likelihood, subject: &str, error: &Error) -> Finding {
     Finding { likelihood, subject: subject.to_owned(), problem: error.to_string(), hint: error.hint() }
 }
 
+/// A fault that keeps its subject from working, which comes with what to do about it.
+fn likely(subject: &str, (problem, hint): (String, String)) -> Finding {
+    Finding { likelihood: Likelihood::Likely, subject: subject.to_owned(), problem, hint: Some(hint) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -634,7 +804,7 @@ mod tests {
 
     fn examine(path: &Path) -> Vec<Finding> {
         let file = RegistryFile { path: path.to_owned(), chosen: Chosen::Found };
-        doctor(&[file], &PluginPolicy::default(), &|_| None)
+        doctor(&[file], &PluginPolicy::default(), &|_| None, &|_| None)
     }
 
     #[test]
@@ -642,8 +812,8 @@ mod tests {
         let (_root, path) = setup();
         assert_eq!(examine(&path), []);
         let registry = Registry::open(&path).unwrap();
-        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None).unwrap();
-        assert_eq!(checks.len(), 5);
+        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None, &|_| None).unwrap();
+        assert_eq!(checks.len(), 6);
         assert!(checks.iter().all(|c| c.outcome == Outcome::Passed), "{checks:?}");
     }
 
@@ -707,7 +877,10 @@ mod tests {
             let (l, s, p) = found.first().unwrap_or_else(|| panic!("nothing found, expected {problem}"));
             assert!(*l == likelihood && s.ends_with(subject) && p.contains(problem), "{found:?}");
         }
-        assert_eq!(doctor(&[], &PluginPolicy::default(), &|_| None)[0].likelihood, Likelihood::Certain);
+        assert_eq!(
+            doctor(&[], &PluginPolicy::default(), &|_| None, &|_| None)[0].likelihood,
+            Likelihood::Certain
+        );
     }
 
     #[test]
@@ -797,6 +970,134 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_that_cannot_be_made_is_found_in_the_adapter_and_in_the_entry() {
+        let template = |source: &str| source.contains("{% for").then(|| "it does not end".to_owned());
+        let policy = PluginPolicy::default();
+        let found = |path: &Path| {
+            let file = RegistryFile { path: path.to_owned(), chosen: Chosen::Found };
+            let findings = doctor(&[file], &policy, &|_| None, &template);
+            let registry = Registry::open(path).unwrap();
+            let checks = verify(&registry, "tiny", &policy, None, &template).unwrap();
+            let failed: Vec<_> = checks.into_iter().filter(Check::failed).map(|check| check.what).collect();
+            (findings, failed)
+        };
+        let (root, path) = setup();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}options = {{ prompt_template = '{{% for' }}\n")).unwrap();
+        let (findings, failed) = found(&path);
+        assert_eq!(failed, ["options: prompt template"]);
+        assert_eq!((findings.len(), findings[0].likelihood), (1, Likelihood::Likely), "{findings:?}");
+        assert!(findings[0].hint.as_ref().unwrap().contains("registry.toml"), "{findings:?}");
+
+        std::fs::write(&path, text).unwrap();
+        let json = root.path().join("tiny/adapter.json");
+        let mut manifest = AdapterManifest::open(&root.path().join("tiny")).unwrap();
+        manifest.prompt_template = "{% for".to_owned();
+        std::fs::write(&json, manifest.to_json(&json).unwrap()).unwrap();
+        let (findings, failed) = found(&path);
+        assert_eq!(failed, ["adapter: prompt template"]);
+        assert_eq!(findings[0].problem, "adapter `tiny`: it does not end");
+        assert!(findings[0].hint.as_ref().unwrap().contains("adapter.json"), "{findings:?}");
+        assert!(check_template(&manifest, &template).failed());
+    }
+
+    #[test]
+    fn an_adapter_that_no_entry_names_is_held_against_the_encoder_of_its_identity() {
+        let (root, path) = setup();
+        let registry = Registry::open(&path).unwrap();
+        let sound = AdapterManifest::open(&root.path().join("tiny")).unwrap();
+        let of = |change: &dyn Fn(&mut AdapterManifest)| {
+            let mut manifest = sound.clone();
+            change(&mut manifest);
+            check_encoder_of(&registry, &manifest)
+        };
+        // What the maker calls it means nothing here.
+        for name in ["start", "other"] {
+            let checks = of(&|manifest| manifest.encoder.name = name.to_owned());
+            assert_eq!(checks[0].what, "adapter: made for encoder `start`");
+            assert!(checks.iter().all(|check| check.outcome == Outcome::Passed), "{checks:?}");
+        }
+        let checks = of(&|manifest| manifest.encoder.encoder_id = "0".repeat(64));
+        assert!(checks[0].failed(), "{checks:?}");
+        let checks = of(&|manifest| manifest.d_encoder = 5);
+        assert_eq!(checks.iter().filter(|check| check.failed()).count(), 1, "{checks:?}");
+        let checks = of(&|manifest| {
+            manifest.encoder = crate::EncoderPin { name: "other".to_owned(), encoder_id: "x".to_owned() };
+        });
+        let [Check { outcome: Outcome::Skipped { reason }, .. }] = checks.as_slice() else {
+            panic!("{checks:?}")
+        };
+        assert!(reason.contains("no encoder here is called `other`"), "{reason}");
+        std::fs::remove_dir_all(root.path().join("start")).unwrap();
+        assert!(of(&|_| {})[0].failed(), "it cannot be read");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_before_it_is_added() {
+        let (root, path) = setup();
+        std::fs::create_dir(root.path().join("other")).unwrap();
+        let encoder = ENCODER.replace("SHA", &"a".repeat(64)).replace("\"e\"", "\"other\"");
+        std::fs::write(root.path().join("other/encoder.json"), encoder).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let shape = "shape = { n_layers = 2, d_model = 12, n_heads = 2, n_kv_heads = 1, d_head = 6, \
+                     d_ff = 16, vocab_size = 10, norm_eps = 1e-5, rope_theta = 1e4 }\n";
+        std::fs::write(&path, format!("{text}{shape}[encoders.other]\npackage = 'other'\n")).unwrap();
+        let registry = Registry::open(&path).unwrap();
+        let entry = registry.decoder("tiny").unwrap();
+        let sound = AdapterManifest::open(&root.path().join("tiny")).unwrap();
+        let fault = |for_encoder: Option<&str>, change: &dyn Fn(&mut AdapterManifest)| {
+            let mut manifest = sound.clone();
+            change(&mut manifest);
+            let checks = check_fit(&registry, entry, for_encoder, &manifest);
+            let outcomes = checks.into_iter().map(|check| check.outcome);
+            outcomes.filter(|outcome| *outcome != Outcome::Passed).collect::<Vec<_>>()
+        };
+        let hint = |outcomes: &[Outcome]| match outcomes {
+            [Outcome::Failed { hint: Some(hint), .. }] => hint.clone(),
+            other => panic!("{other:?}"),
+        };
+        let made_for = |name: &'static str, id: &'static str| {
+            move |manifest: &mut AdapterManifest| {
+                manifest.encoder = crate::EncoderPin { name: name.to_owned(), encoder_id: id.to_owned() };
+            }
+        };
+        assert_eq!(fault(None, &|_| {}), []);
+        assert!(
+            hint(&fault(None, &|manifest| manifest.decoder.architecture = "gemma3".into()))
+                .contains("--force")
+        );
+        assert!(hint(&fault(None, &|manifest| manifest.d_decoder = 13)).contains("arc fit"));
+        assert!(hint(&fault(None, &|manifest| manifest.d_encoder = 9)).contains("the encoder"));
+        // It is here, and is not the usual one.
+        assert!(hint(&fault(None, &made_for("other", "other"))).contains("--for-encoder other"));
+        assert_eq!(fault(Some("other"), &made_for("other", "other")), []);
+        assert!(hint(&fault(Some("other"), &|_| {})).contains("--for-encoder start"));
+        assert!(hint(&fault(None, &made_for("start", "another"))).contains("--force"));
+        // It is not here at all: its latents may come from elsewhere, unless another one is named.
+        let elsewhere = made_for("far", "far");
+        assert!(matches!(fault(None, &elsewhere).as_slice(), [Outcome::Skipped { .. }]));
+        assert!(hint(&fault(Some("start"), &elsewhere)).contains("--force"));
+
+        // Without a usual encoder any that is here will do.
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("default_encoder = 'start'\n", "")).unwrap();
+        let registry = Registry::open(&path).unwrap();
+        let entry = registry.decoder("tiny").unwrap();
+        let checks = check_fit(&registry, entry, None, &sound);
+        assert!(checks.iter().all(|check| check.outcome == Outcome::Passed), "{checks:?}");
+    }
+
+    #[test]
+    fn an_architecture_that_the_registry_has_wrong_is_to_be_corrected_there() {
+        let (_root, path) = setup();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("'llama'", "'lama'")).unwrap();
+        let findings = examine(&path);
+        let hint = findings[0].hint.as_ref().unwrap();
+        assert!(hint.contains("correct `architecture` in `") && !hint.contains("--force"), "{hint}");
+    }
+
+    #[test]
     fn what_is_only_described_or_has_no_adapter_is_no_fault() {
         let (root, path) = setup();
         let json = root.path().join("tiny/adapter.json");
@@ -812,14 +1113,14 @@ mod tests {
         assert!(findings[1].hint.as_ref().unwrap().contains("arc import"), "{findings:?}");
 
         let registry = Registry::open(&path).unwrap();
-        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None).unwrap();
+        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None, &|_| None).unwrap();
         assert!(checks.iter().all(|check| !check.failed()), "{checks:?}");
         assert!(matches!(&checks[0].outcome, Outcome::Skipped { reason } if reason.contains("arc import")));
         // What it says is checked all the same.
         let encoder = root.path().join("start/encoder.json");
         let text = std::fs::read_to_string(&encoder).unwrap();
         std::fs::write(&encoder, text.replace("\"e\"", "\"other\"")).unwrap();
-        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None).unwrap();
+        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None, &|_| None).unwrap();
         let failed: Vec<_> = checks.iter().filter(|c| c.failed()).map(|c| c.what.as_str()).collect();
         assert_eq!(failed, ["adapter: made for this encoder"]);
 
@@ -842,7 +1143,7 @@ mod tests {
         let listed = serde_json::to_value(list(&registry)).unwrap();
         assert_eq!(listed[0]["adapters"]["other"], root.path().join("second").to_str().unwrap());
         assert_eq!(listed[0]["encoder"], serde_json::Value::Null);
-        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None).unwrap();
+        let checks = verify(&registry, "tiny", &PluginPolicy::default(), None, &|_| None).unwrap();
         let failed: Vec<_> = checks.iter().filter(|c| c.failed()).map(|c| c.what.as_str()).collect();
         assert_eq!(failed, ["adapter for encoder `other`: made for this encoder"], "it is for `start`");
     }
@@ -851,7 +1152,9 @@ mod tests {
     fn a_changed_model_fails_its_check() {
         let (root, path) = setup();
         std::fs::write(root.path().join("model.gguf"), "abd").unwrap();
-        let checks = verify(&Registry::open(&path).unwrap(), "tiny", &PluginPolicy::default(), None).unwrap();
+        let checks =
+            verify(&Registry::open(&path).unwrap(), "tiny", &PluginPolicy::default(), None, &|_| None)
+                .unwrap();
         let failed: Vec<_> = checks.iter().filter(|c| c.failed()).map(|c| c.what.as_str()).collect();
         assert_eq!(failed, ["model: sha256"]);
     }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use crate::files::replace;
-use crate::manifest::{ADAPTER_SCHEMA, check_name};
+use crate::manifest::{ADAPTER_SCHEMA, check_new_name};
 use crate::{
     AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin, Error, MANIFEST_FILE,
     ProjectorSpec, Result, WEIGHTS_FILE, WeightType, WeightsFile,
@@ -39,8 +39,10 @@ impl Scaffold {
     /// is trained.
     ///
     /// # Errors
-    /// [`Error::Exists`] when the folder is there already, otherwise as [`AdapterPackage::write`].
+    /// [`Error::InvalidName`] when the name cannot be one, [`Error::Exists`] when the folder is there
+    /// already, otherwise as [`AdapterPackage::write`].
     pub fn package(&self, folder: &Path) -> Result<AdapterManifest> {
+        check_new_name(&self.name)?;
         if folder.exists() {
             return Err(Error::Exists { path: folder.to_owned() });
         }
@@ -67,7 +69,7 @@ impl Scaffold {
         let invalid = |reason: String| Error::Invalid { path: path.clone(), what: "Cargo.toml", reason };
         let dependency: toml_edit::Value =
             dependency.parse().map_err(|e: toml_edit::TomlError| invalid(e.message().replace('\n', ", ")))?;
-        check_name("name", &self.name).map_err(invalid)?;
+        check_new_name(&self.name)?;
         let crate_name = format!("arc-adapter-{}", self.name.replace('.', "-").to_lowercase());
         let manifest = self.package(folder)?;
         let dependency = dependency.to_string();
@@ -194,8 +196,9 @@ pub(crate) mod tests {
     fn names_and_widths_are_checked_before_anything_is_written() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("new");
-        assert!(scaffold("../up").package(&folder).is_err());
-        assert!(scaffold("a\"\n[x]").plugin_crate(&folder, "\"0.1\"").is_err());
+        assert!(matches!(scaffold("../up").package(&folder), Err(Error::InvalidName { .. })));
+        let injected = scaffold("a\"\n[x]").plugin_crate(&folder, "\"0.1\"");
+        assert!(matches!(injected, Err(Error::InvalidName { .. })));
         assert!(scaffold("new").plugin_crate(&folder, "0.1 [x]").is_err());
         let wide = Scaffold { d_decoder: usize::MAX, ..scaffold("new") };
         assert!(wide.package(&folder).is_err());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use arc_adapters::{ModelSource, is_sha256_hex};
+use arc_adapters::{ModelSource, NAME_FORM, is_name, is_sha256_hex};
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Args)]
@@ -63,7 +63,7 @@ pub(crate) struct Add {
     #[arg(value_name = "ADAPTER", required_unless_present = "source")]
     pub adapter: Option<String>,
     /// The decoder's name, where it is not the one that the adapter was made for
-    #[arg(long, value_name = "NAME", required_unless_present = "adapter")]
+    #[arg(long, value_name = "NAME", required_unless_present = "adapter", value_parser = parse_name)]
     pub name: Option<String>,
     /// Add the adapter for this encoder, beside those that the decoder has for others
     #[arg(long, value_name = "ENCODER", requires = "adapter")]
@@ -71,7 +71,8 @@ pub(crate) struct Add {
     /// The sha256 of the archive or plugin
     #[arg(long, value_name = "HEX", requires = "adapter", value_parser = parse_sha256)]
     pub sha256: Option<String>,
-    /// The folder that archives are unpacked into, `plugins` beside the registry where left out
+    /// The folder that archives are unpacked into, each under `--name` or else its adapter's name;
+    /// `plugins` beside the registry where left out
     #[arg(long, value_name = "DIR", requires = "adapter")]
     pub into: Option<PathBuf>,
     /// Put the adapter in the place of the one that the decoder has
@@ -91,7 +92,7 @@ pub(crate) struct Add {
     #[arg(long, value_name = "SOURCE", requires = "source", value_parser = parse_source)]
     pub tokenizer: Option<ModelSource>,
     /// Another name for the decoder; may be repeated
-    #[arg(long, value_name = "NAME", requires = "source")]
+    #[arg(long, value_name = "NAME", requires = "source", value_parser = parse_name)]
     pub alias: Vec<String>,
     #[command(flatten)]
     pub target: Target,
@@ -115,7 +116,7 @@ pub(crate) struct Alias {
     #[arg(value_name = "NAME")]
     pub name: String,
     /// Its new alias
-    #[arg(value_name = "ALIAS", required_unless_present = "remove", conflicts_with = "remove")]
+    #[arg(value_name = "ALIAS", required_unless_present = "remove", conflicts_with = "remove", value_parser = parse_name)]
     pub alias: Option<String>,
     /// Take the alias away
     #[arg(long)]
@@ -127,7 +128,7 @@ pub(crate) struct Alias {
 #[derive(Debug, Args)]
 pub(crate) struct New {
     /// The adapter's name
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = parse_name)]
     pub name: String,
     /// The decoder that it is for, by name or alias; its model is needed for the hashes
     #[arg(long, value_name = "NAME")]
@@ -161,6 +162,10 @@ pub(crate) struct Pack {
     /// The folder that the archive is written to
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     pub output: PathBuf,
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    if is_name(text) { Ok(text.to_owned()) } else { Err(format!("expected {NAME_FORM}")) }
 }
 
 fn parse_sha256(text: &str) -> Result<String, String> {

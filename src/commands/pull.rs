@@ -27,7 +27,7 @@ pub(crate) fn run(global: &Global, pull: &Pull, output: &Output) -> Result<(), F
                 }
                 manifest => session(global)?.backbone(&manifest)?,
             },
-            (Err(unknown), Err(_)) => return Err(unknown.into()),
+            (Err(_), Err(_)) => return Err(registry.unknown_name(name).into()),
         };
         output.line(format!("{name}: {}", path.display()))?;
         pulled.push(json!({ "name": name, "path": path }));

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    Adapter, AdapterManifest, Archive, DecoderEntry, ENCODER_FILE, EncoderManifest, MANIFEST_FILE, ModelFile,
-    ModelSource, NewAdapter, NewDecoder, Outcome, PluginEntry, REGISTRY_FILE, Registry, RegistryEditor,
-    archive_manifest, sha256_file, unpack,
+    Adapter, AdapterManifest, Archive, Check, DecoderEntry, ENCODER_FILE, EncoderManifest, MANIFEST_FILE,
+    ModelFile, ModelSource, NewAdapter, NewDecoder, Outcome, PluginEntry, REGISTRY_FILE, Registry,
+    RegistryEditor, archive_manifest, sha256_file, unpack_as,
 };
 use arc_core::Error;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::shown;
 use super::subject::{Subject, policy_for};
 use super::target::{path_for, registry_now, target_file};
+use super::verify::{checks_against, open_model, template_fault};
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Add;
@@ -108,22 +109,31 @@ fn add_archive(
         None => file.with_file_name("plugins"),
     };
     let manifest = archive_manifest(archive, Path::new(origin))?;
-    let folder = plugins.join(&manifest.name);
+    // Two decoders may have the same adapter, each in a folder of its own.
+    let name = add.name.as_ref().unwrap_or(&manifest.name);
+    let folder = plugins.join(name);
     // What is there is put aside, and back again if anything fails.
     let aside = match add.replace && folder.exists() {
         true => Some(put_aside(&folder)?),
         false => None,
     };
-    let added =
-        unpack(archive, &plugins, add.sha256.as_deref()).map_err(Failure::from).and_then(|unpacked| {
-            let package = Found::package(file, &unpacked.path)?;
-            register(global, add, file, registry, &unpacked.manifest, &package)
-                .map(|added| (added, unpacked))
-                .inspect_err(|_| {
-                    // It was made a moment ago by this command, and nothing names it.
-                    let _ = std::fs::remove_dir_all(&folder);
-                })
-        });
+    let unpacked = unpack_as(name, archive, &plugins, add.sha256.as_deref()).map_err(|error| match error {
+        // It may be anybody's, so that nobody is told to remove it.
+        arc_adapters::Error::Exists { .. } => Failure::failed(
+            error.to_string(),
+            "unpack it into another folder with `--into DIR`, or add it as another decoder with `--name NAME`",
+        ),
+        error => error.into(),
+    });
+    let added = unpacked.and_then(|unpacked| {
+        let package = Found::package(file, &unpacked.path)?;
+        register(global, add, file, registry, &unpacked.manifest, &package)
+            .map(|added| (added, unpacked))
+            .inspect_err(|_| {
+                // It was made a moment ago by this command, and nothing names it.
+                let _ = std::fs::remove_dir_all(&folder);
+            })
+    });
     match added {
         Ok((added, Archive { path, sha256, .. })) => report(&added, file, &path, Some(sha256), output),
         Err(failure) => {
@@ -137,6 +147,17 @@ fn add_archive(
 
 /// Moves a folder into a temporary one beside it, which is deleted when it is dropped.
 fn put_aside(folder: &Path) -> Result<tempfile::TempDir, Failure> {
+    // A package is files alone: a folder of that name may be anything, such as the crate of a plugin.
+    let has_folders = folder
+        .read_dir()
+        .map_err(Error::io("read", folder))?
+        .any(|entry| entry.is_ok_and(|entry| entry.path().is_dir()));
+    if has_folders || !folder.join(MANIFEST_FILE).is_file() {
+        return Err(Failure::failed(
+            format!("`{}` holds something else than an adapter package", folder.display()),
+            "unpack it into another folder with `--into DIR`, or add it as another decoder with `--name NAME`",
+        ));
+    }
     let parent = folder.parent().unwrap_or(Path::new("."));
     let aside = tempfile::Builder::new()
         .prefix(".arc-")
@@ -237,6 +258,7 @@ fn register(
             "put this one in its place with `--replace`, or add it as another decoder with `--name`",
         ));
     }
+    let remarks = check(global, registry, &entry, encoder.as_deref(), manifest)?;
     let kind = match adapter {
         Found::Package { path, sha256 } => {
             if let Some(encoder) = &encoder {
@@ -264,26 +286,73 @@ fn register(
     };
     editor.save()?;
     Ok(Added {
-        warnings: warnings(&registry_now(global)?, &entry.name),
+        warnings: warnings(&registry_now(global)?, &entry.name, &remarks),
         decoder: entry.name,
         adapter: manifest.name.clone(),
         kind,
     })
 }
 
-/// What of the finished entry fails, as far as that can be told without running anything.
-fn warnings(registry: &Registry, decoder: &str) -> Vec<String> {
+/// Refuses an adapter that could not be used, before anything is written. Gives what is to be remarked
+/// on: what `--force` lets pass, and what is not known here.
+fn check(
+    global: &Global,
+    registry: &Registry,
+    entry: &DecoderEntry,
+    encoder: Option<&str>,
+    manifest: &AdapterManifest,
+) -> Result<Vec<Check>, Failure> {
+    let template = arc_adapters::check_template(manifest, &template_fault);
+    // Nothing can be asked with a template that is broken.
+    refuse([&template])?;
+    let mut checks = arc_adapters::check_fit(registry, entry, encoder, manifest);
+    if !global.force {
+        refuse(&checks)?;
+    }
+    // The model knows the rest, where it is here. One that cannot be read is not the adapter's fault.
+    if let Ok(model) = open_model(entry)? {
+        checks.extend(checks_against(&model, manifest));
+        if !global.force {
+            refuse(&checks)?;
+        }
+    }
+    checks.retain(|check| check.outcome != Outcome::Passed);
+    Ok(checks)
+}
+
+/// Fails with the first check that failed.
+fn refuse<'a>(checks: impl IntoIterator<Item = &'a Check>) -> Result<(), Failure> {
+    let outcomes = checks.into_iter().map(|check| &check.outcome);
+    for outcome in outcomes {
+        if let Outcome::Failed { message, hint } = outcome {
+            return Err(Failure::failed(message, hint.as_deref().unwrap_or_default()));
+        }
+    }
+    Ok(())
+}
+
+/// What of the finished entry fails, as far as that can be told without running anything, after what
+/// was remarked on already.
+fn warnings(registry: &Registry, decoder: &str, remarks: &[Check]) -> Vec<String> {
     let policy = arc_adapters::PluginPolicy::default();
-    let checks = arc_adapters::verify(registry, decoder, &policy, None).unwrap_or_default();
-    checks
-        .into_iter()
-        .filter_map(|check| match check.outcome {
-            Outcome::Failed { message, hint } => {
-                Some(hint.map_or_else(|| message.clone(), |hint| format!("{message}; {hint}")))
-            }
-            _ => None,
-        })
-        .collect()
+    let checks = arc_adapters::verify(registry, decoder, &policy, None, &template_fault).unwrap_or_default();
+    let message = |check: &Check| match &check.outcome {
+        Outcome::Failed { message, .. } => Some(message.clone()),
+        _ => None,
+    };
+    let is_new = |check: &Check| {
+        !remarks.iter().any(|said| said.what == check.what || message(said) == message(check))
+    };
+    let remarks = remarks.iter().filter_map(|check| match &check.outcome {
+        Outcome::Failed { message, .. } => Some(format!("{message}; added all the same")),
+        Outcome::Skipped { reason } => Some(reason.clone()),
+        Outcome::Passed => None,
+    });
+    let faults = checks.iter().filter(|check| is_new(check)).filter_map(|check| match &check.outcome {
+        Outcome::Failed { message, hint: Some(hint) } => Some(format!("{message}; {hint}")),
+        _ => message(check),
+    });
+    remarks.chain(faults).collect()
 }
 
 fn new_decoder(

@@ -25,6 +25,12 @@ pub(super) fn run(global: &Global, alias: &Alias, output: &Output) -> Result<(),
         Some(new) => {
             // A name of another layer would be hidden by the alias or hide it.
             if let Ok(taken) = registry.decoder(new) {
+                if taken.name == registry.decoder(&alias.name)?.name {
+                    return Err(Failure::failed(
+                        format!("`{new}` already names this decoder, `{}`", taken.name),
+                        "there is nothing to do: `arc adapters list` shows its names",
+                    ));
+                }
                 return Err(arc_adapters::Error::NameTaken {
                     kind: "decoder",
                     name: new.clone(),

@@ -1,12 +1,12 @@
 //! `arc adapters doctor`: what keeps a setup from working, the likeliest cause first.
 
-use arc_adapters::{Adapter, Finding, Likelihood, Outcome, Registry};
+use arc_adapters::{Adapter, DecoderEntry, Finding, Likelihood, Outcome, Registry};
 use arc_core::hub::Cache;
 use serde_json::json;
 
 use crate::Failure;
 use crate::args::Global;
-use crate::commands::adapters::verify::check_pins;
+use crate::commands::adapters::verify::{check_model, template_fault};
 use crate::commands::setup::{plugin_policy, registry_files};
 use crate::output::Output;
 
@@ -17,7 +17,11 @@ fn faults_of_models(registry: &Registry, known: &[Finding]) -> Result<Vec<Findin
         let subject = format!("decoder `{}`", entry.name);
         let folder = entry.adapter.iter().find(|_| known.iter().all(|finding| finding.subject != subject));
         let Some(Ok(adapter)) = folder.map(|folder| Adapter::open(folder)) else { continue };
-        if let Outcome::Failed { message, hint } = check_pins(registry, &entry.name, &adapter)?.outcome {
+        // The first says enough: another model has another width too.
+        let mut outcomes = check_model(entry, &adapter.manifest)?.into_iter().map(|check| check.outcome);
+        if let Some(Outcome::Failed { message, hint }) =
+            outcomes.find(|outcome| matches!(outcome, Outcome::Failed { .. }))
+        {
             faults.push(Finding { likelihood: Likelihood::Certain, subject, problem: message, hint });
         }
     }
@@ -29,8 +33,8 @@ const WHAT_TO_DO: &str = "the report says which, and what to do about each";
 pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let files = registry_files(global);
     let cache = Cache::from_env()?;
-    let mut findings =
-        arc_adapters::doctor(&files, &plugin_policy(global)?, &|entry| cache.find(&entry.model, &entry.name));
+    let model = |entry: &DecoderEntry| cache.find(&entry.model, &entry.name);
+    let mut findings = arc_adapters::doctor(&files, &plugin_policy(global)?, &model, &template_fault);
     // What only the models know, where nothing simpler is wrong and they are here.
     if let Ok(registry) = Registry::layered(&files) {
         findings.extend(faults_of_models(&registry, &findings)?);

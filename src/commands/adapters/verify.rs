@@ -1,10 +1,11 @@
 //! `arc adapters verify`: everything about adapters that can be checked without generating.
 
-use arc_adapters::{Check, Outcome, Registry};
+use arc_adapters::{AdapterManifest, Check, DecoderEntry, Outcome, Registry};
 use arc_core::decoder::{Decoder, ModelSettings};
 use arc_core::device::DeviceName;
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;
+use arc_core::prompt_template::PromptTemplate;
 use serde_json::json;
 
 use super::subject::Subject;
@@ -58,49 +59,85 @@ fn checks(global: &Global, name: &str) -> Result<Vec<Check>, Failure> {
     if let Subject::Decoder(entry) = &subject {
         let registry = registry(global)?;
         let model = Cache::from_env()?.find(&entry.model, &entry.name);
-        let mut checks = arc_adapters::verify(&registry, &entry.name, &policy, model.as_deref())?;
+        let mut checks =
+            arc_adapters::verify(&registry, &entry.name, &policy, model.as_deref(), &template_fault)?;
         if let Ok(adapter) = subject.open(&policy) {
-            checks.push(check_pins(&registry, &entry.name, &adapter)?);
+            checks.extend(check_model(entry, &adapter.manifest)?);
         }
         return Ok(checks);
     }
-    let (mut checks, adapter) = arc_adapters::check_adapter(subject.open(&policy));
-    if let (Some(adapter), Ok(registry)) = (adapter, registry(global)) {
-        let decoder = adapter.manifest.decoder.name.clone();
-        if registry.decoder(&decoder).is_ok() {
-            checks.push(check_pins(&registry, &decoder, &adapter)?);
-        }
+    let opened = subject.open(&policy);
+    let is_described = matches!(opened, Err(arc_adapters::Error::NotImported { .. }));
+    let (mut checks, adapter) = arc_adapters::check_adapter(opened);
+    // One that is only described says what it is made for all the same.
+    let described = subject.folder().filter(|_| is_described);
+    let described = described.and_then(|folder| AdapterManifest::open(folder).ok());
+    if let Some(manifest) = adapter.map(|adapter| adapter.manifest).or(described) {
+        checks.push(arc_adapters::check_template(&manifest, &template_fault));
+        checks.extend(check_made_for(registry(global), &manifest)?);
     }
     Ok(checks)
 }
 
-/// Whether the model, if it is here, has the embedding table and tokenizer that an adapter pins.
-pub(super) fn check_pins(
-    registry: &Registry,
-    decoder: &str,
-    adapter: &arc_adapters::Adapter,
-) -> Result<Check, Failure> {
-    let what = "adapter: embedding table and tokenizer are the model's";
-    let entry = registry.decoder(decoder)?;
+/// What is wrong with a prompt template, if anything is.
+pub(super) fn template_fault(source: &str) -> Option<String> {
+    PromptTemplate::parse(source).err().map(|error| error.to_string())
+}
+
+/// An adapter that no entry names against the encoder and the decoder that it was made for, as far as
+/// they are here.
+fn check_made_for(
+    registry: Result<Registry, Failure>,
+    manifest: &AdapterManifest,
+) -> Result<Vec<Check>, Failure> {
+    let registry = match registry {
+        Ok(registry) => registry,
+        Err(Failure { message, .. }) => {
+            let encoder = Check::skipped("adapter: made for an encoder", &message);
+            return Ok(vec![encoder, Check::skipped(PINS, &message)]);
+        }
+    };
+    let mut checks = arc_adapters::check_encoder_of(&registry, manifest);
+    match registry.decoder(&manifest.decoder.name) {
+        Ok(entry) => checks.extend(check_model(entry, manifest)?),
+        Err(unknown) => checks.push(Check::skipped(PINS, unknown.to_string())),
+    }
+    Ok(checks)
+}
+
+const PINS: &str = "adapter: embedding table and tokenizer are the model's";
+
+/// Whether the model of an entry, if it is here, is the one that an adapter was made for.
+pub(super) fn check_model(entry: &DecoderEntry, manifest: &AdapterManifest) -> Result<Vec<Check>, Failure> {
+    Ok(match open_model(entry)? {
+        Err(check) => vec![check],
+        Ok(model) => checks_against(&model, manifest),
+    })
+}
+
+/// The pins of an adapter and its width against a model.
+pub(super) fn checks_against(model: &Decoder, manifest: &AdapterManifest) -> Vec<Check> {
+    let config = model.network.config();
+    let pins = manifest.check_decoder(
+        config.architecture.name(),
+        model.embedding_sha256(),
+        model.tokenizer.sha256(),
+    );
+    vec![Check::of(PINS, pins).0, arc_adapters::check_embeddings(manifest, config.d_model())]
+}
+
+/// The model of an entry, if it is here and can be read; else the check that this makes.
+pub(super) fn open_model(entry: &DecoderEntry) -> Result<Result<Decoder, Check>, Failure> {
     let cache = Cache::from_env()?;
     let Some(path) = cache.find(&entry.model, &entry.name) else {
-        return Ok(Check::skipped(what, "the model is not in the cache"));
+        return Ok(Err(Check::skipped(PINS, "the model is not in the cache")));
     };
     let tokenizer = entry.tokenizer.as_ref().map(|file| cache.find(file, &entry.name));
     if tokenizer == Some(None) {
-        return Ok(Check::skipped(what, "the tokenizer is not in the cache"));
+        return Ok(Err(Check::skipped(PINS, "the tokenizer is not in the cache")));
     }
     let settings = ModelSettings::of_entry(entry, tokenizer.flatten());
     let device = DeviceName::CPU.open()?;
-    Ok(match Decoder::open_with(&entry.name, &path, settings, &device, Residence::Packed) {
-        Err(error) => Check::failed_with(what, error.to_string(), error.hint()),
-        Ok(model) => {
-            let pins = adapter.manifest.check_decoder(
-                model.network.config().architecture.name(),
-                model.embedding_sha256(),
-                model.tokenizer.sha256(),
-            );
-            Check::of(what, pins).0
-        }
-    })
+    let opened = Decoder::open_with(&entry.name, &path, settings, &device, Residence::Packed);
+    Ok(opened.map_err(|error| Check::failed_with(PINS, error.to_string(), error.hint())))
 }

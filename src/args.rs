@@ -8,6 +8,7 @@ use arc_core::decoder::GenerateOptions;
 use arc_core::device::DeviceName;
 use arc_core::eval::{ArmFamily, KeptEnd};
 use arc_core::sampling::SamplingOptions;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Compress a text once, let many LLMs read it.
@@ -99,14 +100,14 @@ pub(crate) struct Ask {
     /// A text or a latents file (*.arc.safetensors); `-` is standard input; may be repeated
     #[arg(long, required = true, value_name = "FILE")]
     pub document: Vec<PathBuf>,
-    /// The encoder, where it is not the registry's default
+    /// The encoder, where it is neither the decoder's own nor the registry's default
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
     /// How many tokens a latent stands for
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub factor: Option<u16>,
     /// Let the decoder read the documents as plain text, without compression
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["factor", "no_special"])]
     pub open_book: bool,
     /// Leave out the special vector after each document's latents, as for long contexts
     #[arg(long)]
@@ -194,14 +195,17 @@ pub(crate) struct Fit {
     /// The folder that the adapter package is written to
     #[arg(long, short, value_name = "DIR")]
     pub output: PathBuf,
-    /// The encoder, where it is not the registry's default
+    /// The encoder, where it is neither the decoder's own nor the registry's default
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
     /// How many tokens a latent stands for; the encoder's own rate where it is left out
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub factor: Option<u16>,
+    /// Replace an adapter that exists
+    #[arg(long)]
+    pub replace: bool,
     /// Stop after this many latents
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 200_000)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 200_000, value_parser = parse_positive)]
     pub max_latents: usize,
     /// A file with the prompt template (minijinja, with `document` and `question`)
     #[arg(long, value_name = "FILE")]
@@ -235,7 +239,7 @@ pub(crate) struct Eval {
     /// Which end of a document truncation keeps, first or last; the task's own where it is left out
     #[arg(long, value_name = "END", value_parser = parse_kept_end)]
     pub truncate: Option<KeptEnd>,
-    /// The encoder, where it is not the registry's default
+    /// The encoder, where it is neither the decoder's own nor the registry's default
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
     /// A folder with the tasks' data; may be repeated
@@ -245,7 +249,7 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Questions that are answered at once
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 8)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 8, value_parser = parse_positive)]
     pub batch: usize,
     /// Ask the first N questions alone, and time them
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 8)]
@@ -271,7 +275,7 @@ pub(crate) struct Train {
     pub resume: bool,
     /// Share the `accumulation` batches of each step among so many processes, each on the next device of
     /// its kind from `--device` on
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub processes: u16,
     /// This process's number, where each is started by hand, as on several machines; 0 measures and
     /// writes
@@ -290,7 +294,7 @@ pub(crate) struct Register {
     /// Where a new decoder's model comes from: file:PATH, pip:…, hf:…; several parts in order
     #[arg(long, value_name = "SOURCE")]
     pub model: Vec<String>,
-    /// The encoder, where it is not the registry's default
+    /// The encoder, where it is neither the decoder's own nor the registry's default
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
     /// Text that `arc data prepare` made with the tokenizer of the encoder's backbone
@@ -310,37 +314,37 @@ pub(crate) struct Register {
     #[arg(long, value_name = "FILE")]
     pub template: Option<PathBuf>,
     /// Steps of the optimiser
-    #[arg(long, value_name = "N", default_value_t = 400)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 400)]
     pub steps: u64,
     /// Batches of text, which come again when all were seen
-    #[arg(long, value_name = "N", default_value_t = 400)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 400)]
     pub batches: u64,
     /// Samples in a batch
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub batch: u16,
     /// Encoder tokens of a context
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=4096))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=4096))]
     pub context_tokens: u16,
     /// Decoder tokens to predict after it
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=4096))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=4096))]
     pub target_tokens: u16,
     /// How many tokens a latent stands for; the encoder's own rate where it is left out
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub factor: Option<u16>,
     /// The share of steps that repeat the compressed text
-    #[arg(long, value_name = "X", default_value_t = 0.2)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 0.2)]
     pub reconstruction: f64,
     /// The full learning rate
-    #[arg(long, value_name = "X", default_value_t = 3e-4)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 3e-4)]
     pub rate: f64,
     /// Latents for each dimension of the encoder that the ridge start is fitted on
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub fit_latents: u16,
     /// Held-out samples to score on
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64, value_parser = parse_positive)]
     pub samples: usize,
     /// Everything that is drawn is drawn from this
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     pub seed: u64,
 }
 
@@ -405,10 +409,10 @@ pub(crate) struct PrepareText {
     #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 0.01)]
     pub held_out: f64,
     /// The same seed gives the same shards
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     pub seed: u64,
     /// About how much text a shard holds, in MiB
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub shard_mib: u64,
 }
 
@@ -431,13 +435,13 @@ pub(crate) struct Bench {
     #[arg(long, requires = "training")]
     pub through_graph: bool,
     /// Tokens to read
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 512)]
     pub prompt_tokens: usize,
     /// Tokens to write after them
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64)]
     pub new_tokens: usize,
     /// How often, after one round to warm up
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
 }
 
@@ -463,7 +467,7 @@ pub(crate) struct Import {
     #[arg(long, value_name = "DIR")]
     pub encoder_from: Option<PathBuf>,
     /// Longer texts are cut into chunks of at most this many tokens
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = parse_positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1024, value_parser = parse_positive)]
     pub chunk_tokens: usize,
     /// A file with the prompt template (minijinja, with `document` and `question`)
     #[arg(long, value_name = "FILE")]
@@ -486,22 +490,25 @@ pub(crate) struct Export {
     pub decoder_names: Vec<String>,
 }
 
+/// Longer than any context there is, and short enough to count with.
+const LONGEST: u64 = 1_000_000_000;
+
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
     /// Who reads, by name or alias
     #[arg(long, value_name = "NAME")]
     pub decoder: String,
     /// Tokens of the context
-    #[arg(long, value_name = "N", value_parser = parse_positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = RangedU64ValueParser::<usize>::new().range(1..=LONGEST))]
     pub context: usize,
     /// The encoder, where it is not the decoder's or the registry's default
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
     /// How many tokens a latent stands for; the encoder's own rate where it is left out
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub factor: Option<u16>,
     /// Tokens to be written
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(..=LONGEST))]
     pub new_tokens: usize,
     /// How much memory the device has, such as `80G`
     #[arg(long, value_name = "SIZE")]
@@ -539,7 +546,7 @@ pub(crate) struct CheckReference {
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
     /// The largest deviation that passes, as a share of a tensor's largest magnitude (at least 1)
-    #[arg(long, value_name = "X", default_value_t = 1e-4)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 1e-4)]
     pub tolerance: f64,
 }
 

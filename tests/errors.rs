@@ -41,12 +41,37 @@ mod names {
             &["generate", "--decoder", "tinny", "--prompt", "x"] as &[&str],
             &["ask", "--decoder", "tinny", "--document", &text, "why"],
             &["fit", "--decoder", "tinny", "--text", &text, "-o", "adapter"],
-            &["pull", "tinny"],
         ] {
             let refusal = place.fails(FAILURE, arguments);
             refusal.says(&["no decoder is called `tinny`", "`tiny`"]);
             refusal.hints(&["decoder"]);
         }
+    }
+
+    #[test]
+    fn what_is_pulled_is_looked_for_among_decoders_and_encoders() {
+        let place = Place::with_encoder();
+        for (name, nearest) in [("tinny", "`tiny`"), ("strat", "`start`")] {
+            let refusal = place.fails(FAILURE, &["pull", name]);
+            refusal.says(&[&format!("no decoder or encoder is called `{name}`"), nearest]);
+            refusal.hints(&["decoder or encoder"]);
+        }
+    }
+
+    #[test]
+    fn an_encoder_that_is_named_as_a_decoder_is_called_one() {
+        let place = Place::with_encoder();
+        let text = place.file("text.txt", "a text");
+        for arguments in [
+            &["ask", "--decoder", "start", "--document", &text, "why"] as &[&str],
+            &["generate", "--decoder", "start", "--prompt", "x"],
+            &["adapters", "inspect", "start"],
+            &["adapters", "verify", "start"],
+        ] {
+            place.fails(FAILURE, arguments).says(&["no decoder is called `start`: that is an encoder"]);
+        }
+        let refusal = place.fails(FAILURE, &["compress", &text, "--encoder", "tiny", "-o", LATENTS]);
+        refusal.says(&["no encoder is called `tiny`: that is a decoder"]);
     }
 
     #[test]
@@ -912,7 +937,8 @@ mod outputs {
         let place = Place::with_adapter();
         let short = place.file("short.txt", "hi");
         let fit = |output| {
-            ["fit", "--decoder", "tiny", "--text", "texts.jsonl", "--score-on", &short, "-o", output]
+            let fit = ["fit", "--decoder", "tiny", "--text", "texts.jsonl", "--score-on", &short];
+            [&fit[..], &["--replace", "-o", output]].concat()
         };
         let listing =
             || (place.listing(), std::fs::read(place.path("adapter/adapter.json")).expect("an adapter"));
@@ -921,6 +947,13 @@ mod outputs {
             place.fails(USAGE, &fit(output)).says(&["a sample takes"]);
             assert_eq!(listing(), before);
         }
+        let unasked = ["fit", "--decoder", "tiny", "--text", "texts.jsonl", "-o", "adapter"];
+        let refusal = place.fails(USAGE, &unasked);
+        refusal.says(&["`adapter` holds an adapter already"]);
+        refusal.hints(&["--replace"]);
+        let file = ["fit", "--decoder", "tiny", "--text", "texts.jsonl", "-o", "texts.jsonl"];
+        place.fails(USAGE, &file).says(&["`texts.jsonl` is a file"]);
+        assert_eq!(listing(), before);
         let long = place.file("long.txt", "a text that is long enough to be scored ".repeat(10));
         let fit = ["fit", "--decoder", "tiny", "--text", "texts.jsonl", "--score-on", &long, "-o", "new"];
         let scores = place.succeeds(&fit)["scores"].clone();

@@ -199,13 +199,13 @@ impl DecoderSizes {
 
     /// The work of writing one token after another, the first of which the prefill has given.
     fn decode_flops(&self, positions: usize, new_tokens: usize) -> u128 {
-        let steps = 1..new_tokens.max(1);
-        steps
-            .map(|step| {
-                let span = Span { queries: 1, new_keys: 1, keys: positions + step, fed: 1 };
-                wide(self.config.n_layers) * span.flops(&self.config.block) + self.head_flops()
-            })
-            .sum()
+        let steps = new_tokens.saturating_sub(1);
+        let work = |step: usize| {
+            let span = Span { queries: 1, new_keys: 1, keys: positions + step, fed: 1 };
+            wide(self.config.n_layers) * span.flops(&self.config.block) + self.head_flops()
+        };
+        // Each token adds the same to the work of the one before.
+        wide(steps) * (work(1) + work(steps)) / 2
     }
 
     fn head_flops(&self) -> u128 {

@@ -14,7 +14,10 @@ use arc_core::{AdaptedDecoder, Session, SpecialVector};
 use serde_json::{Value, json};
 
 use super::prompt_form;
-use super::setup::{is_latents_file, named, remark_on_unpinned, session, warn_of_overridden_pins};
+use super::setup::{
+    distinct, is_latents_file, named, remark_on_unpinned, session, warn_of_overridden_pins,
+    warnings_of_factors,
+};
 use crate::Failure;
 use crate::args::{Ask, Form, Global};
 use crate::output::Output;
@@ -47,13 +50,14 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
     let registry = session.registry();
     let readers =
         ask.decoder.iter().map(|name| Ok(registry.decoder(name)?)).collect::<Result<Vec<_>, Failure>>()?;
+    let readers = distinct(&readers);
 
     // Decoders that read the same encoder at the same rate are given the same latents.
     let mut documents: Vec<(Compression, Documents)> = Vec::new();
     let mut answers = Vec::new();
     // A form without a question is asked once.
     let questions = if ask.questions.is_empty() { vec![String::new()] } else { ask.questions.clone() };
-    for reader in readers {
+    for &reader in &readers {
         let compression = Compression {
             encoder: ask.encoder.clone().or_else(|| reader.encoder.clone()),
             factor: ask.factor.map(u32::from).or(reader.options.factor),
@@ -62,10 +66,15 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             let read = read_documents(&session, &compression, ask, &shots)?;
             if !output.is_json() && !ask.open_book {
                 let latents: usize = read.materials.iter().map(Material::len).sum();
-                output.remark(format!(
-                    "{} tokens compressed to {latents} latents in {:.2} s",
-                    read.source_tokens, read.seconds
-                ));
+                output.remark(match read.seconds {
+                    Some(seconds) => {
+                        format!(
+                            "{} tokens compressed to {latents} latents in {seconds:.2} s",
+                            read.source_tokens
+                        )
+                    }
+                    None => format!("{latents} latents of {} tokens", read.source_tokens),
+                });
             }
             documents.push((compression.clone(), read));
         }
@@ -87,7 +96,7 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             output.remark(format!("warning: {warning}"));
         }
         for (index, question) in questions.iter().enumerate() {
-            if ask.decoder.len() > 1 || questions.len() > 1 {
+            if readers.len() > 1 || questions.len() > 1 {
                 output.line(format!(
                     "{}{}: {question}",
                     if answers.is_empty() { "" } else { "\n" },
@@ -118,7 +127,7 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
     }
     let summary = json!({
         "source_tokens": documents.first().map_or(0, |(_, documents)| documents.source_tokens),
-        "compress_seconds": documents.iter().map(|(_, documents)| documents.seconds).sum::<f64>(),
+        "compress_seconds": documents.iter().filter_map(|(_, documents)| documents.seconds).sum::<f64>(),
     });
     output.json(&with_summary(answers, &summary))
 }
@@ -144,8 +153,8 @@ struct Documents {
     materials: Vec<Material>,
     /// Their length in encoder tokens.
     source_tokens: usize,
-    /// How long compressing took.
-    seconds: f64,
+    /// How long compressing took; `None` if all of them were latents.
+    seconds: Option<f64>,
 }
 
 fn read_documents(
@@ -154,7 +163,7 @@ fn read_documents(
     ask: &Ask,
     shots: &[Row],
 ) -> Result<Documents, Failure> {
-    let mut documents = Documents { materials: Vec::new(), source_tokens: 0, seconds: 0.0 };
+    let mut documents = Documents { materials: Vec::new(), source_tokens: 0, seconds: None };
     for shot in shots {
         documents.add_text(&shot.document, session, compression, ask)?;
     }
@@ -199,7 +208,7 @@ impl Documents {
         let factor = compression.factor.map(|factor| factor as usize);
         let latents = encoder.compress(text, CompressOptions { factor })?;
         session.device().sync().ok();
-        self.seconds += start.elapsed().as_secs_f64();
+        self.seconds = Some(self.seconds.unwrap_or(0.0) + start.elapsed().as_secs_f64());
         self.source_tokens += latents.source_tokens;
         self.materials.push(Material::Latents(latents));
         Ok(())
@@ -215,17 +224,7 @@ fn warnings(decoder: &AdaptedDecoder, materials: &[Material]) -> Vec<String> {
             Material::Text(_) => None,
         })
         .collect();
-    let unknown = factors.into_iter().filter_map(|factor| Some((factor, decoder.other_factors(factor)?)));
-    unknown
-        .map(|(factor, made_for)| {
-            let made_for: Vec<_> = made_for.iter().map(u32::to_string).collect();
-            format!(
-                "adapter `{}` was made for pooling factor {}, the latents have {factor}",
-                decoder.adapter.manifest.name,
-                made_for.join(", ")
-            )
-        })
-        .collect()
+    warnings_of_factors(decoder, factors).collect()
 }
 
 /// The prompt of one of the paper's forms.

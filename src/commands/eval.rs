@@ -12,7 +12,7 @@ use arc_core::hub::Cache;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::setup::{session, warn_of_overridden_pins};
+use super::setup::{distinct, session, warn_of_overridden_pins, warnings_of_factors};
 use crate::Failure;
 use crate::args::{Eval, Global};
 use crate::output::Output;
@@ -43,9 +43,12 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
         skip_bad: eval.skip_bad,
     };
     let session = session(global)?;
-    for name in &eval.decoder {
-        session.registry().decoder(name)?;
-    }
+    let decoders = eval
+        .decoder
+        .iter()
+        .map(|name| Ok(session.registry().decoder(name)?.name.clone()))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let decoders = distinct(&decoders);
     if let Some(folder) = eval.data.iter().find(|folder| !folder.is_dir()) {
         return Err(Failure::usage(
             format!("`{}` is no folder of data", folder.display()),
@@ -56,8 +59,7 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
     let data_folders =
         eval.data.iter().cloned().chain([cache.folder().join("data/eval")]).collect::<Vec<_>>();
     // Every task is read before anything is pulled or run.
-    let tasks = eval
-        .task
+    let tasks = distinct(&eval.task)
         .iter()
         .map(|name| Ok(LoadedTask::load(Task::open(name, &data_folders, &SHIPPED_TASKS)?, &options)?))
         .collect::<Result<Vec<_>, Failure>>()?;
@@ -68,7 +70,7 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
     let mut answers = Answers::open(&kept.join("answers.jsonl"))?;
 
     let mut results = Vec::new();
-    for name in &eval.decoder {
+    for name in &decoders {
         let (mut contestant, arms) = contestant(&session, name, eval, &options, output)?;
         for task in &tasks {
             let result = evaluate(task, &mut contestant, &arms, &options, &mut answers)?;
@@ -144,12 +146,16 @@ fn contestant(
     let factors = if !encoder.pools_by_factor() {
         vec![Arm::OWN_COUNT]
     } else if !eval.factor.is_empty() {
-        eval.factor.iter().map(|&factor| usize::from(factor)).collect()
+        distinct(&eval.factor).into_iter().map(usize::from).collect()
     } else if let Some(adapted) = &adapted {
         adapted.adapter.manifest.pooling_factors.iter().map(|&factor| factor as usize).collect()
     } else {
         vec![encoder.default_factor()]
     };
+    let read = if families.iter().copied().any(reads_latents) { factors.as_slice() } else { &[] };
+    for warning in adapted.iter().flat_map(|adapted| warnings_of_factors(adapted, read.iter().copied())) {
+        output.remark(format!("warning: {warning}"));
+    }
     let sha256 = match &entry.model.sha256 {
         Some(pinned) if decoder.is_one_file() => pinned.clone(),
         _ => decoder.files_sha256()?,

@@ -4,7 +4,7 @@ use std::io::BufRead as _;
 use std::iter::Peekable;
 use std::path::Path;
 
-use arc_adapters::AdapterPackage;
+use arc_adapters::{AdapterPackage, MANIFEST_FILE};
 use arc_core::document::{Document, Pieces};
 use arc_core::encoder::CompressOptions;
 use arc_core::eval::ContinuationTask;
@@ -27,6 +27,7 @@ const SCORED: ContinuationTask = ContinuationTask { context_tokens: 128, continu
 const SCORED_SAMPLES: usize = 32;
 
 pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<(), Failure> {
+    check_output(args)?;
     let session = session(global)?;
     let entry_name = session.registry().decoder(&args.decoder)?.name.clone();
     let template = prompt_template(args.template.as_deref())?;
@@ -39,6 +40,9 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
     };
     let decoder = session.language_model(&entry_name)?;
     let factor = args.factor.map_or_else(|| encoder.default_factor(), usize::from);
+    if let Some(document) = &score_on {
+        SCORED.check(&decoder, &document.text)?;
+    }
     let mut fit = Fit::new(&encoder, &decoder, factor)?;
     for text in texts.into_iter().flatten() {
         fit.add(&text?)?;
@@ -84,6 +88,23 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
         "r_squared_held_out": report.r_squared_held_out,
         "scores": manifest.scores,
     }))
+}
+
+/// What cannot be written, or should not, is refused before anything is fitted.
+fn check_output(args: &args::Fit) -> Result<(), Failure> {
+    if args.output.join(MANIFEST_FILE).exists() && !args.replace {
+        return Err(Failure::usage(
+            format!("`{}` holds an adapter already", args.output.display()),
+            "replace it with `--replace`, or name another folder",
+        ));
+    }
+    if args.output.exists() && !args.output.is_dir() {
+        return Err(Failure::usage(
+            format!("`{}` is a file, and an adapter package is a folder", args.output.display()),
+            "name a folder",
+        ));
+    }
+    Ok(())
 }
 
 type Texts = Peekable<Box<dyn Iterator<Item = Result<String, Failure>>>>;

@@ -156,7 +156,7 @@ pub(super) const LATENTS_SUFFIX: &str = ".arc.safetensors";
 
 /// Whether a file holds latents and not text, by its name.
 pub(super) fn is_latents_file(path: &Path) -> bool {
-    path.to_str().is_some_and(|path| path.ends_with(LATENTS_SUFFIX))
+    path.to_string_lossy().ends_with(LATENTS_SUFFIX)
 }
 
 /// An error about a document, with its path as the name.
@@ -167,4 +167,30 @@ pub(super) fn named(error: Error, path: &Path) -> Error {
         }
         other => other,
     }
+}
+
+/// What is named, in order, and once where it is named twice.
+pub(super) fn distinct<T: Clone + PartialEq>(named: &[T]) -> Vec<T> {
+    let mut distinct = Vec::new();
+    for one in named {
+        if !distinct.contains(one) {
+            distinct.push(one.clone());
+        }
+    }
+    distinct
+}
+
+/// What the reader of an answer should know of latents at these pooling factors.
+pub(super) fn warnings_of_factors(
+    decoder: &AdaptedDecoder,
+    factors: impl IntoIterator<Item = usize>,
+) -> impl Iterator<Item = String> {
+    factors.into_iter().filter_map(|factor| {
+        let made_for: Vec<_> = decoder.other_factors(factor)?.iter().map(u32::to_string).collect();
+        Some(format!(
+            "adapter `{}` was made for pooling factor {}, the latents have {factor}",
+            decoder.adapter.manifest.name,
+            made_for.join(", ")
+        ))
+    })
 }

@@ -80,9 +80,12 @@ impl Latents {
     /// [`Error::Io`], and [`Error::InvalidFile`] for a file that is cut off, corrupt or no latents
     /// file.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let file = SafetensorsFile::open(path)?;
         let invalid =
             |reason: String| Error::InvalidFile { path: path.to_owned(), format: "latents", reason };
+        let file = SafetensorsFile::open(path).map_err(|error| match error {
+            Error::InvalidFile { reason, .. } => invalid(reason),
+            other => other,
+        })?;
         let field = |key: &str| {
             file.meta(key).map(str::to_owned).ok_or_else(|| invalid(format!("its metadata has no `{key}`")))
         };

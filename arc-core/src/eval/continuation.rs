@@ -97,6 +97,24 @@ impl std::fmt::Display for ContinuationArms {
 }
 
 impl ContinuationTask {
+    /// Refuses a text that is too short to measure on, without measuring.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if it is too short for one sample.
+    pub fn check(&self, decoder: &Decoder, text: &str) -> Result<()> {
+        let tokens = decoder.tokenizer.encode(text)?.ids.len();
+        if tokens < self.context_tokens + self.continuation_tokens {
+            return Err(self.too_short(tokens));
+        }
+        Ok(())
+    }
+
+    fn too_short(&self, tokens: usize) -> Error {
+        let length = self.context_tokens + self.continuation_tokens;
+        Error::InvalidArgument(format!("the text has {tokens} tokens, a sample takes {length}"))
+    }
+
     /// Measures all arms on at most `limit` samples of `text`, which is cut from its beginning on.
     /// `project` turns a context's text into projected latents, `[n, d]`.
     ///
@@ -140,10 +158,7 @@ impl ContinuationTask {
             arms.samples += 1;
         }
         if arms.samples == 0 {
-            return Err(Error::InvalidArgument(format!(
-                "the text has {} tokens, a sample takes {length}",
-                encoding.ids.len()
-            )));
+            return Err(self.too_short(encoding.ids.len()));
         }
         let n = arms.samples as f64;
         if seen.len() > 1 {

@@ -412,8 +412,9 @@ impl Scored {
 
 fn cost(answers: &[Answer]) -> Cost {
     let answers: Vec<&Answer> = answers.iter().filter(|answer| answer.outcome != Outcome::TooLong).collect();
+    // From 0 on: the sum of nothing is -0.
     let mean = |of: fn(&Answer) -> f64| {
-        answers.iter().map(|answer| of(answer)).sum::<f64>() / answers.len().max(1) as f64
+        answers.iter().map(|answer| of(answer)).fold(0.0, std::ops::Add::add) / answers.len().max(1) as f64
     };
     let times: Vec<(&Answer, Times)> =
         answers.iter().filter_map(|&answer| Some((answer, answer.times?))).collect();

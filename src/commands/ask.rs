@@ -127,7 +127,7 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
     }
     let summary = json!({
         "source_tokens": documents.first().map_or(0, |(_, documents)| documents.source_tokens),
-        "compress_seconds": documents.iter().filter_map(|(_, documents)| documents.seconds).sum::<f64>(),
+        "compress_seconds": documents.iter().map(|(_, documents)| documents.seconds.unwrap_or(0.0)).sum::<f64>(),
     });
     output.json(&with_summary(answers, &summary))
 }

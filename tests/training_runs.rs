@@ -1021,20 +1021,12 @@ fn a_registration_is_for_one_encoder_and_in_the_nearest_registry() {
     let before = std::fs::read_to_string(place.path(registry)).expect("the registry");
     let second = "\n[encoders.second]\npackage = \"../../other/final/encoder\"\n";
     place.file(registry, format!("{before}{second}"));
-    let register = |options: &[&str]| {
-        let sizes = "--text corpus --steps 2 --batches 2 --batch 4 --context-tokens 24 --target-tokens 24";
-        let sizes = sizes.split(' ').chain(["--samples", "6", "--from-scratch", "--factor", "4"]);
-        let command: Vec<&str> = ["register", "--registry", registry, "--decoder", "tiny"]
-            .into_iter()
-            .chain(options.iter().copied())
-            .chain(sizes)
-            .collect();
-        command.into_iter().map(str::to_owned).collect::<Vec<_>>()
-    };
-    let run = |options: &[&str]| {
-        let command = register(options);
-        place.succeeds(&command.iter().map(String::as_str).collect::<Vec<_>>())
-    };
+    fn register<'a>(options: &[&'a str]) -> Vec<&'a str> {
+        let command = "register --registry run/final/registry.toml --decoder tiny --text corpus --steps 2 \
+                       --batches 2 --batch 4 --context-tokens 24 --target-tokens 24 --samples 6 --from-scratch \
+                       --factor 4";
+        command.split_whitespace().chain(options.iter().copied()).collect()
+    }
     place.file("document.txt", "old house and green wind in the river");
     let ask = |options: &[&str]| {
         let ask = ["ask", "--registry", registry, "--decoder", "tiny", "--document", "document.txt"];
@@ -1042,7 +1034,7 @@ fn a_registration_is_for_one_encoder_and_in_the_nearest_registry() {
     };
 
     // For another encoder, beside the adapter that is there.
-    run(&["--encoder", "second"]);
+    place.succeeds(&register(&["--encoder", "second"]));
     let after = std::fs::read_to_string(place.path(registry)).expect("the registry");
     let adapter = |text: &str| text.lines().find(|line| line.starts_with("adapter = ")).map(str::to_owned);
     assert_eq!(adapter(&after), adapter(&before));
@@ -1050,12 +1042,11 @@ fn a_registration_is_for_one_encoder_and_in_the_nearest_registry() {
     ask(&[]);
     ask(&["--encoder", "second"]);
     let again = register(&["--encoder", "second"]);
-    let again: Vec<&str> = again.iter().map(String::as_str).collect();
     place.fails(USAGE, &again, &["an adapter of encoder `second` for `tiny` exists already"]);
 
     // A registry that says nothing of the decoder takes over what the one before says.
     place.file("over.toml", "schema = 1\n");
-    let report = run(&["--registry", "over.toml"]);
+    let report = place.succeeds(&register(&["--registry", "over.toml"]));
     assert_eq!(report["registry"], "over.toml");
     assert_eq!(std::fs::read_to_string(place.path(registry)).expect("the registry"), after);
     ask(&["--registry", "over.toml"]);
@@ -1064,9 +1055,7 @@ fn a_registration_is_for_one_encoder_and_in_the_nearest_registry() {
         ("--rate", "0", "the rate is 0"),
         ("--reconstruction", "2", "the share of reconstruction is 2"),
     ] {
-        let command = register(&[option, value, "--replace"]);
-        let command: Vec<&str> = command.iter().map(String::as_str).collect();
-        place.fails(USAGE, &command, &[says]);
+        place.fails(USAGE, &register(&[option, value, "--replace"]), &[says]);
     }
 }
 

@@ -190,6 +190,18 @@ impl RegistryEditor {
         Ok(())
     }
 
+    /// Adds a decoder that another registry file knows, as [`RegistryEditor::copy_decoder`] does, where
+    /// this file has none of its name.
+    ///
+    /// # Errors
+    /// As [`RegistryEditor::add_decoder`].
+    pub fn adopt_decoder(&mut self, entry: &DecoderEntry) -> Result<()> {
+        match self.registry()?.decoder(&entry.name) {
+            Ok(_) => Ok(()),
+            Err(_) => self.copy_decoder(&entry.name, entry),
+        }
+    }
+
     /// Adds an encoder package.
     ///
     /// # Errors
@@ -369,26 +381,29 @@ impl RegistryEditor {
         self.document.to_string()
     }
 
+    /// The registry of this file alone, as it would be saved.
+    ///
+    /// # Errors
+    /// As [`Registry::parse`].
+    pub fn registry(&self) -> Result<Registry> {
+        Registry::parse(&self.text(), &self.path)
+    }
+
     /// Writes the file, which changes as a whole or not at all, and gives the registry as saved.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the change would make a registry that cannot be read back: nothing
     /// is written then. [`Error::Io`] when it cannot be written.
     pub fn save(self) -> Result<Registry> {
-        let text = self.text();
-        let registry = Registry::parse(&text, &self.path)?;
+        let (text, registry) = (self.text(), self.registry()?);
         replace(&self.path, |file| file.write_all(text.as_bytes()))?;
         sync_folder(self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
         Ok(registry)
     }
 
-    fn now(&self) -> Result<Registry> {
-        Registry::parse(&self.text(), &self.path)
-    }
-
     /// The exact name of the entry that a name or alias means in this file.
     fn resolve(&self, kind: EntryKind, name: &str) -> Result<String> {
-        let registry = self.now()?;
+        let registry = self.registry()?;
         Ok(match kind {
             EntryKind::Decoder => registry.decoder(name)?.name.clone(),
             EntryKind::Encoder => registry.encoder(name)?.name.clone(),
@@ -673,7 +688,7 @@ mod tests {
         let (_folder, path) = registry();
         let mut editor = RegistryEditor::open(&path).unwrap();
         let pins =
-            |editor: &RegistryEditor| editor.now().unwrap().decoder("zebra").unwrap().package_pins.len();
+            |editor: &RegistryEditor| editor.registry().unwrap().decoder("zebra").unwrap().package_pins.len();
         editor.pin_adapter("zebra", &"a".repeat(64)).unwrap();
         assert_eq!(pins(&editor), 1);
         editor.set_adapter("zebra", &NewAdapter::Package("other".into())).unwrap();

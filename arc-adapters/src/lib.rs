@@ -55,7 +55,7 @@ pub use package::{
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};
 pub use registry::{
     Chosen, DecoderEntry, DecoderOptions, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA,
-    Registry, RegistryFile, RopeScalingOption,
+    Registry, RegistryFile, RopeScalingOption, toml_reason,
 };
 pub use report::{
     Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, check_adapter,

@@ -715,8 +715,9 @@ fn resolve(mut file: ModelFile, folder: &Path, at: &str) -> Result<ModelFile, St
     Ok(file)
 }
 
-/// The message of a TOML error on one line, with its place.
-fn toml_reason(text: &str, error: &toml::de::Error) -> String {
+/// The message of a TOML error on one line, with its place in the text.
+#[must_use]
+pub fn toml_reason(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().replace('\n', ", ");
     match error.span().and_then(|span| text.get(..span.start)) {
         Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),

@@ -173,10 +173,10 @@ pub enum Outcome {
 
 impl Check {
     /// The check that failed if there is a fault, which comes with what to do about it.
-    fn unless(what: String, fault: Option<(String, String)>) -> Self {
+    fn unless(what: impl Into<String>, fault: Option<(String, String)>) -> Self {
         let outcome =
             fault.map_or(Outcome::Passed, |(message, hint)| Outcome::Failed { message, hint: Some(hint) });
-        Self { what, outcome }
+        Self { what: what.into(), outcome }
     }
 
     /// The check that a result is, and its value.
@@ -244,7 +244,7 @@ pub fn verify(
         }
     }
     if entry.options.prompt_template.is_some() {
-        checks.push(Check::unless("options: prompt template".to_owned(), bad_option(entry, template)));
+        checks.push(Check::unless("options: prompt template", bad_option(entry, template)));
     }
 
     let what = "model: sha256";
@@ -325,7 +325,7 @@ fn check_one(
 /// one.
 #[must_use]
 pub fn check_template(manifest: &AdapterManifest, template: &dyn Fn(&str) -> Option<String>) -> Check {
-    Check::unless("adapter: prompt template".to_owned(), bad_template(manifest, template))
+    Check::unless("adapter: prompt template", bad_template(manifest, template))
 }
 
 fn bad_template(
@@ -376,7 +376,7 @@ pub fn check_embeddings(manifest: &AdapterManifest, d_model: usize) -> Check {
             "fit an adapter for this decoder with `arc fit`".to_owned(),
         )
     });
-    Check::unless("adapter: width of the embeddings".to_owned(), fault)
+    Check::unless("adapter: width of the embeddings", fault)
 }
 
 /// The checks of an adapter that no entry names against the encoder that it was made for, which is
@@ -392,7 +392,7 @@ pub fn check_encoder_of(registry: &Registry, manifest: &AdapterManifest) -> Vec<
             let pinned = manifest.check_encoder(&encoder.encoder_id);
             vec![
                 Check::of(format!("adapter: made for encoder `{name}`"), pinned).0,
-                Check::unless(LATENTS_WIDTH.to_owned(), other_width(manifest, &encoder)),
+                Check::unless(LATENTS_WIDTH, other_width(manifest, &encoder)),
             ]
         }
     }
@@ -441,7 +441,7 @@ pub fn check_fit(
         );
         (message, hint)
     });
-    let mut checks = vec![Check::unless("adapter: made for this decoder".to_owned(), other)];
+    let mut checks = vec![Check::unless("adapter: made for this decoder", other)];
     checks.extend(entry.shape.as_ref().map(|shape| check_embeddings(manifest, shape.d_model)));
 
     let what = "adapter: made for this encoder";
@@ -451,7 +451,7 @@ pub fn check_fit(
     let own = encoder_of(registry, manifest);
     match (usual, own) {
         (Some(encoder), _) if manifest.check_encoder(&encoder.encoder_id).is_ok() => {
-            checks.push(Check::unless(LATENTS_WIDTH.to_owned(), other_width(manifest, &encoder)));
+            checks.push(Check::unless(LATENTS_WIDTH, other_width(manifest, &encoder)));
         }
         (_, Ok(None)) if for_encoder.is_none() => checks.push(Check::skipped(what, no_encoder(manifest))),
         (Some(encoder), own) => {

@@ -351,10 +351,3 @@ impl Error {
         }
     }
 }
-
-/// What is wrong with a TOML text and in which line, in one line.
-pub(crate) fn toml_reason(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map(|span| 1 + text.get(..span.start).map_or(0, |s| s.matches('\n').count()));
-    let line = line.map_or_else(String::new, |line| format!("line {line}: "));
-    format!("{line}{}", error.message())
-}

@@ -152,9 +152,11 @@ fn contestant(
     } else {
         vec![encoder.default_factor()]
     };
-    let read = if families.iter().copied().any(reads_latents) { factors.as_slice() } else { &[] };
-    for warning in adapted.iter().flat_map(|adapted| warnings_of_factors(adapted, read.iter().copied())) {
-        output.remark(format!("warning: {warning}"));
+    let reads = encoder.pools_by_factor() && families.iter().copied().any(reads_latents);
+    if let Some(adapted) = adapted.as_ref().filter(|_| reads) {
+        for warning in warnings_of_factors(adapted, factors.iter().copied()) {
+            output.remark(format!("warning: {warning}"));
+        }
     }
     let sha256 = match &entry.model.sha256 {
         Some(pinned) if decoder.is_one_file() => pinned.clone(),

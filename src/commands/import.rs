@@ -86,7 +86,7 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
     let mut editor = RegistryEditor::open(&registry_path)?;
     let encoders = encoder_names(&checkpoint, &options);
     for name in &encoders {
-        match Registry::parse(&editor.text(), &registry_path)?.encoder(name) {
+        match editor.registry()?.encoder(name) {
             Ok(entry) if entry.package == project.join(encoder_folder(name)) => {}
             Ok(_) => {
                 return Err(arc_adapters::Error::NameTaken {
@@ -100,9 +100,7 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
         }
     }
     for (index, entry) in entries.iter().enumerate() {
-        if Registry::parse(&editor.text(), &registry_path)?.decoder(&entry.name).is_err() {
-            editor.copy_decoder(&entry.name, entry)?;
-        }
+        editor.adopt_decoder(entry)?;
         // One for all decoders, or one for each.
         let Some(encoder) = encoders.get(index).filter(|_| encoders.len() > 1).or(encoders.first()) else {
             continue;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use arc_adapters::{DecoderEntry, ModelFile, ModelSource, NewAdapter, NewDecoder, Registry, RegistryEditor};
+use arc_adapters::{ModelFile, ModelSource, NewAdapter, NewDecoder, Registry, RegistryEditor};
 use arc_core::decoder::Decoder;
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;
@@ -60,7 +60,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         .clone()
         .unwrap_or_else(|| if is_own { plugins.join(&name) } else { plugins.join(&encoder).join(&name) });
     let place = Place { name: &name, encoder: &encoder, is_own };
-    if (package.exists() || place.is_taken(&RegistryEditor::open(file)?, file)?) && !args.replace {
+    if (package.exists() || place.is_taken(&RegistryEditor::open(file)?.registry()?)) && !args.replace {
         return Err(Failure::usage(
             format!("an adapter of encoder `{encoder}` for `{name}` exists already"),
             "replace it with `--replace`, or choose another name",
@@ -68,7 +68,9 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     }
     // What the file cannot take is found out before anything is trained.
     if let Some(entry) = known {
-        place.name_in(&mut RegistryEditor::open(file)?, entry, file, &package, "")?;
+        let mut trial = RegistryEditor::open(file)?;
+        trial.adopt_decoder(entry)?;
+        place.name_in(&mut trial, package.clone(), "")?;
     }
     let template = prompt_template(args.template.as_deref())?;
 
@@ -114,7 +116,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     let package_name = relative(&package, folder);
     let mut editor = RegistryEditor::open(file)?;
     if let Some(entry) = known {
-        place.name_in(&mut editor, entry, file, &package_name, &sha256_of_package)?;
+        editor.adopt_decoder(entry)?;
     } else {
         let sha256 = arc_adapters::sha256_file(&path)?;
         let bytes = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
@@ -124,14 +126,10 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
             architecture: Some(decoder.network.config().architecture.name().to_owned()),
             model: ModelFile { sha256: Some(sha256), bytes, ..model },
             tokenizer: None,
-            adapter: is_own.then(|| NewAdapter::Package(package_name.clone())),
+            adapter: None,
         })?;
-        if is_own {
-            editor.pin_adapter(&name, &sha256_of_package)?;
-        } else {
-            editor.add_adapter(&name, &encoder, &package_name, Some(&sha256_of_package))?;
-        }
     }
+    place.name_in(&mut editor, package_name, &sha256_of_package)?;
     editor.save()?;
 
     output.line(scores(&registration.before, &registration.after))?;
@@ -169,33 +167,20 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn is_taken(&self, editor: &RegistryEditor, file: &Path) -> Result<bool, Failure> {
-        let here = Registry::parse(&editor.text(), file)?;
-        Ok(here.decoder(self.name).is_ok_and(|entry| {
+    fn is_taken(&self, here: &Registry) -> bool {
+        here.decoder(self.name).is_ok_and(|entry| {
             let usual = entry.adapter.is_some() || entry.plugin.is_some();
             entry.adapters.contains_key(self.encoder) || (self.is_own && usual)
-        }))
+        })
     }
 
-    /// Names a package in the file, which takes over what another registry says about the decoder where
-    /// it says nothing itself.
-    fn name_in(
-        &self,
-        editor: &mut RegistryEditor,
-        entry: &DecoderEntry,
-        file: &Path,
-        package: &Path,
-        sha256: &str,
-    ) -> Result<(), Failure> {
-        if Registry::parse(&editor.text(), file)?.decoder(self.name).is_err() {
-            editor.copy_decoder(self.name, entry)?;
-        }
-        let here = Registry::parse(&editor.text(), file)?;
-        if self.is_own && !here.decoder(self.name)?.adapters.contains_key(self.encoder) {
-            editor.set_adapter(self.name, &NewAdapter::Package(package.to_owned()))?;
+    /// Names a package in a file that has the decoder.
+    fn name_in(&self, editor: &mut RegistryEditor, package: PathBuf, sha256: &str) -> Result<(), Failure> {
+        if self.is_own && !editor.registry()?.decoder(self.name)?.adapters.contains_key(self.encoder) {
+            editor.set_adapter(self.name, &NewAdapter::Package(package))?;
             editor.pin_adapter(self.name, sha256)?;
         } else {
-            editor.add_adapter(self.name, self.encoder, package, Some(sha256))?;
+            editor.add_adapter(self.name, self.encoder, &package, Some(sha256))?;
         }
         Ok(())
     }

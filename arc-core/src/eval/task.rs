@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::data::Fields;
 use super::metrics::Metric;
 use super::needle::Needle;
-use crate::error::toml_reason;
 use crate::{Error, Result};
 
 /// The version of the task format that this build reads.
@@ -171,7 +170,8 @@ impl Task {
     /// [`Error::InvalidConfig`] for an unknown, missing or senseless field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidConfig { path: path.to_owned(), reason };
-        let mut task: Self = toml::from_str(text).map_err(|error| invalid(toml_reason(text, &error)))?;
+        let mut task: Self =
+            toml::from_str(text).map_err(|error| invalid(arc_adapters::toml_reason(text, &error)))?;
         task.check().map_err(invalid)?;
         task.sha256 = arc_adapters::sha256_hex(text.as_bytes());
         Ok(task)

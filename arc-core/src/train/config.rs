@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::toml_reason;
 use crate::{Error, Result};
 
 /// A run.
@@ -512,7 +511,8 @@ impl RunConfig {
     /// As [`RunConfig::open`].
     pub fn parse(text: &str, origin: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidConfig { path: origin.to_owned(), reason };
-        let config: Self = toml::from_str(text).map_err(|error| invalid(toml_reason(text, &error)))?;
+        let config: Self =
+            toml::from_str(text).map_err(|error| invalid(arc_adapters::toml_reason(text, &error)))?;
         match config.contradiction() {
             Some(reason) => Err(invalid(reason)),
             None => Ok(config),

@@ -192,12 +192,12 @@ pub fn train(
 
     let schedule = &config.schedule;
     let every = config.evaluation.every;
+    let is_measured_after = |step: u64| every > 0 && step.is_multiple_of(every);
     let mut evaluations = Vec::new();
     // A run that was interrupted where it would have been measured is measured now.
-    if let (Some(measured), Some(metrics), Some(_)) = (&measured, &mut metrics, &last)
+    if let (Some(measured), Some(metrics)) = (&measured, &mut metrics)
         && (1..schedule.steps).contains(&state.step)
-        && every > 0
-        && state.step.is_multiple_of(every)
+        && is_measured_after(state.step)
         && !metrics.has_evaluation(state.step)?
     {
         evaluations = runner.evaluate(&model, measured)?;
@@ -222,8 +222,7 @@ pub fn train(
         if saves && runner.ranks.count() > 1 {
             runner.ranks.check_same(&parameters_sha256(&model))?;
         }
-        let evaluates =
-            is_last || (every > 0 && state.step.is_multiple_of(every) && ending == Ending::Finished);
+        let evaluates = is_last || (is_measured_after(state.step) && ending == Ending::Finished);
         if saves || evaluates || state.step.is_multiple_of(schedule.log_every) {
             synchronise(&runner.device)?;
             let seconds = clock.elapsed().as_secs_f64() / pending.len().max(1) as f64;
@@ -342,14 +341,16 @@ fn begin(
         // A run that was killed before its first checkpoint has left its configuration, or nothing.
         let is_run = last.is_some()
             || std::fs::read_to_string(out.join("config.json")).is_ok_and(|text| text == config_json);
-        if !is_run && holds_something(out) {
+        let is_left = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(".tmp");
+        let holds_more = out.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| !is_left(entry)));
+        if !is_run && holds_more {
             return Err(Error::InvalidArgument(format!(
                 "`{}` holds no run of this configuration to go on with: name another folder",
                 out.display()
             )));
         }
         checkpoints.sweep(out)?;
-    } else if holds_something(out) {
+    } else if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::InvalidArgument(format!(
             "`{}` is not empty: go on with `--resume`, or name another folder",
             out.display()
@@ -367,12 +368,6 @@ fn begin(
         }),
         _ => Ok(Beginning { last, follows }),
     }
-}
-
-/// Whether a folder has more than what a kill in the middle of a write leaves.
-fn holds_something(folder: &Path) -> bool {
-    let left = |name: std::ffi::OsString| name.to_string_lossy().starts_with(".tmp");
-    folder.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| !left(entry.file_name())))
 }
 
 /// The sha256 of everything that a run reads, besides its configuration.

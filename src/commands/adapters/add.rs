@@ -85,7 +85,7 @@ fn add_encoder(add: &Add, folder: &Path, file: &Path, output: &Output) -> Result
     let name = add.name.as_ref().unwrap_or(&manifest.name);
     let mut editor = RegistryEditor::open(file)?;
     editor.add_encoder(name, &path_in(file, folder)?)?;
-    let is_first = Registry::parse(&editor.text(), file)?.default_encoder().is_none();
+    let is_first = editor.registry()?.default_encoder().is_none();
     if is_first {
         editor.set_default_encoder(name)?;
     }
@@ -119,10 +119,7 @@ fn add_archive(
     };
     let unpacked = unpack_as(name, archive, &plugins, add.sha256.as_deref()).map_err(|error| match error {
         // It may be anybody's, so that nobody is told to remove it.
-        arc_adapters::Error::Exists { .. } => Failure::failed(
-            error.to_string(),
-            "unpack it into another folder with `--into DIR`, or add it as another decoder with `--name NAME`",
-        ),
+        arc_adapters::Error::Exists { .. } => Failure::failed(error.to_string(), ANOTHER_FOLDER),
         error => error.into(),
     });
     let added = unpacked.and_then(|unpacked| {
@@ -145,6 +142,9 @@ fn add_archive(
     }
 }
 
+const ANOTHER_FOLDER: &str =
+    "unpack it into another folder with `--into DIR`, or add it as another decoder with `--name NAME`";
+
 /// Moves a folder into a temporary one beside it, which is deleted when it is dropped.
 fn put_aside(folder: &Path) -> Result<tempfile::TempDir, Failure> {
     // A package is files alone: a folder of that name may be anything, such as the crate of a plugin.
@@ -155,7 +155,7 @@ fn put_aside(folder: &Path) -> Result<tempfile::TempDir, Failure> {
     if has_folders || !folder.join(MANIFEST_FILE).is_file() {
         return Err(Failure::failed(
             format!("`{}` holds something else than an adapter package", folder.display()),
-            "unpack it into another folder with `--into DIR`, or add it as another decoder with `--name NAME`",
+            ANOTHER_FOLDER,
         ));
     }
     let parent = folder.parent().unwrap_or(Path::new("."));
@@ -221,10 +221,10 @@ fn register(
     let made_for = &manifest.decoder.name;
     let name = add.name.as_ref().unwrap_or(made_for);
     let mut editor = RegistryEditor::open(file)?;
-    let here = Registry::parse(&editor.text(), file)?;
+    let here = editor.registry()?;
     let entry: DecoderEntry = if !add.source.is_empty() {
         editor.add_decoder(&new_decoder(add, file, name, Some(&manifest.decoder.architecture))?)?;
-        Registry::parse(&editor.text(), file)?.decoder(name)?.clone()
+        editor.registry()?.decoder(name)?.clone()
     } else if let Ok(entry) = here.decoder(name) {
         entry.clone()
     } else {
@@ -240,7 +240,7 @@ fn register(
         // An alias given as the name means the decoder that it is an alias of.
         let name = if registry.decoder(name).is_ok() { &known.name } else { name };
         editor.copy_decoder(name, known)?;
-        Registry::parse(&editor.text(), file)?.decoder(name)?.clone()
+        editor.registry()?.decoder(name)?.clone()
     };
     let encoder = match &add.for_encoder {
         Some(name) => Some(registry.encoder(name)?.name.clone()),

@@ -14,7 +14,7 @@ pub(super) fn run(global: &Global, remove: &Remove, output: &Output) -> Result<(
     let file = target_file(global, &remove.target)?;
     check_defined_in(&registry_now(global)?, &remove.name, &file)?;
     let mut editor = RegistryEditor::open(&file)?;
-    let entry = arc_adapters::Registry::parse(&editor.text(), &file)?.decoder(&remove.name)?.clone();
+    let entry = editor.registry()?.decoder(&remove.name)?.clone();
     if remove.adapter_only {
         editor.remove_adapter(&remove.name)?;
     } else {

@@ -20,7 +20,7 @@ use crate::files::{io_error, read_bytes};
 use crate::isolate::{Isolated, Isolation};
 use crate::manifest::MAX_MANIFEST_BYTES;
 use crate::package::MAX_WEIGHTS_BYTES;
-use crate::{Adapter, AdapterManifest, DecoderEntry, Error, HostProjector, PluginEntry, Result};
+use crate::{Adapter, AdapterManifest, Error, HostProjector, PluginEntry, Result};
 
 /// The one symbol of a plugin.
 const SYMBOL: &str = "arc_adapter";
@@ -40,23 +40,6 @@ pub struct PluginPolicy {
 }
 
 impl Adapter {
-    /// Reads and verifies the usual adapter of a registry entry, be it a package or a code plugin.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`] when the entry names none, [`Error::PackageChanged`] when it is not the
-    /// one that the entry pins, otherwise as [`Adapter::open`] and [`Adapter::load_plugin`].
-    pub fn resolve(entry: &DecoderEntry, policy: &PluginPolicy) -> Result<Self> {
-        let adapter = match (&entry.adapter, &entry.plugin) {
-            (_, Some(plugin)) => Self::load_plugin(plugin, policy)?,
-            (Some(folder), None) => Self::open(folder)?,
-            (None, None) => {
-                return Err(Error::NoAdapter { decoder: entry.name.clone(), origin: entry.origin.clone() });
-            }
-        };
-        entry.check_package(&adapter)?;
-        Ok(adapter)
-    }
-
     /// Loads a code plugin, in this process or in one of its own.
     ///
     /// # Errors

@@ -21,12 +21,9 @@ pub(super) fn run(global: &Global, new: &New, output: &Output) -> Result<(), Fai
     let dependency = new.code.then(|| dependency(new.arc_adapters.as_deref())).transpose()?;
     let session = session(global)?;
     let registry = session.registry();
-    let entry = registry.decoder(&new.decoder)?;
-    let encoder = new.encoder.as_deref().or(entry.encoder.as_deref()).or(registry.default_encoder());
-    let encoder = encoder.ok_or_else(|| {
-        Failure::usage("the registry names no default encoder", "name one with `--encoder NAME`")
-    })?;
-    let encoder = EncoderManifest::open(&registry.encoder(encoder)?.package)?;
+    let pair = registry.resolve(&new.decoder, new.encoder.as_deref())?;
+    let entry = pair.decoder;
+    let encoder = EncoderManifest::open(&pair.encoder()?.package)?;
     let decoder = session.language_model(&entry.name)?;
     let config = decoder.network.config();
     let scaffold = Scaffold {

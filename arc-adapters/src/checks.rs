@@ -29,7 +29,6 @@ pub struct Check {
 /// How a check went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum Outcome {
     /// As it should be.
     Passed,

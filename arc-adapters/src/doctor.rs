@@ -26,7 +26,6 @@ pub struct Finding {
 /// How likely a finding is to be the cause of a user's trouble; the likeliest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum Likelihood {
     /// Nothing works before this is put right.
     Certain,

@@ -444,8 +444,7 @@ impl Error {
                 Some("build the plugin on this machine, for the target that arc was built for".to_owned())
             }
             Self::PluginSymbol { .. } | Self::PluginAbi { .. } | Self::PluginContract { .. } => Some(
-                "build the plugin again with the `arc_adapter.h` or `arc-adapters` of this version"
-                    .to_owned(),
+                "build the plugin again with the `arc_adapter.h` or `arc-plugin` of this version".to_owned(),
             ),
             Self::PluginFailed { .. } | Self::PluginOutput { .. } => {
                 Some("this is a bug in the plugin: tell its maker".to_owned())

@@ -3,7 +3,7 @@
 //! One encoder turns a text into latents, and a small adapter for each decoder maps them into that
 //! decoder's embedding space. This crate resolves the name of a decoder to an encoder and an adapter
 //! ([`Registry::resolve`]), and opens that as a verified [`Adapter`]: a description of the projector
-//! and its weights. It holds no tensor library, so that plugins can depend on it and build in seconds.
+//! and its weights. It holds no tensor library, and builds in seconds.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -17,7 +17,6 @@
 //! # Ok::<(), arc_adapters::Error>(())
 //! ```
 
-pub mod abi;
 mod archive;
 mod checks;
 mod digest;
@@ -25,13 +24,11 @@ mod doctor;
 mod edit;
 mod encoder;
 mod error;
-pub mod export;
 mod files;
-mod isolate;
 mod list;
-mod loader;
 mod manifest;
 mod package;
+mod plugin;
 mod projector;
 mod registry;
 mod resolve;
@@ -49,9 +46,7 @@ pub use doctor::{Finding, Likelihood, doctor};
 pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor};
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
-pub use isolate::{Isolation, serve_plugin};
 pub use list::{InspectedTensor, Inspection, ListedDecoder, inspect, inspect_manifest, list};
-pub use loader::PluginPolicy;
 pub use manifest::{
     ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, NAME_FORM, WeightsFile, is_name,
 };
@@ -59,6 +54,7 @@ pub use package::{
     Adapter, AdapterPackage, AdapterTensor, AdapterWeights, HostProjector, MANIFEST_FILE, TensorF32,
     WEIGHTS_FILE, WeightType,
 };
+pub use plugin::{Isolation, PluginPolicy, serve_plugin};
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};
 pub use registry::{
     Chosen, DecoderEntry, DecoderOptions, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA,

@@ -350,6 +350,12 @@ impl DecoderEntry {
         self.adapters.keys().any(|key| encoder.is_called(key))
     }
 
+    /// The same, used with the default encoder of whatever registry it is written to.
+    #[must_use]
+    pub fn for_the_default_encoder(self) -> Self {
+        Self { encoder: None, ..self }
+    }
+
     /// Whether the entry names any adapter.
     #[must_use]
     pub fn names_an_adapter(&self) -> bool {

@@ -88,7 +88,7 @@ impl Workshop {
             .arg(format!("-DVARIANT={variant}"))
             .arg(format!("-DMARKER_PATH=\"{}\"", marker.display()))
             .arg("-I")
-            .arg(source.join("include"))
+            .arg(source.join("../arc-plugin/include"))
             .arg("-I")
             .arg(self.root.path())
             .arg("-o")

@@ -119,6 +119,8 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
                 remark_on_unpinned(&decoder, output);
             }
             let mut answer = answer(&decoder, &prompt, question, &options, output)?;
+            answer["encoder"] = json!(reader.encoder.map(|encoder| &encoder.name));
+            answer["adapter"] = json!(decoder.adapter.origin);
             if !overridden.is_empty() {
                 answer["overridden_pins"] = json!(overridden);
             }

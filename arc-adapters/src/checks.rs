@@ -1,11 +1,10 @@
 //! What can be checked of adapters without running a model: `verify` runs the checks of a decoder,
-//! and [`doctor`](crate::doctor) those of a whole setup, with the likeliest cause first.
+//! and `doctor` those of a whole setup, with the likeliest cause first.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::doctor::Likelihood;
 use crate::resolve::Pair;
 use crate::{
     Adapter, AdapterManifest, Backbone, DecoderEntry, EncoderEntry, EncoderManifest, EncoderWeights, Error,
@@ -44,6 +43,18 @@ pub enum Outcome {
         /// Why.
         reason: String,
     },
+}
+
+/// How likely a finding is to be the cause of a user's trouble; the likeliest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Likelihood {
+    /// Nothing works before this is put right.
+    Certain,
+    /// What it is about does not work.
+    Likely,
+    /// It works, but perhaps not as meant.
+    Possible,
 }
 
 /// What a check tells of a setup in which something does not work.

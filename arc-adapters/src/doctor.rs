@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::checks::{
-    Check, Symptom, TemplateFault, check_encoder, check_model_file, check_options, check_pairs,
+    Check, Likelihood, Symptom, TemplateFault, check_encoder, check_model_file, check_options, check_pairs,
 };
 use crate::{DecoderEntry, EncoderEntry, Error, PluginPolicy, Registry, RegistryFile};
 
@@ -21,18 +21,6 @@ pub struct Finding {
     pub problem: String,
     /// What to do about it.
     pub hint: Option<String>,
-}
-
-/// How likely a finding is to be the cause of a user's trouble; the likeliest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Likelihood {
-    /// Nothing works before this is put right.
-    Certain,
-    /// What it is about does not work.
-    Likely,
-    /// It works, but perhaps not as meant.
-    Possible,
 }
 
 impl Finding {

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::NAME_FORM;
+use crate::names::NAME_FORM;
 
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

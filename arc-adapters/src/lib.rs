@@ -27,6 +27,7 @@ mod error;
 mod files;
 mod list;
 mod manifest;
+mod names;
 mod package;
 mod plugin;
 mod projector;
@@ -38,21 +39,21 @@ mod source;
 
 pub use archive::{Archive, ArchiveContents, archive_manifest, pack, read_archive, unpack, unpack_as};
 pub use checks::{
-    Check, Outcome, TemplateFault, check_adapter, check_embeddings, check_encoder_of, check_fit,
+    Check, Likelihood, Outcome, TemplateFault, check_adapter, check_embeddings, check_encoder_of, check_fit,
     check_template, verify,
 };
 pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
-pub use doctor::{Finding, Likelihood, doctor};
+pub use doctor::{Finding, doctor};
 pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor};
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
 pub use list::{InspectedTensor, Inspection, ListedDecoder, inspect, inspect_manifest, list};
 pub use manifest::{
-    ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, NAME_FORM, WeightsFile, is_name,
+    ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, MANIFEST_FILE, WEIGHTS_FILE, WeightsFile,
 };
+pub use names::{NAME_FORM, is_name};
 pub use package::{
-    Adapter, AdapterPackage, AdapterTensor, AdapterWeights, HostProjector, MANIFEST_FILE, TensorF32,
-    WEIGHTS_FILE, WeightType,
+    Adapter, AdapterPackage, AdapterTensor, AdapterWeights, HostProjector, TensorF32, WeightType,
 };
 pub use plugin::{Isolation, PluginPolicy, serve_plugin};
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};

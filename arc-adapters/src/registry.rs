@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use crate::error::with_article;
 use crate::files::read_text;
-use crate::manifest::{check_file_name, check_name, check_sha256};
+use crate::manifest::check_sha256;
+use crate::names::{check_file_name, check_name};
 use crate::{Error, ModelFile, ModelShape, ModelSource, Result};
 
 /// The schema number that this version reads and writes.

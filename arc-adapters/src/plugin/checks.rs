@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::sha256_hex;
 use crate::files::{io_error, read_bytes};
-use crate::package::MAX_WEIGHTS_BYTES;
+use crate::manifest::MAX_WEIGHTS_BYTES;
 use crate::{Error, PluginEntry, Result};
 
 /// A plugin carries its weights, so it may be as large as they are.

@@ -13,8 +13,7 @@ use arc_plugin::abi::{
 use super::abi::{Refusal, call_project, copy_bytes, read_adapter};
 use crate::digest::sha256_hex;
 use crate::files::io_error;
-use crate::manifest::MAX_MANIFEST_BYTES;
-use crate::package::MAX_WEIGHTS_BYTES;
+use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
 use crate::{Adapter, AdapterManifest, Error, HostProjector, PluginEntry, Result};
 
 /// The one symbol of a plugin.

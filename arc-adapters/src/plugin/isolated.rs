@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::checks::read_checked;
 use super::in_process::{Loaded, from_plugin_parts, output_len};
 use crate::digest::sha256_hex;
-use crate::manifest::MAX_MANIFEST_BYTES;
-use crate::package::MAX_WEIGHTS_BYTES;
+use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
 use crate::{Adapter, AdapterManifest, Error, HostProjector, PluginEntry, Result};
 
 /// How to start the process that a plugin runs in.

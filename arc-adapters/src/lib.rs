@@ -59,7 +59,7 @@ pub use plugin::{Isolation, PluginPolicy, serve_plugin};
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};
 pub use registry::{
     Chosen, DecoderEntry, DecoderOptions, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA,
-    Registry, RegistryFile, RopeScalingOption, toml_reason,
+    Registry, RegistryFile, RopeScalingOption, from_toml,
 };
 pub use resolve::{AdapterFrom, AdapterPlace, EncoderFrom, Pair};
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};

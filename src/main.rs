@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod hints;
 mod output;
 mod usage;
 
@@ -52,7 +53,7 @@ impl From<arc_core::Error> for Failure {
                 | arc_core::Error::Adapter(arc_adapters::Error::NoEncoder { .. })
         );
         let code = if is_usage { 2 } else { 1 };
-        let hint = error.hint().unwrap_or_else(|| "`arc --help` lists the commands".to_owned());
+        let hint = hints::hint(&error).unwrap_or_else(|| "`arc --help` lists the commands".to_owned());
         Self { code, ..Self::failed(error.to_string(), hint) }
     }
 }

@@ -664,7 +664,7 @@ mod tests {
         assert!(error.to_string().starts_with("`start` already names an encoder in"), "{error}");
         // No command removes an encoder, and what `remove` does to an alias takes its decoder away.
         let hint = error.hint().unwrap();
-        assert!(hint.contains("--name") && hint.contains("registry.toml"), "{hint}");
+        assert!(hint.contains("another name") && hint.contains("registry.toml"), "{hint}");
         let error = editor.add_alias(EntryKind::Decoder, "aardvark", "aa").unwrap_err();
         assert!(!error.hint().unwrap().contains("remove"), "{error}");
         assert_eq!(editor.text(), TEXT);

@@ -39,8 +39,8 @@ mod source;
 
 pub use archive::{Archive, ArchiveContents, archive_manifest, pack, read_archive, unpack, unpack_as};
 pub use checks::{
-    Check, Likelihood, Outcome, TemplateFault, check_adapter, check_embeddings, check_encoder_of, check_fit,
-    check_template, verify,
+    Check, Likelihood, Outcome, Remedy, TemplateFault, check_adapter, check_embeddings, check_encoder_of,
+    check_fit, check_template, verify,
 };
 pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
 pub use doctor::{Finding, doctor};

@@ -37,12 +37,14 @@ mod report;
 mod scaffold;
 mod shape;
 mod source;
+mod staging;
 
-pub use archive::{Archive, ArchiveContents, archive_manifest, pack, read_archive, unpack, unpack_as};
+pub use archive::{Archive, ArchiveContents, StagedArchive, archive_manifest, pack, read_archive, unpack, unpack_as};
 pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
-pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor};
+pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor, tell_of_waiting};
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
+pub use files::open_file;
 pub use isolate::{Isolation, serve_plugin};
 pub use loader::PluginPolicy;
 pub use manifest::{
@@ -65,3 +67,4 @@ pub use report::{
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};
 pub use shape::ModelShape;
 pub use source::{ModelFile, ModelSource, PipFile};
+pub use staging::sweep;

@@ -3,8 +3,10 @@
 mod args;
 mod commands;
 mod output;
+mod threads;
 mod usage;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::args::{Arguments, Command};
@@ -46,7 +48,12 @@ impl Failure {
 impl From<arc_core::Error> for Failure {
     fn from(error: arc_core::Error) -> Self {
         // An argument that no library function accepts is a mistake in the command line.
-        let code = if matches!(error, arc_core::Error::InvalidArgument(_)) { 2 } else { 1 };
+        let is_usage = matches!(
+            error,
+            arc_core::Error::InvalidArgument(_)
+                | arc_core::Error::Adapter(arc_adapters::Error::NoEncoder { .. })
+        );
+        let code = if is_usage { 2 } else { 1 };
         let hint = error.hint().unwrap_or_else(|| "`arc --help` lists the commands".to_owned());
         Self { code, ..Self::failed(error.to_string(), hint) }
     }
@@ -59,6 +66,14 @@ impl From<arc_adapters::Error> for Failure {
 }
 
 fn main() -> ExitCode {
+    arc_adapters::tell_of_waiting(|registry| {
+        // Nothing can be told where standard error is closed.
+        let _ = writeln!(
+            std::io::stderr(),
+            "waiting for another command that is changing `{}`",
+            registry.display()
+        );
+    });
     match usage::arguments().and_then(|arguments| run(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         // It has seen enough.
@@ -71,6 +86,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
+    threads::check()?;
     let output = Output::new(arguments.global.json);
     match &arguments.command {
         Command::Ask(ask) => commands::ask::run(&arguments.global, ask, &output),

@@ -14,8 +14,8 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::digest::{HashingReader, sha256_file, sha256_hex};
 use crate::files::{io_error, open_file, read_bytes, replace};
-use crate::manifest::{MAX_MANIFEST_BYTES, check_file_name, check_name, check_new_name, check_sha256};
-use crate::package::MAX_WEIGHTS_BYTES;
+use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, check_new_name, check_sha256};
+use crate::names::{check_file_name, check_name};
 use crate::staging::{Staging, check_absent};
 use crate::{Adapter, AdapterManifest, Error, MANIFEST_FILE, Result};
 
@@ -123,8 +123,9 @@ pub fn unpack_as(name: &str, archive: &Path, parent: &Path, sha256: Option<&str>
 fn unpack_named(archive: &Path, parent: &Path, name: Option<&str>, sha256: Option<&str>) -> Result<Archive> {
     let staged = StagedArchive::unpack(archive, parent, sha256)?;
     let folder = parent.join(name.unwrap_or(&staged.manifest.name));
-    check_absent(&folder)?;
-    staged.publish(&folder)
+    staged.publish(&folder)?;
+    let StagedArchive { manifest, sha256, files, .. } = staged;
+    Ok(Archive { manifest, sha256, files, path: folder })
 }
 
 /// An archive that was unpacked and verified, in a temporary folder of where it is to be. Unless it is
@@ -182,6 +183,12 @@ impl StagedArchive {
         &self.manifest
     }
 
+    /// The SHA-256 of the archive file.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
     /// The SHA-256 of the manifest's file.
     #[must_use]
     pub fn manifest_sha256(&self) -> &str {
@@ -215,10 +222,9 @@ impl StagedArchive {
     ///
     /// # Errors
     /// [`Error::Exists`] where there is something of that name, [`Error::Io`].
-    pub fn publish(self, folder: &Path) -> Result<Archive> {
+    pub fn publish(&self, folder: &Path) -> Result<()> {
         check_absent(folder)?;
-        self.staging.publish(folder)?;
-        Ok(Archive { manifest: self.manifest, sha256: self.sha256, files: self.files, path: folder.to_owned() })
+        self.staging.publish(folder)
     }
 }
 

@@ -50,7 +50,7 @@ impl Staging {
     }
 
     /// Renames what was written to `target`, which must not be there yet.
-    pub(crate) fn publish(self, target: &Path) -> Result<()> {
+    pub(crate) fn publish(&self, target: &Path) -> Result<()> {
         let new = self.new_folder();
         #[cfg(unix)]
         {
@@ -164,6 +164,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(root.path().join("moved/adapter.json")).unwrap(), "mine");
         assert!(!left.exists());
         living.publish(&root.path().join("made")).unwrap();
+        drop(living);
         assert_eq!(names(root.path()), [".arc-young", ".archive", "made", "moved", "replaced"]);
     }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use arc_jinja::{Limits, Options, Template, Value};
 use serde::{Deserialize, Serialize};
 
+use crate::bounded_file::read_text;
 use crate::weights::{GgufFile, GgufValue};
 use crate::{Error, Result};
 
@@ -124,7 +125,7 @@ impl ChatTemplate {
         let config = json_if_there(folder, "tokenizer_config.json")?;
         let map = json_if_there(folder, "special_tokens_map.json")?;
         let of_json = json_if_there(folder, "chat_template.json")?;
-        let of_file = read_if_there(&folder.join("chat_template.jinja"))?;
+        let of_file = read_if_there(folder, "chat_template.jinja")?;
         let source = of_file.as_deref().or(source_in(&of_json)).or(source_in(&config));
         Ok(source.map(|source| Self::of_model(source, SpecialTokenNames::of_json(&config, &map))))
     }
@@ -169,7 +170,8 @@ impl SpecialTokenNames {
         });
         let mut named: Vec<_> = named.collect();
         // Models of images and sound name more tokens: `image_token`, …
-        for (name, token) in find("extra_special_tokens").and_then(|extra| extra.as_object()).into_iter().flatten()
+        for (name, token) in
+            find("extra_special_tokens").and_then(|extra| extra.as_object()).into_iter().flatten()
         {
             named.extend(token_text(token).map(|token| (name.clone(), token.to_owned())));
         }
@@ -198,19 +200,24 @@ fn source_in(config: &serde_json::Value) -> Option<&str> {
 }
 
 fn json_if_there(folder: &Path, name: &'static str) -> Result<serde_json::Value> {
-    let path = folder.join(name);
-    match read_if_there(&path)? {
-        Some(text) => serde_json::from_str(&text)
-            .map_err(|error| Error::InvalidFile { path, format: name, reason: error.to_string() }),
+    match read_if_there(folder, name)? {
+        Some(text) => serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
+            path: folder.join(name),
+            format: name,
+            reason: error.to_string(),
+        }),
         None => Ok(serde_json::Value::Null),
     }
 }
 
-fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
+/// The largest published `tokenizer_config.json` have some megabytes, for their thousands of tokens.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+fn read_if_there(folder: &Path, name: &'static str) -> Result<Option<String>> {
+    match read_text(&folder.join(name), name, MAX_FILE_BYTES) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("read", path)(error)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

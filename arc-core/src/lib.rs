@@ -24,6 +24,7 @@
 
 mod adapted;
 mod atomic_file;
+mod bounded_file;
 pub mod chat_template;
 pub mod decoder;
 pub mod device;

@@ -21,12 +21,56 @@ use crate::{html, word_wrap};
 pub(crate) fn is_known(name: &str) -> bool {
     matches!(
         name,
-        "abs" | "attr" | "batch" | "capitalize" | "center" | "count" | "d" | "default" | "dictsort" | "e"
-            | "escape" | "filesizeformat" | "first" | "float" | "forceescape" | "format" | "groupby" | "indent"
-            | "int" | "items" | "join" | "last" | "length" | "list" | "lower" | "map" | "max" | "min" | "reject"
-            | "rejectattr" | "replace" | "reverse" | "round" | "safe" | "select" | "selectattr" | "slice"
-            | "sort" | "string" | "striptags" | "sum" | "title" | "tojson" | "trim" | "truncate" | "unique"
-            | "upper" | "urlencode" | "wordcount" | "wordwrap"
+        "abs"
+            | "attr"
+            | "batch"
+            | "capitalize"
+            | "center"
+            | "count"
+            | "d"
+            | "default"
+            | "dictsort"
+            | "e"
+            | "escape"
+            | "filesizeformat"
+            | "first"
+            | "float"
+            | "forceescape"
+            | "format"
+            | "groupby"
+            | "indent"
+            | "int"
+            | "items"
+            | "join"
+            | "last"
+            | "length"
+            | "list"
+            | "lower"
+            | "map"
+            | "max"
+            | "min"
+            | "reject"
+            | "rejectattr"
+            | "replace"
+            | "reverse"
+            | "round"
+            | "safe"
+            | "select"
+            | "selectattr"
+            | "slice"
+            | "sort"
+            | "string"
+            | "striptags"
+            | "sum"
+            | "title"
+            | "tojson"
+            | "trim"
+            | "truncate"
+            | "unique"
+            | "upper"
+            | "urlencode"
+            | "wordcount"
+            | "wordwrap"
     )
 }
 
@@ -43,7 +87,9 @@ pub(crate) fn apply(renderer: &Renderer<'_>, name: &str, value: Value, args: Arg
             args.none(name)?;
             match (&value.0, value.as_int()) {
                 (Repr::Float(number), _) => Ok(Value::from(number.abs())),
-                (_, Some(number)) => number.checked_abs().map(Value::from).ok_or_else(|| mismatch(name, &value)),
+                (_, Some(number)) => {
+                    number.checked_abs().map(Value::from).ok_or_else(|| mismatch(name, &value))
+                }
                 _ => Err(mismatch(name, &value)),
             }
         }
@@ -79,9 +125,9 @@ pub(crate) fn apply(renderer: &Renderer<'_>, name: &str, value: Value, args: Arg
             args.none(name)?;
             match &value.0 {
                 Repr::Undefined(_) => Value::iterator(Vec::new()),
-                Repr::Dict(dict) => {
-                    Value::iterator(Value(Repr::View(crate::value::View::Items, dict.clone())).elements(budget)?)
-                }
+                Repr::Dict(dict) => Value::iterator(
+                    Value(Repr::View(crate::value::View::Items, dict.clone())).elements(budget)?,
+                ),
                 _ => Err(mismatch(name, &value)),
             }
         }
@@ -149,11 +195,12 @@ pub(crate) fn apply(renderer: &Renderer<'_>, name: &str, value: Value, args: Arg
             let case_sensitive = truth(case_sensitive);
             let mut keyed = Vec::new();
             for item in value.elements(budget)? {
-                let key = match attribute.as_ref().and_then(Value::as_str).filter(|names| names.contains(',')) {
+                let key = match attribute.as_ref().and_then(Value::as_str).filter(|names| names.contains(','))
+                {
                     Some(names) => {
-                        let keys = names.split(',').map(|name| {
-                            key_of(renderer, &item, Some(&Value::from(name)), case_sensitive)
-                        });
+                        let keys = names
+                            .split(',')
+                            .map(|name| key_of(renderer, &item, Some(&Value::from(name)), case_sensitive));
                         Value::new_list(keys.collect::<Result<_>>()?)?
                     }
                     None => key_of(renderer, &item, attribute.as_ref(), case_sensitive)?,
@@ -314,13 +361,19 @@ fn of_text(name: &str, value: &Value, args: Args, budget: &Budget) -> Result<Val
             let count = string.chars().count();
             let ending = end.chars().count();
             if length < ending {
-                return Err(Error::failed(format!("`truncate` to {length} characters leaves no room for `{end}`")));
+                return Err(Error::failed(format!(
+                    "`truncate` to {length} characters leaves no room for `{end}`"
+                )));
             }
             if count <= length.saturating_add(leeway) {
                 return Ok(Value::from(string));
             }
             let kept: String = string.chars().take(length - ending).collect();
-            let kept = if truth(kill_words) { &kept } else { kept.rsplit_once(' ').map_or(&*kept, |(kept, _)| kept) };
+            let kept = if truth(kill_words) {
+                &kept
+            } else {
+                kept.rsplit_once(' ').map_or(&*kept, |(kept, _)| kept)
+            };
             Ok(Value::from(format!("{kept}{end}")))
         }
         "e" | "escape" | "forceescape" => {
@@ -419,7 +472,9 @@ fn join(renderer: &Renderer<'_>, value: &Value, args: Args) -> Result<Value> {
 fn format(value: &Value, args: Args, budget: &Budget) -> Result<Value> {
     let string = to_str(value, budget)?;
     let values = match (args.positional.is_empty(), args.named.is_empty()) {
-        (false, false) => return Err(Error::failed("`format` takes arguments with names or without, not both")),
+        (false, false) => {
+            return Err(Error::failed("`format` takes arguments with names or without, not both"));
+        }
         (_, true) => Value::tuple(args.positional)?,
         (true, false) => {
             Value::new_dict(args.named.into_iter().map(|(name, value)| (Value::from(name), value)).collect())?
@@ -446,7 +501,10 @@ fn parsed_int(text: &str, base: u32) -> Option<i128> {
     let misplaced = bytes.first() == Some(&b'_')
         || bytes.last() == Some(&b'_')
         || bytes.windows(2).any(|pair| pair == b"__");
-    if misplaced || digits.is_empty() || !digits.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric()) {
+    if misplaced
+        || digits.is_empty()
+        || !digits.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric())
+    {
         return None;
     }
     i128::from_str_radix(&format!("{sign}{}", digits.replace('_', "")), base).ok()
@@ -458,7 +516,9 @@ fn parsed_float(text: &str) -> Option<f64> {
     let plain = text.trim_start_matches(['+', '-']);
     let is_word = matches!(plain, "nan" | "inf" | "infinity");
     let is_number = plain.starts_with(|c: char| c.is_ascii_digit() || c == '.')
-        && plain.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'+' | b'-' | b'_'));
+        && plain
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'+' | b'-' | b'_'));
     if !is_word && !is_number {
         return None;
     }
@@ -477,7 +537,10 @@ fn to_int(value: &Value, args: Args, budget: &Budget) -> Result<Value> {
         Repr::Str(text) => {
             budget.bytes(text.len())?;
             let base = u32::try_from(base).ok().filter(|base| (2..=36).contains(base)).unwrap_or(10);
-            parsed_int(text, base).map(Value::from).or_else(|| parsed_float(text).and_then(whole)).unwrap_or(default)
+            parsed_int(text, base)
+                .map(Value::from)
+                .or_else(|| parsed_float(text).and_then(whole))
+                .unwrap_or(default)
         }
         Repr::Float(number) => whole(*number).unwrap_or(default),
         _ => value.as_int().map_or(default, Value::from),
@@ -540,18 +603,21 @@ fn group_by(renderer: &Renderer<'_>, value: &Value, args: Args) -> Result<Value>
             _ => groups.push((key, of, vec![item])),
         }
     }
-    let groups = groups.into_iter().map(|(_, of, items)| {
-        Value::named_tuple(vec![of, Value::new_list(items)?], &["grouper", "list"])
-    });
+    let groups = groups
+        .into_iter()
+        .map(|(_, of, items)| Value::named_tuple(vec![of, Value::new_list(items)?], &["grouper", "list"]));
     Value::new_list(groups.collect::<Result<_>>()?)
 }
 
 fn map(renderer: &Renderer<'_>, value: &Value, args: Args) -> Result<Value> {
     let budget = renderer.budget();
-    let named = |name: &str| args.named.iter().find(|(known, _)| &**known == name).map(|(_, value)| value.clone());
+    let named =
+        |name: &str| args.named.iter().find(|(known, _)| &**known == name).map(|(_, value)| value.clone());
     if let Some(attribute) = named("attribute").filter(|_| args.positional.is_empty()) {
         let default = named("default");
-        if let Some((name, _)) = args.named.iter().find(|(name, _)| !matches!(&**name, "attribute" | "default")) {
+        if let Some((name, _)) =
+            args.named.iter().find(|(name, _)| !matches!(&**name, "attribute" | "default"))
+        {
             return Err(Error::failed(format!("`map` has no argument `{name}`")));
         }
         let items = value.elements(budget)?.into_iter();
@@ -599,7 +665,9 @@ fn select(renderer: &Renderer<'_>, name: &str, value: &Value, args: Args) -> Res
 fn indent(string: &Arc<str>, args: Args, budget: &Budget) -> Result<Value> {
     let [width, first, blank] = args.bind("indent", ["width", "first", "blank"])?;
     let indention: Arc<str> = match &width {
-        Some(width) if width.as_str().is_some() => text(Some(width.clone()), "indent", "width")?.unwrap_or_default(),
+        Some(width) if width.as_str().is_some() => {
+            text(Some(width.clone()), "indent", "width")?.unwrap_or_default()
+        }
         _ => {
             let width = usize::try_from(int(width, "indent", "width")?.unwrap_or(4)).unwrap_or(0);
             budget.bytes(width)?;

@@ -80,7 +80,9 @@ impl FormatSpec {
     pub(crate) fn float(&self, number: f64, budget: &Budget) -> Result<String> {
         let precision = self.precision.unwrap_or(6);
         if precision > MAX_PRECISION {
-            return Err(Error::failed(format!("a number is formatted with more than {MAX_PRECISION} digits")));
+            return Err(Error::failed(format!(
+                "a number is formatted with more than {MAX_PRECISION} digits"
+            )));
         }
         let negative = number.is_sign_negative() && !number.is_nan();
         let magnitude = number.abs();
@@ -146,7 +148,10 @@ impl FormatSpec {
             (Repr::Int(_) | Repr::Bool(_), None | Some('b' | 'd' | 'o' | 'x' | 'X' | 'n')) => {
                 self.integer(value.as_int().unwrap_or_default(), budget)
             }
-            (Repr::Int(_) | Repr::Float(_) | Repr::Bool(_), Some('e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%' | 'n'))
+            (
+                Repr::Int(_) | Repr::Float(_) | Repr::Bool(_),
+                Some('e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%' | 'n'),
+            )
             | (Repr::Float(_), None) => self.float(value.as_float().unwrap_or_default(), budget),
             (_, Some(kind)) => unknown(kind),
             (Repr::Undefined(_), None) => Ok(String::new()),
@@ -154,7 +159,9 @@ impl FormatSpec {
             (_, None) if self.width == 0 && self.precision.is_none() => {
                 to_str(value, budget).map(|text| (*text).to_owned())
             }
-            (_, None) => Err(Error::failed(format!("a {} cannot be formatted in a field", value.type_name()))),
+            (_, None) => {
+                Err(Error::failed(format!("a {} cannot be formatted in a field", value.type_name())))
+            }
         }
     }
 }

@@ -100,7 +100,9 @@ impl Callable {
             (Self::Macro { definition, .. }, "catch_varargs") => Some(definition.names_varargs.into()),
             (Self::Macro { definition, .. }, "catch_kwargs") => Some(definition.names_kwargs.into()),
             (Self::Macro { definition, .. }, "caller") => Some(definition.names_caller.into()),
-            (Self::Blocks, _) => renderer.block(name).map(|block| Value::callable(Self::Block(block.clone()))),
+            (Self::Blocks, _) => {
+                renderer.block(name).map(|block| Value::callable(Self::Block(block.clone())))
+            }
             (Self::Cycler { items, at }, "current") => {
                 items.elements(renderer.budget())?.get(at.get()).cloned()
             }

@@ -104,7 +104,9 @@ impl LoopState {
     fn attribute(&self, name: &str) -> Option<Value> {
         let (at, length) = (self.at.get(), self.items.len());
         let item = |index: Option<usize>| {
-            index.and_then(|index| self.items.get(index).cloned()).unwrap_or(Value::undefined("there is no such item"))
+            index
+                .and_then(|index| self.items.get(index).cloned())
+                .unwrap_or(Value::undefined("there is no such item"))
         };
         Some(match name {
             "index" => Value::from(at + 1),
@@ -161,7 +163,10 @@ impl<'p> Renderer<'p> {
     fn nested<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
         let depth = self.depth.get();
         if depth >= MAX_DEPTH {
-            return Err(Error::new(ErrorKind::Limit, format!("it calls itself deeper than {MAX_DEPTH} levels")));
+            return Err(Error::new(
+                ErrorKind::Limit,
+                format!("it calls itself deeper than {MAX_DEPTH} levels"),
+            ));
         }
         self.depth.set(depth + 1);
         let result = run();
@@ -308,8 +313,14 @@ impl<'p> Renderer<'p> {
             (definition.clone(), scope.clone())
         });
         let value_depth = depth_of(&items)?;
-        let state =
-            Rc::new(LoopState { items, value_depth, at: Cell::new(0), depth, changed: Changed::default(), again });
+        let state = Rc::new(LoopState {
+            items,
+            value_depth,
+            at: Cell::new(0),
+            depth,
+            changed: Changed::default(),
+            again,
+        });
         let name: Arc<str> = "loop".into();
         for index in 0..state.items.len() {
             self.budget.spend(1)?;
@@ -623,9 +634,12 @@ impl<'p> Renderer<'p> {
             Repr::Namespace(namespace) => namespace.get(name),
             Repr::Loop(state) => state.attribute(name),
             Repr::Callable(callable) => callable.attribute(name, self)?,
-            Repr::Tuple(tuple) => {
-                tuple.names.iter().position(|known| *known == &**name).and_then(|at| tuple.items.get(at)).cloned()
-            }
+            Repr::Tuple(tuple) => tuple
+                .names
+                .iter()
+                .position(|known| *known == &**name)
+                .and_then(|at| tuple.items.get(at))
+                .cloned(),
             _ => None,
         };
         if found.is_some() || !methods::has(value, name) {

@@ -284,7 +284,8 @@ fn number(text: &str) -> std::result::Result<(Literal, usize), String> {
         let mut len = 0;
         let bytes = text.as_bytes();
         while let Some(byte) = bytes.get(len) {
-            let is_gap = *byte == b'_' && bytes.get(len + 1).is_some_and(|next| char::from(*next).is_digit(radix));
+            let is_gap =
+                *byte == b'_' && bytes.get(len + 1).is_some_and(|next| char::from(*next).is_digit(radix));
             if !is_gap && !char::from(*byte).is_digit(radix) {
                 break;
             }
@@ -341,7 +342,8 @@ fn string(text: &str, quote: char) -> std::result::Result<(String, usize), Strin
         }
         let Some((at, escaped)) = characters.next() else { break };
         let mut code = |digits: usize| {
-            let hex = text.get(at + 1..at + 1 + digits).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+            let hex =
+                text.get(at + 1..at + 1 + digits).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
             let code = hex.and_then(|hex| u32::from_str_radix(hex, 16).ok()).and_then(char::from_u32);
             for _ in 0..digits {
                 characters.next();

@@ -95,7 +95,8 @@ impl Template {
     /// than [`Limits::SOURCE_BYTES`]. Filters, tests and functions are looked up when they are used.
     pub fn compile(source: &str, options: Options) -> Result<Self, Error> {
         if source.len() > Limits::SOURCE_BYTES {
-            let reason = format!("syntax error: it has {} bytes, more than {}", source.len(), Limits::SOURCE_BYTES);
+            let reason =
+                format!("syntax error: it has {} bytes, more than {}", source.len(), Limits::SOURCE_BYTES);
             return Err(Error::new(ErrorKind::Syntax, reason));
         }
         let tokens = lexer::tokens(source, options)?;

@@ -13,11 +13,49 @@ use crate::str_format;
 use crate::value::{Repr, Value, View};
 
 const STR: [&str; 43] = [
-    "capitalize", "casefold", "center", "count", "encode", "endswith", "expandtabs", "find", "format", "format_map",
-    "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric",
-    "isprintable", "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "partition", "removeprefix",
-    "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines",
-    "startswith", "strip", "swapcase", "title",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "encode",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
 ];
 const STR_MORE: [&str; 4] = ["translate", "maketrans", "upper", "zfill"];
 const CHANGE_LIST: [&str; 8] = ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
@@ -30,13 +68,17 @@ pub(crate) fn has(value: &Value, name: &str) -> bool {
         Repr::List(_) => matches!(name, "index" | "count" | "copy") || CHANGE_LIST.contains(&name),
         Repr::Tuple(_) | Repr::Range(_) => matches!(name, "index" | "count"),
         Repr::Dict(_) => {
-            matches!(name, "get" | "keys" | "values" | "items" | "copy" | "fromkeys") || CHANGE_DICT.contains(&name)
+            matches!(name, "get" | "keys" | "values" | "items" | "copy" | "fromkeys")
+                || CHANGE_DICT.contains(&name)
         }
         Repr::Float(_) => matches!(name, "is_integer" | "hex" | "as_integer_ratio" | "conjugate"),
-        Repr::Int(_) | Repr::Bool(_) => matches!(name, "bit_length" | "bit_count" | "conjugate" | "is_integer"),
+        Repr::Int(_) | Repr::Bool(_) => {
+            matches!(name, "bit_length" | "bit_count" | "conjugate" | "is_integer")
+        }
         Repr::Loop(_) => matches!(name, "cycle" | "changed"),
         Repr::Callable(callable) => {
-            matches!(&**callable, crate::functions::Callable::Cycler { .. }) && matches!(name, "next" | "reset")
+            matches!(&**callable, crate::functions::Callable::Cycler { .. })
+                && matches!(name, "next" | "reset")
         }
         _ => false,
     }
@@ -319,7 +361,9 @@ fn of_str(renderer: &Renderer<'_>, string: &Arc<str>, name: &str, args: Args) ->
         "isalpha" => is(all(string, |c| c.is_alphabetic() && !is_mark_or_number(c)) && no_args(args, name)?),
         "isascii" => is(string.is_ascii() && no_args(args, name)?),
         "isdecimal" => is(all(string, is_decimal) && no_args(args, name)?),
-        "isdigit" => is(all(string, |c| is_decimal(c) || is_digit_of_another_kind(c)) && no_args(args, name)?),
+        "isdigit" => {
+            is(all(string, |c| is_decimal(c) || is_digit_of_another_kind(c)) && no_args(args, name)?)
+        }
         "isnumeric" => is(all(string, |c| c.is_numeric() || is_numeral(c)) && no_args(args, name)?),
         "isspace" => is(all(string, is_space) && no_args(args, name)?),
         "isprintable" => is(string.chars().all(is_printable) && no_args(args, name)?),
@@ -367,9 +411,10 @@ fn cased(string: &str, some: impl Fn(char) -> bool, none: impl Fn(char) -> bool)
 /// A decimal digit of any script. Source: the ranges of ten of Unicode's category Nd, to 15.
 fn is_decimal(character: char) -> bool {
     const ZEROS: [u32; 40] = [
-        0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50,
-        0xed0, 0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40,
-        0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10, 0x104a0, 0x11066, 0x1d7ce,
+        0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6,
+        0xe50, 0xed0, 0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0,
+        0x1c40, 0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10, 0x104a0, 0x11066,
+        0x1d7ce,
     ];
     let code = u32::from(character);
     ZEROS.iter().any(|&zero| (zero..zero + if zero == 0x1d7ce { 50 } else { 10 }).contains(&code))
@@ -384,7 +429,8 @@ fn is_digit_of_another_kind(character: char) -> bool {
 
 /// Chinese numerals, whose category is that of letters.
 fn is_numeral(character: char) -> bool {
-    "一七万三九二五亖亿仟伍佰億兆八六兩十千卅卌叁叄四壱壹幺廾廿弌弍弎弐拾捌柒漆玖百肆萬貮貳贰陆陌陸零〇".contains(character)
+    "一七万三九二五亖亿仟伍佰億兆八六兩十千卅卌叁叄四壱壹幺廾廿弌弍弎弐拾捌柒漆玖百肆萬貮貳贰陆陌陸零〇"
+        .contains(character)
 }
 
 /// What Rust calls alphabetic and Python does not: marks, and numbers that are letters.
@@ -446,9 +492,9 @@ fn split<'s>(
                     break;
                 }
                 if from_right {
-                    let at = rest.rfind(is_space).map_or(0, |at| {
-                        at + rest[at..].chars().next().map_or(1, char::len_utf8)
-                    });
+                    let at = rest
+                        .rfind(is_space)
+                        .map_or(0, |at| at + rest[at..].chars().next().map_or(1, char::len_utf8));
                     split.push(&rest[at..]);
                     rest = rest[..at].trim_end_matches(is_space);
                 } else {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::lexer::{Literal, Spanned, Token};
 use crate::syntax::{
-    Arguments, Block, Comparison, Const, Expr, FilterCall, ForLoop, Macro, Node, Operator, Program, Statement,
-    Target,
+    Arguments, Block, Comparison, Const, Expr, FilterCall, ForLoop, Macro, Node, Operator, Program,
+    Statement, Target,
 };
 
 /// How deep a template may be nested, and how long a chain of operators, filters or attributes may be.
@@ -588,7 +588,9 @@ impl Parser {
         self.chain(
             |parser| parser.unary(true),
             |parser| {
-                parser.skip("**").then_some((|left, right| Expr::Binary(Operator::Power, left, right)) as fn(_, _) -> _)
+                parser
+                    .skip("**")
+                    .then_some((|left, right| Expr::Binary(Operator::Power, left, right)) as fn(_, _) -> _)
             },
         )
     }
@@ -792,7 +794,10 @@ impl Parser {
         };
         if self.skip("(") {
             arguments = self.arguments()?;
-        } else if follows && !self.is_name("not") && !self.is_name("if") && !self.is_name("in")
+        } else if follows
+            && !self.is_name("not")
+            && !self.is_name("if")
+            && !self.is_name("in")
             && !self.is_name("recursive")
         {
             let argument = self.nested(Self::primary)?;

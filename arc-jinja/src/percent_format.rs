@@ -29,7 +29,9 @@ pub(crate) fn percent(format: &str, values: &Value, budget: &Budget) -> Result<S
             };
             let name = &after[..end];
             let value = dict.get_str(&name.into()).cloned();
-            named = Some(value.ok_or_else(|| Error::failed(format!("a format has `{name}`, and its dict has not")))?);
+            named = Some(
+                value.ok_or_else(|| Error::failed(format!("a format has `{name}`, and its dict has not")))?,
+            );
             by_name = true;
             rest = &after[end + 1..];
         }
@@ -96,7 +98,8 @@ pub(crate) fn percent(format: &str, values: &Value, budget: &Budget) -> Result<S
 }
 
 fn one(value: &Value, kind: char, mut spec: FormatSpec, budget: &Budget) -> Result<String> {
-    let needs = |what: &str| Err(Error::failed(format!("`%{kind}` takes {what}, not a {}", value.type_name())));
+    let needs =
+        |what: &str| Err(Error::failed(format!("`%{kind}` takes {what}, not a {}", value.type_name())));
     match kind {
         's' | 'r' | 'a' => {
             let mut text = String::new();
@@ -111,7 +114,9 @@ fn one(value: &Value, kind: char, mut spec: FormatSpec, budget: &Budget) -> Resu
         'd' | 'i' | 'u' => {
             spec.kind = Some('d');
             let number = match value.0 {
-                Repr::Float(number) if number.is_finite() && number.abs() < 1e38 => Some(number.trunc() as i128),
+                Repr::Float(number) if number.is_finite() && number.abs() < 1e38 => {
+                    Some(number.trunc() as i128)
+                }
                 _ => value.as_int(),
             };
             let Some(number) = number else { return needs("a number") };
@@ -120,8 +125,14 @@ fn one(value: &Value, kind: char, mut spec: FormatSpec, budget: &Budget) -> Resu
                 budget.bytes(digits)?;
                 let text = number.unsigned_abs().to_string();
                 let zeros = "0".repeat(digits.saturating_sub(text.len()));
-                let sign = if number < 0 { "-" } else { spec.sign.map_or("", |s| if s == '+' { "+" } else { " " }) };
-                return spec.padded(sign, &format!("{zeros}{text}"), if spec.zero { '=' } else { '>' }, budget);
+                let sign =
+                    if number < 0 { "-" } else { spec.sign.map_or("", |s| if s == '+' { "+" } else { " " }) };
+                return spec.padded(
+                    sign,
+                    &format!("{zeros}{text}"),
+                    if spec.zero { '=' } else { '>' },
+                    budget,
+                );
             }
             spec.integer(number, budget)
         }

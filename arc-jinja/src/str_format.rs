@@ -106,9 +106,12 @@ impl Formatter<'_, '_> {
         };
         let found = match index {
             Some(index) => self.args.positional.get(index).cloned(),
-            None => self.args.named.iter().find(|(known, _)| &**known == first).map(|(_, value)| value.clone()),
+            None => {
+                self.args.named.iter().find(|(known, _)| &**known == first).map(|(_, value)| value.clone())
+            }
         };
-        let mut value = found.ok_or_else(|| Error::failed(format!("a format has `{{{first}}}`, which is not given")))?;
+        let mut value =
+            found.ok_or_else(|| Error::failed(format!("a format has `{{{first}}}`, which is not given")))?;
         while !path.is_empty() {
             if let Some(after) = path.strip_prefix('[') {
                 let end = after.find(']').ok_or_else(|| Error::failed("a format has a `[` without `]`"))?;
@@ -171,7 +174,8 @@ fn parsed(text: &str) -> Result<FormatSpec> {
     if rest.front() == Some(&'.') {
         rest.pop_front();
         let precision = number(&mut rest)?;
-        spec.precision = Some(precision.ok_or_else(|| Error::failed("a format has a `.` without a precision"))?);
+        spec.precision =
+            Some(precision.ok_or_else(|| Error::failed("a format has a `.` without a precision"))?);
     }
     spec.kind = rest.pop_front();
     if !rest.is_empty() {

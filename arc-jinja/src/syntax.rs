@@ -19,14 +19,33 @@ pub(crate) struct Node {
 pub(crate) enum Statement {
     Text(Arc<str>),
     Print(Expr),
-    If { branches: Vec<(Expr, Vec<Node>)>, otherwise: Vec<Node> },
+    If {
+        branches: Vec<(Expr, Vec<Node>)>,
+        otherwise: Vec<Node>,
+    },
     For(Arc<ForLoop>),
-    Set { target: Target, value: Expr },
-    SetBlock { target: Target, filters: Vec<FilterCall>, body: Vec<Node> },
-    With { targets: Vec<(Target, Expr)>, body: Vec<Node> },
+    Set {
+        target: Target,
+        value: Expr,
+    },
+    SetBlock {
+        target: Target,
+        filters: Vec<FilterCall>,
+        body: Vec<Node>,
+    },
+    With {
+        targets: Vec<(Target, Expr)>,
+        body: Vec<Node>,
+    },
     Macro(Arc<Macro>),
-    Call { call: Expr, caller: Arc<Macro> },
-    FilterBlock { filters: Vec<FilterCall>, body: Vec<Node> },
+    Call {
+        call: Expr,
+        caller: Arc<Macro>,
+    },
+    FilterBlock {
+        filters: Vec<FilterCall>,
+        body: Vec<Node>,
+    },
     Block(Arc<Block>),
     /// A body without an effect but its scope: `{% generation %}`, which is for training, and
     /// `{% autoescape %}`, since nothing is escaped in a prompt.

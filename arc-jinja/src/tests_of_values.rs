@@ -11,9 +11,43 @@ use crate::value::{Repr, Value};
 use crate::{filters, operators};
 
 const NAMES: [&str; 38] = [
-    "boolean", "callable", "defined", "divisibleby", "escaped", "eq", "==", "equalto", "even", "false", "filter",
-    "float", "ge", ">=", "greaterthan", "gt", ">", "in", "integer", "iterable", "le", "<=", "lessthan", "lt", "<",
-    "lower", "mapping", "ne", "!=", "none", "number", "odd", "sameas", "sequence", "string", "test", "true",
+    "boolean",
+    "callable",
+    "defined",
+    "divisibleby",
+    "escaped",
+    "eq",
+    "==",
+    "equalto",
+    "even",
+    "false",
+    "filter",
+    "float",
+    "ge",
+    ">=",
+    "greaterthan",
+    "gt",
+    ">",
+    "in",
+    "integer",
+    "iterable",
+    "le",
+    "<=",
+    "lessthan",
+    "lt",
+    "<",
+    "lower",
+    "mapping",
+    "ne",
+    "!=",
+    "none",
+    "number",
+    "odd",
+    "sameas",
+    "sequence",
+    "string",
+    "test",
+    "true",
     "undefined",
 ];
 
@@ -53,11 +87,18 @@ pub(crate) fn test(renderer: &Renderer<'_>, name: &str, value: &Value, args: Arg
                 "mapping" => matches!(value.0, Repr::Dict(_)),
                 "sequence" => matches!(
                     value.0,
-                    Repr::Str(_) | Repr::List(_) | Repr::Tuple(_) | Repr::Dict(_) | Repr::Range(_) | Repr::Undefined(_)
+                    Repr::Str(_)
+                        | Repr::List(_)
+                        | Repr::Tuple(_)
+                        | Repr::Dict(_)
+                        | Repr::Range(_)
+                        | Repr::Undefined(_)
                 ),
                 "iterable" => value.is_iterable(),
                 "callable" => match &value.0 {
-                    Repr::Callable(callable) => !matches!(&**callable, Callable::Blocks | Callable::Cycler { .. }),
+                    Repr::Callable(callable) => {
+                        !matches!(&**callable, Callable::Blocks | Callable::Cycler { .. })
+                    }
                     Repr::Loop(_) | Repr::Undefined(_) => true,
                     _ => false,
                 },
@@ -77,7 +118,9 @@ pub(crate) fn test(renderer: &Renderer<'_>, name: &str, value: &Value, args: Arg
                 // Nothing is escaped in a prompt.
                 "escaped" => false,
                 "filter" => value.as_str().is_some_and(|name| filters::is_known(name)),
-                "test" => value.as_str().is_some_and(|name| name == &"upper".into() || NAMES.contains(&&**name)),
+                "test" => {
+                    value.as_str().is_some_and(|name| name == &"upper".into() || NAMES.contains(&&**name))
+                }
                 _ => return Err(Error::failed(format!("test `{name}` is not known"))),
             }
         }

@@ -348,7 +348,12 @@ impl Value {
     pub(crate) fn is_iterable(&self) -> bool {
         !matches!(
             self.0,
-            Repr::None | Repr::Bool(_) | Repr::Int(_) | Repr::Float(_) | Repr::Namespace(_) | Repr::Callable(_)
+            Repr::None
+                | Repr::Bool(_)
+                | Repr::Int(_)
+                | Repr::Float(_)
+                | Repr::Namespace(_)
+                | Repr::Callable(_)
         )
     }
 

@@ -45,7 +45,8 @@ fn chunks(line: &str, break_hyphens: bool) -> Vec<String> {
             chunks.push(std::mem::take(&mut chunk));
         }
         chunk.push(character);
-        let letter = |at: Option<usize>| at.and_then(|at| characters.get(at)).is_some_and(|c| c.is_alphabetic());
+        let letter =
+            |at: Option<usize>| at.and_then(|at| characters.get(at)).is_some_and(|c| c.is_alphabetic());
         let ends = break_hyphens
             && character == '-'
             && letter(at.checked_sub(1))

@@ -36,9 +36,12 @@ fn differences(golden: &Json, template: &Json, source: &str) -> Vec<String> {
     let compiled = Template::compile(source, Options::TRANSFORMERS);
     if let Some(reason) = template["refused"].as_str() {
         let told = compiled.as_ref().err().map(ToString::to_string);
-        return compiled.is_ok().then(|| format!("{name}: transformers refuses it ({reason})")).into_iter().chain(
-            told.filter(|told| told.is_empty()),
-        ).collect();
+        return compiled
+            .is_ok()
+            .then(|| format!("{name}: transformers refuses it ({reason})"))
+            .into_iter()
+            .chain(told.filter(|told| told.is_empty()))
+            .collect();
     }
     let compiled = match compiled {
         Ok(compiled) => compiled,
@@ -58,7 +61,7 @@ fn differences(golden: &Json, template: &Json, source: &str) -> Vec<String> {
         }
         let found = compiled.render_at(context, Limits::DEFAULT, moment);
         let same = match &found {
-            Ok(text) => expected["sha256"] == hex(text.as_bytes()) ,
+            Ok(text) => expected["sha256"] == hex(text.as_bytes()),
             Err(error) if error.kind() == ErrorKind::Raised => {
                 let line = format!(" (line {})", error.line());
                 expected["raised"] == error.to_string().trim_end_matches(&line)

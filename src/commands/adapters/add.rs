@@ -155,7 +155,7 @@ fn is_named(registry: &Registry, folder: &Path) -> bool {
     let Ok(folder) = folder.canonicalize() else { return false };
     registry.decoders().flat_map(DecoderEntry::adapter_places).any(|place| match place {
         AdapterPlace::Package { folder: its, .. } => its.canonicalize().is_ok_and(|its| its == folder),
-        AdapterPlace::Plugin(_) => false,
+        _ => false,
     })
 }
 

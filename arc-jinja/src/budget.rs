@@ -7,8 +7,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// How much a template may do.
 ///
 /// A step, an element of a list that is made or looked at, and sixteen bytes of text that are made or
-/// looked at take one unit of fuel each. An element takes at most 48 bytes of memory, so fuel bounds
-/// memory too: [`Limits::DEFAULT`] comes to less than 128 MiB, and to a second or so on one core.
+/// looked at take one unit of fuel each. An element takes some tens of bytes of memory, so fuel bounds
+/// memory too: [`Limits::DEFAULT`] comes to less than 256 MiB, and to a tenth of a second on one core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Steps.

@@ -6,10 +6,10 @@
 use burn::tensor::Device;
 
 use super::config::DecoderConfig;
-use crate::nn::{
-    Block, Embedding, HostBlock, HostFrame, HostMatrix, HostNorm, HostStack, HostVisibility, Keep, Linear,
-    Norm, StackTape,
+use crate::host::{
+    HostBlock, HostFrame, HostMatrix, HostNorm, HostStack, HostVisibility, Keep, StackTape,
 };
+use crate::nn::{Block, Embedding, Linear, Norm};
 
 /// The weights of a decoder, each in one place of memory with its tensor.
 #[derive(Debug)]

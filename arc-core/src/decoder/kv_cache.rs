@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-use crate::nn::{Context, HostKeyValue, KeyValue, Visibility};
+use crate::host::HostKeyValue;
+use crate::nn::{Context, KeyValue, Visibility};
 
 /// Slots are reserved in steps of this many positions.
 const STEP: usize = 256;

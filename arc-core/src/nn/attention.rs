@@ -5,7 +5,7 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Tensor};
 
-use super::host_attention::{self, HostKeyValue};
+use crate::host::{self, HostKeyValue};
 use super::{Linear, Norm, Rotation, count_products};
 
 /// The widths of an attention layer.
@@ -157,7 +157,7 @@ impl Attention {
         count_products(b * h, [s, k, n]);
         count_products(b * h, [s, n, k]);
         if self.output.is_packed() {
-            return self.output.forward(host_attention::attend(self.config, queries, context, visibility));
+            return self.output.forward(host::attend(self.config, queries, context, visibility));
         }
         let Context::Tensors(context) = context else {
             panic!("keys and values lie in host memory, but the weights are dense");

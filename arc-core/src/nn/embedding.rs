@@ -4,9 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::Linear;
-use super::host_block::HostMatrix;
 use super::linear::shared;
-use crate::weights::PackedMatrix;
+use crate::host::{HostMatrix, PackedMatrix};
 
 /// A table of `[vocabulary, d]`.
 ///

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData, activation};
 use rayon::prelude::*;
 
 use super::Linear;
-use super::host_kernels::{gelu_tanh_gate, silu_gate};
+use crate::host::{gelu_tanh_gate, silu_gate};
 
 /// What the gate passes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData};
 
 use super::count_products;
-use super::host_block::{HostLinear, HostMatrix};
-use crate::weights::PackedMatrix;
+use crate::host::{HostLinear, HostMatrix, PackedMatrix};
 
 /// `y = x Wᵀ + b`, with `W` of shape `[d_out, d_in]` in checkpoints.
 ///

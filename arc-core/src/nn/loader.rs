@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{Attention, Block, BlockConfig, Embedding, FeedForward, Linear, Norm, NormConfig};
-use crate::weights::{PackedMatrix, RawTensor, TensorNames, TensorSource};
+use crate::host::PackedMatrix;
+use crate::weights::{RawTensor, TensorNames, TensorSource};
 use crate::{Error, Result};
 
 /// Whether weights become tensors of the device or stay in the mapped file.

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use super::parameters::{flat, named_gradients, named_parameters};
 use crate::encoder::{ArcEncoder, EncodedBatch};
-use crate::nn::{HostBlock, HostFrame, HostStack, HostVisibility, Keep, StackTape};
+use crate::host::{HostBlock, HostFrame, HostStack, HostVisibility, Keep, StackTape};
 
 /// A forward pass through the blocks, and what its backward pass needs.
 #[derive(Debug)]

@@ -7,13 +7,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::batch::{Layout, Sample};
 use super::encoder_pass::{EncoderPass, padded, without_padding};
-use super::host_loss::host_loss;
 use super::loss::{TargetLoss, Targets, target_loss};
 use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::Objective;
 use super::parameters::named_gradients;
 use crate::decoder::{HostDecoder, Transformer};
 use crate::encoder::{ArcEncoder, EncodedBatch, PoolingRate};
+use crate::host::host_loss;
 use crate::{Error, Result};
 
 /// A batch's loss before its backward pass.

@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 use burn::tensor::TensorData;
 
-use super::host_kernels::{
+use super::kernels::{
     View, add, exponentials, gelu_tanh_gate, gelu_tanh_gate_backward, layer_norm, layer_norm_backward,
     multiply, multiply_into, rms_norm, rms_norm_backward, rms_norm_weight_gradient, rotate_half_split,
     rotate_interleaved, silu_gate, silu_gate_backward, softmax_backward,
 };
-use super::{Activation, AttentionConfig, Block, Linear, Norm, RopeConfig, RopeLayout};
+use crate::nn::{Activation, AttentionConfig, Block, Linear, Norm, RopeConfig, RopeLayout};
 
 /// Host data is what dense weights on the CPU device are.
 const F32: &str = "dense weights are f32 on the CPU device";
@@ -67,7 +67,7 @@ pub(crate) struct HostLinear {
 }
 
 impl HostLinear {
-    pub(super) fn new(weight: HostMatrix, is_transposed: bool, bias: Option<Vec<f32>>) -> Self {
+    pub(crate) fn new(weight: HostMatrix, is_transposed: bool, bias: Option<Vec<f32>>) -> Self {
         Self { weight, is_transposed, bias }
     }
 

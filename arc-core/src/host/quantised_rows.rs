@@ -6,7 +6,7 @@
 //! the same values (`quantisation.rs` says why a fused multiply-add changes none); their sums
 //! differ by the order of additions alone.
 //!
-//! This file, `nn/host_kernels.rs` and the map in `mapped_bytes.rs` hold all unsafe code of this
+//! This file, `kernels.rs` and the map in `mapped_bytes.rs` hold all unsafe code of this
 //! crate. The vector
 //! functions are `unsafe` for two reasons, which every call upholds: the CPU must have the
 //! instructions, and pointers must be good for the blocks and values that the lengths say. Helpers
@@ -14,7 +14,7 @@
 
 use std::sync::OnceLock;
 
-use super::StorageType;
+use crate::weights::StorageType;
 
 /// Which vector instructions the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +185,7 @@ pub(super) unsafe fn multiply_tile(w: &[f32], x: &[f32], cols: usize, y: SharedO
 mod x86 {
     use std::{arch::x86_64::*, mem::MaybeUninit};
 
-    use super::StorageType;
+    use crate::weights::StorageType;
 
     /// Values decoded at a time: one block of the small types, an eighth of the large ones.
     const GROUP: usize = 32;

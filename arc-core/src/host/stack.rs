@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::host_block::{BlockGradients, BlockTape, HostBlock, HostFrame, Keep, Sequences};
+use super::block::{BlockGradients, BlockTape, HostBlock, HostFrame, Keep, Sequences};
 
 /// The positions that are worth being multiplied together: with so many, packing a weight for the
 /// product takes a few hundredths of it. With fewer, threads that are held up are waited for less.

@@ -6,7 +6,7 @@
 //! the call of a function whose instructions the CPU was found to have, and the call of `gemm`
 //! with slices whose lengths were checked.
 
-use crate::weights::InstructionSet;
+use super::InstructionSet;
 
 /// A matrix in a slice: element `(i, j)` lies at `i·row_stride + j·column_stride`.
 #[derive(Clone, Copy, Debug)]

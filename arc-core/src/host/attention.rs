@@ -6,8 +6,8 @@
 use burn::tensor::{Bool, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::host_kernels::{View, exponentials, multiply, scores_of_few, sums_of_few};
-use super::{AttentionConfig, Context, KeyValue, Visibility};
+use super::kernels::{View, exponentials, multiply, scores_of_few, sums_of_few};
+use crate::nn::{AttentionConfig, Context, KeyValue, Visibility};
 
 /// Queries of one block: with 512 keys the scores take 64 KiB, half of a first-level cache at
 /// worst, and 512 queries make sixteen blocks to share out.
@@ -118,7 +118,7 @@ struct Sizes {
 }
 
 /// Attends, `[b, h, s, k]`, `[b, g, n, k]` → `[b, s, h·k]`. Scores are scaled by `1/√k`.
-pub(super) fn attend(
+pub(crate) fn attend(
     config: AttentionConfig,
     queries: Tensor<4>,
     context: Context<'_>,

@@ -12,8 +12,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::HostMatrix;
-use super::kernels::{View, add, exponentials_above, largest, multiply, multiply_into};
+use super::kernels::{add, exponentials_above, largest};
+use super::linear::HostMatrix;
+use super::product::{View, multiply, multiply_into};
 
 /// Targets that meet a slice together: their sums, 1 MiB for 512 of width 576, stay in a cache.
 const TARGETS_TOGETHER: usize = 512;
@@ -134,8 +135,8 @@ impl Expectation {
 mod tests {
     use burn::tensor::{Device, Distribution, Tensor};
 
-    use crate::train::{Targets, target_loss};
     use super::*;
+    use crate::train::{Targets, target_loss};
 
     #[test]
     fn loss_and_gradient_are_those_of_the_whole_vocabulary_at_once() {

@@ -10,7 +10,9 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::quantised_rows::{self, InstructionSet, SharedOutput};
+use super::InstructionSet;
+use super::product::{SharedOutput, View, multiply_into, multiply_tile};
+use super::quantised_rows;
 use crate::weights::RawTensor;
 use crate::{Error, Result};
 
@@ -121,6 +123,22 @@ impl PackedMatrix {
     }
 }
 
+impl PackedMatrix {
+    /// `dx = dy W`, or adds it to `dx`, on this thread: `dy` is `[m, rows]`, `dx` is `[m, cols]`.
+    pub(super) fn matmul_back(&self, dy: View<'_>, sum: bool, dx: &mut [f32]) {
+        let (cols, together) = (self.cols, (TILE_VALUES / self.cols).max(1));
+        let mut tile = vec![0.0; together.min(self.rows) * cols];
+        for first in (0..self.rows).step_by(together) {
+            let count = together.min(self.rows - first);
+            let w = &mut tile[..count * cols];
+            let set = InstructionSet::best();
+            quantised_rows::decode(set, self.tensor.dtype(), self.row_bytes(first, count), cols, w);
+            let part = dy.columns_from(first, count);
+            multiply_into(part, View::rows_of(w, count, cols), 1.0, sum || first > 0, dx, cols);
+        }
+    }
+}
+
 /// Rows `first..` of a matrix, of which `y` `[rows, m]` takes the products.
 struct RowsByFew<'a> {
     matrix: &'a PackedMatrix,
@@ -198,7 +216,7 @@ impl Tile<'_> {
             quantised_rows::decode(set, self.matrix.tensor.dtype(), bytes, cols, w);
             // SAFETY: tiles of one matrix have rows of their own, and the products of different
             // matrices are different slices, borrowed for as long as tiles exist.
-            unsafe { quantised_rows::multiply_tile(w, x, cols, self.y, self.first) };
+            unsafe { multiply_tile(w, x, cols, self.y, self.first) };
         });
     }
 }

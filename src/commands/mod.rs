@@ -19,4 +19,5 @@ pub(crate) mod pull;
 pub(crate) mod register;
 mod setup;
 mod shared_run;
+mod target;
 pub(crate) mod train;

@@ -32,6 +32,7 @@ pub(crate) use host::HostDecoder;
 pub use kv_cache::KvCache;
 pub use reading::Reading;
 pub use throughput::Throughput;
+pub(crate) use throughput::ordinary_ids;
 pub use transformer::Transformer;
 
 use crate::chat_template::ChatTemplate;

@@ -31,6 +31,26 @@ pub struct ArcEncoderConfig {
     pub memory_tokens: usize,
 }
 
+impl ArcEncoderConfig {
+    /// How much a layer pools.
+    #[must_use]
+    pub fn rate(&self, layer: usize) -> PoolingRate {
+        let first_pooling = self.n_layers.saturating_sub(self.compress_rates.len());
+        let rate = layer.checked_sub(first_pooling).and_then(|j| self.compress_rates.get(j));
+        rate.copied().unwrap_or(PoolingRate::Off)
+    }
+
+    /// The latents of a sequence of so many tokens; see [`Pooling::count`] for what merging by
+    /// similarity may leave of them.
+    #[must_use]
+    pub fn latents(&self, tokens: usize) -> usize {
+        if self.memory_tokens > 0 {
+            return self.memory_tokens;
+        }
+        (0..self.n_layers).fold(tokens, |positions, layer| self.pooling.count(positions, self.rate(layer)))
+    }
+}
+
 /// The encoder in burn: a truncated llama without its last normalisation, whose last layers pool.
 #[derive(Module, Debug)]
 pub struct ArcEncoder {
@@ -153,7 +173,7 @@ impl ArcEncoder {
 
     /// The blocks that come before any that pools.
     pub(crate) fn layers_before_pooling(&self) -> usize {
-        self.plan().layers_before_pooling(self.blocks.len())
+        self.plan().layers_before_pooling()
     }
 
     /// The latents from what block `first` reads of the sequences, `[b, s, d]`, before any block that

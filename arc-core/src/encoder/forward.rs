@@ -154,16 +154,9 @@ impl Plan<'_> {
         }
     }
 
-    /// How much a layer of `count` pools.
-    fn rate(&self, layer: usize, count: usize) -> PoolingRate {
-        let first_pooling = count.saturating_sub(self.config.compress_rates.len());
-        let rate = layer.checked_sub(first_pooling).and_then(|j| self.config.compress_rates.get(j));
-        rate.copied().unwrap_or(PoolingRate::Off)
-    }
-
-    /// The blocks of `count` that come before any that pools.
-    pub(super) fn layers_before_pooling(&self, count: usize) -> usize {
-        (0..count).take_while(|&layer| self.rate(layer, count) == PoolingRate::Off).count()
+    /// The blocks that come before any that pools.
+    pub(super) fn layers_before_pooling(&self) -> usize {
+        (0..self.config.n_layers).take_while(|&layer| self.config.rate(layer) == PoolingRate::Off).count()
     }
 
     /// What the first block reads, `[b, s, d]`: token embeddings (`rows_of` finds those of all tokens),
@@ -215,7 +208,7 @@ impl Plan<'_> {
         let memory_tokens = self.config.memory_tokens;
         let mut frame = self.frame(layers, &lengths, None);
         for layer in first..layers.count() {
-            let rate = self.rate(layer, layers.count());
+            let rate = self.config.rate(layer);
             if rate == PoolingRate::Off {
                 x = layers.feed(layer, layers.attend(layer, x, &frame));
             } else {

@@ -34,6 +34,7 @@ mod error;
 pub mod eval;
 pub mod export;
 pub mod fit;
+pub mod host;
 pub mod hub;
 pub mod import;
 pub mod nn;

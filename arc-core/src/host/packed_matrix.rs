@@ -10,10 +10,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::{
-    RawTensor,
-    block_kernels::{self, InstructionSet, SharedOutput},
-};
+use super::InstructionSet;
+use super::product::{SharedOutput, View, multiply_into, multiply_tile};
+use super::quantised_rows;
+use crate::weights::RawTensor;
 use crate::{Error, Result};
 
 /// Up to so many activations, weights are multiplied in registers, four activations at a time.
@@ -90,7 +90,7 @@ impl PackedMatrix {
         assert!(i < self.rows, "row {i} of a matrix of {} rows", self.rows);
         assert_eq!(values.len(), self.cols, "a row's values");
         let set = InstructionSet::best();
-        block_kernels::decode(set, self.tensor.dtype(), self.row_bytes(i, 1), self.cols, values);
+        quantised_rows::decode(set, self.tensor.dtype(), self.row_bytes(i, 1), self.cols, values);
     }
 
     /// `y = x Wᵀ`: `x` is `[m, cols]`, `y` is `[m, rows]`, both row-major.
@@ -123,6 +123,22 @@ impl PackedMatrix {
     }
 }
 
+impl PackedMatrix {
+    /// `dx = dy W`, or adds it to `dx`, on this thread: `dy` is `[m, rows]`, `dx` is `[m, cols]`.
+    pub(super) fn matmul_back(&self, dy: View<'_>, sum: bool, dx: &mut [f32]) {
+        let (cols, together) = (self.cols, (TILE_VALUES / self.cols).max(1));
+        let mut tile = vec![0.0; together.min(self.rows) * cols];
+        for first in (0..self.rows).step_by(together) {
+            let count = together.min(self.rows - first);
+            let w = &mut tile[..count * cols];
+            let set = InstructionSet::best();
+            quantised_rows::decode(set, self.tensor.dtype(), self.row_bytes(first, count), cols, w);
+            let part = dy.columns_from(first, count);
+            multiply_into(part, View::rows_of(w, count, cols), 1.0, sum || first > 0, dx, cols);
+        }
+    }
+}
+
 /// Rows `first..` of a matrix, of which `y` `[rows, m]` takes the products.
 struct RowsByFew<'a> {
     matrix: &'a PackedMatrix,
@@ -134,7 +150,7 @@ impl RowsByFew<'_> {
     fn multiply(self, x: &[f32], m: usize) {
         let bytes = self.matrix.row_bytes(self.first, self.y.len() / m);
         let (set, dtype) = (InstructionSet::best(), self.matrix.tensor.dtype());
-        block_kernels::dot(set, dtype, bytes, self.matrix.cols, x, self.y);
+        quantised_rows::dot(set, dtype, bytes, self.matrix.cols, x, self.y);
     }
 }
 
@@ -197,10 +213,10 @@ impl Tile<'_> {
             let w = &mut buffer[..self.count * cols];
             let bytes = self.matrix.row_bytes(self.first, self.count);
             let set = InstructionSet::best();
-            block_kernels::decode(set, self.matrix.tensor.dtype(), bytes, cols, w);
+            quantised_rows::decode(set, self.matrix.tensor.dtype(), bytes, cols, w);
             // SAFETY: tiles of one matrix have rows of their own, and the products of different
             // matrices are different slices, borrowed for as long as tiles exist.
-            unsafe { block_kernels::multiply_tile(w, x, cols, self.y, self.first) };
+            unsafe { multiply_tile(w, x, cols, self.y, self.first) };
         });
     }
 }
@@ -283,7 +299,7 @@ mod tests {
             dtype.dequantise(&bytes, &mut expected);
             for set in InstructionSet::available() {
                 let mut values = vec![f32::NAN; expected.len()];
-                block_kernels::decode(set, dtype, &bytes, 256, &mut values);
+                quantised_rows::decode(set, dtype, &bytes, 256, &mut values);
                 let same = values.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{dtype} by {set:?}");
             }
@@ -301,7 +317,7 @@ mod tests {
                 for set in InstructionSet::available() {
                     let mut transposed = vec![f32::NAN; 7 * m];
                     let bytes = matrix.tensor().bytes();
-                    block_kernels::dot(set, dtype, bytes, 512, &x, &mut transposed);
+                    quantised_rows::dot(set, dtype, bytes, 512, &x, &mut transposed);
                     let y: Vec<f32> = (0..m * 7).map(|i| transposed[i % 7 * m + i / 7]).collect();
                     assert_close(&y, &expected, &format!("{dtype} by {set:?}, m = {m}"));
                 }

@@ -7,7 +7,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::host_block::{BlockGradients, BlockTape, HostBlock, HostFrame, Keep, Sequences};
+use super::block::{BlockTape, HostBlock};
+use super::frame::{BatchFrame, HostFrame};
+use super::gradients::{BlockGradients, Keep};
+use super::key_value::HostKeyValue;
+use super::sequences::Sequences;
 
 /// The positions that are worth being multiplied together: with so many, packing a weight for the
 /// product takes a few hundredths of it. With fewer, threads that are held up are waited for less.
@@ -18,11 +22,11 @@ const SUMMED_PARTS: usize = 8;
 
 /// Blocks, each with the frame of its kind.
 #[derive(Debug)]
-pub(crate) struct HostStack<'a> {
+pub(crate) struct HostStack<'a, F> {
     /// From the first to the last.
     pub(crate) blocks: &'a [HostBlock],
     /// One for each kind of layer.
-    pub(crate) frames: &'a [HostFrame],
+    pub(crate) frames: &'a [F],
     /// The kind of each layer, a place in `frames`.
     pub(crate) kinds: &'a [usize],
 }
@@ -46,7 +50,16 @@ struct PartTape {
 /// The gradients of the trained blocks' parameters by name, the last block's first.
 pub(crate) type StackGradients = Vec<Vec<(String, Vec<f32>)>>;
 
-impl HostStack<'_> {
+impl HostStack<'_, BatchFrame> {
+    /// Takes the next positions of a batch through the blocks, `[b·s, d] → [b·s, d]`. Each has a
+    /// context, which has room for them behind its first `from`.
+    pub(crate) fn read(&self, x: Vec<f32>, contexts: &mut [HostKeyValue], from: usize) -> Vec<f32> {
+        let layers = self.blocks.iter().zip(self.kinds).zip(contexts);
+        layers.fold(x, |x, ((block, &kind), context)| block.read(x, &self.frames[kind], context, from))
+    }
+}
+
+impl HostStack<'_, HostFrame> {
     /// Takes sequences of `lengths` through the blocks, `[r, d] → [r, d]`. Gradients are asked for
     /// from position `firsts[i]` of a sequence on, and `keep` is for the blocks from `from` on.
     pub(crate) fn forward(

@@ -6,53 +6,12 @@
 //! the same values (`quantisation.rs` says why a fused multiply-add changes none); their sums
 //! differ by the order of additions alone.
 //!
-//! This file, `nn/host_kernels.rs` and the map in `mapped_bytes.rs` hold all unsafe code of this
-//! crate. The vector
-//! functions are `unsafe` for two reasons, which every call upholds: the CPU must have the
+//! The vector functions are `unsafe` for two reasons, which every call upholds: the CPU must have the
 //! instructions, and pointers must be good for the blocks and values that the lengths say. Helpers
 //! are `inline(always)` because only then do they take on the instructions of their caller.
 
-use std::sync::OnceLock;
-
-use super::StorageType;
-
-/// Which vector instructions the kernels use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InstructionSet {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl InstructionSet {
-    /// Those that this CPU has, best last.
-    pub(super) fn available() -> Vec<Self> {
-        let mut sets = vec![Self::Portable];
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-        {
-            sets.push(Self::Avx2);
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-            {
-                sets.push(Self::Avx512);
-            }
-        }
-        sets
-    }
-
-    /// The best that this CPU has.
-    pub(crate) fn best() -> Self {
-        static BEST: OnceLock<InstructionSet> = OnceLock::new();
-        *BEST.get_or_init(|| Self::available().pop().unwrap_or(Self::Portable))
-    }
-}
+use super::InstructionSet;
+use crate::weights::StorageType;
 
 /// Dequantises whole rows; `rows` are stored bytes, `values` is `[rows, cols]`.
 pub(super) fn decode(set: InstructionSet, dtype: StorageType, rows: &[u8], cols: usize, values: &mut [f32]) {
@@ -122,70 +81,11 @@ fn dot_portable(dtype: StorageType, rows: &[u8], cols: usize, x: &[f32], m: usiz
     }
 }
 
-/// Where tiles of a product are written: a `[m, row_stride]` matrix whose columns are shared out
-/// among threads.
-#[derive(Clone, Copy)]
-pub(super) struct SharedOutput {
-    start: *mut f32,
-    len: usize,
-    row_stride: usize,
-}
-
-// SAFETY: it is only written through by `multiply_tile`, whose callers take disjoint columns.
-unsafe impl Send for SharedOutput {}
-// SAFETY: as above.
-unsafe impl Sync for SharedOutput {}
-
-impl SharedOutput {
-    pub(super) fn new(y: &mut [f32], row_stride: usize) -> Self {
-        Self { start: y.as_mut_ptr(), len: y.len(), row_stride }
-    }
-}
-
-/// `y[.., first..first + n] = x wᵀ` on this thread: `x` is `[m, cols]`, `w` is `[n, cols]`.
-///
-/// # Safety
-/// The slice that `y` was made of is still borrowed for it, and no other thread writes the same
-/// columns meanwhile.
-pub(super) unsafe fn multiply_tile(w: &[f32], x: &[f32], cols: usize, y: SharedOutput, first: usize) {
-    let (n, m) = (w.len() / cols, x.len() / cols);
-    assert!(w.len() == n * cols && x.len() == m * cols, "w and x are whole rows");
-    assert!(first + n <= y.row_stride && m * y.row_stride <= y.len, "the tile is inside y");
-    let stride = |length: usize| isize::try_from(length).expect("a slice is at most isize::MAX long");
-    // Transposed, `yᵀ = w xᵀ`, because gemm is fastest where a destination's columns are
-    // contiguous.
-    // SAFETY: the strides and sizes stay inside the slices, by the assertions above; the caller
-    // promises that nothing else writes these columns.
-    unsafe {
-        gemm::gemm(
-            n,
-            m,
-            cols,
-            y.start.add(first),
-            stride(y.row_stride),
-            1,
-            false,
-            w.as_ptr(),
-            1,
-            stride(cols),
-            x.as_ptr(),
-            stride(cols),
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::{arch::x86_64::*, mem::MaybeUninit};
 
-    use super::StorageType;
+    use crate::weights::StorageType;
 
     /// Values decoded at a time: one block of the small types, an eighth of the large ones.
     const GROUP: usize = 32;

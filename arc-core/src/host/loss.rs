@@ -12,7 +12,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::nn::{HostMatrix, View, add, exponentials_above, largest, multiply, multiply_into};
+use super::kernels::{add, exponentials_above, largest};
+use super::linear::HostMatrix;
+use super::product::{View, multiply, multiply_into};
 
 /// Targets that meet a slice together: their sums, 1 MiB for 512 of width 576, stay in a cache.
 const TARGETS_TOGETHER: usize = 512;
@@ -24,17 +26,17 @@ const PARTS: usize = 8;
 
 /// A loss summed over targets.
 #[derive(Debug)]
-pub(super) struct HostLoss {
+pub(crate) struct HostLoss {
     /// The negative log-likelihood, nats.
-    pub(super) sum: f64,
+    pub(crate) sum: f64,
     /// The targets that are the most likely token.
-    pub(super) correct: usize,
+    pub(crate) correct: usize,
     /// The gradient at the hidden states, `[n, d]`.
-    pub(super) gradient: Vec<f32>,
+    pub(crate) gradient: Vec<f32>,
 }
 
 /// The loss of hidden states `[n, d]` under a head `[v, d]`.
-pub(super) fn host_loss(hidden: &[f32], head: &HostMatrix, targets: &[u32]) -> HostLoss {
+pub(crate) fn host_loss(hidden: &[f32], head: &HostMatrix, targets: &[u32]) -> HostLoss {
     let d = head.columns();
     assert_eq!(hidden.len(), targets.len() * d, "one target per hidden state");
     let mut loss = HostLoss { sum: 0.0, correct: 0, gradient: Vec::with_capacity(hidden.len()) };
@@ -133,8 +135,8 @@ impl Expectation {
 mod tests {
     use burn::tensor::{Device, Distribution, Tensor};
 
-    use super::super::loss::{Targets, target_loss};
     use super::*;
+    use crate::train::{Targets, target_loss};
 
     #[test]
     fn loss_and_gradient_are_those_of_the_whole_vocabulary_at_once() {

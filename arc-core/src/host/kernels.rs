@@ -3,92 +3,9 @@
 //!
 //! Each loop is plain Rust, compiled once more for AVX2 and for AVX-512 and chosen at run time: the
 //! compiler vectorises it, what it computes is the same but for rounding. The unsafe code here is
-//! the call of a function whose instructions the CPU was found to have, and the call of `gemm`
-//! with slices whose lengths were checked.
+//! the call of a function whose instructions the CPU was found to have.
 
-use crate::weights::InstructionSet;
-
-/// A matrix in a slice: element `(i, j)` lies at `i·row_stride + j·column_stride`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct View<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) row_stride: usize,
-    pub(super) column_stride: usize,
-}
-
-impl<'a> View<'a> {
-    /// `[rows, columns]`, row after row.
-    pub(crate) fn rows_of(values: &'a [f32], rows: usize, columns: usize) -> Self {
-        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
-    }
-
-    /// The same values with rows and columns changed over.
-    pub(crate) fn transposed(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
-    }
-
-    /// Whether every element lies in the slice.
-    fn fits(&self) -> bool {
-        let last = self.rows.checked_sub(1).zip(self.columns.checked_sub(1));
-        last.is_none_or(|(i, j)| i * self.row_stride + j * self.column_stride < self.values.len())
-    }
-}
-
-/// `product = scale · a b` on this thread; `product` is `[a.rows, b.columns]`, row after row.
-pub(crate) fn multiply(a: View<'_>, b: View<'_>, scale: f32, product: &mut [f32]) {
-    assert_eq!(product.len(), a.rows * b.columns, "the product's size");
-    multiply_into(a, b, scale, false, product, b.columns);
-}
-
-/// `product = scale · a b`, or with `add` what is there plus that, on this thread; rows of the
-/// product are `row_stride` apart.
-pub(crate) fn multiply_into(
-    a: View<'_>,
-    b: View<'_>,
-    scale: f32,
-    add: bool,
-    product: &mut [f32],
-    row_stride: usize,
-) {
-    assert_eq!(a.columns, b.rows, "the inner width");
-    assert!(a.fits() && b.fits(), "factors lie in their slices");
-    let target = View { values: product, rows: a.rows, columns: b.columns, row_stride, column_stride: 1 };
-    assert!(target.fits() && b.columns <= row_stride.max(1), "the product lies in its slice");
-    let stride = |elements: usize| elements.cast_signed();
-    // Transposed, since gemm is fastest where a destination's columns are contiguous.
-    // SAFETY: by the assertions, all elements that sizes and strides name lie in the slices.
-    unsafe {
-        gemm::gemm(
-            b.columns,
-            a.rows,
-            a.columns,
-            product.as_mut_ptr(),
-            stride(row_stride),
-            1,
-            add,
-            b.values.as_ptr(),
-            stride(b.row_stride),
-            stride(b.column_stride),
-            a.values.as_ptr(),
-            stride(a.row_stride),
-            stride(a.column_stride),
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
+use super::InstructionSet;
 
 /// Defines a function that runs its body with the best instructions of this CPU.
 macro_rules! for_each_instruction_set {
@@ -421,6 +338,7 @@ fn exp(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::product::{View, multiply};
     use super::*;
 
     #[test]

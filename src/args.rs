@@ -207,7 +207,7 @@ pub(crate) struct Fit {
     /// Stop after this many latents
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 200_000, value_parser = parse_positive)]
     pub max_latents: usize,
-    /// A file with the prompt template (minijinja, with `document` and `question`)
+    /// A file with the prompt template (Jinja, with `document` and `question`)
     #[arg(long, value_name = "FILE")]
     pub template: Option<PathBuf>,
     /// Held-out text to score the adapter on by continuation
@@ -312,7 +312,7 @@ pub(crate) struct Register {
     /// Start from random layers and not from a regression
     #[arg(long)]
     pub from_scratch: bool,
-    /// A file with the prompt template (minijinja, with `document` and `question`)
+    /// A file with the prompt template (Jinja, with `document` and `question`)
     #[arg(long, value_name = "FILE")]
     pub template: Option<PathBuf>,
     /// Steps of the optimiser
@@ -471,7 +471,7 @@ pub(crate) struct Import {
     /// Longer texts are cut into chunks of at most this many tokens
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1024, value_parser = parse_positive)]
     pub chunk_tokens: usize,
-    /// A file with the prompt template (minijinja, with `document` and `question`)
+    /// A file with the prompt template (Jinja, with `document` and `question`)
     #[arg(long, value_name = "FILE")]
     pub template: Option<PathBuf>,
     /// The folder that gets `encoders`, `plugins` and `registry.toml`; the project's by default

@@ -4,8 +4,10 @@ mod args;
 mod commands;
 mod hints;
 mod output;
+mod threads;
 mod usage;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::args::{Arguments, Command};
@@ -65,6 +67,14 @@ impl From<arc_adapters::Error> for Failure {
 }
 
 fn main() -> ExitCode {
+    arc_adapters::tell_of_waiting(|registry| {
+        // Nothing can be told where standard error is closed.
+        let _ = writeln!(
+            std::io::stderr(),
+            "waiting for another command that is changing `{}`",
+            registry.display()
+        );
+    });
     match usage::arguments().and_then(|arguments| run(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         // It has seen enough.
@@ -77,6 +87,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
+    threads::check()?;
     let output = Output::new(arguments.global.json);
     match &arguments.command {
         Command::Ask(ask) => commands::ask::run(&arguments.global, ask, &output),

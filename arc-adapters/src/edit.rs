@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
@@ -14,6 +15,18 @@ use crate::{DecoderEntry, EncoderEntry, Error, ModelFile, ModelSource, Registry,
 
 /// How long another writer may hold the lock: a change takes milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long another writer is waited for before that is told.
+const UNTOLD_WAIT: Duration = Duration::from_millis(500);
+
+static ON_WAIT: OnceLock<fn(&Path)> = OnceLock::new();
+
+/// Has `tell` called, with the registry file, whenever this process has waited for another one's lock for
+/// half a second. A program says so once, at its begin; a library's user hears nothing unless it asks.
+pub fn tell_of_waiting(tell: fn(&Path)) {
+    // A second teller has nothing to add.
+    let _ = ON_WAIT.set(tell);
+}
 
 /// The two tables of a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +91,8 @@ pub struct RegistryEditor {
     path: PathBuf,
     document: DocumentMut,
     /// Unlocked when it is closed. The registry itself cannot carry the lock, since saving puts
-    /// another file in its place.
-    _lock: File,
+    /// another file in its place. A draft has none.
+    _lock: Option<File>,
 }
 
 impl RegistryEditor {
@@ -98,6 +111,20 @@ impl RegistryEditor {
     /// As [`RegistryEditor::open`].
     pub fn open_within(path: &Path, timeout: Duration) -> Result<Self> {
         let lock = lock(path, timeout)?;
+        Self::read(path, Some(lock))
+    }
+
+    /// Reads a registry file to try a change on, without a lock: for what takes longer than others may be
+    /// kept waiting, such as looking at a stranger's files. The change is made anew with
+    /// [`RegistryEditor::open`].
+    ///
+    /// # Errors
+    /// As [`RegistryEditor::open`], save for [`Error::Locked`].
+    pub fn draft(path: &Path) -> Result<Self> {
+        Self::read(path, None)
+    }
+
+    fn read(path: &Path, lock: Option<File>) -> Result<Self> {
         let text = match read_text(path, WHAT, MAX_REGISTRY_BYTES) {
             Ok(text) => text,
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -494,7 +521,13 @@ fn lock(path: &Path, timeout: Duration) -> Result<File> {
         .open(&lock_path)
         .map_err(io_error("open", &lock_path))?;
     let started = Instant::now();
+    let mut untold = ON_WAIT.get();
     loop {
+        if started.elapsed() > UNTOLD_WAIT
+            && let Some(tell) = untold.take()
+        {
+            tell(path);
+        }
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(e)) => return Err(io_error("lock", &lock_path)(e)),

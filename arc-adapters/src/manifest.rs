@@ -53,7 +53,7 @@ pub struct AdapterManifest {
     /// What follows the latents of each context.
     #[serde(default)]
     pub append: Append,
-    /// The prompt as minijinja source; `document` is where the latents go, `question` is text.
+    /// The prompt as Jinja source; `document` is where the latents go, `question` is text.
     pub prompt_template: String,
     /// The weights file.
     pub weights: WeightsFile,

@@ -112,7 +112,7 @@ pub struct DecoderEntry {
 pub struct DecoderOptions {
     /// How many tokens a latent is to stand for, where it is not the encoder's own rate.
     pub factor: Option<u32>,
-    /// A prompt to use in place of the adapter's, as minijinja source.
+    /// A prompt to use in place of the adapter's, as Jinja source.
     pub prompt_template: Option<String>,
     /// Texts that end an answer.
     #[serde(default)]

@@ -30,7 +30,7 @@ pub struct Scaffold {
     pub d_hidden: usize,
     /// The poolings that it is to be trained for.
     pub pooling_factors: Vec<u32>,
-    /// The prompt as minijinja source; [`DEFAULT_PROMPT`] is one.
+    /// The prompt as Jinja source; [`DEFAULT_PROMPT`] is one.
     pub prompt_template: String,
 }
 

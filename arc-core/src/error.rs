@@ -338,8 +338,12 @@ impl Error {
                     .into(),
             ),
             Self::NotAtSource { .. } => Some("check the repository, the revision and the file's name".into()),
+            Self::Template { what, .. } if what == "chat" => Some(
+                "it is the model's own: ask with another `--form`, or put a `chat_template.jinja` beside its weights"
+                    .into(),
+            ),
             Self::Template { .. } => {
-                Some("correct the template: it is minijinja, with `document` and `question`".into())
+                Some("correct the template: it is Jinja, with `document` and `question`".into())
             }
             Self::NotFinite { .. } => {
                 Some("the weights may be damaged: delete the model's file and run `arc pull` again".into())

@@ -53,7 +53,7 @@ pub struct ImportedDecoder {
     pub pin: DecoderPin,
     /// The width of its token embeddings, where it is known.
     pub d_model: Option<usize>,
-    /// The prompt as minijinja source, with `document` and `question`.
+    /// The prompt as Jinja source, with `document` and `question`.
     pub prompt_template: String,
 }
 

@@ -5,6 +5,7 @@
 
 mod adapted;
 mod atomic_file;
+mod bounded_file;
 pub mod chat_template;
 pub mod decoder;
 pub mod device;
@@ -14,6 +15,7 @@ mod error;
 pub mod eval;
 pub mod export;
 pub mod fit;
+pub mod host;
 pub mod hub;
 pub mod import;
 pub mod nn;

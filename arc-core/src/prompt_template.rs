@@ -1,7 +1,6 @@
 //! How an adapter's template becomes the spans of a prompt.
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, context};
+use arc_jinja::{Limits, Options, Template, Value};
 
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 use crate::{Error, Result};
@@ -11,7 +10,7 @@ const DOCUMENT: char = '\u{F8FF}';
 /// Stands for a question that spells special tokens.
 const QUESTION: char = '\u{F8FE}';
 
-/// A prompt as minijinja source, with `document` where the latents go and `question` as text.
+/// A prompt as Jinja source, with `document` where the latents go and `question` as text.
 #[derive(Clone, Debug)]
 pub struct PromptTemplate {
     source: String,
@@ -27,7 +26,9 @@ pub enum PromptPart {
 }
 
 impl PromptTemplate {
-    /// Checks a template's syntax, and that it has a place for the document.
+    /// Checks a template's syntax, that it has a place for the document, and that it ends.
+    ///
+    /// It is a stranger's program: it runs within [`Limits`], here and whenever it is rendered.
     ///
     /// # Errors
     ///
@@ -81,18 +82,17 @@ impl PromptTemplate {
         Ok(vec![PromptPart::Tokens(first), PromptPart::Document, PromptPart::Tokens(encode(after)?)])
     }
 
+    /// The text, in which a character stands for the document.
     fn render_text(&self, question: &str) -> Result<String> {
-        let failed = |error: minijinja::Error| Error::Template {
-            what: "prompt".into(),
-            reason: error.to_string().replace('\n', " "),
+        const OPTIONS: Options = Options {
+            trim_blocks: false,
+            lstrip_blocks: false,
+            keep_trailing_newline: true,
+            strict_undefined: true,
         };
-        let mut environment = Environment::new();
-        let mut syntax = SyntaxConfig::builder();
-        syntax.keep_trailing_newline(true);
-        environment.set_syntax(syntax.build().map_err(failed)?);
-        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        environment
-            .render_str(&self.source, context! { document => DOCUMENT.to_string(), question })
-            .map_err(failed)
+        let context = [("document", Value::from(DOCUMENT.to_string())), ("question", Value::from(question))];
+        Template::compile(&self.source, OPTIONS)
+            .and_then(|template| template.render(context, Limits::DEFAULT.with_input(question.len())))
+            .map_err(|error| Error::Template { what: "prompt".into(), reason: error.to_string() })
     }
 }

@@ -46,6 +46,12 @@ pub(super) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Deletes what commands that were killed have left beside a registry file and in its folder of adapters.
+pub(super) fn sweep_left(file: &Path) {
+    arc_adapters::sweep(folder_of(file));
+    arc_adapters::sweep(&file.with_file_name("plugins"));
+}
+
 /// The registry files as they are now, those that are there.
 pub(super) fn registry_now(global: &Global) -> Result<Registry, Failure> {
     let files: Vec<_> = registry_files(global).into_iter().filter(|file| file.path.exists()).collect();

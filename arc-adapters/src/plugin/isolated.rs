@@ -124,6 +124,8 @@ fn to_floats(bytes: &[u8]) -> Option<Vec<f32>> {
 pub fn serve_plugin() -> Result<()> {
     let stdio = |source| Error::Io { action: "use", path: PathBuf::from("stdout"), source };
     #[cfg(unix)]
+    end_with_parent();
+    #[cfg(unix)]
     let mut output = {
         let saved = rustix::io::dup(io::stdout()).map_err(|e| stdio(e.into()))?;
         rustix::stdio::dup2_stdout(io::stderr()).map_err(|e| stdio(e.into()))?;
@@ -132,6 +134,26 @@ pub fn serve_plugin() -> Result<()> {
     #[cfg(not(unix))]
     let mut output = io::stdout();
     serve(&mut io::stdin().lock(), &mut output).map_err(stdio)
+}
+
+/// Ends this process with everything that a plugin started in it, once the process that asked for it is
+/// gone: even one that is killed, and even while the plugin computes. It began a process group, which is what
+/// is ended; a plugin that leaves the group on purpose is beyond this.
+#[cfg(unix)]
+fn end_with_parent() {
+    use rustix::process::{Signal, getpgrp, getpid, getppid, kill_current_process_group};
+    const LOOK: Duration = Duration::from_millis(100);
+    if getpgrp() != getpid() {
+        // Somebody else's group, as under a debugger.
+        return;
+    }
+    let parent = getppid();
+    std::thread::spawn(move || {
+        while getppid() == parent {
+            std::thread::sleep(LOOK);
+        }
+        let _ = kill_current_process_group(Signal::KILL);
+    });
 }
 
 fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
@@ -275,6 +297,7 @@ struct Process {
     requests: Sender<Frame>,
     replies: Receiver<io::Result<Frame>>,
     timeout: Duration,
+    is_ended: bool,
 }
 
 impl Process {
@@ -283,12 +306,12 @@ impl Process {
     fn start(plugin: &PluginEntry, isolation: &Isolation) -> Result<(Self, Vec<u8>, Vec<u8>, bool)> {
         let path = plugin.path.clone();
         let cannot_start = |e: io::Error| failed(&path, &format!("cannot be started: {e}"));
-        let mut child = Command::new(&isolation.program)
-            .args(&isolation.args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(cannot_start)?;
+        let mut command = Command::new(&isolation.program);
+        command.args(&isolation.args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A group of its own, so that what the plugin starts can be ended with it.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn().map_err(cannot_start)?;
         let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(failed(&path, "has no pipes"));
         };
@@ -311,7 +334,8 @@ impl Process {
                 }
             }
         });
-        let mut process = Self { path, child, requests, replies, timeout: isolation.timeout };
+        let mut process =
+            Self { path, child, requests, replies, timeout: isolation.timeout, is_ended: false };
         let request = LoadRequest {
             path: plugin.path.clone(),
             sha256: plugin.sha256.clone(),
@@ -348,9 +372,21 @@ impl Process {
         }
     }
 
+    /// Ends the child and what it started, once: after it was waited for its number may be another's.
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.is_ended, true) {
+            return;
+        }
+        #[cfg(unix)]
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.kill();
+    }
+
     /// The error for a child that closed its pipes: it died, or is about to.
     fn gone(&mut self) -> Error {
-        let _ = self.child.kill();
+        self.end();
         match self.child.wait() {
             Ok(status) => failed(&self.path, &format!("ended with {status}")),
             Err(e) => failed(&self.path, &format!("ended: {e}")),
@@ -361,7 +397,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // It may be in an endless loop; both fail only when it is gone already.
-        let _ = self.child.kill();
+        self.end();
         let _ = self.child.wait();
     }
 }

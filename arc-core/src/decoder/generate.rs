@@ -21,7 +21,8 @@ pub struct GenerateOptions {
     pub max_tokens: usize,
     /// How to choose among the logits.
     pub sampling: SamplingOptions,
-    /// Texts that end a row; they are not part of its text.
+    /// Texts that end a row; they are not part of its text. The name of a special token ends it where that
+    /// token is written.
     pub stop: Vec<String>,
 }
 
@@ -115,6 +116,8 @@ struct Row {
     generated: Vec<u32>,
     stream: DecodeStream,
     stops: StopStrings,
+    /// The special tokens whose names are stop strings: they are no text, so that none is found in it.
+    stop_tokens: Vec<u32>,
     text: String,
     prompt_logits: Vec<f32>,
     finish: Option<FinishReason>,
@@ -170,6 +173,11 @@ impl Decoder {
                     generated: Vec::new(),
                     stream: self.tokenizer.decode_stream(true),
                     stops: StopStrings::new(options.stop.clone())?,
+                    stop_tokens: options
+                        .stop
+                        .iter()
+                        .filter_map(|name| self.tokenizer.special_id(name))
+                        .collect(),
                     text: String::new(),
                     prompt_logits: Vec::new(),
                     finish: None,
@@ -400,6 +408,8 @@ impl Row {
     fn accept(&mut self, id: u32, is_end: bool, is_last: bool, mut on_text: impl FnMut(&str)) {
         self.generated.push(id);
         self.history.push(id);
+        let is_stop = self.stop_tokens.contains(&id);
+        let is_end = is_end || is_stop;
         let mut emit = |text: &mut String, piece: &str| {
             if !piece.is_empty() {
                 text.push_str(piece);
@@ -415,7 +425,7 @@ impl Row {
             emit(&mut self.text, &self.stops.push(&rest));
             emit(&mut self.text, &self.stops.clone().finish());
         }
-        self.finish = if self.stops.stopped() {
+        self.finish = if self.stops.stopped() || is_stop {
             Some(FinishReason::Stop)
         } else if is_end {
             Some(FinishReason::End)

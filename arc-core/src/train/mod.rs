@@ -18,7 +18,6 @@ mod corpus;
 mod draw;
 mod encoder_pass;
 mod evaluation;
-mod host_loss;
 mod latents_cache;
 mod loss;
 mod metrics;

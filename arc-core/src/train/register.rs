@@ -148,7 +148,8 @@ pub fn register(
     let held_out = mixture.held_out(options.samples)?;
     check_measurable(&held_out, &[])?;
     let questions = Questions::default();
-    let frozen = || (decoder.network.weights_sha256(), values_sha256(&encoder.network));
+    let trainable = encoder.trainable()?;
+    let frozen = || (decoder.network.weights_sha256(), values_sha256(trainable));
     let before_training = frozen();
 
     let adapter = match &options.start {
@@ -173,7 +174,7 @@ pub fn register(
         }
     };
 
-    let network = at_factor(&encoder.network, options.factor);
+    let network = at_factor(trainable, options.factor);
     let batches = options.batches.min(options.steps);
     observer.message(&format!("encoding {batches} batches of text once, into {}", cache.folder().display()));
     for batch in (0..batches).filter(|&batch| !cache.has(batch)) {
@@ -187,7 +188,7 @@ pub fn register(
     }
 
     let score = |adapter: &TrainedAdapter| {
-        let model = TrainedModel { encoder: encoder.network.clone(), adapters: vec![adapter.valid()] };
+        let model = TrainedModel { encoder: trainable.clone(), adapters: vec![adapter.valid()] };
         evaluate((&config, &model, 0, decoder), &held_out, &[], options.factor)
     };
     let before = score(&adapter)?;
@@ -200,8 +201,7 @@ pub fn register(
         start_divisor: config.schedule.start_divisor,
         end_divisor: config.schedule.end_divisor,
     };
-    let step_options =
-        StepOptions { factor: options.factor, distillation: 0.0, count_correct: false, through_graph: false };
+    let step_options = StepOptions { factor: options.factor, distillation: 0.0, count_correct: false };
     let (mut pending, mut steps) = (Vec::new(), 0);
     let mut clock = Instant::now();
     for step in 0..options.steps {

@@ -443,9 +443,9 @@ fn load(
     }
     let mixture = Mixture::new(corpora, config.seed)?;
     if config.encoder.groups == Groups::RareWords {
-        let vocabulary = encoder.network.embedding.dims()[0];
+        let vocabulary = encoder.network.vocabulary();
         let rarity = TokenRarity::of_text(mixture.tokens()?, vocabulary, &encoder.tokenizer);
-        encoder.network = encoder.network.with_rarity(Arc::new(rarity));
+        encoder.network = encoder.network.clone().with_rarity(Arc::new(rarity));
     }
     let questions = match config.data.questions.as_slice() {
         [] => Questions::default(),
@@ -477,7 +477,7 @@ fn load(
             }
         });
     }
-    let model = products.model(TrainedModel { encoder: encoder.network, adapters });
+    let model = products.model(TrainedModel { encoder: encoder.trainable()?.clone(), adapters });
     Ok(Parts { encoder_start, decoders, mixture, questions, model, device })
 }
 
@@ -579,7 +579,7 @@ fn check_start(config: &RunConfig, name: &str, manifest: &EncoderManifest) -> Re
 }
 
 fn check_layers(settings: &EncoderConfig, encoder: &Encoder) -> Result<()> {
-    match (&settings.train, encoder.network.blocks.len()) {
+    match (&settings.train, encoder.network.config().n_layers) {
         (&TrainedPart::LastLayers(count), layers) if count > layers => Err(Error::InvalidArgument(format!(
             "`encoder.train` has the last {count} layers, but the encoder has {layers}"
         ))),

@@ -8,6 +8,7 @@ use crate::Failure;
 use crate::args::Global;
 use crate::commands::adapters::verify::{check_model_of, template_fault};
 use crate::commands::setup::{plugin_policy, registry_files};
+use crate::commands::target::sweep_left;
 use crate::output::Output;
 
 /// The decoders whose model is not the one that their adapters were made for.
@@ -37,6 +38,9 @@ const WHAT_TO_DO: &str = "the report says which, and what to do about each";
 
 pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let files = registry_files(global);
+    for file in &files {
+        sweep_left(&file.path);
+    }
     let cache = Cache::from_env()?;
     let model = |entry: &DecoderEntry| cache.find(&entry.model, &entry.name);
     let policy = plugin_policy(global)?;

@@ -7,11 +7,12 @@ use super::shown;
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Remove;
-use crate::commands::target::{check_defined_in, existing_file, registry_now};
+use crate::commands::target::{check_defined_in, existing_file, registry_now, sweep_left};
 use crate::output::Output;
 
 pub(super) fn run(global: &Global, remove: &Remove, output: &Output) -> Result<(), Failure> {
     let file = existing_file(global, &remove.target)?;
+    sweep_left(&file);
     check_defined_in(&registry_now(global)?, &remove.name, &file)?;
     let mut editor = RegistryEditor::open(&file)?;
     let entry = editor.registry()?.decoder(&remove.name)?.clone();

@@ -23,6 +23,9 @@ fn of_adapter(error: &Error) -> Option<String> {
             "no registry was read: run where a `registry.toml` is, or pass `--registry FILE`"
         }
         Error::NoEncoder { .. } => "name one with `--encoder`, or set `default_encoder` in a registry",
+        Error::NameTaken { kind: "encoder", .. } => {
+            "choose another name with `--name`: `arc adapters list` shows what has this one"
+        }
         Error::PackageChanged { .. } => {
             "if the change is yours, pin it anew with `arc adapters add FOLDER --replace`; `--force` uses it all \
              the same, and the output will say so"

@@ -464,9 +464,7 @@ impl Error {
             Self::NamesNoEncoder { path, .. } => {
                 Some(format!("correct that name in `{}`, or add the encoder", path.display()))
             }
-            Self::NoEncoder { .. } => {
-                Some("name one, or set `default_encoder` in a registry".to_owned())
-            }
+            Self::NoEncoder { .. } => Some("name one, or set `default_encoder` in a registry".to_owned()),
             // It may be an alias, and what has it may be in use: nothing is to be removed unseen.
             Self::NameTaken { .. } => {
                 Some("choose another name: `arc adapters list` shows what has this one".to_owned())

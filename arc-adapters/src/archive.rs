@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Seek as _, Write as _};
+use std::io::{BufReader, Read, Seek as _, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use crate::digest::{HashingReader, sha256_file, sha256_hex};
@@ -23,6 +23,9 @@ const WHAT: &str = "adapter archive";
 const SUMS_FILE: &str = "SHA256SUMS";
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 const MAX_FILES: usize = 16;
+
+/// A tar file is filled up with zeros to a multiple of its record, which is of this size by default.
+const MAX_PADDING: u64 = 20 * 512;
 
 /// How much of a file is in memory at a time.
 const PIECE: usize = 1 << 20;
@@ -45,6 +48,12 @@ fn is_document(name: &str) -> bool {
     matches!(name, "README.md" | "NOTICE" | "LICENSE" | "LICENCE" | "LICENSE-MIT" | "LICENSE-APACHE")
 }
 
+/// What the archive of an adapter is called.
+#[must_use]
+pub fn archive_name(adapter: &str) -> String {
+    format!("{adapter}.arc.tar.zst")
+}
+
 /// Packs a package into an archive in `folder`, named as the adapter. The same package gives the
 /// same bytes.
 ///
@@ -54,7 +63,7 @@ fn is_document(name: &str) -> bool {
 pub fn pack(package: &Path, folder: &Path) -> Result<Archive> {
     let adapter = Adapter::open(package)?;
     let manifest = adapter.manifest;
-    let path = folder.join(format!("{}.arc.tar.zst", manifest.name));
+    let path = folder.join(archive_name(&manifest.name));
     let mut contents = BTreeMap::new();
     // What was verified is what is packed, whatever happens to the folder meanwhile.
     contents.insert(manifest.weights.file.clone(), adapter.weights.as_bytes().to_vec());
@@ -286,14 +295,32 @@ pub fn read_archive(
         let limit = if is_document(&name) { MAX_TEXT_BYTES } else { opened.manifest.largest_weights() };
         check_digest(origin, &name, expected, entry.read(limit, origin, &mut |piece| keep(&name, piece))?)?;
     }
-    match opened.sums.keys().find(|name| !seen.contains(*name)) {
-        Some(name) => Err(opened.invalid(format!("`{name}` is missing"))),
-        None => Ok(ArchiveContents { manifest: opened.manifest, files: opened.sums }),
+    if let Some(name) = opened.sums.keys().find(|name| !seen.contains(*name)) {
+        return Err(opened.invalid(format!("`{name}` is missing")));
+    }
+    let contents = ArchiveContents { manifest: opened.manifest, files: opened.sums };
+    check_end(tar.into_inner(), origin)?;
+    Ok(contents)
+}
+
+/// Refuses what stands behind the end of an archive: in the tar file, where zeros may fill up a block, and
+/// behind the compressed data. Nobody has looked at it, and other programs might.
+fn check_end(mut decoder: zstd::Decoder<'_, BufReader<impl Read>>, origin: &Path) -> Result<()> {
+    let behind = || invalid(origin, "there is something behind its end".to_owned());
+    let mut block = Vec::new();
+    (&mut decoder).take(MAX_PADDING + 1).read_to_end(&mut block).map_err(|e| broken(origin, &e))?;
+    if block.len() as u64 > MAX_PADDING || block.iter().any(|&byte| byte != 0) {
+        return Err(behind());
+    }
+    match decoder.finish().read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(behind()),
+        Err(error) => Err(broken(origin, &error)),
     }
 }
 
-fn decoder(archive: impl Read, origin: &Path) -> Result<impl Read> {
-    let mut decoder = zstd::Decoder::new(archive).map_err(|e| broken(origin, &e))?;
+fn decoder<R: Read>(archive: R, origin: &Path) -> Result<zstd::Decoder<'static, BufReader<R>>> {
+    let mut decoder = zstd::Decoder::new(archive).map_err(|e| broken(origin, &e))?.single_frame();
     // 128 MiB: what the zstd tool itself accepts without being told to.
     decoder.window_log_max(27).map_err(|e| broken(origin, &e))?;
     Ok(decoder)
@@ -652,6 +679,36 @@ mod tests {
         std::fs::write(&path, tar_of(&entries)).unwrap();
         assert_eq!(archive_manifest(&path, &path).unwrap(), packed.manifest);
         assert!(matches!(unpack(&path, root.path(), None), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn what_stands_behind_the_end_of_an_archive_is_refused() {
+        let (root, folder) = package();
+        let packed = pack(&folder, root.path()).unwrap();
+        let whole = std::fs::read(&packed.path).unwrap();
+        let tar = zstd::decode_all(whole.as_slice()).unwrap();
+        let packed_again = |tar: &[u8]| zstd::encode_all(tar, 3).unwrap();
+        // As other programs fill up their last record.
+        assert!(read(&packed_again(&[tar.as_slice(), &[0; 8 * 512]].concat())).is_ok());
+        let empty_frame = packed_again(&[]);
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7];
+        for junk in [
+            [whole.as_slice(), b"x"].concat(),
+            [whole.as_slice(), &[0]].concat(),
+            [whole.as_slice(), &whole].concat(),
+            [whole.as_slice(), &empty_frame].concat(),
+            [whole.as_slice(), &skippable].concat(),
+            packed_again(&[tar.as_slice(), b"x"].concat()),
+            packed_again(&[tar.as_slice(), &tar].concat()),
+            packed_again(&[tar.as_slice(), &[0; 1 << 20]].concat()),
+        ] {
+            let error = read(&junk).unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{error}");
+            let path = root.path().join("junk.arc.tar.zst");
+            std::fs::write(&path, junk).unwrap();
+            assert!(unpack(&path, &root.path().join("plugins"), None).is_err());
+        }
+        assert!(!root.path().join("plugins/tiny").exists());
     }
 
     #[test]

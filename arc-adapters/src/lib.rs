@@ -25,12 +25,16 @@ mod edit;
 mod encoder;
 mod error;
 mod files;
+mod io_hint;
+mod line_ends;
 mod list;
 mod manifest;
 mod names;
 mod package;
+mod paths_as_text;
 mod plugin;
 mod projector;
+mod read_once;
 mod registry;
 mod resolve;
 mod scaffold;
@@ -39,7 +43,8 @@ mod source;
 mod staging;
 
 pub use archive::{
-    Archive, ArchiveContents, StagedArchive, archive_manifest, pack, read_archive, unpack, unpack_as,
+    Archive, ArchiveContents, StagedArchive, archive_manifest, archive_name, pack, read_archive, unpack,
+    unpack_as,
 };
 pub use checks::{
     Check, Likelihood, Outcome, TemplateFault, check_adapter, check_embeddings, check_encoder_of, check_fit,
@@ -51,9 +56,11 @@ pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor, tell_of_waitin
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
 pub use files::open_file;
+pub use io_hint::io_hint;
 pub use list::{InspectedTensor, Inspection, ListedDecoder, inspect, inspect_manifest, list};
 pub use manifest::{
-    ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, MANIFEST_FILE, WEIGHTS_FILE, WeightsFile,
+    ADAPTER_SCHEMA, AdapterManifest, AnswerEnd, Append, DecoderPin, EncoderPin, MANIFEST_FILE, WEIGHTS_FILE,
+    WeightsFile,
 };
 pub use names::{NAME_FORM, is_name};
 pub use package::{

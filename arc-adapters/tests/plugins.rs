@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin,
-    ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
+    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
+    EncoderPin, ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
 };
 
 const D_IN: usize = 8;
@@ -37,6 +37,7 @@ fn custom_manifest() -> AdapterManifest {
         pooling_factors: vec![4],
         append: Append::Cont,
         prompt_template: "{{ document }}{{ question }}".into(),
+        answer_ends: AnswerEnd::Model,
         weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "0".repeat(64) },
         training: serde_json::Value::Null,
         scores: serde_json::Value::Null,

@@ -78,6 +78,15 @@ pub enum Error {
         found: String,
     },
 
+    /// A model is stored in a format that is not read here.
+    #[error("`{}` is {found}, which is not supported", path.display())]
+    UnsupportedFormat {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is, by its name: `a PyTorch checkpoint`, `quantised by GPTQ`.
+        found: String,
+    },
+
     /// A model is of an architecture that no decoder here implements.
     #[error("`{}` holds a model of architecture `{found}`, which is not supported", path.display())]
     UnsupportedArchitecture {
@@ -259,7 +268,8 @@ impl Error {
 
     /// Whether there was no room for what was to be written: the disk is full, or the user's share of
     /// it, or the file is as long as files may be here.
-    pub(crate) fn is_disk_full(&self) -> bool {
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         matches!(self, Self::Io { source, .. }
             if matches!(source.kind(), FileTooLarge | QuotaExceeded | StorageFull))
@@ -273,25 +283,7 @@ impl Error {
             | Self::Document { hint, .. }
             | Self::Pull { hint, .. }
             | Self::Mismatch { hint, .. } => Some(hint.clone()),
-            Self::Io { .. } if self.is_disk_full() => {
-                Some("free some space, or set `ARC_HOME` to a folder on another disk".into())
-            }
-            Self::Io { action, source, .. } => {
-                use std::io::ErrorKind::{
-                    InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied,
-                };
-                let hint = match (source.kind(), *action) {
-                    (NotFound, "read" | "open") => "check the path: there is no such file",
-                    (NotFound, _) => "check the path: a folder on the way is not there",
-                    (InvalidData, "read") => "the file is no UTF-8 text",
-                    (PermissionDenied, _) => "check who may read and write there",
-                    (IsADirectory | NotADirectory, _) => {
-                        "check the path: a folder stands where a file should, or a file where a folder should"
-                    }
-                    _ => "check the path and the disk that it is on",
-                };
-                Some(hint.into())
-            }
+            Self::Io { action, source, .. } => Some(arc_adapters::io_hint(action, source).into()),
             Self::InvalidFile { format: "latents", .. } => {
                 Some("make the latents again with `arc compress`".into())
             }
@@ -300,6 +292,9 @@ impl Error {
             }
             Self::InvalidFile { format: "JSONL", .. } => {
                 Some("each line is one JSON object with the text in its field `text`".into())
+            }
+            Self::InvalidFile { format: "checkpoint", .. } => {
+                Some("a run goes on from an older one where there is a sound one, else it has to begin again".into())
             }
             Self::InvalidFile { .. } => {
                 Some("the file may be cut off or corrupt: make or fetch it again (`arc pull` fetches models)".into())
@@ -317,6 +312,9 @@ impl Error {
             Self::UnsupportedQuantisation { .. } => {
                 Some("supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K".into())
             }
+            Self::UnsupportedFormat { .. } => Some(
+                "read are safetensors with a `config.json`, unquantised, and GGUF: name a file in one of them".into(),
+            ),
             Self::UnsupportedArchitecture { .. } => {
                 Some("supported are llama (Llama 2 and 3, Mistral, SmolLM2), qwen2, gemma3 and olmo".into())
             }
@@ -326,9 +324,7 @@ impl Error {
             Self::Checksum { .. } => {
                 Some("delete the file and pull again; if it differs again, the source has changed".into())
             }
-            Self::DataRow { .. } => {
-                Some("correct the row (`arc eval --skip-bad` leaves malformed ones out)".into())
-            }
+            Self::DataRow { .. } => Some("correct that row".into()),
             Self::Diverged { .. } => Some(
                 "the last checkpoint is as it was: look at the text named, or lower the learning rates"
                     .into(),
@@ -348,9 +344,7 @@ impl Error {
             Self::NotFinite { .. } => {
                 Some("the weights may be damaged: delete the model's file and run `arc pull` again".into())
             }
-            Self::InvalidArgument(_) => {
-                Some("correct that argument: `arc COMMAND --help` says what each one takes".into())
-            }
+            Self::InvalidArgument(_) => Some("correct that argument".into()),
             Self::Adapter(error) => error.hint(),
         }
     }

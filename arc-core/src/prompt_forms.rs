@@ -7,16 +7,9 @@
 
 use crate::chat_template::{ChatTemplate, Message};
 use crate::prompt::{Prompt, Span};
+use crate::stand_in::stand_ins;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 use crate::{Error, Result};
-
-/// Stands for the text before the contexts while a chat template is rendered; a private-use
-/// character, like the next two.
-const PREFIX: char = '\u{F8FD}';
-/// Stands for the contexts.
-const CONTEXTS: char = '\u{F8FF}';
-/// Stands for the text after the contexts.
-const INSTRUCTION: char = '\u{F8FE}';
 
 /// A piece of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,9 +146,11 @@ impl PromptForm {
     ) -> Result<Self> {
         let mut messages: Vec<Message> =
             system.map(|text| Message::new("system", text)).into_iter().collect();
-        messages.push(Message::new("user", format!("{PREFIX}{CONTEXTS}{INSTRUCTION}")));
+        // For the text before the contexts, for them, and for the text after them.
+        let stand_ins = stand_ins::<3>(&[system.unwrap_or_default()]);
+        messages.push(Message::new("user", stand_ins.iter().collect::<String>()));
         let rendered = template.render(&messages, true)?;
-        let pieces: Vec<&str> = rendered.split([PREFIX, CONTEXTS, INSTRUCTION]).collect();
+        let pieces: Vec<&str> = rendered.split(stand_ins).collect();
         let [before, "", "", after] = pieces[..] else {
             return Err(Error::Template {
                 what: "chat".into(),

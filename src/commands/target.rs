@@ -61,16 +61,26 @@ pub(super) fn registry_now(global: &Global) -> Result<Registry, Failure> {
 /// Refuses what another file than the one to be changed defines.
 pub(super) fn check_defined_in(registry: &Registry, name: &str, file: &Path) -> Result<(), Failure> {
     let entry = registry.decoder(name)?;
-    if same_file(&entry.origin, file) || entry.replaces.iter().any(|replaced| same_file(replaced, file)) {
+    check_place(("decoder", &entry.name), &entry.origin, &entry.replaces, file)
+}
+
+/// The same of an encoder.
+pub(super) fn check_encoder_defined_in(registry: &Registry, name: &str, file: &Path) -> Result<(), Failure> {
+    let entry = registry.encoder(name)?;
+    check_place(("encoder", &entry.name), &entry.origin, &entry.replaces, file)
+}
+
+fn check_place(
+    (kind, name): (&str, &str),
+    origin: &Path,
+    replaces: &[PathBuf],
+    file: &Path,
+) -> Result<(), Failure> {
+    if same_file(origin, file) || replaces.iter().any(|replaced| same_file(replaced, file)) {
         return Ok(());
     }
     Err(Failure::failed(
-        format!(
-            "decoder `{}` is defined in `{}`, not in `{}`",
-            entry.name,
-            entry.origin.display(),
-            file.display()
-        ),
+        format!("{kind} `{name}` is defined in `{}`, not in `{}`", origin.display(), file.display()),
         "name its file with `--registry FILE`, or `--user` if it is your own registry",
     ))
 }

@@ -5,6 +5,7 @@
 //! numbers little-endian. The child checks and loads the plugin itself; this process never does.
 //! It contains crashes, not malice: the child has the user's rights.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -53,9 +54,10 @@ enum Tag {
 
 #[derive(Serialize, Deserialize)]
 struct LoadRequest {
-    path: PathBuf,
+    // Not paths, which serde writes only if they are Unicode.
+    path: OsString,
     sha256: String,
-    folders: Vec<PathBuf>,
+    folders: Vec<OsString>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -194,8 +196,12 @@ fn load(request: &[u8]) -> Result<LoadedParts> {
     let request: LoadRequest =
         serde_json::from_slice(request).map_err(|e| protocol(&format!("a malformed request: {e}")))?;
     // The parent sends only plugins that it would run.
-    let plugin =
-        PluginEntry { path: request.path, sha256: request.sha256, allowed: true, folders: request.folders };
+    let plugin = PluginEntry {
+        path: request.path.into(),
+        sha256: request.sha256,
+        allowed: true,
+        folders: request.folders.into_iter().map(PathBuf::from).collect(),
+    };
     let loaded = Loaded::load(&read_checked(&plugin, false, &[])?, &plugin)?;
     let (manifest, weights) = (loaded.manifest()?, loaded.weights()?);
     let mut projector = None;
@@ -337,9 +343,9 @@ impl Process {
         let mut process =
             Self { path, child, requests, replies, timeout: isolation.timeout, is_ended: false };
         let request = LoadRequest {
-            path: plugin.path.clone(),
+            path: plugin.path.clone().into(),
             sha256: plugin.sha256.clone(),
-            folders: plugin.folders.clone(),
+            folders: plugin.folders.iter().map(OsString::from).collect(),
         };
         let request = serde_json::to_vec(&request)
             .map_err(|e| failed(&process.path, &format!("cannot be asked: {e}")))?;

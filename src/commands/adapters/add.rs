@@ -12,9 +12,10 @@ use arc_adapters::{
 use arc_core::Error;
 use serde_json::{Value, json};
 
+use super::models::Models;
 use super::shown;
 use super::subject::{Subject, policy_for};
-use super::verify::{checks_against, open_model, template_fault};
+use super::verify::template_fault;
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Add;
@@ -71,7 +72,7 @@ fn add_decoder(add: &Add, file: &Path, output: &Output) -> Result<(), Failure> {
     editor.add_decoder(&new_decoder(add, file, &name, None)?)?;
     editor.save()?;
     output.line(format!("added decoder `{name}` to {}", shown(file)))?;
-    output.json(&json!({ "registry": file, "decoder": name, "adapter": null }))
+    output.json(&json!({ "registry": file.to_string_lossy(), "decoder": name, "adapter": null }))
 }
 
 fn add_encoder(add: &Add, folder: &Path, file: &Path, output: &Output) -> Result<(), Failure> {
@@ -87,7 +88,7 @@ fn add_encoder(add: &Add, folder: &Path, file: &Path, output: &Output) -> Result
     editor.save()?;
     let role = if is_first { ", as the default" } else { "" };
     output.line(format!("added encoder `{name}` to {}{role}", shown(file)))?;
-    output.json(&json!({ "registry": file, "encoder": name, "package": folder, "default": is_first }))
+    output.json(&json!({ "registry": file.to_string_lossy(), "encoder": name, "package": folder.to_string_lossy(), "default": is_first }))
 }
 
 fn add_archive(
@@ -278,7 +279,7 @@ fn register(
     publish()?;
     editor.save()?;
     Ok(Added {
-        warnings: warnings(&registry_now(global)?, &entry.name, &remarks),
+        warnings: warnings(global, &entry.name, &remarks)?,
         decoder: entry.name,
         adapter: manifest.name.clone(),
         kind,
@@ -366,8 +367,8 @@ fn check(
         refuse(&checks)?;
     }
     // The model knows the rest, where it is here. One that cannot be read is not the adapter's fault.
-    if let Ok(model) = open_model(entry)? {
-        checks.extend(checks_against(&model, manifest));
+    if let Ok(model) = &*Models::default().of(entry)? {
+        checks.extend(model.checks(manifest));
         if !global.force {
             refuse(&checks)?;
         }
@@ -387,11 +388,11 @@ fn refuse<'a>(checks: impl IntoIterator<Item = &'a Check>) -> Result<(), Failure
     Ok(())
 }
 
-/// What of the finished entry fails, as far as that can be told without running anything, after what
+/// What of the finished entry fails, as far as that can be told without its model, after what
 /// was remarked on already.
-fn warnings(registry: &Registry, decoder: &str, remarks: &[Check]) -> Vec<String> {
-    let policy = arc_adapters::PluginPolicy::default();
-    let checks = arc_adapters::verify(registry, decoder, &policy, None, &template_fault).unwrap_or_default();
+fn warnings(global: &Global, decoder: &str, remarks: &[Check]) -> Result<Vec<String>, Failure> {
+    let (registry, policy) = (registry_now(global)?, plugin_policy(global)?);
+    let checks = arc_adapters::verify(&registry, decoder, &policy, None, &template_fault).unwrap_or_default();
     let message = |check: &Check| match &check.outcome {
         Outcome::Failed { message, .. } => Some(message.clone()),
         _ => None,
@@ -408,7 +409,7 @@ fn warnings(registry: &Registry, decoder: &str, remarks: &[Check]) -> Vec<String
         Outcome::Failed { message, hint: Some(hint) } => Some(format!("{message}; {hint}")),
         _ => message(check),
     });
-    remarks.chain(faults).collect()
+    Ok(remarks.chain(faults).collect())
 }
 
 fn new_decoder(
@@ -471,11 +472,11 @@ fn report(
         output.remark(format!("warning: {warning}"));
     }
     output.json(&json!({
-        "registry": file,
+        "registry": file.to_string_lossy(),
         "decoder": added.decoder,
         "adapter": added.adapter,
         "kind": added.kind,
-        "path": path,
+        "path": path.to_string_lossy(),
         "sha256": sha256.map_or(Value::Null, Value::from),
         "warnings": added.warnings,
     }))

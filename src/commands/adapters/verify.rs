@@ -4,7 +4,7 @@ use arc_adapters::{AdapterManifest, Check, DecoderEntry, Outcome, PluginPolicy, 
 use arc_core::decoder::{Decoder, ModelSettings};
 use arc_core::device::DeviceName;
 use arc_core::hub::Cache;
-use arc_core::nn::Residence;
+use arc_core::nn::{Precision, Residence};
 use arc_core::prompt_template::PromptTemplate;
 use serde_json::json;
 
@@ -152,6 +152,7 @@ pub(super) fn open_model(entry: &DecoderEntry) -> Result<Result<Decoder, Check>,
     }
     let settings = ModelSettings::of_entry(entry, tokenizer.flatten());
     let device = DeviceName::CPU.open()?;
-    let opened = Decoder::open_with(&entry.name, &path, settings, &device, Residence::Packed);
+    let opened =
+        Decoder::open_with(&entry.name, &path, settings, &device, Residence::Packed(Precision::Exact));
     Ok(opened.map_err(|error| Check::failed_with(PINS, error.to_string(), error.hint())))
 }

@@ -26,11 +26,16 @@ pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), 
         return divergence(global, name, text, args, output);
     }
     let decoder = session(global)?.language_model(name)?;
+    // The usual numbers are cut to what fits; those that were asked for are not.
+    let window = decoder.network.config().context_length;
+    let new_tokens = args.new_tokens.unwrap_or_else(|| 64.min(window / 4));
+    let prompt_tokens =
+        args.prompt_tokens.unwrap_or_else(|| 512.min(window.saturating_sub(new_tokens)).max(1));
     let batch = usize::from(args.batch);
-    let round = || decoder.measure_throughput(batch, args.prompt_tokens, args.new_tokens);
+    let round = || decoder.measure_throughput(batch, prompt_tokens, new_tokens);
     round()?;
     let rounds = (0..args.rounds).map(|_| round()).collect::<Result<Vec<_>, _>>()?;
-    let (read, written) = (batch * args.prompt_tokens, batch * args.new_tokens);
+    let (read, written) = (batch * prompt_tokens, batch * new_tokens);
     let prefill: Vec<f64> = rounds.iter().map(|round| read as f64 / round.prefill.as_secs_f64()).collect();
     let decode: Vec<f64> = rounds.iter().map(|round| written as f64 / round.decode.as_secs_f64()).collect();
     for (what, tokens, rates) in [("prefill", read, &prefill), ("decode", written, &decode)] {
@@ -40,8 +45,8 @@ pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), 
         "decoder": decoder.name,
         "precision": global.precision,
         "batch": batch,
-        "prompt_tokens": args.prompt_tokens,
-        "new_tokens": args.new_tokens,
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
         "prefill_tokens_per_second": prefill,
         "decode_tokens_per_second": decode,
     }))
@@ -50,7 +55,8 @@ pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), 
 /// How fast a text is encoded, from token ids to latents.
 fn encoding(global: &Global, name: &str, args: &Bench, output: &Output) -> Result<(), Failure> {
     let encoder = session(global)?.encoder_named(name)?;
-    let ids: Vec<u32> = (0..args.prompt_tokens as u32).map(|i| 1000 + i.wrapping_mul(7919) % 9000).collect();
+    let ids: Vec<u32> =
+        (0..args.prompt_tokens.unwrap_or(512) as u32).map(|i| 1000 + i.wrapping_mul(7919) % 9000).collect();
     let round = || -> Result<f64, Failure> {
         let start = Instant::now();
         let chunks = encoder.encode_chunks(&ids, CompressOptions::default())?;
@@ -84,7 +90,7 @@ fn divergence(
     let tokenizer = &exact.tokenizer;
     let beginning = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let mut ids: Vec<u32> = beginning.into_iter().chain(tokenizer.encode(&text)?.ids).collect();
-    ids.truncate(args.prompt_tokens);
+    ids.truncate(args.prompt_tokens.unwrap_or(512));
     let mut found = vec![("fast", exact.divergence_of(&ids, fast.logits_by_pieces(&ids)?)?)];
     if let Some(path) = &args.logits {
         let bytes = std::fs::read(path).map_err(arc_core::Error::io("read", path))?;

@@ -44,7 +44,7 @@ use crate::weights::RawTensor;
 use crate::{Error, Result};
 
 /// What a registry says of a model that its files do not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ModelSettings {
     /// A `tokenizer.json`, in place of the one in or beside the model's file.
     pub tokenizer: Option<PathBuf>,

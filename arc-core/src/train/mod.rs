@@ -18,6 +18,7 @@ mod corpus;
 mod draw;
 mod encoder_pass;
 mod evaluation;
+mod inputs;
 mod latents_cache;
 mod loss;
 mod metrics;

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, sha256_hex};
+use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, is_name, sha256_hex};
 use burn::module::Module as _;
 
 use super::config::{
     DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, Groups, ObjectiveConfig, OptimizerConfig,
     Precision, RunConfig, ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
 };
-use super::corpus::{Corpus, Mixture};
+use super::corpus::{Corpus, CorpusManifest, Mixture};
 use super::evaluation::{Evaluation, check_measurable, evaluate};
 use super::latents_cache::LatentsCache;
 use super::model::{TrainedAdapter, TrainedModel};
@@ -65,6 +65,39 @@ pub struct RegisterOptions {
     pub seed: u64,
 }
 
+impl RegisterOptions {
+    /// Checks everything that can be checked before a model is pulled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for options that make no sense, [`Error::Adapter`] for a name that cannot be
+    /// one, and whatever keeps the text from being read.
+    pub fn check(&self) -> Result<()> {
+        if self.batches == 0 || self.steps == 0 || self.factor == 0 {
+            return Err(Error::InvalidArgument(
+                "a registration needs steps, batches and a factor of 1 or more".into(),
+            ));
+        }
+        if !(self.rate > 0.0 && self.rate.is_finite()) {
+            return Err(Error::InvalidArgument(format!(
+                "the rate is {}, expected a number above 0",
+                self.rate
+            )));
+        }
+        if !(0.0..=1.0).contains(&self.reconstruction) {
+            return Err(Error::InvalidArgument(format!(
+                "the share of reconstruction is {}, expected 0 to 1",
+                self.reconstruction
+            )));
+        }
+        if !is_name(&self.name) {
+            return Err(arc_adapters::Error::InvalidName { name: self.name.clone() }.into());
+        }
+        CorpusManifest::open(&self.corpus)?;
+        Ok(())
+    }
+}
+
 /// What a registration made.
 #[derive(Clone, Debug)]
 pub struct Registration {
@@ -100,23 +133,7 @@ pub fn register(
     observer: &mut dyn Observer,
 ) -> Result<Registration> {
     let begun = Instant::now();
-    if options.batches == 0 || options.steps == 0 || options.factor == 0 {
-        return Err(Error::InvalidArgument(
-            "a registration needs steps, batches and a factor of 1 or more".into(),
-        ));
-    }
-    if !(options.rate > 0.0 && options.rate.is_finite()) {
-        return Err(Error::InvalidArgument(format!(
-            "the rate is {}, expected a number above 0",
-            options.rate
-        )));
-    }
-    if !(0.0..=1.0).contains(&options.reconstruction) {
-        return Err(Error::InvalidArgument(format!(
-            "the share of reconstruction is {}, expected 0 to 1",
-            options.reconstruction
-        )));
-    }
+    options.check()?;
     let config = run_config(options);
     let device = session.device().clone();
     let registry = session.registry();

@@ -32,6 +32,8 @@ use crate::fit::Fit;
 use crate::nn::Residence;
 use crate::{Error, Result, Session};
 
+/// The configuration of a run, in its folder.
+const CONFIG_FILE: &str = "config.json";
 /// A ridge start is fitted on so many texts at least.
 const RIDGE_TEXTS: u64 = 40;
 /// The weight of the newest loss in a task's running mean.
@@ -118,17 +120,50 @@ pub fn train(
 ) -> Result<RunReport> {
     let TrainOptions { resume, role } = options;
     config.check_shared_by(role.count())?;
+    config.check_inputs(&session.registry())?;
     let checkpoints = Checkpoints::new(out.join("checkpoints"), config.schedule.keep);
     let json = |config: &RunConfig| {
         serde_json::to_string_pretty(config)
             .map_err(|error| Error::InvalidArgument(format!("the configuration cannot be written: {error}")))
     };
     // What lies at the paths counts, and not how they are spelled.
-    let config_sha256 = sha256_hex(json(&config.with_paths(|_| PathBuf::new()))?.as_bytes());
-    let config_json =
-        json(&config.with_paths(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))?;
-    let Beginning { last, follows } =
-        begin(&checkpoints, (&config_sha256, &config_json), out, resume, &role)?;
+    let sha256 = |config: &RunConfig| -> Result<String> {
+        Ok(sha256_hex(json(&config.with_paths(|_| PathBuf::new()))?.as_bytes()))
+    };
+    let config_sha256 = sha256(config)?;
+    // As text, whatever the name of the folder is: JSON holds no other.
+    let written = |path: &Path| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        PathBuf::from(absolute.to_string_lossy().into_owned())
+    };
+    let config_json = json(&config.with_paths(written))?;
+    // The run with another number of steps is the same run, as far as it has come.
+    let before = RunConfig::open(&out.join(CONFIG_FILE)).ok();
+    let of_so_many_steps = |steps: u64, config: &RunConfig| {
+        let mut config = config.clone();
+        config.schedule.steps = steps;
+        sha256(&config)
+    };
+    let longer_than = match &before {
+        Some(before) if of_so_many_steps(config.schedule.steps, before)? == config_sha256 => {
+            Some(sha256(before)?)
+        }
+        _ => None,
+    };
+    let config_sha256s = [Some(config_sha256.clone()), longer_than].into_iter().flatten().collect::<Vec<_>>();
+    let Beginning { last, follows, damaged } =
+        begin(&checkpoints, (&config_sha256s, &config_json), out, resume, &role)?;
+    if let Some(last) = last.as_ref().filter(|last| last.state.step > config.schedule.steps) {
+        return Err(Error::InvalidArgument(format!(
+            "{} steps are asked for in all, and the run in `{}` has done {}",
+            config.schedule.steps,
+            out.display(),
+            last.state.step
+        )));
+    }
+    for error in &damaged {
+        observer.message(&format!("warning: {error}; going on from an older checkpoint"));
+    }
     let Parts { encoder_start, decoders, mixture, questions, model, device } =
         load(config, session, out, last.is_some(), observer)?;
     let hashes: BTreeMap<String, String> =
@@ -138,13 +173,6 @@ pub fn train(
         check_inputs(&checkpoint.state.inputs, &inputs)?;
     }
     let writes = follows.is_none();
-    if writes {
-        std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
-        crate::atomic_file::write_atomically(&out.join("config.json"), |file| {
-            use std::io::Write as _;
-            file.write_all(config_json.as_bytes()).map_err(Error::io("write", out))
-        })?;
-    }
     let mut optimizer = AdamW::new(config.optimizer);
     let mut model = model.with_gradients(
         &config.encoder.train,
@@ -170,10 +198,24 @@ pub fn train(
     };
     if let Some(checkpoint) = &last {
         model = checkpoint.restore(model, &mut optimizer, &device)?;
+        let config_sha256 = std::mem::take(&mut state.config_sha256);
         state = checkpoint.state.clone();
         observer.message(&format!("going on after step {}", state.step));
+        if state.config_sha256 != config_sha256 {
+            state.config_sha256 = config_sha256;
+            // Before the configuration is, so that one that goes with the checkpoint is always there.
+            if writes {
+                checkpoints.save(&state, &model, &optimizer)?;
+            }
+        }
     } else {
         checkpoints.save(&state, &model, &optimizer)?;
+    }
+    if writes {
+        crate::atomic_file::write_atomically(&out.join(CONFIG_FILE), |file| {
+            use std::io::Write as _;
+            file.write_all(config_json.as_bytes()).map_err(Error::io("write", out))
+        })?;
     }
     let ranks = match (follows, role) {
         (Some(ranks), _) => ranks,
@@ -306,12 +348,14 @@ struct Beginning {
     last: Option<Checkpoint>,
     /// The connection to rank 0, of a process that is not rank 0.
     follows: Option<Ranks>,
+    /// What is wrong with later checkpoints than the last sound one.
+    damaged: Vec<Error>,
 }
 
 /// Finds the checkpoint that a run goes on from, and refuses one of another run.
 fn begin(
     checkpoints: &Checkpoints,
-    (config_sha256, config_json): (&str, &str),
+    (config_sha256s, config_json): (&[String], &str),
     out: &Path,
     resume: bool,
     role: &Role,
@@ -319,12 +363,12 @@ fn begin(
     let follows = match role {
         // Rank 0 answers once there is a checkpoint to begin from.
         Role::Follower { leader, rank, count } => {
-            let run = RunIdentity { config_sha256, count: *count };
+            let run = RunIdentity { config_sha256: &config_sha256s[0], count: *count };
             Some(Ranks::join(leader, *rank, run)?)
         }
         Role::Alone | Role::Leader { .. } => None,
     };
-    let last = if resume || follows.is_some() { checkpoints.last()? } else { None };
+    let (last, damaged) = if resume || follows.is_some() { checkpoints.last()? } else { (None, Vec::new()) };
     let follows = match follows {
         Some((ranks, step)) if last.as_ref().is_some_and(|last| last.state.step == step) => Some(ranks),
         Some((_, step)) => {
@@ -340,7 +384,7 @@ fn begin(
     } else if resume {
         // A run that was killed before its first checkpoint has left its configuration, or nothing.
         let is_run = last.is_some()
-            || std::fs::read_to_string(out.join("config.json")).is_ok_and(|text| text == config_json);
+            || std::fs::read_to_string(out.join(CONFIG_FILE)).is_ok_and(|text| text == config_json);
         let is_left = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(".tmp");
         let holds_more = out.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| !is_left(entry)));
         if !is_run && holds_more {
@@ -357,16 +401,18 @@ fn begin(
         )));
     }
     match &last {
-        Some(checkpoint) if checkpoint.state.config_sha256 != config_sha256 => Err(Error::Mismatch {
-            what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
-            expected: checkpoint.state.config_sha256.clone(),
-            found: config_sha256.to_owned(),
-            hint: format!(
-                "a run goes on with the configuration that it began with: `arc train {} --resume`",
-                out.join("config.json").display()
-            ),
-        }),
-        _ => Ok(Beginning { last, follows }),
+        Some(checkpoint) if !config_sha256s.contains(&checkpoint.state.config_sha256) => {
+            Err(Error::Mismatch {
+                what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
+                expected: checkpoint.state.config_sha256.clone(),
+                found: config_sha256s[0].clone(),
+                hint: format!(
+                    "a run goes on with the configuration that it began with: `arc train {} --resume`",
+                    out.join(CONFIG_FILE).display()
+                ),
+            })
+        }
+        _ => Ok(Beginning { last, follows, damaged }),
     }
 }
 

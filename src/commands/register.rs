@@ -85,9 +85,9 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         Some(_) => Decoder::open_as(&name, &path, session.device(), Residence::Dense)?,
         None => session.dense_model(&name)?,
     };
-    let factor = match args.factor {
-        Some(factor) => usize::from(factor),
-        None => session.encoder_named(&encoder)?.default_factor(),
+    let factors = match args.factor.as_slice() {
+        [] => vec![session.encoder_named(&encoder)?.default_factor()],
+        factors => factors.iter().map(|&factor| usize::from(factor)).collect(),
     };
     let options = RegisterOptions {
         name: name.clone(),
@@ -101,7 +101,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         batch: usize::from(args.batch),
         context_tokens: usize::from(args.context_tokens),
         target_tokens: usize::from(args.target_tokens),
-        factor,
+        factors,
         reconstruction: args.reconstruction,
         rate: args.rate,
         fit_latents: usize::from(args.fit_latents),

@@ -57,7 +57,8 @@ pub fn measure_steps(
 ) -> Result<Vec<StepThroughput>> {
     let device = session.device().clone();
     let products = Products::of(config, &device)?;
-    let (_, encoder) = open_encoder(config, session, &device)?;
+    let started = config.with_starts(session)?;
+    let (_, encoder) = open_encoder(&started, session, &device)?;
     let d_encoder = encoder.network.d_model();
     let samples: Vec<Sample> = (0..config.schedule.batch as u32).map(|row| sample(config, row)).collect();
     let mut measured = Vec::new();
@@ -162,7 +163,7 @@ fn step_flops(
     let (encoded, encoding) = trace_flops(|| encoder.forward(&contexts, device));
     let [b, stride, d] = encoded.states.dims();
     let latents = encoded.states.reshape([b * stride, d]);
-    let (projected, projecting) = trace_flops(|| model.adapters[0].projector.forward(latents));
+    let (projected, projecting) = trace_flops(|| model.adapters[0].project(latents));
     let layout = Layout::new(samples, &encoded.lengths, stride, false);
     let embedded = layout.assemble(decoder.embed(&layout.tokens), projected?, None, device);
     let (_, reading) = trace_flops(|| decoder.read(embedded));

@@ -8,6 +8,7 @@
 
 mod arc_layout;
 mod block_kernels;
+pub(crate) mod eight_bit_blocks;
 mod gguf;
 mod hf_folder;
 mod mapped_bytes;
@@ -26,6 +27,7 @@ pub use arc_layout::{
     ArcCheckpoint, ArcConfig, BridgeArgs, BridgeType, EmbedderArgs, PoolingArgs, ProjectorTensors, Special,
     TrainingSources, write_released,
 };
+pub use eight_bit_blocks::EIGHT_BIT_BLOCK;
 pub use gguf::{GgufFile, GgufValue};
 pub use hf_folder::HfFolder;
 pub use mapped_bytes::MappedBytes;

@@ -34,6 +34,13 @@ fn registry() -> Registry {
     Registry::open(&path).expect("the repository's registry")
 }
 
+/// The package that a decoder's name resolves to.
+fn package_of(name: &str) -> PathBuf {
+    let registry = registry();
+    let pair = registry.resolve(name, None).expect("an entry");
+    pair.adapter().expect("a package").path().to_owned()
+}
+
 fn session() -> Session {
     let cache = Cache::from_env().expect("a cache");
     let locate = move |model: &_, name: &str| hub::pull(model, name, &cache, &Silent, Consent::Given);
@@ -44,7 +51,8 @@ fn resolve(criterion: &mut Criterion) {
     let registry = registry();
     let mut group = criterion.benchmark_group("resolve");
     for (what, name) in [("a name", SMALL), ("an alias", "smollm2")] {
-        group.bench_function(what, |bencher| bencher.iter(|| registry.decoder(black_box(name)).is_ok()));
+        group
+            .bench_function(what, |bencher| bencher.iter(|| registry.resolve(black_box(name), None).is_ok()));
     }
     group.bench_function("an unknown name, with the nearest", |bencher| {
         bencher.iter(|| registry.decoder(black_box("smolm2-135")).is_err());
@@ -54,7 +62,7 @@ fn resolve(criterion: &mut Criterion) {
 }
 
 fn load(criterion: &mut Criterion) {
-    let folder = registry().decoder(SMALL).expect("an entry").adapter.clone().expect("a package");
+    let folder = package_of(SMALL);
     let mut group = criterion.benchmark_group("first load");
     group.sample_size(10);
     group.bench_function("package: read, hash and check", |bencher| {
@@ -218,7 +226,7 @@ fn compile(folder: &Path, name: &str, body: &str) -> PathBuf {
     std::fs::write(&c, source).expect("the source");
     let status = Command::new("cc")
         .args(["-shared", "-fPIC", "-O3", "-march=native", "-ffast-math", "-I"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("arc-adapters/include"))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("arc-plugin/include"))
         .arg("-o")
         .args([&library, &c])
         .status()

@@ -318,6 +318,8 @@ pub(crate) struct Register {
     /// it is left out
     #[arg(long, short, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: adapters::Target,
     /// Replace an adapter that exists
     #[arg(long)]
     pub replace: bool,
@@ -504,8 +506,10 @@ pub(crate) struct Import {
     #[arg(long, value_name = "FILE")]
     pub template: Option<PathBuf>,
     /// The folder that gets `encoders`, `plugins` and `registry.toml`; the project's by default
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR", conflicts_with = "user")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: adapters::Target,
 }
 
 #[derive(Debug, Args)]

@@ -46,7 +46,12 @@ impl Failure {
 impl From<arc_core::Error> for Failure {
     fn from(error: arc_core::Error) -> Self {
         // An argument that no library function accepts is a mistake in the command line.
-        let code = if matches!(error, arc_core::Error::InvalidArgument(_)) { 2 } else { 1 };
+        let is_usage = matches!(
+            error,
+            arc_core::Error::InvalidArgument(_)
+                | arc_core::Error::Adapter(arc_adapters::Error::NoEncoder { .. })
+        );
+        let code = if is_usage { 2 } else { 1 };
         let hint = error.hint().unwrap_or_else(|| "`arc --help` lists the commands".to_owned());
         Self { code, ..Self::failed(error.to_string(), hint) }
     }

@@ -90,6 +90,15 @@ fn check(folder: &Path, tensors: &Tensors, pooling: &Pooling<'_>, device: &Devic
     for (index, ids) in sequences.iter().enumerate() {
         let expected = reference.encode(ids, KEPT, pooling);
         let alone = network.forward(std::slice::from_ref(ids), device);
+        let counted = network.config().latents(ids.len());
+        // Only a cluster can end up empty.
+        let merges = MERGING.contains(&pooling.kind);
+        assert!(
+            alone.lengths[0] == counted || (merges && alone.lengths[0] < counted),
+            "{pooling:?}, {} tokens: {counted} latents were counted, there are {}",
+            ids.len(),
+            alone.lengths[0]
+        );
         for found in [rows(&alone, 0), rows(&batch, index), rows(&reversed, sequences.len() - 1 - index)] {
             let difference = difference(&found, &expected);
             assert!(difference <= TOLERANCE, "{pooling:?}, {} tokens: {difference}", ids.len());

@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "schema = 1\n[decoders.d]\nsource = 'file:none'\nplugin = {{ path = '{plugin}', sha256 = '{sha256}' }}\n"
     );
     let registry = Registry::parse(&registry, &PathBuf::from("registry.toml"))?;
-    match Adapter::resolve(registry.decoder("d")?, &policy) {
+    match registry.resolve("d", None)?.open(&policy) {
         Err(error) => println!("error {error}"),
         Ok(adapter) => std::thread::scope(|scope| {
             for _ in 0..threads {

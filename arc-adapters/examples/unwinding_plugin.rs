@@ -1,7 +1,7 @@
 //! A code plugin without `export_adapter!` that lets a panic out of the function that the environment
 //! variable `ARC_UNWINDS` names: what rule 6 of the ABI forbids, to see what becomes of the host.
 
-use arc_adapters::abi::{ARC_ABI_VERSION, ArcAdapter, ArcBytes};
+use arc_plugin::abi::{ARC_ABI_VERSION, ArcAdapter, ArcBytes};
 
 const MANIFEST: &[u8] = include_bytes!("../tests/plugins/custom/adapter.json");
 const WEIGHTS: &[u8] = include_bytes!("../tests/plugins/custom/adapter.safetensors");

@@ -14,8 +14,8 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::digest::{HashingReader, sha256_file, sha256_hex};
 use crate::files::{io_error, publish_folder, read_bytes, replace};
-use crate::manifest::{MAX_MANIFEST_BYTES, check_file_name, check_name, check_new_name, check_sha256};
-use crate::package::MAX_WEIGHTS_BYTES;
+use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, check_new_name, check_sha256};
+use crate::names::{check_file_name, check_name};
 use crate::{Adapter, AdapterManifest, Error, MANIFEST_FILE, Result};
 
 const WHAT: &str = "adapter archive";

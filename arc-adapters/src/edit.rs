@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
 
 use crate::files::{io_error, read_text, replace, sync_folder, through_links};
-use crate::manifest::{check_name, check_new_name};
+use crate::manifest::check_new_name;
 use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
-use crate::{DecoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption};
+use crate::{DecoderEntry, EncoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption};
 
 /// How long another writer may hold the lock: a change takes milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -253,7 +253,7 @@ impl RegistryEditor {
         entry.remove("adapter_sha256");
         let removed = [entry.remove("adapter"), entry.remove("plugin")];
         if removed.iter().all(Option::is_none) {
-            return Err(Error::NoAdapter { decoder: decoder.to_owned(), origin });
+            return Err(Error::NoAdapter { decoder: decoder.to_owned(), encoder: None, origin });
         }
         Ok(())
     }
@@ -277,20 +277,45 @@ impl RegistryEditor {
         Ok(())
     }
 
+    /// Gives a decoder of this file the package that it is used with where no encoder is named, pinned
+    /// by the SHA-256 of its manifest: `encoder` is the one that it is used with then, as
+    /// [`Registry::resolve`] has it. Where the entry names a package for that encoder this one takes its
+    /// place, which goes before the usual one.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when this file has no decoder of this name or alias.
+    pub fn set_package(
+        &mut self,
+        decoder: &str,
+        encoder: Option<&EncoderEntry>,
+        package: &Path,
+        manifest_sha256: &str,
+    ) -> Result<()> {
+        match encoder {
+            Some(encoder) if self.registry()?.decoder(decoder)?.names_adapter_for(encoder) => {
+                self.add_adapter(decoder, encoder, package, Some(manifest_sha256))
+            }
+            _ => {
+                self.set_adapter(decoder, &NewAdapter::Package(package.to_owned()))?;
+                self.pin_adapter(decoder, manifest_sha256)
+            }
+        }
+    }
+
     /// Gives a decoder of this file an adapter for an encoder, beside those for other encoders, pinned
-    /// by the SHA-256 of its manifest where that is given. A decoder that has no adapter yet uses it,
-    /// and that encoder, where no encoder is named.
+    /// by the SHA-256 of its manifest where that is given. It takes the place of one that the entry has
+    /// under an alias of the encoder. A decoder that has no adapter yet uses it, and that encoder, where
+    /// no encoder is named.
     ///
     /// # Errors
     /// [`Error::UnknownName`] when this file has no decoder of this name or alias.
     pub fn add_adapter(
         &mut self,
         decoder: &str,
-        encoder: &str,
+        encoder: &EncoderEntry,
         package: &Path,
         manifest_sha256: Option<&str>,
     ) -> Result<()> {
-        check_name("encoder", encoder).map_err(|reason| invalid(&self.path, &reason))?;
         let path = self.path.clone();
         let package = path_text(package, &path)?;
         let entry = self.entry(EntryKind::Decoder, decoder)?;
@@ -298,15 +323,18 @@ impl RegistryEditor {
             None => Value::from(package.as_str()),
             Some(sha256) => InlineTable::from_iter([("path", package.as_str()), ("sha256", sha256)]).into(),
         };
-        entry
+        let adapters = entry
             .entry("adapters")
             .or_insert_with(|| value(InlineTable::new()))
             .as_table_like_mut()
-            .ok_or_else(|| invalid(&path, "`adapters` is not a table"))?
-            .insert(encoder, value(written));
+            .ok_or_else(|| invalid(&path, "`adapters` is not a table"))?;
+        for alias in &encoder.aliases {
+            adapters.remove(alias);
+        }
+        adapters.insert(&encoder.name, value(written));
         if !entry.contains_key("adapter") && !entry.contains_key("plugin") {
             entry.insert("adapter", value(&package));
-            entry.insert("encoder", value(encoder));
+            entry.insert("encoder", value(&encoder.name));
         }
         Ok(())
     }
@@ -317,12 +345,15 @@ impl RegistryEditor {
     /// [`Error::UnknownName`] when this file has no entry of this name.
     pub fn remove(&mut self, kind: EntryKind, name: &str) -> Result<()> {
         let name = self.resolve(kind, name)?;
-        self.table(kind)?.remove(&name);
-        if kind == EntryKind::Encoder
-            && self.document.get("default_encoder").and_then(Item::as_str) == Some(name.as_str())
-        {
-            self.document.remove("default_encoder");
+        if kind == EntryKind::Encoder {
+            let registry = self.registry()?;
+            let default = self.document.get("default_encoder").and_then(Item::as_str);
+            // It may stand there by an alias.
+            if default.is_some_and(|default| registry.encoder(&name).is_ok_and(|it| it.is_called(default))) {
+                self.document.remove("default_encoder");
+            }
         }
+        self.table(kind)?.remove(&name);
         Ok(())
     }
 
@@ -615,7 +646,7 @@ mod tests {
         editor.add_decoder(&new_decoder("d")).unwrap();
         editor.save().unwrap();
         let registry = Registry::open(&path).unwrap();
-        assert_eq!(registry.default_encoder(), Some("e"));
+        assert_eq!(registry.default_encoder().unwrap().unwrap().name, "e");
         assert_eq!(registry.decoders().len(), 1);
     }
 
@@ -775,24 +806,65 @@ mod tests {
     fn a_decoder_has_adapters_for_several_encoders_and_the_first_is_the_usual_one() {
         let (folder, path) = registry();
         let mut editor = RegistryEditor::open(&path).unwrap();
+        for encoder in ["one", "two", "three"] {
+            editor.add_encoder(encoder, Path::new(encoder)).unwrap();
+        }
+        let encoders = editor.registry().unwrap();
         for encoder in ["one", "two"] {
             let package = format!("plugins/{encoder}/x");
+            let encoder = encoders.encoder(encoder).unwrap();
             editor.add_adapter("aa", encoder, Path::new(&package), None).unwrap();
             editor.add_adapter("zebra", encoder, Path::new(&package), Some(&"a".repeat(64))).unwrap();
         }
-        assert!(editor.add_adapter("nobody", "one", Path::new("x"), None).is_err());
+        let one = encoders.encoder("one").unwrap();
+        assert!(editor.add_adapter("nobody", one, Path::new("x"), None).is_err());
         let registry = editor.save().unwrap();
-        let at = |path: &str| Some(folder.path().join(path));
+        let path = |decoder: &str, encoder: Option<&str>| {
+            registry.resolve(decoder, encoder).unwrap().adapter().unwrap().path().to_owned()
+        };
+        let at = |path: &str| folder.path().join(path);
         let aardvark = registry.decoder("aardvark").unwrap();
-        assert_eq!(aardvark.adapter, at("plugins/one/x"));
+        assert_eq!(path("aardvark", None), at("plugins/one/x"));
         assert_eq!(aardvark.encoder.as_deref(), Some("one"));
-        assert_eq!(aardvark.adapter_for("two"), at("plugins/two/x").as_deref());
-        let zebra = registry.decoder("zebra").unwrap();
-        assert_eq!(zebra.adapter, at("plugins/zebra"), "what it had stays the usual one");
-        assert_eq!(zebra.adapter_for("one"), at("plugins/one/x").as_deref());
-        assert_eq!(zebra.adapter_for("three"), at("plugins/zebra").as_deref());
-        assert_eq!(zebra.package_pins.len(), 2);
+        assert_eq!(path("aardvark", Some("two")), at("plugins/two/x"));
+        assert_eq!(path("zebra", None), at("plugins/zebra"), "what it had stays the usual one");
+        assert_eq!(path("zebra", Some("one")), at("plugins/one/x"));
+        assert_eq!(path("zebra", Some("three")), at("plugins/zebra"));
+        assert_eq!(registry.decoder("zebra").unwrap().package_pins.len(), 2);
         assert!(aardvark.package_pins.is_empty());
+    }
+
+    #[test]
+    fn an_adapter_takes_the_place_of_the_one_that_stands_under_an_alias() {
+        let (folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        editor.add_alias(EntryKind::Encoder, "start", "begin").unwrap();
+        editor.document["decoders"]["zebra"]["adapters"] =
+            value(InlineTable::from_iter([("begin", "plugins/old")]));
+        let encoders = editor.registry().unwrap();
+        let start = encoders.encoder("start").unwrap();
+        for sha256 in ["a".repeat(64), "b".repeat(64)] {
+            // The first by the alias that stands there, the second by the name that stood then.
+            editor.set_package("zebra", Some(start), Path::new("plugins/new"), &sha256).unwrap();
+        }
+        let registry = editor.save().unwrap();
+        let pair = registry.resolve("zebra", None).unwrap();
+        assert_eq!(pair.adapter().unwrap().path(), folder.path().join("plugins/new"));
+        assert_eq!(registry.decoder("zebra").unwrap().adapters.len(), 1);
+        assert_eq!(
+            registry.decoder("zebra").unwrap().usual_adapter().unwrap().path().file_name().unwrap(),
+            "zebra"
+        );
+    }
+
+    #[test]
+    fn the_default_encoder_goes_with_its_entry_by_whatever_name_it_stands_there() {
+        let (_folder, path) = registry();
+        std::fs::write(&path, TEXT.replace("\"start\"\n\n# zebra", "\"begin\"\n\n# zebra")).unwrap();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        editor.add_alias(EntryKind::Encoder, "start", "begin").unwrap();
+        editor.remove(EntryKind::Encoder, "start").unwrap();
+        assert!(!editor.save().unwrap().names_a_default_encoder());
     }
 
     #[test]
@@ -803,7 +875,7 @@ mod tests {
         editor.remove(EntryKind::Encoder, "start").unwrap();
         let registry = editor.save().unwrap();
         assert!(registry.decoder("zebra").is_err());
-        assert_eq!(registry.default_encoder(), None);
+        assert_eq!(registry.default_encoder().unwrap(), None);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("# top") && text.contains("# aardvark\n[decoders.aardvark]"), "{text}");
     }

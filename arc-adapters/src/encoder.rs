@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{read_text, sync_folder};
-use crate::manifest::{MAX_MANIFEST_BYTES, check_file_name, check_name, check_sha256, parse_versioned};
+use crate::manifest::{MAX_MANIFEST_BYTES, check_sha256, parse_versioned};
+use crate::names::{check_file_name, check_name};
 use crate::{Error, ModelShape, ModelSource, Result, WeightsFile};
 
 /// The schema number that this version reads and writes.

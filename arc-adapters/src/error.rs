@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::NAME_FORM;
+use crate::names::NAME_FORM;
 
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -106,11 +106,31 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A registry names an encoder that is not there.
+    #[error("{key} in `{}`: {unknown}", path.display())]
+    NamesNoEncoder {
+        /// Where it does: `` `encoder` of decoder `NAME` ``, `` `default_encoder` ``.
+        key: String,
+        /// The registry file.
+        path: PathBuf,
+        /// The [`Error::UnknownName`] with the nearest names.
+        unknown: Box<Error>,
+    },
+
+    /// Nothing says which encoder is meant.
+    #[error("{}", no_encoder(decoder.as_deref()))]
+    NoEncoder {
+        /// The decoder that it is needed for, if it is for one.
+        decoder: Option<String>,
+    },
+
     /// The decoder is known but no adapter has been made for it.
-    #[error("decoder `{decoder}` has no adapter in `{}`", origin.display())]
+    #[error("decoder `{decoder}` has no adapter{} in `{}`", for_encoder(encoder.as_deref()), origin.display())]
     NoAdapter {
         /// The decoder.
         decoder: String,
+        /// The encoder that it is to read, where one is named.
+        encoder: Option<String>,
         /// The registry file that defines it.
         origin: PathBuf,
     },
@@ -424,8 +444,7 @@ impl Error {
                 Some("build the plugin on this machine, for the target that arc was built for".to_owned())
             }
             Self::PluginSymbol { .. } | Self::PluginAbi { .. } | Self::PluginContract { .. } => Some(
-                "build the plugin again with the `arc_adapter.h` or `arc-adapters` of this version"
-                    .to_owned(),
+                "build the plugin again with the `arc_adapter.h` or `arc-plugin` of this version".to_owned(),
             ),
             Self::PluginFailed { .. } | Self::PluginOutput { .. } => {
                 Some("this is a bug in the plugin: tell its maker".to_owned())
@@ -450,6 +469,12 @@ impl Error {
             } else {
                 format!("`arc adapters list` shows every {kind} that the registries know")
             }),
+            Self::NamesNoEncoder { path, .. } => {
+                Some(format!("correct that name in `{}`, or add the encoder", path.display()))
+            }
+            Self::NoEncoder { .. } => {
+                Some("name one with `--encoder`, or set `default_encoder` in a registry".to_owned())
+            }
             // No command removes an encoder.
             Self::NameTaken { kind: "encoder", path, .. } => Some(format!(
                 "choose another name with `--name`, or take the old entry out of `{}`",
@@ -494,6 +519,21 @@ impl Error {
 /// A kind of entry in a sentence: `a decoder`, `an encoder`.
 pub(crate) fn with_article(kind: &str) -> String {
     format!("{} {kind}", if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" })
+}
+
+fn no_encoder(decoder: Option<&str>) -> String {
+    match decoder {
+        Some(decoder) => {
+            format!(
+                "no encoder is named for decoder `{decoder}`, neither by its entry nor as `default_encoder`"
+            )
+        }
+        None => "no encoder is named, and no registry has a `default_encoder`".to_owned(),
+    }
+}
+
+fn for_encoder(encoder: Option<&str>) -> String {
+    encoder.map_or_else(String::new, |encoder| format!(" for encoder `{encoder}`"))
 }
 
 /// What is known where a name is not: what it is instead, else the names that are like it.

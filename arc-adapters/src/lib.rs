@@ -1,67 +1,67 @@
 //! The adapter contract of arc-encoder: what a registry, an adapter package and a code plugin are.
 //!
 //! One encoder turns a text into latents, and a small adapter for each decoder maps them into that
-//! decoder's embedding space. This crate resolves the name of a decoder to its entry in
-//! `registry.toml`, and its entry to a verified [`Adapter`]: a description of the projector and
-//! its weights. It holds no tensor library, so that plugins can depend on it and build in seconds.
+//! decoder's embedding space. This crate resolves the name of a decoder to an encoder and an adapter
+//! ([`Registry::resolve`]), and opens that as a verified [`Adapter`]: a description of the projector
+//! and its weights. It holds no tensor library, and builds in seconds.
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use arc_adapters::{Adapter, Registry};
+//! use arc_adapters::{PluginPolicy, Registry};
 //!
 //! let registry = Registry::open(Path::new("registry.toml"))?;
-//! let decoder = registry.decoder("smollm2")?;
-//! if let Some(folder) = &decoder.adapter {
-//!     let adapter = Adapter::open(folder)?;
-//!     let weight = adapter.weights.tensor("projector.0.weight")?;
-//!     println!("{} maps into {} dimensions: {:?}", decoder.name, adapter.manifest.d_decoder, weight.shape);
-//! }
+//! let pair = registry.resolve("smollm2", None)?;
+//! let adapter = pair.open(&PluginPolicy::default())?;
+//! let weight = adapter.weights.tensor("projector.0.weight")?;
+//! println!("{} reads {}: {:?}", pair.decoder.name, pair.encoder()?.name, weight.shape);
 //! # Ok::<(), arc_adapters::Error>(())
 //! ```
 
-pub mod abi;
 mod archive;
+mod checks;
 mod digest;
+mod doctor;
 mod edit;
 mod encoder;
 mod error;
-pub mod export;
 mod files;
-mod isolate;
-mod loader;
+mod list;
 mod manifest;
+mod names;
 mod package;
+mod plugin;
 mod projector;
 mod registry;
-mod report;
+mod resolve;
 mod scaffold;
 mod shape;
 mod source;
 
 pub use archive::{Archive, ArchiveContents, archive_manifest, pack, read_archive, unpack, unpack_as};
+pub use checks::{
+    Check, Likelihood, Outcome, TemplateFault, check_adapter, check_embeddings, check_encoder_of, check_fit,
+    check_template, verify,
+};
 pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
+pub use doctor::{Finding, doctor};
 pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor};
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
-pub use isolate::{Isolation, serve_plugin};
-pub use loader::PluginPolicy;
+pub use list::{InspectedTensor, Inspection, ListedDecoder, inspect, inspect_manifest, list};
 pub use manifest::{
-    ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, NAME_FORM, WeightsFile, is_name,
+    ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, MANIFEST_FILE, WEIGHTS_FILE, WeightsFile,
 };
+pub use names::{NAME_FORM, is_name};
 pub use package::{
-    Adapter, AdapterPackage, AdapterTensor, AdapterWeights, HostProjector, MANIFEST_FILE, TensorF32,
-    WEIGHTS_FILE, WeightType,
+    Adapter, AdapterPackage, AdapterTensor, AdapterWeights, HostProjector, TensorF32, WeightType,
 };
+pub use plugin::{Isolation, PluginPolicy, serve_plugin};
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};
 pub use registry::{
     Chosen, DecoderEntry, DecoderOptions, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA,
     Registry, RegistryFile, RopeScalingOption, toml_reason,
 };
-pub use report::{
-    Check, Finding, InspectedTensor, Inspection, Likelihood, ListedDecoder, Outcome, check_adapter,
-    check_embeddings, check_encoder_of, check_fit, check_template, doctor, inspect, inspect_manifest, list,
-    verify,
-};
+pub use resolve::{AdapterFrom, AdapterPlace, EncoderFrom, Pair};
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};
 pub use shape::ModelShape;
 pub use source::{ModelFile, ModelSource, PipFile};

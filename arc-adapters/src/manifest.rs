@@ -7,19 +7,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{is_sha256_hex, sha256_hex};
 use crate::files::read_text;
-use crate::package::{MANIFEST_FILE, MAX_WEIGHTS_BYTES};
+use crate::names::{check_file_name, check_name, is_name};
 use crate::{Error, Pin, ProjectorSpec, Result, WeightSlot};
 
 /// The schema number that this version reads and writes.
 pub const ADAPTER_SCHEMA: u32 = 1;
 
+/// The name of the manifest inside an adapter package.
+pub const MANIFEST_FILE: &str = "adapter.json";
+
+/// The usual name of the weights inside an adapter package.
+pub const WEIGHTS_FILE: &str = "adapter.safetensors";
+
+/// A projector for a decoder of width 16,384 in float32 fits; nothing sensible is larger.
+pub(crate) const MAX_WEIGHTS_BYTES: u64 = 4 << 30;
+
 /// Manifests are a few kilobytes; anything larger is not one.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 const WHAT: &str = "adapter manifest";
-
-/// What [`is_name`] asks for, in words.
-pub const NAME_FORM: &str = "letters, digits, `.`, `_` and `-`, beginning with a letter or digit";
 
 /// The content of `adapter.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -325,22 +331,6 @@ pub(crate) fn parse_versioned<T: DeserializeOwned>(
     serde_json::from_str(text).map_err(|e| invalid(e.to_string()))
 }
 
-/// Whether a text can be the name of an adapter, an encoder or a decoder. Names become folders and
-/// command line arguments, so they hold nothing that either interprets.
-#[must_use]
-pub fn is_name(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    !text.is_empty() && text.len() <= 128 && text.chars().all(plain) && !text.starts_with(['.', '-'])
-}
-
-/// Checks a name that a file has.
-pub(crate) fn check_name(field: &str, name: &str) -> Result<(), String> {
-    if !is_name(name) {
-        return Err(format!("`{field}` is `{}`, expected {NAME_FORM}", name.escape_debug()));
-    }
-    Ok(())
-}
-
 /// Checks a name that somebody chose for something new.
 pub(crate) fn check_new_name(name: &str) -> Result<()> {
     if !is_name(name) {
@@ -354,14 +344,6 @@ pub(crate) fn check_sha256(field: &str, digest: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("`{field}` is not 64 lowercase hexadecimal digits"))
-}
-
-pub(crate) fn check_file_name(field: &str, name: &str) -> Result<(), String> {
-    let bad = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':');
-    if name.is_empty() || name.len() > 255 || name == "." || name == ".." || name.chars().any(bad) {
-        return Err(format!("`{field}` is `{}`, expected a file name without a folder", name.escape_debug()));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -11,16 +11,8 @@ use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use crate::digest::sha256_hex;
 use crate::files::{io_error, read_bytes, sync_folder};
+use crate::manifest::{MANIFEST_FILE, MAX_WEIGHTS_BYTES, WEIGHTS_FILE};
 use crate::{AdapterManifest, Error, Result};
-
-/// The name of the manifest inside an adapter package.
-pub const MANIFEST_FILE: &str = "adapter.json";
-
-/// The usual name of the weights inside an adapter package.
-pub const WEIGHTS_FILE: &str = "adapter.safetensors";
-
-/// A projector for a decoder of width 16,384 in float32 fits; nothing sensible is larger.
-pub(crate) const MAX_WEIGHTS_BYTES: u64 = 4 << 30;
 
 const WHAT: &str = "safetensors file";
 

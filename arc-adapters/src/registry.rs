@@ -7,8 +7,9 @@ use serde::Deserialize;
 
 use crate::error::with_article;
 use crate::files::read_text;
-use crate::manifest::{check_file_name, check_name, check_sha256};
-use crate::{Adapter, Error, MANIFEST_FILE, ModelFile, ModelShape, ModelSource, Result};
+use crate::manifest::check_sha256;
+use crate::names::{check_file_name, check_name};
+use crate::{Error, ModelFile, ModelShape, ModelSource, Result};
 
 /// The schema number that this version reads and writes.
 pub const REGISTRY_SCHEMA: u32 = 1;
@@ -29,7 +30,8 @@ const N_NEAREST: usize = 3;
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     layers: Vec<Layer>,
-    default_encoder: Option<String>,
+    /// As it is written, and the file that says it.
+    default_encoder: Option<(String, PathBuf)>,
     encoders: Entries<EncoderEntry>,
     decoders: Entries<DecoderEntry>,
 }
@@ -63,7 +65,8 @@ struct Layer {
     allow_code_plugins: Option<bool>,
 }
 
-/// A decoder that the registry knows.
+/// A decoder that the registry knows. Which encoder and which adapter it is used with is
+/// [`Registry::resolve`]'s to say.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DecoderEntry {
@@ -77,17 +80,17 @@ pub struct DecoderEntry {
     pub model: ModelFile,
     /// The tokenizer, where it is not in the model file.
     pub tokenizer: Option<ModelFile>,
-    /// The encoder to use with it, where it is not the default one.
-    pub encoder: Option<String>,
-    /// The folder of its adapter package.
-    pub adapter: Option<PathBuf>,
-    /// Folders of adapter packages for other encoders, by the encoder's name.
-    pub adapters: BTreeMap<String, PathBuf>,
+    /// The encoder to use with it, where it is not the default one, by name or alias.
+    pub(crate) encoder: Option<String>,
+    /// The folder of its usual adapter package.
+    pub(crate) adapter: Option<PathBuf>,
+    /// Folders of adapter packages for other encoders, by the encoder's name or alias.
+    pub(crate) adapters: BTreeMap<String, PathBuf>,
     /// The SHA-256 of the `adapter.json` of each of these folders, where the registry pins it. The
     /// weights are pinned with it: their hash is in there.
-    pub package_pins: BTreeMap<PathBuf, String>,
-    /// A code plugin to use in place of a package.
-    pub plugin: Option<PluginEntry>,
+    pub(crate) package_pins: BTreeMap<PathBuf, String>,
+    /// A code plugin to use in place of the usual package.
+    pub(crate) plugin: Option<PluginEntry>,
     /// How to use it where the caller says nothing.
     pub options: DecoderOptions,
     /// One line about it.
@@ -145,33 +148,6 @@ impl DecoderOptions {
             return Err(format!("`{at}.stop` has an empty text"));
         }
         Ok(())
-    }
-}
-
-impl DecoderEntry {
-    /// The folder of the adapter package for an encoder: the one that the entry names for it, else
-    /// its usual one, which may be for another encoder and then says so when latents meet it.
-    #[must_use]
-    pub fn adapter_for(&self, encoder: &str) -> Option<&Path> {
-        self.adapters.get(encoder).or(self.adapter.as_ref()).map(PathBuf::as_path)
-    }
-
-    /// Checks that an adapter that was opened from a folder of this entry is the one that the entry
-    /// pins, if it pins one.
-    ///
-    /// # Errors
-    /// [`Error::PackageChanged`].
-    pub fn check_package(&self, adapter: &Adapter) -> Result<()> {
-        match self.package_pins.get(&adapter.origin) {
-            Some(expected) if *expected != adapter.manifest_sha256 => Err(Error::PackageChanged {
-                decoder: self.name.clone(),
-                adapter: adapter.manifest.name.clone(),
-                path: adapter.origin.join(MANIFEST_FILE),
-                expected: expected.clone(),
-                found: adapter.manifest_sha256.clone(),
-            }),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -349,10 +325,15 @@ impl Registry {
         self.encoders.iter()
     }
 
-    /// The name of the encoder to use where none is named.
+    /// Whether a file says which encoder is the default one, be it there or not.
     #[must_use]
-    pub fn default_encoder(&self) -> Option<&str> {
-        self.default_encoder.as_deref()
+    pub fn names_a_default_encoder(&self) -> bool {
+        self.default_encoder.is_some()
+    }
+
+    /// `default_encoder` as it is written, and the file that says it.
+    pub(crate) fn default_encoder_text(&self) -> Option<(&str, &Path)> {
+        self.default_encoder.as_ref().map(|(name, origin)| (name.as_str(), origin.as_path()))
     }
 
     /// The registry files that were read, in order: later ones win.
@@ -690,7 +671,7 @@ impl RegistryText {
         let file = RegistryFile { path: origin.to_owned(), chosen: Chosen::Named };
         let mut registry = Registry {
             layers: vec![Layer { file, allow_code_plugins: self.allow_code_plugins }],
-            default_encoder: self.default_encoder,
+            default_encoder: self.default_encoder.map(|name| (name, origin.to_owned())),
             encoders: Entries::new(encoders)?,
             decoders: Entries::new(decoders)?,
         };
@@ -763,7 +744,7 @@ source = "file:models/l.gguf"
         assert_eq!(registry.decoder("smollm2").unwrap(), entry);
         assert_eq!(entry.adapter.as_deref(), Some(Path::new("/r/plugins/smollm2-135m")));
         assert_eq!(entry.model.bytes, Some(98_362_432));
-        assert_eq!(registry.default_encoder(), Some("start"));
+        assert_eq!(registry.default_encoder().unwrap().unwrap().name, "start");
         assert_eq!(registry.encoder("start").unwrap().package, Path::new("/r/encoders/start"));
         assert_eq!(registry.decoders().len(), 3);
     }
@@ -844,7 +825,7 @@ source = "file:models/l.gguf"
         assert_eq!(registry.decoder("s").unwrap(), entry);
         assert!(registry.decoder("smollm2").is_err(), "an alias goes with its entry");
         assert_eq!(registry.decoder("local").unwrap().origin, Path::new("/r/registry.toml"));
-        assert_eq!(registry.default_encoder(), Some("start"));
+        assert_eq!(registry.default_encoder().unwrap().unwrap().name, "start");
         assert_eq!(registry.sources().len(), 2);
     }
 
@@ -887,7 +868,7 @@ source = "file:models/l.gguf"
         ))
         .unwrap();
         let entry_d = registry.decoder("d").unwrap();
-        assert_eq!(entry_d.adapter_for("f"), Some(Path::new("/r/q")));
+        assert_eq!(entry_d.adapters["f"], Path::new("/r/q"));
         let pins: Vec<_> = entry_d.package_pins.iter().map(|(p, s)| (p.to_str().unwrap(), s)).collect();
         assert_eq!(pins, [("/r/p", &a), ("/r/q", &b)]);
         for (text, expected) in [

@@ -60,7 +60,7 @@ impl Scaffold {
     }
 
     /// Makes the crate of a code plugin around such a package. `dependency` is what its
-    /// `Cargo.toml` says about this crate, such as `"0.1"` or `{ path = "…" }`.
+    /// `Cargo.toml` says about `arc-plugin`, such as `"0.1"` or `{ path = "…" }`.
     ///
     /// # Errors
     /// As [`Scaffold::package`], and [`Error::Invalid`] when `dependency` is not a TOML value.
@@ -78,7 +78,7 @@ impl Scaffold {
             &format!(
                 "[package]\nname = \"{crate_name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\
                  publish = false\n\n[lib]\ncrate-type = [\"cdylib\"]\n\n[dependencies]\n\
-                 arc-adapters = {}\n\n\
+                 arc-plugin = {}\n\n\
                  # Stands alone wherever it lies; remove this to make it a member of a workspace.\n\
                  [workspace]\n",
                 dependency.trim()
@@ -88,7 +88,7 @@ impl Scaffold {
             &folder.join("src/lib.rs"),
             &format!(
                 "//! The adapter `{}` as a code plugin.\n\n\
-                 arc_adapters::export_adapter! {{\n    \
+                 arc_plugin::export_adapter! {{\n    \
                  manifest: include_bytes!(\"../{MANIFEST_FILE}\"),\n    \
                  weights: include_bytes!(\"../{WEIGHTS_FILE}\"),\n}}\n",
                 self.name

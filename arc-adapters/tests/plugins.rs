@@ -88,7 +88,7 @@ impl Workshop {
             .arg(format!("-DVARIANT={variant}"))
             .arg(format!("-DMARKER_PATH=\"{}\"", marker.display()))
             .arg("-I")
-            .arg(source.join("include"))
+            .arg(source.join("../arc-plugin/include"))
             .arg("-I")
             .arg(self.root.path())
             .arg("-o")
@@ -434,7 +434,7 @@ fn the_c_example_is_the_package_that_it_embeds() {
     for file in ["adapter.c", "adapter.json", "adapter.safetensors", "Makefile"] {
         std::fs::copy(example.join(file), folder.path().join(file)).unwrap();
     }
-    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../arc-plugin/include");
     let output = Command::new("make")
         .arg(format!("INCLUDE={}", include.display()))
         .arg("CFLAGS=-std=c99 -O2 -Wall -Wextra -Werror")

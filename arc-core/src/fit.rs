@@ -18,7 +18,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use nalgebra::{Cholesky, DMatrix, DVector};
 
 use crate::decoder::Decoder;
-use crate::encoder::{CompressOptions, Encoder, PoolingRate};
+use crate::encoder::{CompressOptions, Encoder, PoolingKind, PoolingRate};
 use crate::prompt::Prompt;
 use crate::{Error, Result};
 
@@ -184,10 +184,20 @@ impl<'a> Fit<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for factor 0.
+    /// [`Error::InvalidArgument`] for factor 0; [`Error::Mismatch`] for an encoder that merges by
+    /// similarity, since the clusters that it makes end nowhere in the text.
     pub fn new(encoder: &'a Encoder, decoder: &'a Decoder, factor: usize) -> Result<Self> {
         if factor == 0 {
             return Err(Error::InvalidArgument("a pooling factor of 0 leaves nothing to fit".into()));
+        }
+        let pool_type = encoder.network.config().pooling.pool_type;
+        if matches!(pool_type.kind, PoolingKind::KMeans(_)) && factor > 1 {
+            return Err(Error::Mismatch {
+                what: format!("encoder `{}` for a regression", encoder.name),
+                expected: "groups of consecutive positions, which end where a token ends".into(),
+                found: format!("clusters, pooled by `{pool_type}`"),
+                hint: "train the adapter from scratch".into(),
+            });
         }
         let (e, d) = (encoder.network.d_model(), decoder.network.config().d_model());
         Ok(Self {

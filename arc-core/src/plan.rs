@@ -11,9 +11,7 @@ use arc_adapters::{EncoderManifest, ModelShape, ProjectorLayer, ProjectorSpec};
 use serde::Serialize;
 
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig, PREFILL_CHUNK};
-use crate::encoder::{
-    ArcEncoderConfig, CHUNKS_AT_ONCE, PoolingGroups, PoolingKind, PoolingPlace, PoolingRate, encoder_config,
-};
+use crate::encoder::{ArcEncoderConfig, CHUNKS_AT_ONCE, PoolingPlace, PoolingRate, encoder_config};
 use crate::nn::{BlockConfig, NormConfig};
 use crate::weights::ModelArgs;
 use crate::{Error, Result};
@@ -278,24 +276,11 @@ impl EncoderSizes {
 
     /// Work and latents of one chunk.
     fn chunk(&self, tokens: usize, rates: &[PoolingRate]) -> (u128, usize) {
-        let config = &self.config;
+        let config = ArcEncoderConfig { compress_rates: rates.to_vec(), ..self.config.clone() };
         let mut s = tokens + config.memory_tokens;
-        let first_pooling = config.n_layers.saturating_sub(rates.len());
         let mut flops = 0;
         for layer in 0..config.n_layers {
-            let rate = layer.checked_sub(first_pooling).and_then(|j| rates.get(j));
-            let rate = rate.copied().unwrap_or(PoolingRate::Off);
-            let n = match (config.pooling.pool_type.kind, rate) {
-                // Clusters are counted downwards.
-                (PoolingKind::KMeans(_), PoolingRate::Factor(p)) => {
-                    if s < p {
-                        s
-                    } else {
-                        s / p.max(1)
-                    }
-                }
-                _ => PoolingGroups::new(s, rate).len(),
-            };
+            let n = config.pooling.count(s, config.rate(layer));
             let span = match config.pooling.place {
                 PoolingPlace::Between => Span { queries: s, new_keys: s, keys: s, fed: n },
                 PoolingPlace::Before if config.pooling.pool_type.queries_only => {
@@ -306,7 +291,7 @@ impl EncoderSizes {
             flops += span.flops(&config.block);
             s = n;
         }
-        (flops, if config.memory_tokens > 0 { config.memory_tokens } else { s })
+        (flops, config.latents(tokens))
     }
 }
 

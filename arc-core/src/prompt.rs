@@ -2,8 +2,6 @@
 
 use burn::tensor::Tensor;
 
-use crate::decoder::Transformer;
-
 /// A run of positions of a prompt.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a prompt has a handful of spans")]
@@ -123,18 +121,18 @@ impl Prompt {
             .collect()
     }
 
-    /// What the decoder's first block reads, `[len, d]`.
+    /// What the decoder's first block reads, `[len, d]`, where `embed` looks tokens up.
     ///
     /// # Panics
     ///
     /// Panics if the prompt is empty, or if latents are not of the decoder's width.
     #[must_use]
-    pub fn embed(&self, decoder: &Transformer) -> Tensor<2> {
+    pub fn embed(&self, embed: impl Fn(&[u32]) -> Tensor<2>) -> Tensor<2> {
         let parts = self
             .spans
             .iter()
             .map(|span| match span {
-                Span::Tokens(ids) => decoder.embed(ids),
+                Span::Tokens(ids) => embed(ids),
                 Span::Latents(latents) => latents.clone(),
             })
             .collect();

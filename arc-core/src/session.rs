@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
-use arc_adapters::{Adapter, DecoderEntry, EncoderEntry, EncoderManifest, ModelFile, PluginPolicy, Registry};
+use arc_adapters::{
+    Adapter, AdapterPlace, DecoderEntry, EncoderEntry, EncoderManifest, ModelFile, Pair, PluginPolicy,
+    Registry,
+};
 use burn::tensor::Device;
 use serde::Serialize;
 
@@ -139,24 +142,20 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`Session::encoder_named`], and [`Error::InvalidArgument`] if there is no default.
+    /// As [`Session::encoder_named`], and [`Error::Adapter`] if there is no default.
     pub fn encoder(&self) -> Result<Arc<Encoder>> {
         let names = self.names();
-        self.load_encoder(&names, default_encoder(&names.registry)?)
+        self.load_encoder(&names, names.registry.encoder_or_default(None)?)
     }
 
-    /// The encoder whose latents a decoder reads: the one that its entry names, else the default.
+    /// The encoder whose latents a decoder reads where none is named.
     ///
     /// # Errors
     ///
     /// As [`Session::encoder`], and [`Error::Adapter`] for an unknown decoder.
     pub fn encoder_for(&self, decoder: &str) -> Result<Arc<Encoder>> {
         let names = self.names();
-        let name = match &names.registry.decoder(decoder)?.encoder {
-            Some(name) => name,
-            None => default_encoder(&names.registry)?,
-        };
-        self.load_encoder(&names, name)
+        self.load_encoder(&names, names.registry.resolve(decoder, None)?.encoder()?)
     }
 
     /// An encoder, by its name or an alias.
@@ -166,7 +165,8 @@ impl Session {
     /// [`Error::Adapter`] for an unknown name or a bad package, and whatever stops its model from
     /// being pulled and loaded.
     pub fn encoder_named(&self, name: &str) -> Result<Arc<Encoder>> {
-        self.load_encoder(&self.names(), name)
+        let names = self.names();
+        self.load_encoder(&names, names.registry.encoder(name)?)
     }
 
     /// The file of an encoder's backbone.
@@ -179,8 +179,8 @@ impl Session {
         self.find_backbone(&self.names().registry, manifest)
     }
 
-    /// A decoder with its adapter, by its name or an alias: what answers about latents. Where the
-    /// entry names an adapter for its encoder among those for encoders, it is that one.
+    /// A decoder with its adapter, by its name or an alias: what answers about latents of the encoder
+    /// that it is used with where none is named.
     ///
     /// # Errors
     ///
@@ -189,44 +189,32 @@ impl Session {
     /// pulled and loaded.
     pub fn decoder(&self, name: &str) -> Result<Arc<AdaptedDecoder>> {
         let names = self.names();
-        let entry = names.registry.decoder(name)?;
-        let encoder = entry.encoder.as_deref().or(names.registry.default_encoder());
-        // A decoder without an encoder still answers about latents that come from elsewhere.
-        let encoder = encoder.and_then(|name| Some(&names.registry.encoder(name).ok()?.name));
-        self.load_adapted(&names, entry, encoder.filter(|&encoder| entry.adapters.contains_key(encoder)))
+        self.load_adapted(&names, &names.registry.resolve(name, None)?)
     }
 
-    /// A decoder with its adapter for an encoder, both by name or alias: the one that the entry
-    /// names for it, else its usual one.
+    /// A decoder with its adapter for an encoder, both by name or alias.
     ///
     /// # Errors
     ///
     /// As [`Session::decoder`].
     pub fn decoder_for(&self, name: &str, encoder: &str) -> Result<Arc<AdaptedDecoder>> {
         let names = self.names();
-        let entry = names.registry.decoder(name)?;
-        let encoder = &names.registry.encoder(encoder)?.name;
-        self.load_adapted(&names, entry, entry.adapters.contains_key(encoder).then_some(encoder))
+        self.load_adapted(&names, &names.registry.resolve(name, Some(encoder))?)
     }
 
-    /// A decoder with its usual adapter, or with the one that its entry names for an encoder.
-    fn load_adapted(
-        &self,
-        names: &Names,
-        entry: &DecoderEntry,
-        encoder: Option<&String>,
-    ) -> Result<Arc<AdaptedDecoder>> {
-        let slot =
-            names.adapted.get(&(entry.name.clone(), encoder.cloned())).ok_or_else(|| no_slot(&entry.name))?;
+    fn load_adapted(&self, names: &Names, pair: &Pair<'_>) -> Result<Arc<AdaptedDecoder>> {
+        let entry = pair.decoder;
+        let key = (entry.name.clone(), pair.adapter()?.path().to_owned());
+        let slot = names.adapted.get(&key).ok_or_else(|| no_slot(&entry.name))?;
         let (adapted, is_new) = slot.get_or_load(self.tick(), || {
             // The adapter is small and its faults are found before a model is pulled.
-            let adapter = resolve_adapter(entry, encoder, &self.plugins)?;
-            let changed = entry.check_package(&adapter).map_err(|error| self.pins.excuse(error));
+            let adapter = pair.open_whatever_it_is(&self.plugins)?;
+            let changed = pair.check_pin(&adapter).map_err(|error| self.pins.excuse(error));
             let changed = changed.err().transpose()?;
             let stamp = stamp(&adapter.manifest);
             let model = self.load_model(names, entry)?;
             let mut adapted = AdaptedDecoder::with_pins(model, adapter, self.pins)?.overriding(changed);
-            if let Some(template) = &entry.options.prompt_template {
+            if let Some(template) = &pair.options().prompt_template {
                 adapted = adapted.with_template(template)?;
             }
             let bytes = adapted.adapter_bytes();
@@ -281,7 +269,7 @@ impl Session {
         let _turn = lock(&self.reloading);
         let old = self.names();
         let registry = old.registry.reread()?;
-        let (new, reloaded) = old.reread(registry, &self.plugins);
+        let (new, reloaded) = old.reread(registry);
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         Ok(reloaded)
     }
@@ -294,8 +282,7 @@ impl Session {
         self.clock.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn load_encoder(&self, names: &Names, name: &str) -> Result<Arc<Encoder>> {
-        let entry = names.registry.encoder(name)?;
+    fn load_encoder(&self, names: &Names, entry: &EncoderEntry) -> Result<Arc<Encoder>> {
         let slot = names.encoders.get(&entry.name).ok_or_else(|| no_slot(&entry.name))?;
         let (encoder, is_new) = slot.get_or_load(self.tick(), || {
             let manifest = EncoderManifest::open(&entry.package)?;
@@ -406,12 +393,6 @@ impl std::fmt::Debug for Session {
     }
 }
 
-fn default_encoder(registry: &Registry) -> Result<&str> {
-    registry
-        .default_encoder()
-        .ok_or_else(|| Error::InvalidArgument("the registry names no default encoder; name one".into()))
-}
-
 /// What tells two contents of a package apart.
 fn stamp(manifest: &impl Serialize) -> String {
     serde_json::to_string(manifest).unwrap_or_default()
@@ -425,8 +406,8 @@ struct Names {
     registry: Arc<Registry>,
     encoders: Slots<Encoder>,
     models: Slots<Decoder>,
-    /// By decoder, and by encoder where the entry names an adapter for it.
-    adapted: Slots<AdaptedDecoder, (String, Option<String>)>,
+    /// By decoder, and by where the adapter is.
+    adapted: Slots<AdaptedDecoder, (String, PathBuf)>,
 }
 
 /// One for each name.
@@ -445,15 +426,15 @@ impl Names {
             models: registry.decoders().map(|entry| (entry.name.clone(), Arc::default())).collect(),
             adapted: registry
                 .decoders()
-                .flat_map(adapters_of)
-                .map(|(decoder, encoder)| ((decoder.clone(), encoder.cloned()), Arc::default()))
+                .flat_map(|entry| entry.adapter_places().map(|place| adapted_key(entry, place)))
+                .map(|key| (key, Arc::default()))
                 .collect(),
             registry: Arc::new(registry),
         }
     }
 
     /// The same with the registry as it is now.
-    fn reread(&self, registry: Registry, plugins: &PluginPolicy) -> (Self, Reloaded) {
+    fn reread(&self, registry: Registry) -> (Self, Reloaded) {
         let mut new = Self::new(registry);
         let mut changed = Vec::new();
         for entry in new.registry.encoders() {
@@ -476,10 +457,10 @@ impl Names {
             } else if model.holds() {
                 changed.push(entry.name.clone());
             }
-            for (decoder, encoder) in adapters_of(entry) {
-                let key = (decoder.clone(), encoder.cloned());
+            for place in entry.adapter_places() {
+                let key = adapted_key(entry, place);
                 let Some(adapted) = self.adapted.get(&key) else { continue };
-                if same_model && adapter_is_same(old, entry, encoder, plugins, adapted) {
+                if same_model && adapter_is_same(old, entry, place, adapted) {
                     new.adapted.insert(key, Arc::clone(adapted));
                 } else if adapted.holds() {
                     changed.push(entry.name.clone());
@@ -563,25 +544,9 @@ impl Names {
     }
 }
 
-/// A decoder's usual adapter, and those that its entry names for encoders.
-fn adapters_of(entry: &DecoderEntry) -> impl Iterator<Item = (&String, Option<&String>)> {
-    let usual = std::iter::once((&entry.name, None));
-    usual.chain(entry.adapters.keys().map(|encoder| (&entry.name, Some(encoder))))
-}
-
-/// The adapter that an entry names for an encoder, else its usual one, whether or not it is the one
-/// that the entry pins.
-fn resolve_adapter(
-    entry: &DecoderEntry,
-    encoder: Option<&String>,
-    plugins: &PluginPolicy,
-) -> Result<Adapter> {
-    let named = encoder.and_then(|encoder| entry.adapters.get(encoder));
-    let usual = entry.adapter.as_ref().filter(|_| entry.plugin.is_none());
-    match named.or(usual) {
-        Some(folder) => Ok(Adapter::open(folder)?),
-        None => Ok(Adapter::resolve(entry, plugins)?),
-    }
+/// Two encoders of which an entry names one package share what is loaded of it.
+fn adapted_key(entry: &DecoderEntry, place: AdapterPlace<'_>) -> (String, PathBuf) {
+    (entry.name.clone(), place.path().to_owned())
 }
 
 fn model_is_same(old: &DecoderEntry, new: &DecoderEntry) -> bool {
@@ -596,22 +561,20 @@ fn model_is_same(old: &DecoderEntry, new: &DecoderEntry) -> bool {
 fn adapter_is_same(
     old: &DecoderEntry,
     new: &DecoderEntry,
-    encoder: Option<&String>,
-    plugins: &PluginPolicy,
+    place: AdapterPlace<'_>,
     slot: &Slot<AdaptedDecoder>,
 ) -> bool {
-    let said = |entry: &DecoderEntry| {
-        let DecoderEntry { adapter, adapters, package_pins, plugin, options, .. } = entry.clone();
-        (adapter, adapters, package_pins, plugin, options)
-    };
-    if said(old) != said(new) {
+    if old.options != new.options || !old.adapter_places().any(|was| was == place) {
         return false;
     }
-    // A plugin's entry pins its very bytes, a package's does not.
-    new.plugin.is_some()
-        || slot.stamp().is_some_and(|loaded| {
-            resolve_adapter(new, encoder, plugins).is_ok_and(|adapter| stamp(&adapter.manifest) == loaded)
-        })
+    match place {
+        // Its entry pins its very bytes.
+        AdapterPlace::Plugin(_) => true,
+        AdapterPlace::Package { folder, .. } => slot.stamp().is_some_and(|loaded| {
+            Adapter::open(folder).is_ok_and(|adapter| stamp(&adapter.manifest) == loaded)
+        }),
+        _ => false,
+    }
 }
 
 /// A place for one thing. A thread that loads it holds this lock and no other of its kind.

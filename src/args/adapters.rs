@@ -139,10 +139,10 @@ pub(crate) struct New {
     /// Make the crate of a code plugin around the package
     #[arg(long)]
     pub code: bool,
-    /// What the crate depends on: the folder of arc-adapters' source, where it is not above this
+    /// What the crate depends on: the folder of arc-plugin's source, where it is not above this
     /// folder
     #[arg(long, value_name = "DIR", requires = "code")]
-    pub arc_adapters: Option<PathBuf>,
+    pub arc_plugin: Option<PathBuf>,
     /// Width between the two linear layers, the decoder's own where left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub d_hidden: Option<u32>,

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
+use arc_adapters::Pair;
 use arc_core::decoder::{GenerateOptions, Timings};
 use arc_core::document::Document;
-use arc_core::encoder::{CompressOptions, Latents};
+use arc_core::encoder::{CompressOptions, Encoder, Latents};
 use arc_core::eval::Row;
 use arc_core::prompt::{Prompt, Span};
 use arc_core::prompt_forms::PromptForm;
@@ -46,24 +47,29 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
         ));
     }
     let session = session(global)?;
-    // Names are checked before anything is pulled or compressed.
+    // Names are checked before anything is pulled or compressed, and each document is read once.
     let registry = session.registry();
-    let readers =
-        ask.decoder.iter().map(|name| Ok(registry.decoder(name)?)).collect::<Result<Vec<_>, Failure>>()?;
+    let readers = ask
+        .decoder
+        .iter()
+        .map(|name| Ok(registry.resolve(name, ask.encoder.as_deref())?))
+        .collect::<Result<Vec<Pair<'_>>, Failure>>()?;
     let readers = distinct(&readers);
+    let sources = read_sources(&session, ask, &shots)?;
 
     // Decoders that read the same encoder at the same rate are given the same latents.
     let mut documents: Vec<(Compression, Documents)> = Vec::new();
     let mut answers = Vec::new();
     // A form without a question is asked once.
     let questions = if ask.questions.is_empty() { vec![String::new()] } else { ask.questions.clone() };
-    for &reader in &readers {
-        let compression = Compression {
-            encoder: ask.encoder.clone().or_else(|| reader.encoder.clone()),
-            factor: ask.factor.map(u32::from).or(reader.options.factor),
+    for reader in &readers {
+        let encoder = match ask.open_book || sources.iter().all(|source| source.is_compressed()) {
+            true => None,
+            false => Some(session.encoder_named(&reader.encoder()?.name)?),
         };
+        let compression = Compression::new(encoder.as_deref(), reader, ask);
         if documents.iter().all(|(other, _)| *other != compression) {
-            let read = read_documents(&session, &compression, ask, &shots)?;
+            let read = compress(&session, encoder.as_deref(), &compression, &sources)?;
             if !output.is_json() && !ask.open_book {
                 let latents: usize = read.materials.iter().map(Material::len).sum();
                 output.remark(match read.seconds {
@@ -83,12 +89,12 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             continue;
         };
         let decoder = match &ask.encoder {
-            Some(encoder) => session.decoder_for(&reader.name, encoder)?,
-            None => session.decoder(&reader.name)?,
+            Some(encoder) => session.decoder_for(&reader.decoder.name, encoder)?,
+            None => session.decoder(&reader.decoder.name)?,
         };
         let mut options = options.clone();
         if options.stop.is_empty() {
-            options.stop.clone_from(&reader.options.stop);
+            options.stop.clone_from(&reader.options().stop);
             options.stop.extend(prompt_form::stop(ask.form).map(str::to_owned));
         }
         let warnings = warnings(&decoder, materials);
@@ -113,6 +119,8 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
                 remark_on_unpinned(&decoder, output);
             }
             let mut answer = answer(&decoder, &prompt, question, &options, output)?;
+            answer["encoder"] = json!(reader.encoder.map(|encoder| &encoder.name));
+            answer["adapter"] = json!(decoder.adapter.origin);
             if !overridden.is_empty() {
                 answer["overridden_pins"] = json!(overridden);
             }
@@ -141,11 +149,62 @@ impl Material {
     }
 }
 
-/// Who compresses, and how much; the registry's default and the encoder's own rate where `None`.
+/// Who compresses, and how much. Nobody where nothing is to be compressed, and as the encoder does by
+/// itself where there is no factor.
 #[derive(Clone, PartialEq, Eq)]
 struct Compression {
     encoder: Option<String>,
-    factor: Option<u32>,
+    factor: Option<usize>,
+}
+
+impl Compression {
+    fn new(encoder: Option<&Encoder>, reader: &Pair<'_>, ask: &Ask) -> Self {
+        let asked = ask.factor.map(u32::from).or(reader.options().factor).map(|factor| factor as usize);
+        let factor = match encoder {
+            // What is left out and what is said are the same where they come to the same.
+            Some(encoder) if encoder.pools_by_factor() => Some(asked.unwrap_or(encoder.default_factor())),
+            Some(_) => asked,
+            None => None,
+        };
+        Self { encoder: encoder.map(|encoder| encoder.id.clone()), factor }
+    }
+}
+
+/// A document as it was named, read.
+enum Source<'a> {
+    /// Of an answered question, or a file's.
+    Text {
+        text: String,
+        path: Option<&'a Path>,
+    },
+    Latents(Latents),
+}
+
+impl Source<'_> {
+    fn is_compressed(&self) -> bool {
+        matches!(self, Self::Latents(_))
+    }
+}
+
+/// The documents, those of answered questions first.
+fn read_sources<'a>(session: &Session, ask: &'a Ask, shots: &[Row]) -> Result<Vec<Source<'a>>, Failure> {
+    // As the reference's few-shot prompts have it: their own words bring the line breaks.
+    let trimmed = |text: &str| if ask.form == Form::FewShot { text.trim() } else { text }.to_owned();
+    let mut sources: Vec<_> =
+        shots.iter().map(|shot| Source::Text { text: trimmed(&shot.document), path: None }).collect();
+    for path in &ask.document {
+        sources.push(if !is_latents_file(path) {
+            Source::Text { text: trimmed(&Document::read(path as &Path)?.text), path: Some(path) }
+        } else if ask.open_book {
+            return Err(Failure::usage(
+                format!("`{}` holds latents, which no decoder reads as text", path.display()),
+                "name the text itself, or leave out `--open-book`",
+            ));
+        } else {
+            Source::Latents(Latents::load(path, session.device())?)
+        });
+    }
+    Ok(sources)
 }
 
 /// The documents as some decoders get them, those of answered questions first.
@@ -157,62 +216,37 @@ struct Documents {
     seconds: Option<f64>,
 }
 
-fn read_documents(
+/// The documents as they are read where there is no encoder, else compressed.
+fn compress(
     session: &Session,
+    encoder: Option<&Encoder>,
     compression: &Compression,
-    ask: &Ask,
-    shots: &[Row],
+    sources: &[Source<'_>],
 ) -> Result<Documents, Failure> {
     let mut documents = Documents { materials: Vec::new(), source_tokens: 0, seconds: None };
-    for shot in shots {
-        documents.add_text(&shot.document, session, compression, ask)?;
-    }
-    for path in &ask.document {
-        if !is_latents_file(path) {
-            let text = Document::read(path as &Path)?.text;
-            documents.add_text(&text, session, compression, ask).map_err(|error| named(error, path))?;
-            continue;
-        }
-        if ask.open_book {
-            return Err(Failure::usage(
-                format!("`{}` holds latents, which no decoder reads as text", path.display()),
-                "name the text itself, or leave out `--open-book`",
-            ));
-        }
-        let latents = Latents::load(path, session.device())?;
+    for source in sources {
+        let latents = match (source, encoder) {
+            (Source::Text { text, .. }, None) => {
+                documents.materials.push(Material::Text(text.clone()));
+                continue;
+            }
+            (Source::Text { text, path }, Some(encoder)) => {
+                let start = Instant::now();
+                let latents = encoder.compress(text, CompressOptions { factor: compression.factor });
+                let latents = latents.map_err(|error| match path {
+                    Some(path) => named(error, path),
+                    None => error,
+                })?;
+                session.device().sync().ok();
+                documents.seconds = Some(documents.seconds.unwrap_or(0.0) + start.elapsed().as_secs_f64());
+                latents
+            }
+            (Source::Latents(latents), _) => latents.clone(),
+        };
         documents.source_tokens += latents.source_tokens;
         documents.materials.push(Material::Latents(latents));
     }
     Ok(documents)
-}
-
-impl Documents {
-    fn add_text(
-        &mut self,
-        text: &str,
-        session: &Session,
-        compression: &Compression,
-        ask: &Ask,
-    ) -> arc_core::Result<()> {
-        // As the reference's few-shot prompts have it: their own words bring the line breaks.
-        let text = if ask.form == Form::FewShot { text.trim() } else { text };
-        if ask.open_book {
-            self.materials.push(Material::Text(text.to_owned()));
-            return Ok(());
-        }
-        let encoder = match &compression.encoder {
-            Some(name) => session.encoder_named(name)?,
-            None => session.encoder()?,
-        };
-        let start = Instant::now();
-        let factor = compression.factor.map(|factor| factor as usize);
-        let latents = encoder.compress(text, CompressOptions { factor })?;
-        session.device().sync().ok();
-        self.seconds = Some(self.seconds.unwrap_or(0.0) + start.elapsed().as_secs_f64());
-        self.source_tokens += latents.source_tokens;
-        self.materials.push(Material::Latents(latents));
-        Ok(())
-    }
 }
 
 /// What the reader of an answer should know of the latents that it was given about.

@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use arc_adapters::AdapterPlace;
 use arc_core::Session;
 use arc_core::eval::{
     Answers, Arm, ArmFamily, Contestant, EvalOptions, LoadedTask, Provenance, Report, Task, TaskResult,
@@ -109,13 +110,8 @@ fn contestant(
     output: &Output,
 ) -> Result<(Contestant, Vec<Arm>), Failure> {
     let registry = session.registry();
-    let entry = registry.decoder(name)?;
-    // The entry's encoder and the adapter for it, as `arc ask` has them.
-    let name_of_encoder = eval.encoder.as_ref().or(entry.encoder.as_ref());
-    let encoder_name = match name_of_encoder.map(String::as_str).or(registry.default_encoder()) {
-        Some(name) => &registry.encoder(name)?.name,
-        None => return Err(Failure::usage("the registry names no default encoder", "say `--encoder NAME`")),
-    };
+    let pair = registry.resolve(name, eval.encoder.as_deref())?;
+    let (entry, encoder_name) = (pair.decoder, &pair.encoder()?.name);
     let encoder = session.encoder_named(encoder_name)?;
     if !eval.factor.is_empty() && !encoder.pools_by_factor() {
         return Err(Failure::usage(
@@ -125,7 +121,7 @@ fn contestant(
     }
     let reads_latents = |family| matches!(family, ArmFamily::Arc | ArmFamily::Control);
     let mut families = options.families.clone();
-    let has_adapter = entry.adapter_for(encoder_name).is_some() || entry.plugin.is_some();
+    let has_adapter = pair.adapter.is_some();
     // Without an adapter the arm has nothing to read. Where it was asked for by name, that is an
     // error.
     if !has_adapter && eval.arm.is_empty() {
@@ -163,9 +159,9 @@ fn contestant(
         _ => decoder.files_sha256()?,
     };
     let mut contestant = Contestant::new(decoder, adapted, encoder, sha256);
-    let of_package = entry.adapters.contains_key(encoder_name);
-    contestant.plugin_sha256 =
-        entry.plugin.as_ref().filter(|_| !of_package).map(|plugin| plugin.sha256.clone());
+    if let Some(AdapterPlace::Plugin(plugin)) = pair.adapter {
+        contestant.plugin_sha256 = Some(plugin.sha256.clone());
+    }
     Ok((contestant, Arm::of(&families, &factors)))
 }
 

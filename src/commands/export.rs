@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use arc_adapters::{Adapter, EncoderManifest};
+use arc_adapters::EncoderManifest;
 use arc_core::export::{decoders_of, export, own_encoder_of};
 use serde_json::json;
 
-use super::setup::registry;
+use super::setup::{plugin_policy, registry};
 use crate::Failure;
 use crate::args::{self, Global};
 use crate::output::Output;
@@ -17,6 +17,7 @@ pub(crate) fn run(global: &Global, args: &args::Export, output: &Output) -> Resu
     let encoder = EncoderManifest::open(&entry.package)?;
     let decoders =
         if args.decoder_names.is_empty() { decoders_of(&encoder)? } else { args.decoder_names.clone() };
+    let policy = plugin_policy(global)?;
     let (mut encoders, mut adapters) = (Vec::<(EncoderManifest, PathBuf)>::new(), Vec::new());
     for name in &decoders {
         let decoder = registry.decoder(name)?;
@@ -27,11 +28,7 @@ pub(crate) fn run(global: &Global, args: &args::Export, output: &Output) -> Resu
         if encoders.iter().all(|(_, package)| *package != read.package) {
             encoders.push((EncoderManifest::open(&read.package)?, read.package.clone()));
         }
-        let folder = decoder.adapter_for(&read.name).ok_or_else(|| arc_adapters::Error::NoAdapter {
-            decoder: decoder.name.clone(),
-            origin: decoder.origin.clone(),
-        })?;
-        adapters.push(Adapter::open(folder)?);
+        adapters.push(registry.resolve(&decoder.name, Some(&read.name))?.open(&policy)?);
     }
     export(&encoders, &adapters, &args.output)?;
     output.line(format!(

@@ -11,7 +11,8 @@ use arc_core::import::{ImportOptions, ImportedDecoder, encoder_names, import};
 use arc_core::weights::{ArcCheckpoint, TrainingSources};
 use serde_json::json;
 
-use super::setup::{locate, project_registry, registry};
+use super::setup::{locate, registry};
+use super::target::{folder_of, target_file};
 use crate::Failure;
 use crate::args::{self, Global};
 use crate::output::Output;
@@ -21,12 +22,11 @@ const TEMPLATE: &str = "Document: {{ document }}\nQuestion: {{ question }}\nAnsw
 
 pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Result<(), Failure> {
     let registry = registry(global).unwrap_or_default();
-    let project = match &args.output {
-        Some(folder) => folder.clone(),
-        None => project_registry()
-            .and_then(|file| file.parent().map(Path::to_owned))
-            .unwrap_or_else(|| PathBuf::from(".")),
+    let registry_path = match &args.output {
+        Some(folder) => folder.join(REGISTRY_FILE),
+        None => target_file(global, &args.target)?,
     };
+    let project = folder_of(&registry_path).to_owned();
     let described = described(&registry, &args.name)?;
     let source = match (&args.source, &described) {
         (Some(folder), _) => folder.clone(),
@@ -69,7 +69,7 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
     }
     let decoders = entries
         .iter()
-        .map(|entry| imported_decoder(entry, &args.name, template.as_deref(), output))
+        .map(|entry| imported_decoder(&registry, entry, &args.name, template.as_deref(), output))
         .collect::<Result<Vec<_>, _>>()?;
     let beside = Some(source.join("tokenizer.json")).filter(|path| path.is_file());
     let tokenizer = match (args.tokenizer.clone().or(beside), &described) {
@@ -82,7 +82,6 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
     // What the packages are to be called is settled before anything is written.
     let encoder_folder = |name: &str| Path::new("encoders").join(name);
     let adapter_folder = |decoder: &str| Path::new("plugins").join(&args.name).join(decoder);
-    let registry_path = project.join(REGISTRY_FILE);
     let mut editor = RegistryEditor::open(&registry_path)?;
     let encoders = encoder_names(&checkpoint, &options);
     for name in &encoders {
@@ -105,7 +104,8 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
         let Some(encoder) = encoders.get(index).filter(|_| encoders.len() > 1).or(encoders.first()) else {
             continue;
         };
-        editor.add_adapter(&entry.name, encoder, &adapter_folder(&entry.name), None)?;
+        let here = editor.registry()?;
+        editor.add_adapter(&entry.name, here.encoder(encoder)?, &adapter_folder(&entry.name), None)?;
     }
 
     let imported = import(
@@ -190,15 +190,17 @@ fn fetch(weights: &ModelSource, name: &str, yes: bool) -> Result<PathBuf, Failur
 
 /// What is known of a decoder: all of it if its model is here, else what the registry says.
 fn imported_decoder(
+    registry: &Registry,
     entry: &DecoderEntry,
     encoder: &str,
     template: Option<&str>,
     output: &Output,
 ) -> Result<ImportedDecoder, Failure> {
-    let kept = entry
-        .adapter_for(encoder)
-        .and_then(|folder| std::fs::read_to_string(folder.join("adapter.json")).ok())
-        .and_then(|text| arc_adapters::AdapterManifest::parse(&text, Path::new("adapter.json")).ok())
+    // The encoder may not be there yet, and its adapter neither.
+    let kept = registry
+        .resolve(&entry.name, Some(encoder))
+        .ok()
+        .and_then(|pair| pair.described().ok().flatten())
         .filter(|manifest| manifest.encoder.name == encoder);
     let template = match (template, kept) {
         (Some(template), _) => template.to_owned(),

@@ -20,4 +20,5 @@ mod question_writing;
 pub(crate) mod register;
 mod setup;
 mod shared_run;
+mod target;
 pub(crate) mod train;

@@ -14,6 +14,7 @@ pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let cache = Cache::from_env()?;
     let mut decoders = Vec::new();
     for entry in registry.decoders() {
+        let adapter = registry.resolve(&entry.name, None).ok().and_then(|pair| pair.adapter);
         let path = cache.find(&entry.model, &entry.name);
         let size = entry
             .model
@@ -25,7 +26,7 @@ pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
             size,
             if path.is_some() { "here" } else { "not here" },
             entry.description.as_deref().unwrap_or(""),
-            if entry.adapter.is_some() || entry.plugin.is_some() { "" } else { " (no adapter)" },
+            if adapter.is_some() { "" } else { " (no adapter)" },
         ))?;
         decoders.push(json!({
             "name": entry.name,
@@ -36,13 +37,14 @@ pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
             "bytes": entry.model.bytes,
             "sha256": entry.model.sha256,
             "path": path,
-            "adapter": entry.adapter,
+            "adapter": adapter.map(|place| place.path()),
             "origin": entry.origin,
         }));
     }
     let mut encoders = Vec::new();
+    let default = registry.default_encoder().ok().flatten();
     for entry in registry.encoders() {
-        let is_default = registry.default_encoder() == Some(entry.name.as_str());
+        let is_default = default.is_some_and(|default| default.name == entry.name);
         output.line(format!(
             "{:<24} {:>12}  {:<8} {}",
             entry.name,

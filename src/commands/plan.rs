@@ -1,40 +1,32 @@
 //! `arc plan`: what a context costs, before anything is downloaded.
 
 use arc_adapters::{
-    AdapterManifest, DecoderEntry, EncoderManifest, ModelFile, ModelSource, ProjectorSpec, Registry,
+    AdapterManifest, AdapterPlace, DecoderEntry, EncoderManifest, ModelFile, ModelSource, Pair, PluginPolicy,
+    ProjectorSpec, Registry,
 };
 use arc_core::hub::Cache;
 use arc_core::plan::{Arm, DecoderSizes, EncoderSizes, Plan, PlanRequest, plan};
 use bytesize::ByteSize;
 use serde_json::json;
 
-use super::setup::registry;
+use super::setup::{plugin_policy, registry};
 use crate::Failure;
 use crate::args::{self, Global};
 use crate::output::Output;
 
 pub(crate) fn run(global: &Global, args: &args::Plan, output: &Output) -> Result<(), Failure> {
     let registry = registry(global)?;
-    let entry = registry.decoder(&args.decoder)?;
-    let encoder_name =
-        match args.encoder.as_deref().or(entry.encoder.as_deref()).or(registry.default_encoder()) {
-            Some(name) => registry.encoder(name)?.name.clone(),
-            None => {
-                return Err(Failure::usage(
-                    "the registry names no default encoder",
-                    "name one with `--encoder`",
-                ));
-            }
-        };
+    let pair = registry.resolve(&args.decoder, args.encoder.as_deref())?;
+    let (entry, encoder_name) = (pair.decoder, &pair.encoder()?.name);
     let decoder = sizes(entry)?;
-    let manifest = EncoderManifest::open(&registry.encoder(&encoder_name)?.package)?;
+    let manifest = EncoderManifest::open(&pair.encoder()?.package)?;
     let backbone = backbone(&registry, &manifest)?;
     let encoder = EncoderSizes::new(&manifest, backbone.as_ref())?;
-    let adapter = adapter(entry, &encoder_name);
-    let assumed = adapter.is_none();
+    let adapter = adapter(&pair, &plugin_policy(global)?, &manifest)?;
+    let assumed = adapter.as_ref().err().cloned();
     let (projector, special) = match adapter {
-        Some(adapter) => (adapter.projector, adapter.append != arc_adapters::Append::None),
-        None => {
+        Ok(adapter) => (adapter.projector, adapter.append != arc_adapters::Append::None),
+        Err(_) => {
             let d = manifest.d_encoder;
             (ProjectorSpec::two_linear(d, d, decoder.config().d_model()), true)
         }
@@ -47,17 +39,15 @@ pub(crate) fn run(global: &Global, args: &args::Plan, output: &Output) -> Result
     };
     let plan = plan(&encoder, &projector, special && !args.no_special, &decoder, &request)?;
 
-    if assumed {
-        output.remark(format!(
-            "`{}` has no adapter for `{encoder_name}`: two linear layers are assumed",
-            entry.name
-        ));
+    if let Some(reason) = assumed {
+        output.remark(format!("{reason}: two linear layers are assumed"));
     }
-    print(&plan, &entry.name, &encoder_name, args, output)?;
+    print(&plan, &entry.name, encoder_name, args, output)?;
     let fits = |arm: &Arm| args.device_memory.map(|memory| arm.bytes.total <= memory.0);
     output.json(&json!({
         "decoder": entry.name,
         "encoder": encoder_name,
+        "adapter": pair.adapter.map(|place| place.path()),
         "bytes_per_value": request.bytes_per_value,
         "device_memory": args.device_memory.map(|memory| memory.0),
         "fits": { "compressed": fits(&plan.compressed), "plain": fits(&plan.plain) },
@@ -105,12 +95,32 @@ fn backbone(registry: &Registry, manifest: &EncoderManifest) -> Result<Option<De
     Ok(Some(DecoderSizes::read(&path)?))
 }
 
-/// The adapter's description, whether or not its weights are here.
-fn adapter(entry: &DecoderEntry, encoder: &str) -> Option<AdapterManifest> {
-    let path = entry.adapter_for(encoder)?.join(arc_adapters::MANIFEST_FILE);
-    let manifest = AdapterManifest::parse(&std::fs::read_to_string(&path).ok()?, &path).ok()?;
+/// The adapter's description, whether or not its weights are here, or why there is none to plan with.
+fn adapter(
+    pair: &Pair<'_>,
+    policy: &PluginPolicy,
+    encoder: &EncoderManifest,
+) -> Result<Result<AdapterManifest, String>, Failure> {
+    let name = &pair.decoder.name;
+    let manifest = match pair.adapter {
+        None => return Ok(Err(format!("`{name}` has no adapter for `{}`", pair.encoder()?.name))),
+        Some(AdapterPlace::Plugin(_)) => match pair.open(policy) {
+            Ok(adapter) => adapter.manifest,
+            Err(arc_adapters::Error::PluginNotAllowed { .. }) => {
+                return Ok(Err(format!("the adapter of `{name}` is a code plugin, which may not run")));
+            }
+            Err(error) => return Err(error.into()),
+        },
+        Some(_) => match pair.described()? {
+            Some(manifest) => manifest,
+            None => return Ok(Err(format!("the adapter of `{name}` says nothing about itself"))),
+        },
+    };
     // One for another encoder has other widths.
-    (manifest.encoder.name == encoder).then_some(manifest)
+    Ok(match manifest.check_encoder(&encoder.encoder_id) {
+        Ok(()) => Ok(manifest),
+        Err(_) => Err(format!("`{name}` has no adapter for `{}`", pair.encoder()?.name)),
+    })
 }
 
 fn print(

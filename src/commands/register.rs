@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use arc_adapters::{ModelFile, ModelSource, NewAdapter, NewDecoder, Registry, RegistryEditor};
+use arc_adapters::{EncoderEntry, ModelFile, ModelSource, NewDecoder, Registry, RegistryEditor};
 use arc_core::decoder::Decoder;
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;
@@ -11,7 +11,8 @@ use arc_core::{Error, Session};
 use comfy_table::Table;
 use serde_json::json;
 
-use super::setup::{locate, prompt_template, registry, registry_files};
+use super::setup::{locate, prompt_template, registry};
+use super::target::{folder_of, target_file};
 use super::train::{Progress, stop_on_interrupt};
 use crate::Failure;
 use crate::args;
@@ -20,9 +21,8 @@ use crate::output::Output;
 
 pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Result<(), Failure> {
     let registry = registry(global)?;
-    let files = registry_files(global);
-    // The one that wins is the one that is written to.
-    let file = files.last().map(|file| file.path.as_path()).unwrap_or(Path::new(arc_adapters::REGISTRY_FILE));
+    let file = target_file(global, &args.target)?;
+    let file = file.as_path();
     let new_model = match args.model.as_slice() {
         [] => None,
         parts => {
@@ -44,25 +44,28 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
             "leave out `--model`, or choose another name",
         ));
     }
-    // The decoder's own encoder, as `arc ask` has it.
-    let own = known.and_then(|entry| entry.encoder.as_deref()).or(registry.default_encoder());
-    let encoder = match args.encoder.as_deref().or(own) {
-        Some(encoder) => registry.encoder(encoder)?.name.clone(),
+    let (encoder, is_own) = match known {
+        Some(entry) => {
+            let encoder = registry.resolve(&entry.name, args.encoder.as_deref())?.encoder()?;
+            let own = registry.resolve(&entry.name, None).ok().and_then(|pair| pair.encoder);
+            (encoder, own.is_some_and(|own| own.name == encoder.name))
+        }
         None => {
-            return Err(Failure::usage("the registry names no default encoder", "name one with `--encoder`"));
+            let encoder = registry.encoder_or_default(args.encoder.as_deref())?;
+            let own = registry.default_encoder()?;
+            (encoder, own.is_some_and(|own| own.name == encoder.name))
         }
     };
-    let is_own = own == Some(encoder.as_str());
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let encoder = encoder.clone();
+    let folder = folder_of(file);
     let plugins = folder.join("plugins");
-    let package = args
-        .output
-        .clone()
-        .unwrap_or_else(|| if is_own { plugins.join(&name) } else { plugins.join(&encoder).join(&name) });
+    let package = args.output.clone().unwrap_or_else(|| {
+        if is_own { plugins.join(&name) } else { plugins.join(&encoder.name).join(&name) }
+    });
     let place = Place { name: &name, encoder: &encoder, is_own };
     if (package.exists() || place.is_taken(&RegistryEditor::open(file)?.registry()?)) && !args.replace {
         return Err(Failure::usage(
-            format!("an adapter of encoder `{encoder}` for `{name}` exists already"),
+            format!("an adapter of encoder `{}` for `{name}` exists already", encoder.name),
             "replace it with `--replace`, or choose another name",
         ));
     }
@@ -70,7 +73,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     if let Some(entry) = known {
         let mut trial = RegistryEditor::open(file)?;
         trial.adopt_decoder(entry)?;
-        place.name_in(&mut trial, package.clone(), "")?;
+        place.name_in(&mut trial, &package, "")?;
     }
     let template = prompt_template(args.template.as_deref())?;
 
@@ -86,12 +89,12 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         None => session.dense_model(&name)?,
     };
     let factors = match args.factor.as_slice() {
-        [] => vec![session.encoder_named(&encoder)?.default_factor()],
+        [] => vec![session.encoder_named(&encoder.name)?.default_factor()],
         factors => factors.iter().map(|&factor| usize::from(factor)).collect(),
     };
     let options = RegisterOptions {
         name: name.clone(),
-        encoder: encoder.clone(),
+        encoder: encoder.name.clone(),
         corpus: args.text.clone(),
         cache: Cache::from_env()?.folder().join("latents"),
         start: if args.from_scratch { Start::Scratch } else { Start::Ridge },
@@ -129,7 +132,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
             adapter: None,
         })?;
     }
-    place.name_in(&mut editor, package_name, &sha256_of_package)?;
+    place.name_in(&mut editor, &package_name, &sha256_of_package)?;
     editor.save()?;
 
     output.line(scores(&registration.before, &registration.after))?;
@@ -158,29 +161,27 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     }))
 }
 
-/// Where a registry file names an adapter: in `adapter` if it is for the decoder's own encoder and no
-/// adapter for that one stands in `adapters`, which goes before it.
+/// The adapter that a registry file is to name: that of the encoder which the decoder is used with where
+/// none is named, or one beside it.
 struct Place<'a> {
     name: &'a str,
-    encoder: &'a str,
+    encoder: &'a EncoderEntry,
     is_own: bool,
 }
 
 impl Place<'_> {
     fn is_taken(&self, here: &Registry) -> bool {
         here.decoder(self.name).is_ok_and(|entry| {
-            let usual = entry.adapter.is_some() || entry.plugin.is_some();
-            entry.adapters.contains_key(self.encoder) || (self.is_own && usual)
+            entry.names_adapter_for(self.encoder) || (self.is_own && entry.usual_adapter().is_some())
         })
     }
 
     /// Names a package in a file that has the decoder.
-    fn name_in(&self, editor: &mut RegistryEditor, package: PathBuf, sha256: &str) -> Result<(), Failure> {
-        if self.is_own && !editor.registry()?.decoder(self.name)?.adapters.contains_key(self.encoder) {
-            editor.set_adapter(self.name, &NewAdapter::Package(package))?;
-            editor.pin_adapter(self.name, sha256)?;
+    fn name_in(&self, editor: &mut RegistryEditor, package: &Path, sha256: &str) -> Result<(), Failure> {
+        if self.is_own {
+            editor.set_package(self.name, Some(self.encoder), package, sha256)?;
         } else {
-            editor.add_adapter(self.name, self.encoder, &package, Some(sha256))?;
+            editor.add_adapter(self.name, self.encoder, package, Some(sha256))?;
         }
         Ok(())
     }

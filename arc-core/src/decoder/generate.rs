@@ -247,7 +247,7 @@ impl Decoder {
         let rows = prompts
             .iter()
             .map(|prompt| {
-                let embedded = prompt.embed(&self.network);
+                let embedded = prompt.embed(|ids| self.network.embed(ids));
                 let [n, d] = embedded.dims();
                 if n == longest {
                     return embedded;
@@ -340,7 +340,7 @@ impl Decoder {
         self.check_window(prompt, 0, 0)?;
         let targets = prompt.token_at_positions();
         let mut losses = vec![None; targets.len()];
-        let embeddings = prompt.embed(&self.network).unsqueeze::<3>();
+        let embeddings = prompt.embed(|ids| self.network.embed(ids)).unsqueeze::<3>();
         let mut cache = self.network.new_cache(vec![0]);
         while cache.len() < targets.len() {
             let start = cache.len();

@@ -28,6 +28,7 @@ pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Prefi
 pub(crate) use host::HostDecoder;
 pub use kv_cache::KvCache;
 pub use throughput::Throughput;
+pub(crate) use throughput::ordinary_ids;
 pub use transformer::Transformer;
 
 use crate::chat_template::ChatTemplate;

@@ -8,8 +8,13 @@ use super::Decoder;
 use crate::prompt::Prompt;
 use crate::{Error, Result};
 
-/// Ids of the prompt's tokens: every vocabulary has them, and none is special.
-const IDS: std::ops::Range<u32> = 1000..10_000;
+/// Ids of tokens for a prompt that says nothing: of large vocabularies some that are not special, of
+/// others all but the first, which special ones are among.
+pub(crate) fn ordinary_ids(vocabulary: usize) -> impl Fn(u32) -> u32 {
+    let end = u32::try_from(vocabulary).unwrap_or(u32::MAX).clamp(1, 10_000);
+    let start = if end == 10_000 { 1000 } else { end / 10 };
+    move |n| start + n.wrapping_mul(7919) % (end - start)
+}
 
 /// How long one prompt took to be read, and new tokens to be written after it.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +36,8 @@ impl Decoder {
     /// [`Error::WindowExceeded`], and [`Error::InvalidArgument`] for a prompt of no tokens.
     pub fn measure_throughput(&self, prompt_tokens: usize, new_tokens: usize) -> Result<Throughput> {
         // A product costs the same whatever is multiplied, as long as it is no subnormal number.
-        let ids = (0..prompt_tokens as u32).map(|i| IDS.start + i.wrapping_mul(7919) % (IDS.end - IDS.start));
-        let prompt = Prompt::from_tokens(ids.collect());
+        let id = ordinary_ids(self.network.vocabulary());
+        let prompt = Prompt::from_tokens((0..prompt_tokens as u32).map(id).collect());
         self.check_window(&prompt, 0, new_tokens)?;
 
         let start = Instant::now();
@@ -54,5 +59,21 @@ impl Decoder {
     fn most_likely(&self, hidden: Tensor<3>) -> Result<u32> {
         let id = self.network.logits(hidden).argmax(2).into_scalar::<i64>();
         u32::try_from(id).map_err(|_| Error::InvalidArgument(format!("the device found token {id}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_ids_are_of_the_vocabulary_however_small_it_is() {
+        for vocabulary in [1, 2, 7, 61, 512, 9_999, 10_000, 49_152] {
+            let id = ordinary_ids(vocabulary);
+            let ids: Vec<u32> = (0..5000).map(id).collect();
+            assert!(ids.iter().all(|&id| (id as usize) < vocabulary), "{vocabulary}");
+        }
+        let id = ordinary_ids(49_152);
+        assert_eq!([id(0), id(1), id(2)], [1000, 8919, 7838], "what was measured before stays comparable");
     }
 }

@@ -30,6 +30,26 @@ pub struct ArcEncoderConfig {
     pub memory_tokens: usize,
 }
 
+impl ArcEncoderConfig {
+    /// How much a layer pools.
+    #[must_use]
+    pub fn rate(&self, layer: usize) -> PoolingRate {
+        let first_pooling = self.n_layers.saturating_sub(self.compress_rates.len());
+        let rate = layer.checked_sub(first_pooling).and_then(|j| self.compress_rates.get(j));
+        rate.copied().unwrap_or(PoolingRate::Off)
+    }
+
+    /// The latents of a sequence of so many tokens; see [`Pooling::count`] for what merging by
+    /// similarity may leave of them.
+    #[must_use]
+    pub fn latents(&self, tokens: usize) -> usize {
+        if self.memory_tokens > 0 {
+            return self.memory_tokens;
+        }
+        (0..self.n_layers).fold(tokens, |positions, layer| self.pooling.count(positions, self.rate(layer)))
+    }
+}
+
 /// The encoder: a truncated llama without its last normalisation, whose last layers pool.
 #[derive(Module, Debug)]
 pub struct ArcEncoder {
@@ -172,16 +192,9 @@ impl ArcEncoder {
         (table.select(0, places).reshape([sequences.len(), longest, d]), lengths)
     }
 
-    /// How much a layer pools.
-    fn rate(&self, layer: usize) -> PoolingRate {
-        let first_pooling = self.blocks.len().saturating_sub(self.config.compress_rates.len());
-        let rate = layer.checked_sub(first_pooling).and_then(|j| self.config.compress_rates.get(j));
-        rate.copied().unwrap_or(PoolingRate::Off)
-    }
-
     /// The blocks that come before any that pools.
     pub(crate) fn layers_before_pooling(&self) -> usize {
-        (0..self.blocks.len()).take_while(|&layer| self.rate(layer) == PoolingRate::Off).count()
+        (0..self.blocks.len()).take_while(|&layer| self.config.rate(layer) == PoolingRate::Off).count()
     }
 
     /// The latents from what block `first` reads of the sequences, `[b, s, d]`, before any block that
@@ -197,7 +210,7 @@ impl ArcEncoder {
         let memory_tokens = self.memory.as_ref().map_or(0, |memory| memory.dims()[0]);
         let mut frame = Frame::new(self, &lengths, device);
         for (layer, block) in self.blocks.iter().enumerate().skip(first) {
-            let rate = self.rate(layer);
+            let rate = self.config.rate(layer);
             if rate == PoolingRate::Off {
                 x = block.attend(x, &frame.rotation, &frame.visibility, |new| new);
                 x = block.feed_forward(x);

@@ -253,6 +253,16 @@ impl Default for Pooling {
 }
 
 impl Pooling {
+    /// How many states a layer that pools with `rate` makes of `positions`. Merging by similarity
+    /// makes fewer where a cluster ends up empty.
+    #[must_use]
+    pub fn count(&self, positions: usize, rate: PoolingRate) -> usize {
+        match (self.pool_type.kind, rate) {
+            (PoolingKind::KMeans(_), rate) => clusters(positions, rate),
+            (_, rate) => PoolingGroups::new(positions, rate).len(),
+        }
+    }
+
     /// A configuration's `compress_rates` under this pooling.
     ///
     /// Merging by similarity knows no fixed counts: the reference takes a positive rate there for
@@ -336,6 +346,18 @@ impl PoolingKind {
     }
 }
 
+/// How many clusters merging by similarity starts from: rounded down, as in the reference, where
+/// consecutive groups are rounded up.
+fn clusters(length: usize, rate: PoolingRate) -> usize {
+    match rate {
+        PoolingRate::Off => length,
+        PoolingRate::Whole => length.min(1),
+        PoolingRate::Count(k) => k.min(length),
+        PoolingRate::Factor(p) if length < p => length,
+        PoolingRate::Factor(p) => length / p.max(1),
+    }
+}
+
 /// Which group each position of each sequence is in.
 struct Assignment {
     /// `s`
@@ -356,16 +378,9 @@ impl Assignment {
         let values = states.clone().detach().into_data().convert::<f32>();
         let values = values.as_slice::<f32>().expect("converted to f32 just above");
         let rows = values.chunks_exact((positions * d).max(1));
-        let groups = rows.zip(lengths).map(|(row, &length)| {
-            let clusters = match rate {
-                PoolingRate::Off => length,
-                PoolingRate::Whole => 1,
-                PoolingRate::Count(k) => k.min(length),
-                PoolingRate::Factor(p) if length < p => length,
-                PoolingRate::Factor(p) => length / p.max(1),
-            };
-            cluster(&row[..length * d], d, clusters, metric)
-        });
+        let groups = rows
+            .zip(lengths)
+            .map(|(row, &length)| cluster(&row[..length * d], d, clusters(length, rate), metric));
         Self::new(positions, groups.collect())
     }
 

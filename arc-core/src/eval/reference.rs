@@ -207,7 +207,7 @@ fn run(
         }
         let prompt = prompt.tokens(rest.to_vec());
         let mut cache = decoder.new_cache(vec![0]);
-        let hidden = decoder.forward(prompt.embed(decoder).unsqueeze(), &mut cache);
+        let hidden = decoder.forward(prompt.embed(|ids| decoder.embed(ids)).unsqueeze(), &mut cache);
         let places: Vec<i64> = prompt
             .token_at_positions()
             .iter()

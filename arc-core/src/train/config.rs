@@ -641,6 +641,10 @@ impl RunConfig {
         let share = |name: &str, value: f64| {
             (!(0.0..=1.0).contains(&value)).then(|| format!("`{name}` is {value}, expected 0 to 1"))
         };
+        // At 1 a mean never moves, and its bias cannot be divided out.
+        let decay = |name: &str, value: f64| {
+            (!(0.0..1.0).contains(&value)).then(|| format!("`{name}` is {value}, expected 0 to below 1"))
+        };
         let positive = |name: &str, value: f64| {
             (!(value > 0.0 && value.is_finite()))
                 .then(|| format!("`{name}` is {value}, expected more than 0"))
@@ -696,6 +700,17 @@ impl RunConfig {
                 let (name, _) = given.into_iter().find(|(_, given)| *given)?;
                 Some(format!("`encoder.{name}` is given, but it is that of `encoder.start`"))
             }),
+            encoder
+                .pool_type
+                .as_deref()
+                .filter(|name| name.contains("kmeans"))
+                .filter(|_| decoders.iter().any(|decoder| decoder.start == Start::Ridge))
+                .map(|name| {
+                    format!(
+                        "`encoder.pool_type` is `{name}`, but a decoder's `start` is `ridge`, which is fitted \
+                         on groups of consecutive positions"
+                    )
+                }),
             encoder
                 .pool_type
                 .as_deref()
@@ -775,8 +790,8 @@ impl RunConfig {
             not_negative("optimizer.weight_decay", optimizer.weight_decay),
             positive("optimizer.clip_norm", optimizer.clip_norm),
             positive("optimizer.epsilon", optimizer.epsilon),
-            share("optimizer.beta1", optimizer.beta1),
-            share("optimizer.beta2", optimizer.beta2),
+            decay("optimizer.beta1", optimizer.beta1),
+            decay("optimizer.beta2", optimizer.beta2),
             (schedule.steps == 0).then(|| "`schedule.steps` is 0, expected at least 1".into()),
             at_least_one("schedule.batch", schedule.batch),
             at_least_one("schedule.accumulation", schedule.accumulation),
@@ -908,6 +923,17 @@ batch = 2
                 "`encoder.causal` is given",
             ),
             ("[data]", "[data]\nshots = 2", "unknown field `shots`"),
+            (
+                "[schedule]",
+                "[optimizer]\nbeta1 = 1\n[schedule]",
+                "`optimizer.beta1` is 1, expected 0 to below 1",
+            ),
+            ("[schedule]", "[optimizer]\nbeta2 = 1.0\n[schedule]", "`optimizer.beta2` is 1"),
+            (
+                "layers = 2",
+                "layers = 2\npool_type = 'metric_kmeans_cosine_pooled_queries'",
+                "a decoder's `start` is `ridge`",
+            ),
         ] {
             let text = EXAMPLE.replacen(from, to, 1);
             assert_ne!(text, EXAMPLE);

@@ -211,16 +211,19 @@ impl Shard {
         let ids = self.numbers(&self.ids)?.get(first..end).ok_or_else(invalid)?;
         let starts = self.numbers(&self.starts)?;
         let text = self.bytes[self.text.clone()].get(bounds(document_bytes).ok_or_else(invalid)?);
-        let text = text.and_then(|text| std::str::from_utf8(text).ok()).ok_or_else(invalid)?;
+        let text = text.ok_or_else(invalid)?;
         let mut from = *starts.get(first).ok_or_else(invalid)? as usize;
         let mut to = if end < of_document.end { starts[end] as usize } else { text.len() };
         // A character that is cut belongs to the window as a whole.
-        while from > 0 && !text.is_char_boundary(from) {
+        let begins_character = |at: usize| text.get(at).is_none_or(|byte| byte & 0xc0 != 0x80);
+        while from > 0 && !begins_character(from) {
             from -= 1;
         }
-        while to < text.len() && !text.is_char_boundary(to) {
+        while to < text.len() && !begins_character(to) {
             to += 1;
         }
+        // A document may be a book: no more of it is looked at than the window.
+        let text = text.get(from..to).and_then(|text| std::str::from_utf8(text).ok()).ok_or_else(invalid)?;
         // The folder's name too: every corpus has a first shard.
         let mut names: Vec<_> =
             self.path.iter().rev().take(2).map(std::ffi::OsStr::to_string_lossy).collect();
@@ -229,7 +232,7 @@ impl Shard {
         Ok(Window {
             ids: ids.to_vec(),
             starts: starts[first..end].iter().map(|&start| (start as usize).saturating_sub(from)).collect(),
-            text: text.get(from..to).ok_or_else(invalid)?.to_owned(),
+            text: text.to_owned(),
             origin: format!("{name} document {document} token {}", tokens.start),
         })
     }
@@ -248,6 +251,29 @@ pub struct Corpus {
     counts: Vec<u64>,
     /// The number of the first window of each document, in the shard read last.
     index: Mutex<Option<(usize, Vec<u64>)>>,
+}
+
+/// Where a window is in a corpus.
+#[derive(Clone, Debug)]
+struct Place {
+    shard: usize,
+    document: usize,
+    /// Tokens of the document.
+    tokens: std::ops::Range<usize>,
+}
+
+/// Where a window is in a mixture.
+#[derive(Clone, Debug)]
+pub(super) struct PlaceInMixture {
+    corpus: usize,
+    place: Place,
+}
+
+impl PlaceInMixture {
+    /// How long the window is.
+    pub(super) fn tokens(&self) -> usize {
+        self.place.tokens.len()
+    }
 }
 
 /// How documents are cut.
@@ -341,6 +367,11 @@ impl Corpus {
     ///
     /// [`Error::InvalidFile`] for a shard that was changed after it was written.
     pub fn window(&self, seed: u64, number: u64) -> Result<Window> {
+        self.read(&self.place(seed, number)?)
+    }
+
+    /// Where a window by its number is, without reading it.
+    fn place(&self, seed: u64, number: u64) -> Result<Place> {
         let (epoch, mut rest) = (number / self.windows(), number % self.windows());
         let mut random = generator(seed, Purpose::Epoch, epoch);
         let mut order: Vec<usize> = (0..self.shards.len()).collect();
@@ -358,7 +389,7 @@ impl Corpus {
         self.nth_window(shard, place)
     }
 
-    fn nth_window(&self, shard: usize, place: u64) -> Result<Window> {
+    fn nth_window(&self, shard: usize, place: u64) -> Result<Place> {
         let mut index = self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if index.as_ref().is_none_or(|(indexed, _)| *indexed != shard) {
             let mut first = 0;
@@ -374,8 +405,16 @@ impl Corpus {
         // number of the next.
         let document = firsts.partition_point(|&first| first <= place).saturating_sub(1);
         let nth = place - firsts.get(document).copied().unwrap_or(0);
-        let start = (nth * self.windows.length) as usize;
-        self.shards[shard].window(document, start..start + self.windows.length as usize)
+        let start = nth * self.windows.length;
+        let offsets = self.shards[shard].offsets(&self.shards[shard].document_tokens)?;
+        let of_document =
+            offsets.get(document + 1).zip(offsets.get(document)).map_or(0, |(end, first)| end - first);
+        let end = of_document.min(start + self.windows.length);
+        Ok(Place { shard, document, tokens: start as usize..end.max(start) as usize })
+    }
+
+    fn read(&self, place: &Place) -> Result<Window> {
+        self.shards[place.shard].window(place.document, place.tokens.clone())
     }
 
     /// The beginnings of the held-out documents, at most `limit` of them, in order.
@@ -432,9 +471,19 @@ impl Mixture {
     ///
     /// As [`Corpus::window`].
     pub fn windows(&self, first: u64, count: u64) -> Result<Vec<Window>> {
-        let mut windows = Vec::new();
+        self.places(first, count)?.iter().map(|place| self.read(place)).collect()
+    }
+
+    /// Reads a window.
+    pub(super) fn read(&self, place: &PlaceInMixture) -> Result<Window> {
+        self.corpora[place.corpus].0.read(&place.place)
+    }
+
+    /// Where the windows of [`Mixture::windows`] are, without reading them.
+    pub(super) fn places(&self, first: u64, count: u64) -> Result<Vec<PlaceInMixture>> {
+        let mut places = Vec::new();
         let mut below = 0.0;
-        for (corpus, share) in &self.corpora {
+        for (index, (corpus, share)) in self.corpora.iter().enumerate() {
             // How many of the first `n` windows are of this source: the difference of two rounded
             // cumulative counts, so that the sources' numbers add up to `n`.
             let up_to = |n: u64| {
@@ -443,11 +492,11 @@ impl Mixture {
             };
             let (from, to) = (up_to(first), up_to(first + count));
             for number in from..to {
-                windows.push(corpus.window(self.seed, number)?);
+                places.push(PlaceInMixture { corpus: index, place: corpus.place(self.seed, number)? });
             }
             below += share;
         }
-        Ok(windows)
+        Ok(places)
     }
 
     /// Every token of the text to train on, all corpora alike.
@@ -540,5 +589,38 @@ mod tests {
         seen.sort_unstable();
         assert_eq!(seen, (0..40).map(|document| 16 * document).collect::<Vec<_>>());
         assert_ne!(seen, drawn, "the order is drawn");
+    }
+
+    /// The corpus whose shard has a byte that is no UTF-8.
+    fn damaged(folder: &Path, documents: usize, at: usize) -> Corpus {
+        drop(corpus(folder, documents));
+        let shard = folder.join("shard");
+        let mut bytes = std::fs::read(&shard).unwrap();
+        let text = bytes.windows(16 * documents).position(|run| run.iter().all(|&byte| byte == b'a'));
+        bytes[text.unwrap() + at] = 0xff;
+        std::fs::write(&shard, bytes).unwrap();
+        Corpus::open(folder, 8, 8).unwrap()
+    }
+
+    #[test]
+    fn a_window_is_read_without_the_rest_of_its_document() {
+        let folder = tempfile::tempdir().unwrap();
+        // The second half of the one document cannot be read.
+        let corpus = damaged(folder.path(), 1, 12);
+        let read: Vec<_> = (0..2).map(|number| corpus.window(3, number)).collect();
+        assert_eq!(read.iter().filter(|window| window.is_ok()).count(), 1, "{read:?}");
+        assert_eq!(read.into_iter().find_map(Result::ok).unwrap().ids[0], 0);
+    }
+
+    #[test]
+    fn places_are_those_of_the_windows_and_need_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let mixture = Mixture::new(vec![(damaged(folder.path(), 4, 20), 1.0)], 5).unwrap();
+        let places = mixture.places(0, 8).unwrap();
+        let read: Vec<_> = places.iter().map(|place| mixture.read(place)).collect();
+        assert_eq!(read.iter().filter(|window| window.is_err()).count(), 1);
+        for (place, window) in places.iter().zip(read) {
+            assert!(window.is_err() || window.unwrap().ids.len() == place.tokens());
+        }
     }
 }

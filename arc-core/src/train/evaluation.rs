@@ -11,7 +11,6 @@ use super::model::TrainedModel;
 use super::objective::{BatchPlan, Objective};
 use super::step::{StepOptions, at_factor, loss_of, predicting_states, training_loss};
 use crate::decoder::{Decoder, Transformer};
-use crate::encoder::PoolingRate;
 use crate::eval::ContinuationArms;
 use crate::{Error, Result};
 
@@ -275,15 +274,7 @@ fn without_first_target(mut sample: Sample) -> Sample {
 /// The latents of each sample's one context, counted without encoding it.
 fn latent_counts(model: &TrainedModel, samples: &[Sample], factor: usize) -> Vec<usize> {
     let encoder = at_factor(&model.encoder, factor);
-    let count = |ids: &Vec<u32>| {
-        if let Some(memory) = &encoder.memory {
-            return memory.dims()[0];
-        }
-        encoder.config().compress_rates.iter().fold(ids.len(), |length, &rate| match rate {
-            PoolingRate::Off => length,
-            rate => crate::encoder::PoolingGroups::new(length, rate).len(),
-        })
-    };
+    let count = |ids: &Vec<u32>| encoder.config().latents(ids.len());
     samples.iter().map(|sample| sample.contexts.iter().map(count).sum()).collect()
 }
 

@@ -345,15 +345,17 @@ pub(super) fn beginning(decoder: &Decoder) -> Vec<u32> {
 fn windows_of_batch(config: &RunConfig, batch: u64, mixture: &Mixture) -> Result<Vec<Window>> {
     let size = config.schedule.batch as u64;
     let (pool, place) = (batch / POOL_BATCHES, (batch % POOL_BATCHES) as usize);
-    let mut windows = mixture.windows(pool * POOL_BATCHES * size, POOL_BATCHES * size)?;
+    // Lengths alone sort a pool, so that no text is read but that of the batch.
+    let mut windows = mixture.places(pool * POOL_BATCHES * size, POOL_BATCHES * size)?;
     // Stable, so that the order does not depend on how equal lengths are sorted.
-    windows.sort_by_key(|window| window.ids.len());
+    windows.sort_by_key(|place| place.tokens());
     let mut order: Vec<usize> = (0..POOL_BATCHES as usize).collect();
     order.shuffle(&mut generator(config.seed, Purpose::Pool, pool));
     let first = order[place] * size as usize;
     // Rounding of the sources' shares may leave a pool short by a window.
     let count = windows.len().max(1);
-    Ok((first..first + size as usize).filter_map(|index| windows.get(index % count).cloned()).collect())
+    let places = (first..first + size as usize).filter_map(|index| windows.get(index % count));
+    places.map(|place| mixture.read(place)).collect()
 }
 
 /// The length that rows are cut to: the longest at which little of the batch is padding.

@@ -348,8 +348,7 @@ pub(super) fn write_registry(
     {
         let adapter = Path::new("adapters").join(&entry.name);
         // The run's encoder is this registry's default, and the only one that it knows.
-        let mut entry = entry.clone();
-        entry.encoder = None;
+        let entry = entry.clone().for_the_default_encoder();
         editor.copy_decoder(&entry.name, &entry)?;
         for alias in &entry.aliases {
             editor.add_alias(EntryKind::Decoder, &entry.name, alias)?;

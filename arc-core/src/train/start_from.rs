@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use arc_adapters::{Adapter, ENCODER_FILE, EncoderManifest, REGISTRY_FILE, Registry};
+use arc_adapters::{Adapter, AdapterPlace, ENCODER_FILE, EncoderManifest, REGISTRY_FILE, Registry};
 
 use super::config::{RunConfig, Start, StartFrom};
 use crate::{Error, Result, Session};
@@ -28,27 +28,24 @@ impl RunConfig {
         let Some(start) = &self.start_from else {
             return Ok(Started { config: self.clone(), package: None });
         };
-        let (package, adapters) = match start {
-            StartFrom::Encoder(name) => in_registry(&session.registry(), name)?,
+        let here = session.registry();
+        let there;
+        let (registry, package) = match start {
+            StartFrom::Encoder(name) => (Some(&*here), here.encoder(name)?.package.clone()),
             StartFrom::Folder(folder) if folder.join(REGISTRY_FILE).is_file() => {
-                let registry = Registry::open(&folder.join(REGISTRY_FILE))?;
-                let name = registry.default_encoder().ok_or_else(|| no_encoder(folder))?.to_owned();
-                in_registry(&registry, &name)?
+                there = Registry::open(&folder.join(REGISTRY_FILE))?;
+                let encoder = there.default_encoder()?.ok_or_else(|| no_encoder(folder))?;
+                (Some(&there), encoder.package.clone())
             }
-            StartFrom::Folder(folder) if folder.join(ENCODER_FILE).is_file() => (folder.clone(), Vec::new()),
+            StartFrom::Folder(folder) if folder.join(ENCODER_FILE).is_file() => (None, folder.clone()),
             StartFrom::Folder(folder) => return Err(no_encoder(folder)),
         };
         let manifest = EncoderManifest::open(&package)?;
         self.check_shape(&manifest, &package)?;
         let mut config = self.clone();
-        for (name, folder) in adapters {
-            // A decoder's usual adapter may be for another encoder.
-            let is_for_it =
-                || Ok::<_, Error>(Adapter::open(&folder)?.manifest.encoder.encoder_id == manifest.encoder_id);
-            let same = |decoder: &&mut super::DecoderConfig| decoder.name == name;
-            if let Some(decoder) = config.decoders.iter_mut().find(same)
-                && is_for_it()?
-            {
+        for decoder in &mut config.decoders {
+            let adapter = registry.map(|registry| adapter_for(registry, &decoder.name, &package, &manifest));
+            if let Some(folder) = adapter.transpose()?.flatten() {
                 decoder.start = Start::Package(folder);
                 decoder.hidden = None;
             }
@@ -83,13 +80,28 @@ impl RunConfig {
     }
 }
 
-/// An encoder's package, and the adapters that the registry has for it, by the decoders' names.
-fn in_registry(registry: &Registry, name: &str) -> Result<(PathBuf, Vec<(String, PathBuf)>)> {
-    let encoder = registry.encoder(name)?;
-    let adapters = registry
-        .decoders()
-        .filter_map(|decoder| Some((decoder.name.clone(), decoder.adapter_for(&encoder.name)?.to_owned())));
-    Ok((encoder.package.clone(), adapters.collect()))
+/// The adapter package that a registry has for a decoder and the encoder of a package, if it has one: the
+/// decoder's usual adapter may be for another encoder.
+fn adapter_for(
+    registry: &Registry,
+    decoder: &str,
+    package: &Path,
+    manifest: &EncoderManifest,
+) -> Result<Option<PathBuf>> {
+    let Some(encoder) = registry.encoders().find(|encoder| encoder.package == package) else {
+        return Ok(None);
+    };
+    if registry.decoder(decoder).is_err() {
+        return Ok(None);
+    }
+    let pair = registry.resolve(decoder, Some(&encoder.name))?;
+    let Some(AdapterPlace::Package { folder, .. }) = pair.adapter else { return Ok(None) };
+    let adapter = Adapter::open(folder)?;
+    if adapter.manifest.encoder.encoder_id != manifest.encoder_id {
+        return Ok(None);
+    }
+    pair.check_pin(&adapter)?;
+    Ok(Some(folder.to_owned()))
 }
 
 fn no_encoder(folder: &Path) -> Error {

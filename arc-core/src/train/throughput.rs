@@ -14,12 +14,10 @@ use super::parameters::with_parameters;
 use super::process::cpu_seconds;
 use super::run::{Products, open_encoder};
 use super::step::{StepOptions, at_factor, synchronise, training_loss};
-use crate::decoder::Transformer;
+use crate::decoder::{Transformer, ordinary_ids};
 use crate::nn::trace_flops;
 use crate::{Result, Session};
 
-/// Ids of synthetic text: every vocabulary has them, and none is special.
-const IDS: std::ops::Range<u32> = 1000..10_000;
 /// The side of the square product whose speed is taken as the most that the device can do.
 const PEAK_SIDE: usize = 2048;
 /// How often the product is timed; the best counts, since anything else only adds to it.
@@ -60,10 +58,13 @@ pub fn measure_steps(
     let started = config.with_starts(session)?;
     let (_, encoder) = open_encoder(&started, session, &device)?;
     let d_encoder = encoder.network.d_model();
-    let samples: Vec<Sample> = (0..config.schedule.batch as u32).map(|row| sample(config, row)).collect();
+    let of_encoder = encoder.network.embedding.dims()[0];
     let mut measured = Vec::new();
     for settings in &config.decoders {
         let decoder = products.decoder(session, &settings.name)?;
+        let vocabularies = (of_encoder, decoder.network.vocabulary());
+        let samples: Vec<Sample> =
+            (0..config.schedule.batch as u32).map(|row| sample(config, vocabularies, row)).collect();
         let d_decoder = decoder.network.config().d_model();
         let spec = ProjectorSpec::two_linear(d_encoder, settings.hidden.unwrap_or(d_decoder), d_decoder);
         let adapter = TrainedAdapter::from_scratch(spec, d_encoder, config.seed, &device)?;
@@ -129,19 +130,20 @@ pub fn measure_peak(device: &Device) -> Result<f64> {
     Ok(2.0 * (PEAK_SIDE as f64).powi(3) / best)
 }
 
-/// A context and as many targets as the configuration asks for.
-fn sample(config: &RunConfig, row: u32) -> Sample {
-    let ids = |count: usize, salt: u32| -> Vec<u32> {
-        let place = |i: u32| (i + 977 * row + salt).wrapping_mul(7919) % (IDS.end - IDS.start);
-        (0..count as u32).map(|i| IDS.start + place(i)).collect()
+/// A context and as many targets as the configuration asks for, of the vocabularies of encoder and
+/// decoder.
+fn sample(config: &RunConfig, (of_encoder, of_decoder): (usize, usize), row: u32) -> Sample {
+    let ids = |vocabulary: usize, count: usize, salt: u32| -> Vec<u32> {
+        let id = ordinary_ids(vocabulary);
+        (0..count as u32).map(|i| id(i + 977 * row + salt)).collect()
     };
-    let context = ids(config.data.context_tokens, 0);
+    let context = |vocabulary| vec![ids(vocabulary, config.data.context_tokens, 0)];
     Sample {
-        plain_contexts: vec![context.clone()],
-        contexts: vec![context],
+        plain_contexts: context(of_decoder),
+        contexts: context(of_encoder),
         spans: vec![
             SampleSpan::Context(0),
-            SampleSpan::Tokens { ids: ids(config.data.target_tokens, 31), is_target: true },
+            SampleSpan::Tokens { ids: ids(of_decoder, config.data.target_tokens, 31), is_target: true },
         ],
         origin: "synthetic".into(),
     }

@@ -18,7 +18,7 @@ fn project(x: &[f32], _n: usize, y: &mut [f32]) -> Result<(), String> {
     Ok(())
 }
 
-arc_adapters::export_adapter! {
+arc_plugin::export_adapter! {
     manifest: include_bytes!("../adapter.json"),
     weights: include_bytes!("../adapter.safetensors"),
     project: project,

@@ -1,6 +1,6 @@
 //! The library that cargo has built is loaded as a host does.
 
-use arc_adapters::{Adapter, PluginPolicy, Registry, sha256_file};
+use arc_adapters::{PluginPolicy, Registry, sha256_file};
 
 #[test]
 fn the_plugin_projects_by_products_of_neighbours() {
@@ -16,7 +16,7 @@ fn the_plugin_projects_by_products_of_neighbours() {
         sha256_file(&library).unwrap()
     );
     let registry = Registry::parse(&text, &tests.with_file_name("registry.toml")).unwrap();
-    let adapter = Adapter::resolve(registry.decoder("d").unwrap(), &PluginPolicy::default()).unwrap();
+    let adapter = registry.resolve("d", None).unwrap().open(&PluginPolicy::default()).unwrap();
     assert!(!adapter.is_trainable());
 
     let projector = adapter.host_projector().unwrap();

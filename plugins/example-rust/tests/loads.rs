@@ -18,7 +18,7 @@ fn the_plugin_is_the_package_that_it_embeds() {
         sha256_file(&library).unwrap()
     );
     let registry = Registry::parse(&text, &tests.with_file_name("registry.toml")).unwrap();
-    let adapter = Adapter::resolve(registry.decoder("d").unwrap(), &PluginPolicy::default()).unwrap();
+    let adapter = registry.resolve("d", None).unwrap().open(&PluginPolicy::default()).unwrap();
     assert!(adapter.is_trainable() && adapter.host_projector().is_none());
 
     let package = Adapter::open(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();

@@ -5,30 +5,24 @@ use std::path::{Path, PathBuf};
 
 use arc_adapters::{
     Adapter, AdapterManifest, Archive, Check, DecoderEntry, ENCODER_FILE, EncoderManifest, MANIFEST_FILE,
-    ModelFile, ModelSource, NewAdapter, NewDecoder, Outcome, PluginEntry, REGISTRY_FILE, Registry,
-    RegistryEditor, archive_manifest, sha256_file, unpack_as,
+    ModelFile, ModelSource, NewAdapter, NewDecoder, Outcome, PluginEntry, Registry, RegistryEditor,
+    archive_manifest, sha256_file, unpack_as,
 };
 use arc_core::Error;
 use serde_json::{Value, json};
 
 use super::shown;
 use super::subject::{Subject, policy_for};
-use super::target::{path_for, registry_now, target_file};
 use super::verify::{checks_against, open_model, template_fault};
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Add;
 use crate::commands::setup::{consent, plugin_policy};
+use crate::commands::target::{folder_of, path_for, registry_now, target_file};
 use crate::output::{Output, TransferBar};
 
 pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Failure> {
-    let file = match target_file(global, &add.target) {
-        // Where nothing is registered yet, a registry is begun.
-        Err(_) if !add.target.user => {
-            std::env::current_dir().map_err(Error::io("find", "."))?.join(REGISTRY_FILE)
-        }
-        file => file?,
-    };
+    let file = target_file(global, &add.target)?;
     let registry = registry_now(global)?;
     let Some(text) = &add.adapter else {
         return add_decoder(add, &file, output);
@@ -85,7 +79,7 @@ fn add_encoder(add: &Add, folder: &Path, file: &Path, output: &Output) -> Result
     let name = add.name.as_ref().unwrap_or(&manifest.name);
     let mut editor = RegistryEditor::open(file)?;
     editor.add_encoder(name, &path_in(file, folder)?)?;
-    let is_first = editor.registry()?.default_encoder().is_none();
+    let is_first = !editor.registry()?.names_a_default_encoder();
     if is_first {
         editor.set_default_encoder(name)?;
     }
@@ -242,15 +236,16 @@ fn register(
         editor.copy_decoder(name, known)?;
         editor.registry()?.decoder(name)?.clone()
     };
-    let encoder = match &add.for_encoder {
-        Some(name) => Some(registry.encoder(name)?.name.clone()),
-        None => None,
-    };
-    let (taken, what) = match &encoder {
+    let encoder = add.for_encoder.as_deref().map(|name| registry.encoder(name)).transpose()?;
+    // What the decoder is used with where no encoder is named; where it resolves to nothing yet, `verify`
+    // says so afterwards.
+    let own = registry.resolve(&entry.name, None).ok().and_then(|pair| pair.encoder);
+    let named_for_own = own.filter(|own| entry.names_adapter_for(own));
+    let (taken, what) = match encoder {
         Some(encoder) => {
-            (entry.adapters.contains_key(encoder), format!("an adapter for encoder `{encoder}`"))
+            (entry.names_adapter_for(encoder), format!("an adapter for encoder `{}`", encoder.name))
         }
-        None => (entry.adapter.is_some() || entry.plugin.is_some(), "an adapter".to_owned()),
+        None => (named_for_own.is_some() || entry.usual_adapter().is_some(), "an adapter".to_owned()),
     };
     if taken && !add.replace {
         return Err(Failure::failed(
@@ -258,14 +253,13 @@ fn register(
             "put this one in its place with `--replace`, or add it as another decoder with `--name`",
         ));
     }
-    let remarks = check(global, registry, &entry, encoder.as_deref(), manifest)?;
+    let remarks = check(global, registry, &entry, encoder.map(|encoder| encoder.name.as_str()), manifest)?;
     let kind = match adapter {
         Found::Package { path, sha256 } => {
-            if let Some(encoder) = &encoder {
+            if let Some(encoder) = encoder {
                 editor.add_adapter(&entry.name, encoder, path, Some(sha256))?;
             } else {
-                editor.set_adapter(&entry.name, &NewAdapter::Package(path.clone()))?;
-                editor.pin_adapter(&entry.name, sha256)?;
+                editor.set_package(&entry.name, own, path, sha256)?;
             }
             "package"
         }
@@ -276,11 +270,21 @@ fn register(
                     "add it as another decoder with `--name`",
                 ));
             }
+            if let Some(own) = named_for_own {
+                return Err(Failure::failed(
+                    format!(
+                        "decoder `{}` names a package for encoder `{}`, which goes before a plugin",
+                        entry.name, own.name
+                    ),
+                    format!(
+                        "take it out of `adapters` in `{}`, or add the plugin with `--name`",
+                        file.display()
+                    ),
+                ));
+            }
             let plugin = NewAdapter::Plugin { path: path.clone(), sha256: sha256.clone() };
             editor.set_adapter(&entry.name, &plugin)?;
-            editor.list_plugin_folder(
-                path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-            )?;
+            editor.list_plugin_folder(folder_of(path))?;
             "plugin"
         }
     };

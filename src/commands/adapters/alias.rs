@@ -4,14 +4,14 @@ use arc_adapters::{EntryKind, RegistryEditor};
 use serde_json::json;
 
 use super::shown;
-use super::target::{check_defined_in, registry_now, target_file};
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Alias;
+use crate::commands::target::{check_defined_in, existing_file, registry_now};
 use crate::output::Output;
 
 pub(super) fn run(global: &Global, alias: &Alias, output: &Output) -> Result<(), Failure> {
-    let file = target_file(global, &alias.target)?;
+    let file = existing_file(global, &alias.target)?;
     let registry = registry_now(global)?;
     check_defined_in(&registry, &alias.name, &file)?;
     let mut editor = RegistryEditor::open(&file)?;

@@ -1,29 +1,34 @@
 //! `arc adapters doctor`: what keeps a setup from working, the likeliest cause first.
 
-use arc_adapters::{Adapter, DecoderEntry, Finding, Likelihood, Outcome, Registry};
+use arc_adapters::{DecoderEntry, Finding, Likelihood, PluginPolicy, Registry};
 use arc_core::hub::Cache;
 use serde_json::json;
 
 use crate::Failure;
 use crate::args::Global;
-use crate::commands::adapters::verify::{check_model, template_fault};
+use crate::commands::adapters::verify::{check_model_of, template_fault};
 use crate::commands::setup::{plugin_policy, registry_files};
 use crate::output::Output;
 
-/// The decoders whose model is not the one that their adapter was made for.
-fn faults_of_models(registry: &Registry, known: &[Finding]) -> Result<Vec<Finding>, Failure> {
+/// The decoders whose model is not the one that their adapters were made for.
+fn faults_of_models(
+    registry: &Registry,
+    policy: &PluginPolicy,
+    known: &[Finding],
+) -> Result<Vec<Finding>, Failure> {
     let mut faults = Vec::new();
     for entry in registry.decoders() {
         let subject = format!("decoder `{}`", entry.name);
-        let folder = entry.adapter.iter().find(|_| known.iter().all(|finding| finding.subject != subject));
-        let Some(Ok(adapter)) = folder.map(|folder| Adapter::open(folder)) else { continue };
-        // The first says enough: another model has another width too.
-        let mut outcomes = check_model(entry, &adapter.manifest)?.into_iter().map(|check| check.outcome);
-        if let Some(Outcome::Failed { message, hint }) =
-            outcomes.find(|outcome| matches!(outcome, Outcome::Failed { .. }))
-        {
-            faults.push(Finding { likelihood: Likelihood::Certain, subject, problem: message, hint });
+        let is_faulty = |finding: &Finding| {
+            finding.subject.starts_with(&subject) && finding.likelihood < Likelihood::Possible
+        };
+        if known.iter().any(is_faulty) {
+            continue;
         }
+        // The first says enough: another model has another width too.
+        let checks = check_model_of(registry, entry, policy)?;
+        let fault = checks.iter().find_map(|check| Finding::of_check(&subject, check));
+        faults.extend(fault.map(|fault| fault.at(Likelihood::Certain)));
     }
     Ok(faults)
 }
@@ -34,10 +39,11 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let files = registry_files(global);
     let cache = Cache::from_env()?;
     let model = |entry: &DecoderEntry| cache.find(&entry.model, &entry.name);
-    let mut findings = arc_adapters::doctor(&files, &plugin_policy(global)?, &model, &template_fault);
+    let policy = plugin_policy(global)?;
+    let mut findings = arc_adapters::doctor(&files, &policy, &model, &template_fault);
     // What only the models know, where nothing simpler is wrong and they are here.
     if let Ok(registry) = Registry::layered(&files) {
-        findings.extend(faults_of_models(&registry, &findings)?);
+        findings.extend(faults_of_models(&registry, &policy, &findings)?);
         findings.sort_by_key(|finding| finding.likelihood);
     }
     for finding in &findings {

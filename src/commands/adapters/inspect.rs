@@ -55,13 +55,22 @@ pub(super) fn run(global: &Global, inspect: &Inspect, output: &Output) -> Result
     });
     output.line(format!("\n{}", table(["TENSOR", "TYPE", "SHAPE"], tensors)))?;
     let mut object = json!(inspection);
-    if let Subject::Decoder(entry) = &subject
-        && !entry.adapters.is_empty()
-    {
-        for (encoder, folder) in &entry.adapters {
-            output.line(format!("for encoder `{encoder}`: {}", shown(folder)))?;
+    if let Subject::Decoder(registry, name) = &subject {
+        let pairs = registry.pairs(name)?;
+        if let [pair, others @ ..] = pairs.as_slice() {
+            output.line(format!("\n{}", pair.why()))?;
+            object["why"] = json!(pair.why());
+            for other in others {
+                if let Some(place) = other.adapter {
+                    output.line(format!("{}: {}", other.label(), shown(place.path())))?;
+                }
+            }
         }
-        object["adapters"] = json!(entry.adapters);
+        let listed = arc_adapters::list(registry);
+        let adapters = listed.iter().find(|decoder| decoder.name == *name).map(|decoder| &decoder.adapters);
+        if let Some(adapters) = adapters.filter(|adapters| !adapters.is_empty()) {
+            object["adapters"] = json!(adapters);
+        }
     }
     output.json(&object)
 }

@@ -14,26 +14,41 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let registry = registry(global)?;
     let decoders = arc_adapters::list(&registry);
     let rows = decoders.iter().flat_map(|decoder| {
-        let usual = [
+        let resolved = [
             decoder.name.clone(),
             decoder.aliases.join(", "),
             decoder.architecture.clone().unwrap_or_default(),
-            decoder.adapter.as_ref().map_or_else(
-                || "none".to_owned(),
-                |path| format!("{} {}", decoder.adapter_kind, shown(path)),
-            ),
+            match (&decoder.adapter, &decoder.fault) {
+                (Some(path), _) => format!("{} {}", decoder.adapter_kind, shown(path)),
+                (None, Some(_)) => "unknown".to_owned(),
+                (None, None) => "none".to_owned(),
+            },
             decoder.encoder.clone().unwrap_or_default(),
             came_from(&decoder.origin, &decoder.replaces),
         ];
-        let others = decoder.adapters.iter().map(|(encoder, path)| {
+        let row = |path: &Path, encoder: &str| {
             let package = format!("package {}", shown(path));
-            [String::new(), String::new(), String::new(), package, encoder.clone(), String::new()]
+            [String::new(), String::new(), String::new(), package, encoder.to_owned(), String::new()]
+        };
+        // What its name alone resolves to is in the first row.
+        let others = decoder.adapters.iter().filter(|(encoder, _)| decoder.encoder.as_ref() != Some(encoder));
+        let others = others.map(move |(encoder, path)| row(path, encoder));
+        let usual = decoder.usual.as_ref().filter(|usual| decoder.adapter.as_ref() != Some(usual));
+        let usual = usual.map(|path| {
+            [String::new(), String::new(), String::new(), shown(path), "others".to_owned(), String::new()]
         });
-        std::iter::once(usual).chain(others)
+        std::iter::once(resolved).chain(others).chain(usual)
     });
     output.line(table(["DECODER", "ALIASES", "ARCHITECTURE", "ADAPTER", "FOR ENCODER", "FROM"], rows))?;
 
-    let is_default = |name: &str| registry.default_encoder() == Some(name);
+    for decoder in &decoders {
+        if let Some(fault) = &decoder.fault {
+            output.remark(format!("`{}` resolves to nothing: {fault}", decoder.name));
+        }
+    }
+
+    let default = registry.default_encoder().ok().flatten();
+    let is_default = |name: &str| default.is_some_and(|default| default.name == name);
     let rows = registry.encoders().map(|encoder| {
         [
             encoder.name.clone(),

@@ -10,7 +10,6 @@ mod new;
 mod pack;
 mod remove;
 mod subject;
-mod target;
 mod verify;
 
 use std::path::Path;

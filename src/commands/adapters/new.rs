@@ -18,15 +18,12 @@ pub(super) fn run(global: &Global, new: &New, output: &Output) -> Result<(), Fai
     if folder.exists() {
         return Err(arc_adapters::Error::Exists { path: folder }.into());
     }
-    let dependency = new.code.then(|| dependency(new.arc_adapters.as_deref())).transpose()?;
+    let dependency = new.code.then(|| dependency(new.arc_plugin.as_deref())).transpose()?;
     let session = session(global)?;
     let registry = session.registry();
-    let entry = registry.decoder(&new.decoder)?;
-    let encoder = new.encoder.as_deref().or(entry.encoder.as_deref()).or(registry.default_encoder());
-    let encoder = encoder.ok_or_else(|| {
-        Failure::usage("the registry names no default encoder", "name one with `--encoder NAME`")
-    })?;
-    let encoder = EncoderManifest::open(&registry.encoder(encoder)?.package)?;
+    let pair = registry.resolve(&new.decoder, new.encoder.as_deref())?;
+    let entry = pair.decoder;
+    let encoder = EncoderManifest::open(&pair.encoder()?.package)?;
     let decoder = session.language_model(&entry.name)?;
     let config = decoder.network.config();
     let scaffold = Scaffold {
@@ -71,7 +68,7 @@ fn rate_of(encoder: &EncoderManifest) -> u32 {
     rates.fold(1, |product: u64, rate| product.saturating_mul(rate.unsigned_abs())).min(4096) as u32
 }
 
-/// What the crate's `Cargo.toml` says about arc-adapters: the path of its source, which lies in
+/// What the crate's `Cargo.toml` says about arc-plugin: the path of its source, which lies in
 /// this project.
 fn dependency(named: Option<&Path>) -> Result<String, Failure> {
     let is_source = |folder: &Path| folder.join("Cargo.toml").is_file() && folder.join("ABI.md").is_file();
@@ -79,16 +76,16 @@ fn dependency(named: Option<&Path>) -> Result<String, Failure> {
         Some(folder) => Some(folder.to_owned()).filter(|folder| is_source(folder)),
         None => {
             let here = std::env::current_dir().unwrap_or_default();
-            here.ancestors().map(|folder| folder.join("arc-adapters")).find(|folder| is_source(folder))
+            here.ancestors().map(|folder| folder.join("arc-plugin")).find(|folder| is_source(folder))
         }
     };
     let folder = folder.ok_or_else(|| {
         Failure::usage(
             match named {
-                Some(folder) => format!("`{}` is not the source of arc-adapters", folder.display()),
-                None => "there is no `arc-adapters` in this folder or above it".to_owned(),
+                Some(folder) => format!("`{}` is not the source of arc-plugin", folder.display()),
+                None => "there is no `arc-plugin` in this folder or above it".to_owned(),
             },
-            "name the folder of its source with `--arc-adapters DIR`",
+            "name the folder of its source with `--arc-plugin DIR`",
         )
     })?;
     let folder = folder.canonicalize().map_err(arc_core::Error::io("find", &folder))?;

@@ -1,5 +1,6 @@
 //! `arc adapters pack`: one archive of a package, with a hash of every file in it.
 
+use arc_adapters::AdapterPlace;
 use serde_json::json;
 
 use super::shown;
@@ -17,14 +18,9 @@ pub(super) fn run(global: &Global, pack: &Pack, output: &Output) -> Result<(), F
         )
     };
     let folder = match Subject::find(global, &pack.adapter)? {
-        Subject::Decoder(entry) => match (entry.adapter, entry.plugin) {
-            (Some(folder), _) => folder,
-            (None, Some(_)) => return Err(no_package(&format!("the adapter of `{}` is code", entry.name))),
-            (None, None) => {
-                return Err(
-                    arc_adapters::Error::NoAdapter { decoder: entry.name, origin: entry.origin }.into()
-                );
-            }
+        Subject::Decoder(registry, name) => match registry.resolve(&name, None)?.adapter()? {
+            AdapterPlace::Package { folder, .. } => folder.to_owned(),
+            _ => return Err(no_package(&format!("the adapter of `{name}` is code"))),
         },
         Subject::Package(folder) => folder,
         Subject::Archive(path) | Subject::Plugin(path) => {

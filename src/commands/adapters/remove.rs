@@ -4,14 +4,14 @@ use arc_adapters::{EntryKind, RegistryEditor};
 use serde_json::json;
 
 use super::shown;
-use super::target::{check_defined_in, registry_now, target_file};
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Remove;
+use crate::commands::target::{check_defined_in, existing_file, registry_now};
 use crate::output::Output;
 
 pub(super) fn run(global: &Global, remove: &Remove, output: &Output) -> Result<(), Failure> {
-    let file = target_file(global, &remove.target)?;
+    let file = existing_file(global, &remove.target)?;
     check_defined_in(&registry_now(global)?, &remove.name, &file)?;
     let mut editor = RegistryEditor::open(&file)?;
     let entry = editor.registry()?.decoder(&remove.name)?.clone();
@@ -21,7 +21,7 @@ pub(super) fn run(global: &Global, remove: &Remove, output: &Output) -> Result<(
         editor.remove(EntryKind::Decoder, &remove.name)?;
     }
     editor.save()?;
-    let left = entry.adapter.clone().or_else(|| entry.plugin.as_ref().map(|plugin| plugin.path.clone()));
+    let left = entry.usual_adapter().map(|place| place.path().to_owned());
     let what = if remove.adapter_only { "the adapter of " } else { "" };
     output.line(format!("removed {what}`{}` from {}", entry.name, shown(&file)))?;
     if let Some(path) = left.as_ref().filter(|path| path.exists()) {

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use arc_adapters::{Adapter, DecoderEntry, MANIFEST_FILE, PluginEntry, PluginPolicy, sha256_file, unpack};
+use arc_adapters::{
+    Adapter, AdapterPlace, MANIFEST_FILE, PluginEntry, PluginPolicy, Registry, sha256_file, unpack,
+};
 
 use crate::Failure;
 use crate::args::Global;
@@ -12,8 +14,8 @@ use crate::commands::setup::registry;
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one in a command")]
 pub(super) enum Subject {
-    /// An entry of the registry.
-    Decoder(DecoderEntry),
+    /// A decoder of the registry, by its name.
+    Decoder(Registry, String),
     /// A package folder.
     Package(PathBuf),
     /// An archive file.
@@ -27,8 +29,12 @@ impl Subject {
     pub(super) fn find(global: &Global, text: &str) -> Result<Self, Failure> {
         let path = Path::new(text);
         if !text.contains(['/', std::path::MAIN_SEPARATOR]) {
-            match registry(global).and_then(|registry| Ok(registry.decoder(text)?.clone())) {
-                Ok(entry) => return Ok(Self::Decoder(entry)),
+            let found = registry(global).and_then(|registry| {
+                let name = registry.decoder(text)?.name.clone();
+                Ok((registry, name))
+            });
+            match found {
+                Ok((registry, name)) => return Ok(Self::Decoder(registry, name)),
                 Err(unknown) if !path.exists() => return Err(unknown),
                 Err(_) => {}
             }
@@ -48,10 +54,13 @@ impl Subject {
         }
     }
 
-    /// The package folder, if it is one.
+    /// The package folder, if it is one: of a decoder, the one that its name resolves to.
     pub(super) fn folder(&self) -> Option<&Path> {
         match self {
-            Self::Decoder(entry) => entry.adapter.as_deref(),
+            Self::Decoder(registry, name) => match registry.resolve(name, None).ok()?.adapter? {
+                AdapterPlace::Package { folder, .. } => Some(folder),
+                _ => None,
+            },
             Self::Package(folder) => Some(folder),
             Self::Archive(_) | Self::Plugin(_) => None,
         }
@@ -60,7 +69,7 @@ impl Subject {
     /// Reads and verifies the adapter.
     pub(super) fn open(&self, policy: &PluginPolicy) -> arc_adapters::Result<Adapter> {
         match self {
-            Self::Decoder(entry) => Adapter::resolve(entry, policy),
+            Self::Decoder(registry, name) => registry.resolve(name, None)?.open(policy),
             Self::Package(folder) => Adapter::open(folder),
             Self::Archive(path) => {
                 let folder = tempfile::tempdir().map_err(|source| arc_adapters::Error::Io {

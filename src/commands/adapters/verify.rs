@@ -1,6 +1,6 @@
 //! `arc adapters verify`: everything about adapters that can be checked without generating.
 
-use arc_adapters::{AdapterManifest, Check, DecoderEntry, Outcome, Registry};
+use arc_adapters::{AdapterManifest, Check, DecoderEntry, Outcome, PluginPolicy, Registry};
 use arc_core::decoder::{Decoder, ModelSettings};
 use arc_core::device::DeviceName;
 use arc_core::hub::Cache;
@@ -18,9 +18,7 @@ use crate::output::Output;
 pub(super) fn run(global: &Global, verify: &Verify, output: &Output) -> Result<(), Failure> {
     let names = if verify.adapters.is_empty() {
         let registry = registry(global)?;
-        let adapted = registry
-            .decoders()
-            .filter(|entry| entry.adapter.is_some() || entry.plugin.is_some() || !entry.adapters.is_empty());
+        let adapted = registry.decoders().filter(|entry| entry.names_an_adapter());
         adapted.map(|entry| entry.name.clone()).collect()
     } else {
         verify.adapters.clone()
@@ -56,14 +54,11 @@ pub(super) fn run(global: &Global, verify: &Verify, output: &Output) -> Result<(
 fn checks(global: &Global, name: &str) -> Result<Vec<Check>, Failure> {
     let policy = plugin_policy(global)?;
     let subject = Subject::find(global, name)?;
-    if let Subject::Decoder(entry) = &subject {
-        let registry = registry(global)?;
-        let model = Cache::from_env()?.find(&entry.model, &entry.name);
-        let mut checks =
-            arc_adapters::verify(&registry, &entry.name, &policy, model.as_deref(), &template_fault)?;
-        if let Ok(adapter) = subject.open(&policy) {
-            checks.extend(check_model(entry, &adapter.manifest)?);
-        }
+    if let Subject::Decoder(registry, name) = &subject {
+        let entry = registry.decoder(name)?;
+        let model = Cache::from_env()?.find(&entry.model, name);
+        let mut checks = arc_adapters::verify(registry, name, &policy, model.as_deref(), &template_fault)?;
+        checks.extend(check_model_of(registry, entry, &policy)?);
         return Ok(checks);
     }
     let opened = subject.open(&policy);
@@ -107,8 +102,27 @@ fn check_made_for(
 
 const PINS: &str = "adapter: embedding table and tokenizer are the model's";
 
+/// Whether the model of an entry, if it is here, is the one that its adapters were made for. The first
+/// is the one that its name resolves to.
+pub(super) fn check_model_of(
+    registry: &Registry,
+    entry: &DecoderEntry,
+    policy: &PluginPolicy,
+) -> Result<Vec<Check>, Failure> {
+    // What does not resolve or cannot be opened has a check of its own that says so.
+    let pairs = registry.pairs(&entry.name).unwrap_or_default();
+    let adapters: Vec<_> = pairs.iter().filter_map(|pair| pair.open(policy).ok()).collect();
+    if adapters.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(match open_model(entry)? {
+        Err(check) => vec![check],
+        Ok(model) => adapters.iter().flat_map(|adapter| checks_against(&model, &adapter.manifest)).collect(),
+    })
+}
+
 /// Whether the model of an entry, if it is here, is the one that an adapter was made for.
-pub(super) fn check_model(entry: &DecoderEntry, manifest: &AdapterManifest) -> Result<Vec<Check>, Failure> {
+fn check_model(entry: &DecoderEntry, manifest: &AdapterManifest) -> Result<Vec<Check>, Failure> {
     Ok(match open_model(entry)? {
         Err(check) => vec![check],
         Ok(model) => checks_against(&model, manifest),

@@ -23,7 +23,7 @@ use crate::abi::{ARC_ERROR_CAPACITY, ARC_ERROR_OTHER, ARC_ERROR_PANIC, ARC_ERROR
 ///     Ok(())
 /// }
 ///
-/// arc_adapters::export_adapter! {
+/// arc_plugin::export_adapter! {
 ///     manifest: JSON,   // include_bytes!("../adapter.json")
 ///     weights: WEIGHTS, // include_bytes!("../adapter.safetensors")
 ///     project: double,

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::checks::read_checked;
+use super::in_process::{Loaded, from_plugin_parts, output_len};
 use crate::digest::sha256_hex;
-use crate::loader::{Loaded, from_plugin_parts, output_len, read_checked};
-use crate::manifest::MAX_MANIFEST_BYTES;
-use crate::package::MAX_WEIGHTS_BYTES;
-use crate::{Adapter, AdapterManifest, Error, HostProjector, PluginEntry, PluginPolicy, Result};
+use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
+use crate::{Adapter, AdapterManifest, Error, HostProjector, PluginEntry, Result};
 
 /// How to start the process that a plugin runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +174,7 @@ fn load(request: &[u8]) -> Result<LoadedParts> {
     // The parent sends only plugins that it would run.
     let plugin =
         PluginEntry { path: request.path, sha256: request.sha256, allowed: true, folders: request.folders };
-    let loaded = Loaded::load(&read_checked(&plugin, &PluginPolicy::default())?, &plugin)?;
+    let loaded = Loaded::load(&read_checked(&plugin, false, &[])?, &plugin)?;
     let (manifest, weights) = (loaded.manifest()?, loaded.weights()?);
     let mut projector = None;
     from_plugin_parts(&manifest, weights.clone(), &plugin.path, |manifest| {
@@ -198,7 +198,7 @@ fn protocol(what: &str) -> Error {
 
 /// A plugin that runs in a process of its own. After a crash the next call starts it anew.
 #[derive(Debug)]
-pub(crate) struct Isolated {
+pub(super) struct Isolated {
     plugin: PluginEntry,
     isolation: Isolation,
     manifest_sha256: String,
@@ -210,7 +210,7 @@ pub(crate) struct Isolated {
 
 impl Isolated {
     /// Starts the process and takes manifest and weights from it.
-    pub(crate) fn load(plugin: PluginEntry, isolation: Isolation) -> Result<Adapter> {
+    pub(super) fn load(plugin: PluginEntry, isolation: Isolation) -> Result<Adapter> {
         let path = plugin.path.clone();
         let (process, manifest, weights, has_project) = Process::start(&plugin, &isolation)?;
         from_plugin_parts(&manifest, weights, &path, |parsed: &AdapterManifest| {

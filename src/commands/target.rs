@@ -9,22 +9,41 @@ use crate::args::Global;
 use crate::args::adapters::Target;
 use crate::commands::setup::{project_registry, registry_files, same_file, user_registry};
 
-/// The user's registry with `--user`, else the last of `--registry`, else the project's.
+/// The file that a command writes to, whatever it writes: the user's registry with `--user`, else the
+/// last of `--registry`, else the project's. Where nothing is registered yet, one is begun in this
+/// folder.
 pub(super) fn target_file(global: &Global, target: &Target) -> Result<PathBuf, Failure> {
+    match defined_file(global, target)? {
+        Some(file) => Ok(file),
+        None => Ok(std::env::current_dir().map_err(arc_core::Error::io("find", "."))?.join(REGISTRY_FILE)),
+    }
+}
+
+/// The same, for a command that changes what is there.
+pub(super) fn existing_file(global: &Global, target: &Target) -> Result<PathBuf, Failure> {
+    defined_file(global, target)?.ok_or_else(|| {
+        Failure::usage(
+            format!("there is no `{REGISTRY_FILE}` in this folder or above it"),
+            "name one with `--registry FILE`, or use your own with `--user`",
+        )
+    })
+}
+
+fn defined_file(global: &Global, target: &Target) -> Result<Option<PathBuf>, Failure> {
     if target.user {
-        return user_registry().ok_or_else(|| {
+        return user_registry().map(Some).ok_or_else(|| {
             Failure::usage(
                 "this user has no home folder, and so no registry",
                 "name one with `--registry FILE`",
             )
         });
     }
-    global.registry.last().cloned().or_else(project_registry).ok_or_else(|| {
-        Failure::usage(
-            format!("there is no `{REGISTRY_FILE}` in this folder or above it"),
-            "name one with `--registry FILE`, or use your own with `--user`",
-        )
-    })
+    Ok(global.registry.last().cloned().or_else(project_registry))
+}
+
+/// The folder that a registry file's relative paths are relative to.
+pub(super) fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The registry files as they are now, those that are there.
@@ -55,10 +74,6 @@ pub(super) fn path_for(file: &Path, path: &Path) -> Result<PathBuf, Failure> {
     let absolute =
         |path: &Path| path.canonicalize().map_err(arc_core::Error::io("find", path)).map_err(Failure::from);
     let path = absolute(path)?;
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let folder = absolute(folder)?;
+    let folder = absolute(folder_of(file))?;
     Ok(path.strip_prefix(&folder).map(Path::to_owned).unwrap_or(path))
 }

@@ -1,9 +1,4 @@
-//! Loads code plugins: checked before anything runs, from a copy that cannot change, for good.
-//!
-//! The order is the point. Whether plugins are allowed at all, where the file lies and who may
-//! write there, and its SHA-256 are checked before the system's loader sees a byte, since loading
-//! already runs the library's constructors. What is loaded is the very bytes that were hashed.
-//! Nothing here contains a crash in foreign code: that is what [`crate::Isolation`] is for.
+//! A plugin that is part of this process: loaded once from a copy that nobody can change, for good.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,76 +6,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use crate::abi::{
-    ARC_ABI_MAJOR, ARC_ERROR_CAPACITY, ARC_ERROR_PANIC, ARC_ERROR_SHAPE, ArcAdapter, ArcBytesFn,
-    ArcProjectFn, Refusal, call_project, copy_bytes, read_adapter,
+use arc_plugin::abi::{
+    ARC_ABI_MAJOR, ARC_ERROR_CAPACITY, ARC_ERROR_PANIC, ARC_ERROR_SHAPE, ArcAdapter, ArcBytesFn, ArcProjectFn,
 };
+
+use super::abi::{Refusal, call_project, copy_bytes, read_adapter};
 use crate::digest::sha256_hex;
-use crate::files::{io_error, read_bytes};
-use crate::isolate::{Isolated, Isolation};
-use crate::manifest::MAX_MANIFEST_BYTES;
-use crate::package::MAX_WEIGHTS_BYTES;
-use crate::{Adapter, AdapterManifest, DecoderEntry, Error, HostProjector, PluginEntry, Result};
+use crate::files::io_error;
+use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
+use crate::{Adapter, AdapterManifest, Error, HostProjector, PluginEntry, Result};
 
 /// The one symbol of a plugin.
 const SYMBOL: &str = "arc_adapter";
 
-/// A plugin carries its weights, so it may be as large as they are.
-const MAX_PLUGIN_BYTES: u64 = MAX_WEIGHTS_BYTES + (1 << 28);
-
-/// What the user of this process lets plugins do, beside what the registries say.
-#[derive(Debug, Clone, Default)]
-pub struct PluginPolicy {
-    /// Run plugins even though their registry does not allow it (`--allow-plugins`).
-    pub allow: bool,
-    /// Folders that plugins may lie in, beside those that their registry lists.
-    pub folders: Vec<PathBuf>,
-    /// Run plugins in a process of their own.
-    pub isolation: Option<Isolation>,
-}
-
-impl Adapter {
-    /// Reads and verifies the usual adapter of a registry entry, be it a package or a code plugin.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`] when the entry names none, [`Error::PackageChanged`] when it is not the
-    /// one that the entry pins, otherwise as [`Adapter::open`] and [`Adapter::load_plugin`].
-    pub fn resolve(entry: &DecoderEntry, policy: &PluginPolicy) -> Result<Self> {
-        let adapter = match (&entry.adapter, &entry.plugin) {
-            (_, Some(plugin)) => Self::load_plugin(plugin, policy)?,
-            (Some(folder), None) => Self::open(folder)?,
-            (None, None) => {
-                return Err(Error::NoAdapter { decoder: entry.name.clone(), origin: entry.origin.clone() });
-            }
-        };
-        entry.check_package(&adapter)?;
-        Ok(adapter)
-    }
-
-    /// Loads a code plugin, in this process or in one of its own.
-    ///
-    /// # Errors
-    /// The `Plugin…` errors when it may not or cannot be loaded, and those of [`Adapter::open`]
-    /// for its manifest and weights.
-    pub fn load_plugin(plugin: &PluginEntry, policy: &PluginPolicy) -> Result<Self> {
-        let bytes = read_checked(plugin, policy)?;
-        if let Some(isolation) = &policy.isolation {
-            let mut folders = plugin.folders.clone();
-            folders.extend(policy.folders.iter().cloned());
-            return Isolated::load(PluginEntry { folders, ..plugin.clone() }, isolation.clone());
-        }
-        let loaded = Loaded::load(&bytes, plugin)?;
-        drop(bytes);
-        let manifest = loaded.manifest()?;
-        let weights = loaded.weights()?;
-        from_plugin_parts(&manifest, weights, &plugin.path, |manifest| {
-            loaded.projector(manifest.d_encoder, manifest.d_decoder)
-        })
-    }
-}
-
 /// Makes an adapter of what a plugin gave.
-pub(crate) fn from_plugin_parts(
+pub(super) fn from_plugin_parts(
     manifest: &[u8],
     weights: Vec<u8>,
     path: &Path,
@@ -100,107 +40,9 @@ pub(crate) fn from_plugin_parts(
     Adapter::from_parts((manifest, manifest_sha256), weights, path, path.to_owned(), host)
 }
 
-/// The bytes of a plugin that may be loaded.
-pub(crate) fn read_checked(plugin: &PluginEntry, policy: &PluginPolicy) -> Result<Vec<u8>> {
-    if !plugin.allowed && !policy.allow {
-        return Err(Error::PluginNotAllowed { path: plugin.path.clone() });
-    }
-    let path = plugin.path.canonicalize().map_err(io_error("open", &plugin.path))?;
-    let folders: Vec<_> = plugin.folders.iter().chain(&policy.folders).cloned().collect();
-    let listed = folders.iter().any(|f| f.canonicalize().is_ok_and(|f| path.starts_with(f)));
-    if !listed {
-        return Err(Error::PluginOutsideFolders { path, folders });
-    }
-    if let Some(writable) = writable_by_others(&path)? {
-        return Err(Error::PluginWritable { path, writable });
-    }
-    let bytes = read_bytes(&path, "code plugin", MAX_PLUGIN_BYTES)?;
-    let found = sha256_hex(&bytes);
-    if found != plugin.sha256 {
-        return Err(Error::Sha256Mismatch { path, expected: plugin.sha256.clone(), found });
-    }
-    if let Some(reason) = other_target(&bytes) {
-        return Err(Error::PluginLoad { path, reason: reason.to_owned() });
-    }
-    Ok(bytes)
-}
-
-/// The file, or the folder above it, through which anyone could put another file in its place.
-///
-/// In a folder with the sticky bit, like the system's temporary one, only the owner of an entry can
-/// replace it; such a folder is accepted when what lies in it on the way to `path` is ours or the
-/// administrator's.
-#[cfg(unix)]
-fn writable_by_others(path: &Path) -> Result<Option<PathBuf>> {
-    use std::os::unix::fs::MetadataExt as _;
-    let me = rustix::process::geteuid().as_raw();
-    let mut child_uid = None;
-    for step in path.ancestors() {
-        let meta = std::fs::symlink_metadata(step).map_err(io_error("read", step))?;
-        let (world_writable, sticky) = (meta.mode() & 0o002 != 0, meta.mode() & 0o1000 != 0);
-        let child_is_safe = child_uid.is_some_and(|uid| uid == me || uid == 0);
-        if world_writable && !(sticky && meta.is_dir() && child_is_safe) {
-            return Ok(Some(step.to_owned()));
-        }
-        child_uid = Some(meta.uid());
-    }
-    Ok(None)
-}
-
-/// Rights on other systems are lists that the standard library does not read.
-#[cfg(not(unix))]
-fn writable_by_others(_path: &Path) -> Result<Option<PathBuf>> {
-    Ok(None)
-}
-
-/// Why the file cannot be a library for this target, told from its first bytes (System V gABI,
-/// chapter 4): the loader's own message would name a file that the user does not know.
-#[cfg(all(target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
-fn other_target(bytes: &[u8]) -> Option<&'static str> {
-    const MACHINE: Option<u16> = match std::env::consts::ARCH.as_bytes() {
-        b"x86_64" => Some(62),
-        b"aarch64" => Some(183),
-        b"riscv64" => Some(243),
-        _ => None,
-    };
-    let [0x7f, b'E', b'L', b'F', class, data, ..] = bytes else {
-        return Some("it is not an ELF library");
-    };
-    let u16_at = |at: usize| Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
-    let u64_at = |at: usize| usize::try_from(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?)).ok();
-    let (Some(kind), Some(machine)) = (u16_at(16), u16_at(18)) else {
-        return Some("it is cut off");
-    };
-    if (*class, *data) != (2, 1) || MACHINE.is_some_and(|here| here != machine) {
-        return Some("it is built for another processor");
-    }
-    // The loader maps what the program headers say without asking whether the file is that long,
-    // and what lies beyond its end is a bus error at the first touch.
-    let whole = || {
-        let (table, size, n) = (u64_at(32)?, u16_at(54)?, u16_at(56)?);
-        for i in 0..usize::from(n) {
-            let header = i.checked_mul(usize::from(size))?.checked_add(table)?;
-            let (offset, len) = (u64_at(header.checked_add(8)?)?, u64_at(header.checked_add(32)?)?);
-            if offset.checked_add(len)? > bytes.len() {
-                return None;
-            }
-        }
-        Some(())
-    };
-    if whole().is_none() {
-        return Some("it is cut off");
-    }
-    (kind != 3).then_some("it is not a shared library")
-}
-
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
-fn other_target(_bytes: &[u8]) -> Option<&'static str> {
-    None
-}
-
 /// A plugin that is part of this process.
 #[derive(Debug, Clone)]
-pub(crate) struct Loaded {
+pub(super) struct Loaded {
     path: PathBuf,
     adapter: ArcAdapter,
 }
@@ -209,8 +51,8 @@ pub(crate) struct Loaded {
 static LOADED: LazyLock<Mutex<HashMap<String, ArcAdapter>>> = LazyLock::new(Mutex::default);
 
 impl Loaded {
-    /// Loads bytes that were read and checked by [`read_checked`].
-    pub(crate) fn load(bytes: &[u8], plugin: &PluginEntry) -> Result<Self> {
+    /// Loads bytes that were read and checked by [`read_checked`](super::checks::read_checked).
+    pub(super) fn load(bytes: &[u8], plugin: &PluginEntry) -> Result<Self> {
         let path = plugin.path.clone();
         // Nothing is left half done when a holder of the lock panics.
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,11 +64,11 @@ impl Loaded {
         Ok(Self { path, adapter })
     }
 
-    pub(crate) fn manifest(&self) -> Result<Vec<u8>> {
+    pub(super) fn manifest(&self) -> Result<Vec<u8>> {
         self.bytes("manifest", self.adapter.manifest, MAX_MANIFEST_BYTES)
     }
 
-    pub(crate) fn weights(&self) -> Result<Vec<u8>> {
+    pub(super) fn weights(&self) -> Result<Vec<u8>> {
         self.bytes("weights", self.adapter.weights, MAX_WEIGHTS_BYTES)
     }
 
@@ -242,7 +84,7 @@ impl Loaded {
     }
 
     /// The plugin's own projector, if it has one.
-    pub(crate) fn projector(&self, d_in: usize, d_out: usize) -> Option<Arc<dyn HostProjector>> {
+    pub(super) fn projector(&self, d_in: usize, d_out: usize) -> Option<Arc<dyn HostProjector>> {
         let project = self.adapter.project?;
         Some(Arc::new(InProcess { path: self.path.clone(), project, d_in, d_out }))
     }
@@ -388,7 +230,7 @@ impl HostProjector for InProcess {
 }
 
 /// How many values the projection of `x` has.
-pub(crate) fn output_len(x: &[f32], n: usize, d_in: usize, d_out: usize) -> Result<usize> {
+pub(super) fn output_len(x: &[f32], n: usize, d_in: usize, d_out: usize) -> Result<usize> {
     match (n.checked_mul(d_in), n.checked_mul(d_out)) {
         (Some(n_in), Some(n_out)) if n_in == x.len() && n_out < isize::MAX as usize / 8 => Ok(n_out),
         _ => Err(Error::InputShape { n, d_in, found: x.len() }),

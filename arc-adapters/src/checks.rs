@@ -1,0 +1,515 @@
+//! What can be checked of adapters without running a model: `verify` runs the checks of a decoder,
+//! and `doctor` those of a whole setup, with the likeliest cause first.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::resolve::Pair;
+use crate::{
+    Adapter, AdapterManifest, Backbone, DecoderEntry, EncoderEntry, EncoderManifest, EncoderWeights, Error,
+    MANIFEST_FILE, ModelSource, PluginPolicy, Registry, Result, sha256_file,
+};
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Check {
+    /// What it is about.
+    pub what: String,
+    /// How it went.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// What `doctor` says about it.
+    #[serde(skip)]
+    pub(crate) symptom: Option<Symptom>,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// As it should be.
+    Passed,
+    /// Not as it should be.
+    Failed {
+        /// The error.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// Not looked at.
+    Skipped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How likely a finding is to be the cause of a user's trouble; the likeliest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Likelihood {
+    /// Nothing works before this is put right.
+    Certain,
+    /// What it is about does not work.
+    Likely,
+    /// It works, but perhaps not as meant.
+    Possible,
+}
+
+/// What a check tells of a setup in which something does not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Symptom {
+    pub(crate) likelihood: Likelihood,
+    pub(crate) problem: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Check {
+    fn passed(what: impl Into<String>) -> Self {
+        Self { what: what.into(), outcome: Outcome::Passed, symptom: None }
+    }
+
+    fn failed_as(
+        likelihood: Likelihood,
+        what: impl Into<String>,
+        message: String,
+        hint: Option<String>,
+    ) -> Self {
+        let symptom = Symptom { likelihood, problem: message.clone(), hint: hint.clone() };
+        Self { what: what.into(), outcome: Outcome::Failed { message, hint }, symptom: Some(symptom) }
+    }
+
+    /// The check that failed if there is a fault, which comes with what to do about it.
+    fn unless(what: impl Into<String>, fault: Option<(String, String)>) -> Self {
+        match fault {
+            None => Self::passed(what),
+            Some((message, hint)) => Self::failed_as(Likelihood::Likely, what, message, Some(hint)),
+        }
+    }
+
+    /// The check that a result is, and its value.
+    pub fn of<T>(what: impl Into<String>, result: Result<T>) -> (Self, Option<T>) {
+        match result {
+            Ok(value) => (Self::passed(what), Some(value)),
+            Err(error) => {
+                let likelihood = match &error {
+                    // It was never more than a model to be used without latents.
+                    Error::NoAdapter { .. } => Likelihood::Possible,
+                    _ => Likelihood::Likely,
+                };
+                (Self::failed_as(likelihood, what, error.to_string(), error.hint()), None)
+            }
+        }
+    }
+
+    /// A check that failed for a reason that is no [`Error`].
+    #[must_use]
+    pub fn failed_with(what: &str, message: String, hint: Option<String>) -> Self {
+        Self::failed_as(Likelihood::Likely, what, message, hint)
+    }
+
+    /// A check that was left out.
+    #[must_use]
+    pub fn skipped(what: &str, reason: impl Into<String>) -> Self {
+        let outcome = Outcome::Skipped { reason: reason.into() };
+        Self { what: what.to_owned(), outcome, symptom: None }
+    }
+
+    /// A check that was left out for a reason that may be what the user came about.
+    fn skipped_for(what: &str, problem: String, hint: String) -> Self {
+        let symptom = Symptom { likelihood: Likelihood::Possible, problem, hint: Some(hint) };
+        let reason = format!("{}; {}", symptom.problem, symptom.hint.as_deref().unwrap_or_default());
+        Self { symptom: Some(symptom), ..Self::skipped(what, reason) }
+    }
+
+    /// Whether it failed.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        matches!(self.outcome, Outcome::Failed { .. })
+    }
+}
+
+/// Says in one line what is wrong with a prompt template, if anything is: this crate has no engine
+/// that reads them.
+pub type TemplateFault<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+const LATENTS_WIDTH: &str = "adapter: width of the latents";
+
+/// Checks all that one decoder resolves to against everything that can be read without running a
+/// model: each of its adapters, the encoder of each, and the model's file.
+///
+/// `model` is where the decoder's model file lies, if it has been pulled. The embedding table and
+/// the tokenizer are checked by who loads the model, with [`AdapterManifest::check_decoder`].
+///
+/// # Errors
+/// [`Error::UnknownName`]; everything else is a failed check.
+pub fn verify(
+    registry: &Registry,
+    decoder: &str,
+    policy: &PluginPolicy,
+    model: Option<&Path>,
+    template: &TemplateFault<'_>,
+) -> Result<Vec<Check>> {
+    let entry = registry.decoder(decoder)?;
+    let mut checks = Vec::new();
+    for of_pair in check_pairs(registry, entry, policy, template) {
+        checks.extend(of_pair.adapter);
+        checks.extend(of_pair.encoder);
+    }
+    checks.extend(check_options(entry, template));
+    let (file, path) = check_model_file(entry, model);
+    checks.push(match (path, &entry.model.sha256) {
+        (Some(path), Some(expected)) if !file.failed() => {
+            Check::of("model: sha256", check_sha256(path, expected)).0
+        }
+        (Some(_), None) if !file.failed() => Check::skipped("model: sha256", "the registry pins no sha256"),
+        _ => file,
+    });
+    Ok(checks)
+}
+
+/// What was looked at of one adapter of a decoder.
+pub(crate) struct PairChecks {
+    /// Who the checks are about: `decoder NAME`, or `decoder NAME with encoder NAME`.
+    pub(crate) subject: String,
+    /// Those of the adapter.
+    pub(crate) adapter: Vec<Check>,
+    /// Those of the encoder alone, whichever adapter reads it.
+    pub(crate) encoder: Vec<Check>,
+}
+
+/// The checks of every adapter of a decoder, with the encoder that it is used with.
+pub(crate) fn check_pairs(
+    registry: &Registry,
+    entry: &DecoderEntry,
+    policy: &PluginPolicy,
+    template: &TemplateFault<'_>,
+) -> Vec<PairChecks> {
+    let subject = format!("decoder `{}`", entry.name);
+    match registry.pairs(&entry.name) {
+        Ok(pairs) => pairs.iter().map(|pair| check_pair(registry, pair, policy, template)).collect(),
+        Err(error) => {
+            let check = Check::of("registry: the name resolves", Err::<(), _>(error)).0;
+            vec![PairChecks { subject, adapter: vec![check], encoder: Vec::new() }]
+        }
+    }
+}
+
+fn check_pair(
+    registry: &Registry,
+    pair: &Pair<'_>,
+    policy: &PluginPolicy,
+    template: &TemplateFault<'_>,
+) -> PairChecks {
+    let label = pair.label();
+    let name = &pair.decoder.name;
+    let subject = match pair.encoder.filter(|encoder| pair.decoder.names_adapter_for(encoder)) {
+        Some(encoder) => format!("decoder `{name}` with encoder `{}`", encoder.name),
+        None => format!("decoder `{name}`"),
+    };
+    let opened = pair.open(policy);
+    let is_described = matches!(opened, Err(Error::NotImported { .. }));
+    let (mut adapter, found) = check_opened(&label, opened);
+    let mut encoder = pair.encoder.map(|encoder| check_encoder(registry, encoder)).unwrap_or_default();
+    // One that is only described says what it is made for all the same.
+    let described = || is_described.then(|| pair.described().ok().flatten()).flatten();
+    match found.map(|adapter| adapter.manifest).or_else(described) {
+        None => adapter.push(Check::skipped(
+            &format!("{label}: matches decoder and encoder"),
+            "there is no adapter to match",
+        )),
+        Some(manifest) => {
+            adapter
+                .push(Check::unless(format!("{label}: prompt template"), bad_template(&manifest, template)));
+            let other = other_architecture(pair.decoder, &manifest);
+            adapter.push(Check::unless(format!("{label}: made for this decoder"), other));
+            match pair.encoder {
+                Some(entry) => {
+                    if let Ok(encoder) = EncoderManifest::open(&entry.package) {
+                        adapter.extend(check_reads(&label, &manifest, &encoder));
+                    }
+                }
+                // It goes with encoders that nothing here names: the one that it was made for is one.
+                None => encoder.extend(check_encoder_of(registry, &manifest)),
+            }
+        }
+    }
+    PairChecks { subject, adapter, encoder }
+}
+
+/// Whether an adapter reads what an encoder gives.
+fn check_reads(label: &str, manifest: &AdapterManifest, encoder: &EncoderManifest) -> Vec<Check> {
+    let pinned = manifest.check_encoder(&encoder.encoder_id);
+    let is_the_one = pinned.is_ok();
+    let mut checks = vec![Check::of(format!("{label}: made for this encoder"), pinned).0];
+    if let Some(fault) = other_width(manifest, encoder).filter(|_| is_the_one) {
+        checks.push(Check::unless(format!("{label}: width of the latents"), Some(fault)));
+    }
+    checks
+}
+
+/// The prompt that an entry has in place of its adapter's.
+pub(crate) fn check_options(entry: &DecoderEntry, template: &TemplateFault<'_>) -> Option<Check> {
+    let source = entry.options.prompt_template.as_ref()?;
+    let fault = template(source).map(|fault| {
+        let hint = format!("correct `prompt_template` there in `{}`", entry.origin.display());
+        (format!("`options` of decoder `{}`: {fault}", entry.name), hint)
+    });
+    Some(Check::unless("options: prompt template", fault))
+}
+
+/// Whether the file of a decoder's model is there and as long as the registry says, and where it is.
+pub(crate) fn check_model_file<'a>(
+    entry: &'a DecoderEntry,
+    pulled: Option<&'a Path>,
+) -> (Check, Option<&'a Path>) {
+    const WHAT: &str = "model: sha256";
+    let path = match (&entry.model.source, pulled) {
+        (ModelSource::File { path }, _) => path.as_path(),
+        (_, Some(path)) => path,
+        // It is pulled when it is first asked for, where there is a network.
+        (_, None) => {
+            let hint = format!("run `arc pull {}`", entry.name);
+            return (Check::skipped_for(WHAT, "its model has not been pulled".to_owned(), hint), None);
+        }
+    };
+    let found = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|file| file.len());
+    let fault = match (found, entry.model.bytes) {
+        _ if !path.exists() => Some((
+            format!("its model file `{}` is not there", path.display()),
+            "put the file there, or change `source` in the registry".to_owned(),
+        )),
+        (Some(found), Some(expected)) if found != expected => Some((
+            format!("its model file has {found} bytes, the registry says {expected}"),
+            "put the file there that the registry means, or correct `bytes` and `sha256`".to_owned(),
+        )),
+        _ => None,
+    };
+    (Check::unless(WHAT, fault), Some(path))
+}
+
+/// The checks of an adapter by itself, wherever it was opened.
+#[must_use]
+pub fn check_adapter(opened: Result<Adapter>) -> (Vec<Check>, Option<Adapter>) {
+    check_opened("adapter", opened)
+}
+
+fn check_opened(label: &str, opened: Result<Adapter>) -> (Vec<Check>, Option<Adapter>) {
+    let what = format!("{label}: manifest, sha256, shapes, values");
+    if let Err(error @ Error::NotImported { .. }) = &opened {
+        // Nothing is wrong with it: its weights are its makers' to give.
+        let hint = error.hint().unwrap_or_default();
+        return (vec![Check::skipped_for(&what, error.to_string(), hint)], None);
+    }
+    let (check, adapter) = Check::of(what, opened);
+    let mut checks = vec![check];
+    if let Some(adapter) = &adapter
+        && let Some(projector) = adapter.host_projector()
+    {
+        let probe = projector.project(&vec![0.5; 2 * adapter.manifest.d_encoder], 2);
+        checks.push(Check::of("plugin: `project` on two rows", probe).0);
+    }
+    (checks, adapter)
+}
+
+/// Whether the prompt of an adapter can be made, as `template` has it, which says what is wrong with
+/// one.
+#[must_use]
+pub fn check_template(manifest: &AdapterManifest, template: &TemplateFault<'_>) -> Check {
+    Check::unless("adapter: prompt template", bad_template(manifest, template))
+}
+
+fn bad_template(manifest: &AdapterManifest, template: &TemplateFault<'_>) -> Option<(String, String)> {
+    let fault = template(&manifest.prompt_template)?;
+    let message = format!("adapter `{}`: {fault}", manifest.name);
+    Some((message, format!("correct `prompt_template` in its `{MANIFEST_FILE}`")))
+}
+
+/// What is wrong where an adapter is for another architecture than an entry says. Either may be the
+/// wrong one: no model was looked at.
+fn other_architecture(entry: &DecoderEntry, manifest: &AdapterManifest) -> Option<(String, String)> {
+    // Names differ between registries, so the name alone proves nothing; the architecture must fit.
+    let said = entry.architecture.as_ref()?;
+    let made_for = &manifest.decoder.architecture;
+    (said != made_for).then(|| {
+        let (adapter, decoder) = (&manifest.name, &entry.name);
+        (
+            format!(
+                "adapter `{adapter}` was made for architecture `{made_for}`, the entry of decoder \
+                 `{decoder}` says `{said}`"
+            ),
+            format!(
+                "correct `architecture` in `{}` if that is not the model's, or use the model that the \
+                 adapter was made for",
+                entry.origin.display()
+            ),
+        )
+    })
+}
+
+/// Whether an adapter gives vectors of the width that a decoder reads.
+#[must_use]
+pub fn check_embeddings(manifest: &AdapterManifest, d_model: usize) -> Check {
+    let (adapter, given) = (&manifest.name, manifest.d_decoder);
+    let fault = (given != d_model).then(|| {
+        (
+            format!("adapter `{adapter}` gives embeddings of width {given}, the decoder reads {d_model}"),
+            "fit an adapter for this decoder with `arc fit`".to_owned(),
+        )
+    });
+    Check::unless("adapter: width of the embeddings", fault)
+}
+
+/// The checks of an adapter that no entry names against the encoder that it was made for, which is
+/// known by its identity whatever it is called here. One that is not here is no fault of the adapter.
+#[must_use]
+pub fn check_encoder_of(registry: &Registry, manifest: &AdapterManifest) -> Vec<Check> {
+    match encoder_of(registry, manifest) {
+        Err(error) => {
+            vec![Check::of(format!("encoder `{}`: manifest", manifest.encoder.name), Err::<(), _>(error)).0]
+        }
+        Ok(None) => vec![Check::skipped("adapter: made for an encoder", no_encoder(manifest))],
+        Ok(Some((name, encoder))) => {
+            let pinned = manifest.check_encoder(&encoder.encoder_id);
+            vec![
+                Check::of(format!("adapter: made for encoder `{name}`"), pinned).0,
+                Check::unless(LATENTS_WIDTH, other_width(manifest, &encoder)),
+            ]
+        }
+    }
+}
+
+/// The encoder that an adapter was made for, else the one of its name.
+fn encoder_of<'a>(
+    registry: &'a Registry,
+    manifest: &AdapterManifest,
+) -> Result<Option<(&'a str, EncoderManifest)>> {
+    let same = registry.encoders().find_map(|entry| {
+        let encoder = EncoderManifest::open(&entry.package).ok()?;
+        manifest.check_encoder(&encoder.encoder_id).is_ok().then_some((entry.name.as_str(), encoder))
+    });
+    match registry.encoder(&manifest.encoder.name) {
+        _ if same.is_some() => Ok(same),
+        Err(_) => Ok(None),
+        Ok(entry) => Ok(Some((&entry.name, EncoderManifest::open(&entry.package)?))),
+    }
+}
+
+fn no_encoder(manifest: &AdapterManifest) -> String {
+    format!(
+        "no encoder here is called `{}`, and none has the `encoder_id` that the adapter pins: `arc adapters \
+         add` adds its package",
+        manifest.encoder.name
+    )
+}
+
+/// The checks of an adapter against the entry that it is to be added to, and against the encoder that
+/// it would be used with: `for_encoder`, else the usual one. What fails could not be used.
+///
+/// An adapter for an encoder that no registry has is no fault: its latents may come from elsewhere.
+#[must_use]
+pub fn check_fit(
+    registry: &Registry,
+    entry: &DecoderEntry,
+    for_encoder: Option<&str>,
+    manifest: &AdapterManifest,
+) -> Vec<Check> {
+    let other = other_architecture(entry, manifest).map(|(message, _)| {
+        let hint = format!(
+            "add it to the decoder that it was made for with `--name`, correct `architecture` in `{}`, or \
+             pass `--force` to add it all the same",
+            entry.origin.display()
+        );
+        (message, hint)
+    });
+    let mut checks = vec![Check::unless("adapter: made for this decoder", other)];
+    checks.extend(entry.shape.as_ref().map(|shape| check_embeddings(manifest, shape.d_model)));
+
+    let what = "adapter: made for this encoder";
+    let usual = registry.encoder_with(entry, for_encoder).ok().and_then(|(encoder, _)| encoder);
+    let usual = usual.and_then(|entry| EncoderManifest::open(&entry.package).ok());
+    let own = encoder_of(registry, manifest);
+    match (usual, own) {
+        (Some(encoder), _) if manifest.check_encoder(&encoder.encoder_id).is_ok() => {
+            checks.push(Check::unless(LATENTS_WIDTH, other_width(manifest, &encoder)));
+        }
+        (_, Ok(None)) if for_encoder.is_none() => checks.push(Check::skipped(what, no_encoder(manifest))),
+        (Some(encoder), own) => {
+            let mut check = Check::of(what, manifest.check_encoder(&encoder.encoder_id)).0;
+            if let (Outcome::Failed { hint, .. }, Ok(Some((name, own)))) = (&mut check.outcome, own)
+                && manifest.check_encoder(&own.encoder_id).is_ok()
+            {
+                *hint = Some(format!(
+                    "add it for the encoder that it was made for with `--for-encoder {name}`, or pass \
+                     `--force` to add it all the same"
+                ));
+            }
+            checks.push(check);
+        }
+        // Without a usual encoder it is used with the one that is named in each call.
+        (None, Ok(Some(_))) => checks.extend(check_encoder_of(registry, manifest)),
+        // What cannot be read is the registry's fault, and no reason to refuse the adapter.
+        (None, _) => {}
+    }
+    checks
+}
+
+/// Whether an encoder can be loaded, as far as its package and the registry say.
+pub(crate) fn check_encoder(registry: &Registry, entry: &EncoderEntry) -> Vec<Check> {
+    let name = &entry.name;
+    let (check, manifest) =
+        Check::of(format!("encoder `{name}`: manifest"), EncoderManifest::open(&entry.package));
+    let mut checks = vec![check];
+    let Some(manifest) = manifest else { return checks };
+    if let EncoderWeights::Published { .. } = manifest.weights {
+        checks.push(Check::skipped_for(
+            &format!("encoder `{name}`: weights"),
+            "it is only described: its weights are published elsewhere and were not imported".to_owned(),
+            format!("`arc import --name {name}` fetches and imports its checkpoint"),
+        ));
+    }
+    let Some(Backbone { decoder: Some(backbone), sha256, .. }) = &manifest.backbone else { return checks };
+    let fault = match registry.decoder(backbone) {
+        Err(error) => Some((
+            format!("its backbone is not in the registry: {error}"),
+            format!(
+                "add decoder `{backbone}` with `arc adapters add --name {backbone} --source SOURCE`, \
+                 pinned as `{sha256}`"
+            ),
+        )),
+        Ok(found) => found.model.sha256.as_ref().filter(|pinned| *pinned != sha256).map(|pinned| {
+            (
+                format!(
+                    "it was made from backbone `{backbone}` with sha256 `{sha256}`, the registry pins \
+                     `{pinned}`"
+                ),
+                format!("point decoder `{backbone}` at the file that the encoder was made from"),
+            )
+        }),
+    };
+    checks.push(Check::unless(format!("encoder `{name}`: backbone"), fault));
+    checks
+}
+
+/// What is wrong where an adapter does not read what an encoder gives, and what to do about it.
+fn other_width(manifest: &AdapterManifest, encoder: &EncoderManifest) -> Option<(String, String)> {
+    let (read, given) = (manifest.d_encoder, encoder.d_encoder);
+    (read != given).then(|| {
+        (
+            format!("the adapter reads latents of width {read}, the encoder gives {given}"),
+            "use the encoder that the adapter was made for".to_owned(),
+        )
+    })
+}
+
+fn check_sha256(path: &Path, expected: &str) -> Result<()> {
+    let found = sha256_file(path)?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Sha256Mismatch { path: path.to_owned(), expected: expected.to_owned(), found })
+}
+
+#[cfg(test)]
+mod tests;

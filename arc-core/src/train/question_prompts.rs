@@ -155,7 +155,9 @@ impl Written {
         if !stands_in(&self.answer, passage) {
             return Err(Rejected::NotInPassage);
         }
-        let content: Vec<String> = words(&self.question).filter(|word| word.len() >= CONTENT_WORD).collect();
+        let asks = |word: &str| BEGINNINGS.iter().any(|beginning| beginning.eq_ignore_ascii_case(word));
+        let is_content = |word: &String| word.len() >= CONTENT_WORD && !asks(word);
+        let content: Vec<String> = words(&self.question).filter(is_content).collect();
         let of_passage: std::collections::HashSet<String> = words(passage).collect();
         let shared = content.iter().filter(|word| of_passage.contains(*word)).count();
         if stands_in(&self.answer, &self.question) || 2 * shared < content.len() {

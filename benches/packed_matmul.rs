@@ -6,7 +6,8 @@
 
 use std::hint::black_box;
 
-use arc_core::weights::{PackedMatrix, RawTensor, StorageType};
+use arc_core::host::PackedMatrix;
+use arc_core::weights::{RawTensor, StorageType};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// Numbers from -1 to 1 that repeat only after long.

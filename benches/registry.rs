@@ -11,9 +11,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, Adapter, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin,
-    Isolation, PluginEntry, PluginPolicy, ProjectorLayer, ProjectorSpec, Registry, WeightType, WeightsFile,
-    sha256_file,
+    ADAPTER_SCHEMA, Adapter, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
+    EncoderPin, Isolation, PluginEntry, PluginPolicy, ProjectorLayer, ProjectorSpec, Registry, WeightType,
+    WeightsFile, sha256_file,
 };
 use arc_core::decoder::GenerateOptions;
 use arc_core::device::DeviceName;
@@ -194,6 +194,7 @@ fn compile(folder: &Path, name: &str, body: &str) -> PathBuf {
         pooling_factors: vec![4],
         append: Append::None,
         prompt_template: "{{ document }}{{ question }}".into(),
+        answer_ends: AnswerEnd::Model,
         weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "0".repeat(64) },
         training: serde_json::Value::Null,
         scores: serde_json::Value::Null,

@@ -4,9 +4,11 @@ pub(crate) mod adapters;
 
 use std::path::PathBuf;
 
-use arc_core::decoder::GenerateOptions;
+use arc_adapters::AnswerEnd;
+use arc_core::decoder::{Decoder, GenerateOptions};
 use arc_core::device::DeviceName;
 use arc_core::eval::{ArmFamily, KeptEnd};
+use arc_core::prompt::Prompt;
 use arc_core::sampling::SamplingOptions;
 use arc_core::train::Precision;
 use clap::builder::RangedU64ValueParser;
@@ -26,28 +28,28 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Where to run: cpu, cuda, cuda:1, rocm, metal, vulkan, wgpu or auto
-    #[arg(long, global = true, value_name = "NAME", env = "ARC_DEVICE", default_value = "cpu", value_parser = parse_device)]
+    #[arg(long, global = true, value_name = "NAME", env = "ARC_DEVICE", default_value = "cpu", value_parser = parse_device, overrides_with = "device")]
     pub device: DeviceName,
     /// A registry file; may be repeated, later ones win
     #[arg(long, global = true, value_name = "FILE")]
     pub registry: Vec<PathBuf>,
     /// Print one JSON object on standard output
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "json")]
     pub json: bool,
     /// Agree to downloads, which are asked about where there is a terminal to answer at
-    #[arg(long, short = 'y', global = true)]
+    #[arg(long, short = 'y', global = true, overrides_with = "yes")]
     pub yes: bool,
     /// Run code plugins, whatever the registries say
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "allow_plugins")]
     pub allow_plugins: bool,
     /// A folder that code plugins may lie in, beside those of the registries; may be repeated
     #[arg(long, global = true, value_name = "DIR")]
     pub plugin_folder: Vec<PathBuf>,
     /// Run each code plugin in a process of its own
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "isolate_plugins")]
     pub isolate_plugins: bool,
     /// Use an adapter though it was made for something else; the output says so
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "force")]
     pub force: bool,
 }
 
@@ -124,9 +126,30 @@ pub(crate) struct Ask {
     pub system: Option<String>,
     #[command(flatten)]
     pub sampling: Sampling,
+    /// What an answer is; what the adapter says where it is left out
+    #[arg(long, value_enum, value_name = "END")]
+    pub answer_ends: Option<AnswerEnds>,
     /// What to ask
     #[arg(required_unless_present = "form", value_name = "QUESTION")]
     pub questions: Vec<String>,
+}
+
+/// Where an answer ends, besides the decoder's end tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AnswerEnds {
+    /// Nowhere else
+    Model,
+    /// With its first line
+    Line,
+}
+
+impl From<AnswerEnds> for AnswerEnd {
+    fn from(answer_ends: AnswerEnds) -> Self {
+        match answer_ends {
+            AnswerEnds::Model => Self::Model,
+            AnswerEnds::Line => Self::Line,
+        }
+    }
 }
 
 /// The prompt around documents: the adapter's own, or one that the ARC-Encoder's paper uses.
@@ -177,6 +200,9 @@ pub(crate) struct Compress {
     /// Where the latents go
     #[arg(long, short, value_name = "FILE.arc.safetensors")]
     pub output: PathBuf,
+    /// Replace a file that exists
+    #[arg(long)]
+    pub replace: bool,
     /// The encoder, where it is not the registry's default
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
@@ -208,7 +234,7 @@ pub(crate) struct Fit {
     /// Stop after this many latents
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 200_000, value_parser = parse_positive)]
     pub max_latents: usize,
-    /// A file with the prompt template (minijinja, with `document` and `question`)
+    /// A file with the prompt template (Jinja, with `document` and `question`)
     #[arg(long, value_name = "FILE")]
     pub template: Option<PathBuf>,
     /// Held-out text to score the adapter on by continuation
@@ -268,10 +294,11 @@ pub(crate) struct Train {
     /// The run: a TOML file, or the `config.json` of a run
     #[arg(value_name = "CONFIG")]
     pub config: PathBuf,
-    /// The folder that everything is written under; the result is in `final/`
-    #[arg(long, short, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Go on from the last checkpoint in the folder
+    /// The folder that everything is written under; the result is in `final/`. Where it is left out, a run
+    /// that is resumed by its own `config.json` goes on beside it
+    #[arg(long, short, value_name = "DIR", required_unless_present = "resume")]
+    pub out: Option<PathBuf>,
+    /// Go on from the last sound checkpoint in the folder
     #[arg(long)]
     pub resume: bool,
     /// Begin with the encoder and the adapters that an earlier run ended with, in place of what the
@@ -287,6 +314,10 @@ pub(crate) struct Train {
     /// come down and the run end; 0 is at once
     #[arg(long, value_name = "HOURS", allow_negative_numbers = true, value_parser = parse_hours)]
     pub decay_after: Option<f64>,
+    /// Steps of the optimiser in all, in place of what the configuration says; a run that goes on, or is
+    /// finished, may be given more
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
     /// Share the `accumulation` batches of each step among so many processes, each on the next device of
     /// its kind from `--device` on
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
@@ -326,7 +357,7 @@ pub(crate) struct Register {
     /// Start from random layers and not from a regression
     #[arg(long)]
     pub from_scratch: bool,
-    /// A file with the prompt template (minijinja, with `document` and `question`)
+    /// A file with the prompt template (Jinja, with `document` and `question`)
     #[arg(long, value_name = "FILE")]
     pub template: Option<PathBuf>,
     /// Steps of the optimiser
@@ -467,12 +498,12 @@ pub(crate) struct Bench {
     /// With `--training` on the CPU: through the graph that GPUs use, to compare
     #[arg(long, requires = "training")]
     pub through_graph: bool,
-    /// Tokens to read
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 512)]
-    pub prompt_tokens: usize,
-    /// Tokens to write after them
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64)]
-    pub new_tokens: usize,
+    /// Tokens to read; 512, or what the window has room for, where it is left out
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub prompt_tokens: Option<usize>,
+    /// Tokens to write after them; 64, or what the window has room for, where it is left out
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub new_tokens: Option<usize>,
     /// How often, after one round to warm up
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
@@ -502,7 +533,7 @@ pub(crate) struct Import {
     /// Longer texts are cut into chunks of at most this many tokens
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1024, value_parser = parse_positive)]
     pub chunk_tokens: usize,
-    /// A file with the prompt template (minijinja, with `document` and `question`)
+    /// A file with the prompt template (Jinja, with `document` and `question`)
     #[arg(long, value_name = "FILE")]
     pub template: Option<PathBuf>,
     /// The folder that gets `encoders`, `plugins` and `registry.toml`; the project's by default
@@ -588,9 +619,10 @@ pub(crate) struct CheckReference {
 /// How to write.
 #[derive(Debug, Args)]
 pub(crate) struct Sampling {
-    /// Write at most this many tokens
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 128)]
-    pub max_tokens: usize,
+    /// Write at most this many tokens; 128, or as many as the decoder's window has room for, where it is
+    /// left out
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub max_tokens: Option<usize>,
     /// 0 always takes the most likely token
     #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = 0.0)]
     pub temperature: f32,
@@ -615,10 +647,10 @@ pub(crate) struct Sampling {
 }
 
 impl Sampling {
-    /// The library's options.
-    pub(crate) fn options(&self) -> GenerateOptions {
-        GenerateOptions {
-            max_tokens: self.max_tokens,
+    /// The library's options, which are checked: nothing is to be loaded for senseless ones.
+    pub(crate) fn options(&self) -> arc_core::Result<GenerateOptions> {
+        let options = GenerateOptions {
+            max_tokens: self.max_tokens.unwrap_or(GenerateOptions::default().max_tokens),
             sampling: SamplingOptions {
                 temperature: self.temperature,
                 top_k: self.top_k,
@@ -628,7 +660,18 @@ impl Sampling {
                 seed: self.seed,
             },
             stop: self.stop.clone(),
-        }
+            answer_ends: None,
+        };
+        options.check()?;
+        Ok(options)
+    }
+
+    /// As many new tokens as were asked for; where nobody asked for a number, no more than fit behind a
+    /// prompt.
+    pub(crate) fn max_tokens(&self, decoder: &Decoder, prompt: &Prompt) -> usize {
+        let usual = GenerateOptions::default().max_tokens;
+        // Where there is room for none, one is asked for and refused with the numbers.
+        self.max_tokens.unwrap_or_else(|| usual.min(decoder.room_behind(prompt)).max(1))
     }
 }
 

@@ -3,12 +3,23 @@
 mod args;
 mod commands;
 mod output;
+mod standard_output;
+mod terminal;
+mod threads;
 mod usage;
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use arc_core::hub::Cache;
+
 use crate::args::{Arguments, Command};
-use crate::output::Output;
+use crate::output::{Output, note};
+
+/// Of a program that SIGINT ended, as shells count: it was interrupted, whatever it has kept.
+const INTERRUPTED: u8 = 130;
+/// Of a program that SIGPIPE ended, which ends most of those that write to a pipe that nobody reads.
+const READER_IS_GONE: u8 = 141;
 
 /// What a command ends with when it fails.
 #[derive(Debug)]
@@ -16,9 +27,9 @@ pub(crate) struct Failure {
     message: String,
     hint: String,
     code: u8,
-    /// Whoever reads standard output has closed it. A flag, since the words of the system's error may
+    /// Whether there is nothing to say that was not said. A flag, since the words of the system's error may
     /// stand in any other failure too.
-    reader_is_gone: bool,
+    is_silent: bool,
 }
 
 impl Failure {
@@ -27,14 +38,30 @@ impl Failure {
         // What the system and libraries give as reasons may have lines of its own.
         let one_line = |text: String| text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
         let (message, hint) = (one_line(message.into()), one_line(hint.into()));
-        Self { message, hint, code: 1, reader_is_gone: false }
+        Self { message, hint, code: 1, is_silent: false }
     }
 
     /// Standard output cannot be written.
     pub(crate) fn output(error: &std::io::Error) -> Self {
-        let reader_is_gone = error.kind() == std::io::ErrorKind::BrokenPipe;
-        let message = format!("cannot write the output: {error}");
-        Self { reader_is_gone, ..Self::failed(message, "send standard output to a place with room for it") }
+        let failure = Self::failed(
+            format!("cannot write the output: {error}"),
+            "send standard output to a place that takes it and has room for it",
+        );
+        match error.kind() {
+            // It has seen enough, and wants to hear nothing. What came after is lost all the same.
+            std::io::ErrorKind::BrokenPipe => Self::told(READER_IS_GONE),
+            _ => failure,
+        }
+    }
+
+    /// What there is to say was said.
+    pub(crate) fn told(code: u8) -> Self {
+        Self { code, is_silent: true, ..Self::failed("it was told", "it was told") }
+    }
+
+    /// The user ended it with Ctrl-C; what it came to was said.
+    pub(crate) fn interrupted() -> Self {
+        Self::told(INTERRUPTED)
     }
 
     /// The command was asked for something that makes no sense; nothing was done.
@@ -52,7 +79,18 @@ impl From<arc_core::Error> for Failure {
                 | arc_core::Error::Adapter(arc_adapters::Error::NoEncoder { .. })
         );
         let code = if is_usage { 2 } else { 1 };
-        let hint = error.hint().unwrap_or_else(|| "`arc --help` lists the commands".to_owned());
+        let hint = match &error {
+            // Only `arc eval` can go on without a row.
+            arc_core::Error::DataRow { .. } if usage::is_named("eval") => {
+                "correct that row, or leave out malformed ones with `--skip-bad`".to_owned()
+            }
+            // The cache is the one place that is not named on the command line.
+            arc_core::Error::Io { path, .. } if error.is_disk_full() && is_in_cache(path) => {
+                "free some space, or set `ARC_HOME` to a folder on another disk".to_owned()
+            }
+            arc_core::Error::InvalidArgument(_) => format!("correct that: {}", usage::where_to_look()),
+            _ => error.hint().unwrap_or_else(usage::where_to_look),
+        };
         Self { code, ..Self::failed(error.to_string(), hint) }
     }
 }
@@ -63,19 +101,36 @@ impl From<arc_adapters::Error> for Failure {
     }
 }
 
+/// Whether a path lies in the folder that models are pulled into.
+fn is_in_cache(path: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Cache::from_env().is_ok_and(|cache| absolute(path).starts_with(absolute(cache.folder())))
+}
+
 fn main() -> ExitCode {
-    match usage::arguments().and_then(|arguments| run(&arguments)) {
+    arc_adapters::tell_of_waiting(|registry| {
+        note(format!("waiting for another command that is changing `{}`", registry.display()));
+    });
+    let ended = match usage::arguments() {
+        Ok(Some(arguments)) => run(&arguments),
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
-        // It has seen enough.
-        Err(failure) if failure.reader_is_gone => ExitCode::SUCCESS,
-        Err(Failure { message, hint, code, .. }) => {
-            eprintln!("error: {message}\n\nhint: {hint}");
+        Err(Failure { message, hint, code, is_silent }) => {
+            if !is_silent {
+                note(format!("error: {message}"));
+                note("");
+                note(format!("hint: {hint}"));
+            }
             ExitCode::from(code)
         }
     }
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
+    threads::check()?;
     let output = Output::new(arguments.global.json);
     match &arguments.command {
         Command::Ask(ask) => commands::ask::run(&arguments.global, ask, &output),

@@ -1,21 +1,86 @@
 //! Mistakes in the command line: clap finds them, and they are told like every other failure.
 
 use std::error::Error as _;
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, Parser as _};
+use clap::{Command, CommandFactory as _, Parser as _};
 
-use crate::Failure;
 use crate::args::Arguments;
+use crate::{Failure, output};
 
-/// Reads the command line. Help and the version are printed as clap prints them.
-pub(crate) fn arguments() -> Result<Arguments, Failure> {
-    Arguments::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-        _ => Failure::usage(message(&error), hint(&error)),
-    })
+/// Reads the command line. Help and the version are printed as clap prints them, and leave nothing to do.
+pub(crate) fn arguments() -> Result<Option<Arguments>, Failure> {
+    match Arguments::try_parse_from(with_globals_last(std::env::args_os().collect())) {
+        Ok(arguments) => Ok(Some(arguments)),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                let printed = error.print().and_then(|()| std::io::stdout().flush());
+                printed.and_then(|()| output::check_open()).map_err(|error| Failure::output(&error))?;
+                Ok(None)
+            }
+            // A command was left out: what there is goes where errors go.
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let _ = error.print();
+                Err(Failure::told(2))
+            }
+            _ => Err(Failure::usage(message(&error), hint(&error))),
+        },
+    }
+}
+
+/// Puts the global options that stand before a command after it, in their order: clap takes them in both
+/// places, but those that are repeated only in one, and looks for the ones that an option of a command needs
+/// behind the command alone.
+fn with_globals_last(arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut command = Arguments::command();
+    // Global options are those of the root, and hold for all commands.
+    let globals: Vec<_> =
+        command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
+    let global = |name: &str| {
+        globals.iter().find(|global| {
+            name.strip_prefix("--").is_some_and(|long| global.get_long() == Some(long))
+                || name.strip_prefix('-').is_some_and(|short| {
+                    global.get_short().is_some_and(|expected| short.chars().eq([expected]))
+                })
+        })
+    };
+    let mut rest = arguments.into_iter().peekable();
+    let (mut path, mut moved): (Vec<_>, Vec<_>) = (rest.next().into_iter().collect(), Vec::new());
+    while let Some(argument) = rest.peek() {
+        let text = argument.to_string_lossy().into_owned();
+        let (name, has_value) = match text.split_once('=') {
+            Some((name, _)) => (name, true),
+            None => (text.as_str(), false),
+        };
+        if let Some(global) = global(name) {
+            moved.extend(rest.next());
+            if !has_value && global.get_action().takes_values() {
+                moved.extend(rest.next());
+            }
+        } else if let Some(named) = subcommand(&command, argument) {
+            path.extend(rest.next());
+            command = named;
+        } else {
+            break;
+        }
+    }
+    path.into_iter().chain(moved).chain(rest).collect()
+}
+
+fn subcommand(command: &Command, argument: &OsStr) -> Option<Command> {
+    command.find_subcommand(argument).cloned()
+}
+
+/// Whether the command line names this command.
+pub(crate) fn is_named(command: &str) -> bool {
+    named_command().split(' ').nth(1) == Some(command)
+}
+
+/// Where all that a command takes is listed.
+pub(crate) fn where_to_look() -> String {
+    format!("`{} --help` lists what it takes", named_command())
 }
 
 /// The first paragraph of what clap says, in one line.
@@ -45,7 +110,7 @@ fn hint(error: &clap::Error) -> String {
     {
         return format!("use one of `{}`", values.join("`, `"));
     }
-    format!("`{} --help` lists what it takes", named_command())
+    where_to_look()
 }
 
 /// clap quotes names with `'`.
@@ -62,11 +127,10 @@ fn in_backticks(error: &clap::Error, text: &str) -> String {
 fn named_command() -> String {
     let mut command = Arguments::command();
     let mut path = "arc".to_owned();
-    for argument in std::env::args_os().skip(1) {
-        if let Some(named) = command.find_subcommand(&argument).cloned() {
-            path = format!("{path} {}", named.get_name());
-            command = named;
-        }
+    for argument in with_globals_last(std::env::args_os().collect()).iter().skip(1) {
+        let Some(named) = subcommand(&command, argument) else { break };
+        path = format!("{path} {}", named.get_name());
+        command = named;
     }
     path
 }

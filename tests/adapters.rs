@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, Adapter, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin,
-    PluginEntry, PluginPolicy, ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
+    ADAPTER_SCHEMA, Adapter, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
+    EncoderPin, PluginEntry, PluginPolicy, ProjectorLayer, ProjectorSpec, WeightType, WeightsFile,
+    sha256_file,
 };
 use arc_core::device::DeviceName;
 use arc_core::projector::Projector;
@@ -865,6 +866,7 @@ mod code {
             pooling_factors: vec![1],
             append: Append::Cont,
             prompt_template: "{{ document }}{{ question }}".into(),
+            answer_ends: AnswerEnd::Model,
             weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "0".repeat(64) },
             training: Value::Null,
             scores: Value::Null,

@@ -123,7 +123,7 @@ fn what_training_reads_is_what_inference_reads() {
     for_each_model(|decoder, all, check| {
         for golden in all {
             let network = &decoder.network;
-            let hidden = network.read(network.embed(&golden.ids).unsqueeze());
+            let hidden = network.hidden_states(network.embed(&golden.ids).unsqueeze());
             let (loss, logits) = reading::score(decoder, hidden, &golden.ids);
             check(golden, &Reading { loss, logits, greedy: golden.greedy.clone() });
         }

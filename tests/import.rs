@@ -201,7 +201,15 @@ fn an_imported_encoder_gives_the_latents_of_the_reference() {
             let mut found = Vec::new();
             for text in &contexts {
                 place.file("text.txt", text);
-                place.succeeds(&["compress", "text.txt", "-o", "x.arc.safetensors", "--encoder", "imported"]);
+                place.succeeds(&[
+                    "compress",
+                    "text.txt",
+                    "-o",
+                    "x.arc.safetensors",
+                    "--replace",
+                    "--encoder",
+                    "imported",
+                ]);
                 let latents = SafetensorsFile::open(place.path("x.arc.safetensors")).expect("latents");
                 found.extend(latents.tensor("latents").expect("latents").to_f32());
             }
@@ -422,7 +430,7 @@ fn olmos_own_names_are_read_as_a_decoder_and_as_an_encoder() {
             ["generate", "--decoder", name, "--prompt", "abcdefg", "--max-tokens", "6", "--logits", "9"];
         let written = place.succeeds(&generate);
         logits.push((written["token_ids"].clone(), written["text"].clone(), written["logits"].clone()));
-        place.succeeds(&["compress", "text.txt", "-o", "x.arc.safetensors", "--encoder", name]);
+        place.succeeds(&["compress", "text.txt", "-o", "x.arc.safetensors", "--replace", "--encoder", name]);
         let file = SafetensorsFile::open(place.path("x.arc.safetensors")).expect("latents");
         latents.push(file.tensor("latents").expect("latents").to_f32());
     }
@@ -502,8 +510,15 @@ fn a_long_document_is_its_chunks_side_by_side() {
     place.import(&fixture, &["--chunk-tokens", "8", "--template", "template.txt"]);
     let latents = |text: &str| {
         place.file("text.txt", text);
-        let made =
-            place.succeeds(&["compress", "text.txt", "-o", "x.arc.safetensors", "--encoder", "imported"]);
+        let made = place.succeeds(&[
+            "compress",
+            "text.txt",
+            "-o",
+            "x.arc.safetensors",
+            "--replace",
+            "--encoder",
+            "imported",
+        ]);
         let file = SafetensorsFile::open(place.path("x.arc.safetensors")).expect("latents");
         (made["chunks"].clone(), file.tensor("latents").expect("latents").to_f32())
     };
@@ -522,7 +537,15 @@ fn a_long_document_is_its_chunks_side_by_side() {
     assert!(close(&swapped, &[&apart[width..2 * width], &apart[..width], &apart[2 * width..]].concat()));
 
     place.file("text.txt", "a".repeat(33 * 8));
-    let error = place.refuses(&["compress", "text.txt", "-o", "x.arc.safetensors", "--encoder", "imported"]);
+    let error = place.refuses(&[
+        "compress",
+        "text.txt",
+        "-o",
+        "x.arc.safetensors",
+        "--replace",
+        "--encoder",
+        "imported",
+    ]);
     assert!(error.contains("33 chunks of 8, more than the 32"), "{error}");
 
     place.file("text.txt", "a".repeat(32 * 8));
@@ -646,7 +669,7 @@ fn numbered(seed: u32, shape: &[usize]) -> RawTensor {
 /// The latents of a text.
 fn latents(place: &Place, encoder: &str, text: &str) -> Vec<f32> {
     place.file("text.txt", text);
-    place.succeeds(&["compress", "text.txt", "-o", "x.arc.safetensors", "--encoder", encoder]);
+    place.succeeds(&["compress", "text.txt", "-o", "x.arc.safetensors", "--replace", "--encoder", encoder]);
     let file = SafetensorsFile::open(place.path("x.arc.safetensors")).expect("latents");
     file.tensor("latents").expect("latents").to_f32()
 }

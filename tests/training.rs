@@ -73,13 +73,11 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
-const OPTIONS: StepOptions =
-    StepOptions { factor: 4, distillation: 0.0, count_correct: false, through_graph: false };
+const OPTIONS: StepOptions = StepOptions { factor: 4, distillation: 0.0, count_correct: false };
 
 #[test]
 fn products_in_bf16_give_gradients_of_f32_weights_that_are_nearly_those_of_f32() {
     let device = Device::flex();
-    let options = StepOptions { through_graph: true, ..OPTIONS };
     let gradients = |products: Option<FloatDType>| {
         let (model, mut decoders) = fixture("arc4_multi", 2, &device);
         // As small as in the test of slopes: with the fixture's own weights attention is a choice of
@@ -88,13 +86,13 @@ fn products_in_bf16_give_gradients_of_f32_weights_that_are_nearly_those_of_f32()
         let mut model = with_parameters(model, &mut |name, _, value| {
             if name.contains("norm") { value } else { value * 0.3 }
         });
-        let mut decoder = decoders.remove(0);
+        let mut decoder = decoders.remove(0).through_graph();
         if let Some(products) = products {
             model = model.with_products_in(products);
             decoder = decoder.with_matrices_in(products);
         }
         let objective = Objective::Continuation;
-        let found = training_loss(&model, &decoder, 0, objective, &samples(), options).expect("a loss");
+        let found = training_loss(&model, &decoder, 0, objective, &samples(), OPTIONS).expect("a loss");
         found.gradients(&model, 1.0)
     };
     let (exact, rounded) = (gradients(None), gradients(Some(FloatDType::BF16)));
@@ -225,13 +223,14 @@ fn all_values(encoder: &ArcEncoder) -> BTreeMap<String, Vec<f32>> {
 #[test]
 fn gradient_checkpointing_gives_the_same_gradients() {
     let device = Device::flex();
-    let (model, decoders) = fixture("arc4_multi", 1, &device);
+    let (model, mut decoders) = fixture("arc4_multi", 1, &device);
+    let graph = fixture("arc4_multi", 1, &device).1.remove(0).through_graph();
+    decoders.push(graph);
     let plain = model.with_gradients(&TrainedPart::All, true, 0);
     let checkpointing = plain.clone().with_gradient_checkpointing();
-    for through_graph in [true, false] {
-        let options = StepOptions { through_graph, ..OPTIONS };
+    for decoder in &decoders {
         let gradients = |model: &TrainedModel| {
-            let found = training_loss(model, &decoders[0], 0, Objective::Continuation, &samples(), options);
+            let found = training_loss(model, decoder, 0, Objective::Continuation, &samples(), OPTIONS);
             found.expect("a loss").gradients(model, 1.0)
         };
         gradients_agree(&gradients(&checkpointing), &gradients(&plain), 1e-5);
@@ -252,6 +251,8 @@ fn gradients_agree(a: &BTreeMap<String, Tensor<1>>, b: &BTreeMap<String, Tensor<
 fn the_passes_on_the_cpu_are_those_of_the_graph() {
     let device = Device::flex();
     let (model, decoders) = fixture("arc4_multi", 2, &device);
+    let through_graph: Vec<Transformer> =
+        fixture("arc4_multi", 2, &device).1.into_iter().map(Transformer::through_graph).collect();
     for (part, train_embedding) in [
         (TrainedPart::All, true),
         (TrainedPart::All, false),
@@ -262,12 +263,12 @@ fn the_passes_on_the_cpu_are_those_of_the_graph() {
         let model = model.clone().with_gradients(&part, train_embedding, 0);
         for (index, decoder) in decoders.iter().enumerate() {
             for distillation in [0.0, 0.5] {
-                let run = |through_graph| {
-                    let options = StepOptions { distillation, count_correct: true, through_graph, ..OPTIONS };
+                let run = |decoder: &Transformer| {
+                    let options = StepOptions { distillation, count_correct: true, ..OPTIONS };
                     training_loss(&model, decoder, index, Objective::Continuation, &samples(), options)
                         .expect("a loss")
                 };
-                let (host, graph) = (run(false), run(true));
+                let (host, graph) = (run(decoder), run(&through_graph[index]));
                 let [found, expected] = [&host, &graph].map(|run| run.loss.sum.clone().into_scalar::<f32>());
                 assert!((found - expected).abs() < 1e-5 * expected, "{found} for {expected}");
                 let correct =
@@ -297,12 +298,11 @@ fn the_passes_on_the_cpu_are_those_of_the_graph_for_a_real_encoder_and_decoder()
         origin: "drawn".into(),
     };
     let samples: Vec<Sample> = (0..4).map(|row| sample(211 * row)).collect();
-    let run = |through_graph| {
-        let options = StepOptions { through_graph, ..OPTIONS };
-        training_loss(&model, &decoder.network, 0, Objective::Continuation, &samples, options)
-            .expect("a loss")
+    let run = |decoder: &Transformer| {
+        training_loss(&model, decoder, 0, Objective::Continuation, &samples, OPTIONS).expect("a loss")
     };
-    let (host, graph) = (run(false), run(true));
+    let host = run(&decoder.network);
+    let graph = run(&decoder.network.through_graph());
     let [found, expected] = [&host, &graph].map(|run| run.loss.sum.clone().into_scalar::<f32>());
     assert!((found - expected).abs() < 1e-5 * expected, "{found} for {expected}");
     gradients_agree(&host.gradients(&model, 1.0), &graph.gradients(&model, 1.0), 1e-4);
@@ -322,7 +322,9 @@ fn real_model(
     let encoder =
         arc_core::encoder::Encoder::open_as(&manifest, &folder, Some(&backbone), &device, Residence::Dense)
             .expect("the encoder")
-            .network;
+            .trainable()
+            .expect("dense weights")
+            .clone();
     let adapter = arc_adapters::Adapter::open(&repository("plugins/smollm2-135m")).expect("the adapter");
     let adapter = TrainedAdapter::from_package(&adapter, &device).expect("an adapter");
     (TrainedModel { encoder, adapters: vec![adapter] }, decoder)

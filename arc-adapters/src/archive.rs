@@ -9,19 +9,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Seek as _, Write as _};
+use std::io::{BufReader, Read, Seek as _, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use crate::digest::{HashingReader, sha256_file, sha256_hex};
-use crate::files::{io_error, publish_folder, read_bytes, replace};
+use crate::files::{io_error, open_file, read_bytes, replace};
 use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, check_new_name, check_sha256};
 use crate::names::{check_file_name, check_name};
+use crate::staging::{Staging, check_absent};
 use crate::{Adapter, AdapterManifest, Error, MANIFEST_FILE, Result};
 
 const WHAT: &str = "adapter archive";
 const SUMS_FILE: &str = "SHA256SUMS";
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 const MAX_FILES: usize = 16;
+
+/// A tar file is filled up with zeros to a multiple of its record, which is of this size by default.
+const MAX_PADDING: u64 = 20 * 512;
 
 /// How much of a file is in memory at a time.
 const PIECE: usize = 1 << 20;
@@ -44,6 +48,12 @@ fn is_document(name: &str) -> bool {
     matches!(name, "README.md" | "NOTICE" | "LICENSE" | "LICENCE" | "LICENSE-MIT" | "LICENSE-APACHE")
 }
 
+/// What the archive of an adapter is called.
+#[must_use]
+pub fn archive_name(adapter: &str) -> String {
+    format!("{adapter}.arc.tar.zst")
+}
+
 /// Packs a package into an archive in `folder`, named as the adapter. The same package gives the
 /// same bytes.
 ///
@@ -53,7 +63,7 @@ fn is_document(name: &str) -> bool {
 pub fn pack(package: &Path, folder: &Path) -> Result<Archive> {
     let adapter = Adapter::open(package)?;
     let manifest = adapter.manifest;
-    let path = folder.join(format!("{}.arc.tar.zst", manifest.name));
+    let path = folder.join(archive_name(&manifest.name));
     let mut contents = BTreeMap::new();
     // What was verified is what is packed, whatever happens to the folder meanwhile.
     contents.insert(manifest.weights.file.clone(), adapter.weights.as_bytes().to_vec());
@@ -120,43 +130,111 @@ pub fn unpack_as(name: &str, archive: &Path, parent: &Path, sha256: Option<&str>
 }
 
 fn unpack_named(archive: &Path, parent: &Path, name: Option<&str>, sha256: Option<&str>) -> Result<Archive> {
-    let mut file = File::open(archive).map_err(io_error("open", archive))?;
-    // Nothing of an archive that is not the pinned one is looked at.
-    let found = digest_of(&mut file, archive)?;
-    if let Some(expected) = sha256.filter(|expected| *expected != found) {
-        return Err(Error::Sha256Mismatch { path: archive.to_owned(), expected: expected.to_owned(), found });
+    let staged = StagedArchive::unpack(archive, parent, sha256)?;
+    let folder = parent.join(name.unwrap_or(&staged.manifest.name));
+    staged.publish(&folder)?;
+    let StagedArchive { manifest, sha256, files, .. } = staged;
+    Ok(Archive { manifest, sha256, files, path: folder })
+}
+
+/// An archive that was unpacked and verified, in a temporary folder of where it is to be. Unless it is
+/// published it is gone when this is dropped; if the process is killed, [`sweep`](crate::sweep) removes it.
+#[derive(Debug)]
+pub struct StagedArchive {
+    staging: Staging,
+    manifest: AdapterManifest,
+    sha256: String,
+    files: BTreeMap<String, String>,
+}
+
+impl StagedArchive {
+    /// Unpacks an archive into a temporary folder in `parent`. `sha256` is the digest of the archive file
+    /// where the user has one.
+    ///
+    /// # Errors
+    /// As [`unpack`], save for [`Error::Exists`].
+    pub fn unpack(archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Self> {
+        let mut file = open_file(archive).map_err(io_error("open", archive))?;
+        // Nothing of an archive that is not the pinned one is looked at.
+        let found = digest_of(&mut file, archive)?;
+        if let Some(expected) = sha256.filter(|expected| *expected != found) {
+            let (path, expected) = (archive.to_owned(), expected.to_owned());
+            return Err(Error::Sha256Mismatch { path, expected, found });
+        }
+        file.rewind().map_err(io_error("read", archive))?;
+        let staging = Staging::within(parent)?;
+        let folder = staging.new_folder();
+        let mut reader = HashingReader::new(file);
+        let mut keep = |name: &str, piece: &[u8]| {
+            let path = folder.join(name);
+            let mut file =
+                File::options().create(true).append(true).open(&path).map_err(io_error("create", &path))?;
+            file.write_all(piece).map_err(io_error("write", &path))
+        };
+        let ArchiveContents { files, .. } = read_archive(&mut reader, archive, &mut keep)?;
+        let read = digest_of(&mut reader, archive).map(|_| reader.sha256())?;
+        if read != found {
+            // It was changed since it was hashed.
+            return Err(Error::Sha256Mismatch { path: archive.to_owned(), expected: found, found: read });
+        }
+        for name in files.keys() {
+            let path = folder.join(name);
+            File::open(&path).and_then(|file| file.sync_all()).map_err(io_error("write", &path))?;
+        }
+        // What is published verifies like any package.
+        let manifest = Adapter::open(&folder)?.manifest;
+        Ok(Self { staging, manifest, sha256: found, files })
     }
-    file.rewind().map_err(io_error("read", archive))?;
-    std::fs::create_dir_all(parent).map_err(io_error("create", parent))?;
-    let temporary = tempfile::Builder::new()
-        .prefix(".arc-")
-        .tempdir_in(parent)
-        .map_err(io_error("create a folder in", parent))?;
-    let mut reader = HashingReader::new(file);
-    let mut keep = |name: &str, piece: &[u8]| {
-        let path = temporary.path().join(name);
-        let mut file =
-            File::options().create(true).append(true).open(&path).map_err(io_error("create", &path))?;
-        file.write_all(piece).map_err(io_error("write", &path))
-    };
-    let ArchiveContents { manifest, files } = read_archive(&mut reader, archive, &mut keep)?;
-    let read = digest_of(&mut reader, archive).map(|_| reader.sha256())?;
-    if read != found {
-        // It was changed since it was hashed.
-        return Err(Error::Sha256Mismatch { path: archive.to_owned(), expected: found, found: read });
+
+    /// The manifest, which has been checked.
+    #[must_use]
+    pub fn manifest(&self) -> &AdapterManifest {
+        &self.manifest
     }
-    let folder = parent.join(name.unwrap_or(&manifest.name));
-    if folder.exists() {
-        return Err(Error::Exists { path: folder });
+
+    /// The SHA-256 of the archive file.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
-    for name in files.keys() {
-        let path = temporary.path().join(name);
-        File::open(&path).and_then(|file| file.sync_all()).map_err(io_error("write", &path))?;
+
+    /// The SHA-256 of the manifest's file.
+    #[must_use]
+    pub fn manifest_sha256(&self) -> &str {
+        self.files.get(MANIFEST_FILE).map_or("", String::as_str)
     }
-    // What is published verifies like any package.
-    let manifest = Adapter::open(temporary.path())?.manifest;
-    publish_folder(temporary, &folder)?;
-    Ok(Archive { manifest, sha256: found, files, path: folder })
+
+    /// Whether a folder holds this very package, as a command leaves it that was killed a moment before it
+    /// wrote the registry.
+    #[must_use]
+    pub fn is_in(&self, folder: &Path) -> bool {
+        Adapter::open(folder).is_ok_and(|adapter| adapter.manifest == self.manifest)
+    }
+
+    /// Moves a folder into the temporary one, where it is deleted with it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn put_aside(&self, folder: &Path) -> Result<()> {
+        self.staging.put_aside(folder)
+    }
+
+    /// Puts back what was moved aside.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn put_back(&self, folder: &Path) -> Result<()> {
+        self.staging.put_back(folder)
+    }
+
+    /// Gives the package its name.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] where there is something of that name, [`Error::Io`].
+    pub fn publish(&self, folder: &Path) -> Result<()> {
+        check_absent(folder)?;
+        self.staging.publish(folder)
+    }
 }
 
 /// The SHA-256 of what is left of an archive file.
@@ -183,7 +261,7 @@ pub struct ArchiveContents {
 /// # Errors
 /// As [`read_archive`], as far as the manifest.
 pub fn archive_manifest(archive: &Path, origin: &Path) -> Result<AdapterManifest> {
-    let file = File::open(archive).map_err(io_error("open", archive))?;
+    let file = open_file(archive).map_err(io_error("open", archive))?;
     let mut tar = tar::Archive::new(decoder(file, origin)?);
     Ok(Opened::begin(&mut tar.entries().map_err(|e| broken(origin, &e))?.raw(true), origin)?.manifest)
 }
@@ -217,14 +295,32 @@ pub fn read_archive(
         let limit = if is_document(&name) { MAX_TEXT_BYTES } else { opened.manifest.largest_weights() };
         check_digest(origin, &name, expected, entry.read(limit, origin, &mut |piece| keep(&name, piece))?)?;
     }
-    match opened.sums.keys().find(|name| !seen.contains(*name)) {
-        Some(name) => Err(opened.invalid(format!("`{name}` is missing"))),
-        None => Ok(ArchiveContents { manifest: opened.manifest, files: opened.sums }),
+    if let Some(name) = opened.sums.keys().find(|name| !seen.contains(*name)) {
+        return Err(opened.invalid(format!("`{name}` is missing")));
+    }
+    let contents = ArchiveContents { manifest: opened.manifest, files: opened.sums };
+    check_end(tar.into_inner(), origin)?;
+    Ok(contents)
+}
+
+/// Refuses what stands behind the end of an archive: in the tar file, where zeros may fill up a block, and
+/// behind the compressed data. Nobody has looked at it, and other programs might.
+fn check_end(mut decoder: zstd::Decoder<'_, BufReader<impl Read>>, origin: &Path) -> Result<()> {
+    let behind = || invalid(origin, "there is something behind its end".to_owned());
+    let mut block = Vec::new();
+    (&mut decoder).take(MAX_PADDING + 1).read_to_end(&mut block).map_err(|e| broken(origin, &e))?;
+    if block.len() as u64 > MAX_PADDING || block.iter().any(|&byte| byte != 0) {
+        return Err(behind());
+    }
+    match decoder.finish().read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(behind()),
+        Err(error) => Err(broken(origin, &error)),
     }
 }
 
-fn decoder(archive: impl Read, origin: &Path) -> Result<impl Read> {
-    let mut decoder = zstd::Decoder::new(archive).map_err(|e| broken(origin, &e))?;
+fn decoder<R: Read>(archive: R, origin: &Path) -> Result<zstd::Decoder<'static, BufReader<R>>> {
+    let mut decoder = zstd::Decoder::new(archive).map_err(|e| broken(origin, &e))?.single_frame();
     // 128 MiB: what the zstd tool itself accepts without being told to.
     decoder.window_log_max(27).map_err(|e| broken(origin, &e))?;
     Ok(decoder)
@@ -583,6 +679,36 @@ mod tests {
         std::fs::write(&path, tar_of(&entries)).unwrap();
         assert_eq!(archive_manifest(&path, &path).unwrap(), packed.manifest);
         assert!(matches!(unpack(&path, root.path(), None), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn what_stands_behind_the_end_of_an_archive_is_refused() {
+        let (root, folder) = package();
+        let packed = pack(&folder, root.path()).unwrap();
+        let whole = std::fs::read(&packed.path).unwrap();
+        let tar = zstd::decode_all(whole.as_slice()).unwrap();
+        let packed_again = |tar: &[u8]| zstd::encode_all(tar, 3).unwrap();
+        // As other programs fill up their last record.
+        assert!(read(&packed_again(&[tar.as_slice(), &[0; 8 * 512]].concat())).is_ok());
+        let empty_frame = packed_again(&[]);
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7];
+        for junk in [
+            [whole.as_slice(), b"x"].concat(),
+            [whole.as_slice(), &[0]].concat(),
+            [whole.as_slice(), &whole].concat(),
+            [whole.as_slice(), &empty_frame].concat(),
+            [whole.as_slice(), &skippable].concat(),
+            packed_again(&[tar.as_slice(), b"x"].concat()),
+            packed_again(&[tar.as_slice(), &tar].concat()),
+            packed_again(&[tar.as_slice(), &[0; 1 << 20]].concat()),
+        ] {
+            let error = read(&junk).unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{error}");
+            let path = root.path().join("junk.arc.tar.zst");
+            std::fs::write(&path, junk).unwrap();
+            assert!(unpack(&path, &root.path().join("plugins"), None).is_err());
+        }
+        assert!(!root.path().join("plugins/tiny").exists());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::read_once::ReadOnce;
 use crate::resolve::Pair;
 use crate::{
     Adapter, AdapterManifest, Backbone, DecoderEntry, EncoderEntry, EncoderManifest, EncoderWeights, Error,
@@ -153,7 +154,7 @@ pub fn verify(
 ) -> Result<Vec<Check>> {
     let entry = registry.decoder(decoder)?;
     let mut checks = Vec::new();
-    for of_pair in check_pairs(registry, entry, policy, template) {
+    for of_pair in check_pairs(registry, entry, policy, template, &ReadOnce::default()) {
         checks.extend(of_pair.adapter);
         checks.extend(of_pair.encoder);
     }
@@ -185,10 +186,11 @@ pub(crate) fn check_pairs(
     entry: &DecoderEntry,
     policy: &PluginPolicy,
     template: &TemplateFault<'_>,
+    read: &ReadOnce,
 ) -> Vec<PairChecks> {
     let subject = format!("decoder `{}`", entry.name);
     match registry.pairs(&entry.name) {
-        Ok(pairs) => pairs.iter().map(|pair| check_pair(registry, pair, policy, template)).collect(),
+        Ok(pairs) => pairs.iter().map(|pair| check_pair(registry, pair, policy, template, read)).collect(),
         Err(error) => {
             let check = Check::of("registry: the name resolves", Err::<(), _>(error)).0;
             vec![PairChecks { subject, adapter: vec![check], encoder: Vec::new() }]
@@ -201,6 +203,7 @@ fn check_pair(
     pair: &Pair<'_>,
     policy: &PluginPolicy,
     template: &TemplateFault<'_>,
+    read: &ReadOnce,
 ) -> PairChecks {
     let label = pair.label();
     let name = &pair.decoder.name;
@@ -208,13 +211,20 @@ fn check_pair(
         Some(encoder) => format!("decoder `{name}` with encoder `{}`", encoder.name),
         None => format!("decoder `{name}`"),
     };
-    let opened = pair.open(policy);
-    let is_described = matches!(opened, Err(Error::NotImported { .. }));
-    let (mut adapter, found) = check_opened(&label, opened);
-    let mut encoder = pair.encoder.map(|encoder| check_encoder(registry, encoder)).unwrap_or_default();
+    let known = read.known(pair);
+    let opened = if known.is_some() { None } else { Some(pair.open(policy)) };
+    let is_described = matches!(opened, Some(Err(Error::NotImported { .. })));
+    let (mut adapter, found) = match opened {
+        Some(opened) => check_opened(&label, opened),
+        None => (vec![Check::unless(what_is_opened(&label), None)], None),
+    };
+    if let Some(adapter) = &found {
+        read.keep(pair, adapter);
+    }
+    let mut encoder = pair.encoder.map(|encoder| check_encoder(registry, encoder, read)).unwrap_or_default();
     // One that is only described says what it is made for all the same.
     let described = || is_described.then(|| pair.described().ok().flatten()).flatten();
-    match found.map(|adapter| adapter.manifest).or_else(described) {
+    match known.or(found.map(|adapter| adapter.manifest)).or_else(described) {
         None => adapter.push(Check::skipped(
             &format!("{label}: matches decoder and encoder"),
             "there is no adapter to match",
@@ -226,7 +236,7 @@ fn check_pair(
             adapter.push(Check::unless(format!("{label}: made for this decoder"), other));
             match pair.encoder {
                 Some(entry) => {
-                    if let Ok(encoder) = EncoderManifest::open(&entry.package) {
+                    if let Ok(encoder) = read.encoder(&entry.package) {
                         adapter.extend(check_reads(&label, &manifest, &encoder));
                     }
                 }
@@ -295,8 +305,13 @@ pub fn check_adapter(opened: Result<Adapter>) -> (Vec<Check>, Option<Adapter>) {
     check_opened("adapter", opened)
 }
 
+/// What is looked at when an adapter is opened.
+fn what_is_opened(label: &str) -> String {
+    format!("{label}: manifest, sha256, shapes, values")
+}
+
 fn check_opened(label: &str, opened: Result<Adapter>) -> (Vec<Check>, Option<Adapter>) {
-    let what = format!("{label}: manifest, sha256, shapes, values");
+    let what = what_is_opened(label);
     if let Err(error @ Error::NotImported { .. }) = &opened {
         // Nothing is wrong with it: its weights are its makers' to give.
         let hint = error.hint().unwrap_or_default();
@@ -456,10 +471,9 @@ pub fn check_fit(
 }
 
 /// Whether an encoder can be loaded, as far as its package and the registry say.
-pub(crate) fn check_encoder(registry: &Registry, entry: &EncoderEntry) -> Vec<Check> {
+pub(crate) fn check_encoder(registry: &Registry, entry: &EncoderEntry, read: &ReadOnce) -> Vec<Check> {
     let name = &entry.name;
-    let (check, manifest) =
-        Check::of(format!("encoder `{name}`: manifest"), EncoderManifest::open(&entry.package));
+    let (check, manifest) = Check::of(format!("encoder `{name}`: manifest"), read.encoder(&entry.package));
     let mut checks = vec![check];
     let Some(manifest) = manifest else { return checks };
     if let EncoderWeights::Published { .. } = manifest.weights {

@@ -1,11 +1,11 @@
 //! SHA-256 digests as this project writes them: 64 lowercase hexadecimal digits.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::files::open_file;
 use crate::{Error, Result};
 
 /// The SHA-256 of `bytes`.
@@ -20,7 +20,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// [`Error::Io`] when the file cannot be read.
 pub fn sha256_file(path: &Path) -> Result<String> {
     let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
-    let mut reader = HashingReader::new(File::open(path).map_err(io("open"))?);
+    let mut reader = HashingReader::new(open_file(path).map_err(io("open"))?);
     let mut piece = vec![0u8; 1 << 20];
     while reader.read(&mut piece).map_err(io("read"))? > 0 {}
     Ok(reader.sha256())

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::checks::{
     Check, Likelihood, Symptom, TemplateFault, check_encoder, check_model_file, check_options, check_pairs,
 };
+use crate::read_once::ReadOnce;
 use crate::{DecoderEntry, EncoderEntry, Error, PluginPolicy, Registry, RegistryFile};
 
 /// A cause of trouble that [`doctor`] found.
@@ -86,12 +87,13 @@ pub fn doctor(
         Ok(_) => {}
     }
     let default = default.ok().flatten();
+    let read = ReadOnce::default();
     for encoder in registry.encoders() {
         let is_default = default.is_some_and(|default| default.name == encoder.name);
-        findings.extend(of_encoder(&registry, encoder, is_default));
+        findings.extend(of_encoder(&registry, encoder, is_default, &read));
     }
     for decoder in registry.decoders() {
-        let found = of_decoder(&registry, decoder, policy, model, template);
+        let found = of_decoder(&registry, decoder, (policy, &read), model, template);
         // A default encoder that is not there was found already.
         findings.extend(found.into_iter().filter(|found| Some(&found.problem) != no_default.as_ref()));
     }
@@ -100,9 +102,9 @@ pub fn doctor(
     findings
 }
 
-fn of_encoder(registry: &Registry, entry: &EncoderEntry, is_default: bool) -> Vec<Finding> {
+fn of_encoder(registry: &Registry, entry: &EncoderEntry, is_default: bool, read: &ReadOnce) -> Vec<Finding> {
     let subject = format!("encoder `{}`", entry.name);
-    let checks = check_encoder(registry, entry);
+    let checks = check_encoder(registry, entry, read);
     let mut findings: Vec<_> = checks.iter().filter_map(|check| Finding::of_check(&subject, check)).collect();
     if is_default {
         for finding in &mut findings {
@@ -121,14 +123,14 @@ fn of_encoder(registry: &Registry, entry: &EncoderEntry, is_default: bool) -> Ve
 fn of_decoder(
     registry: &Registry,
     entry: &DecoderEntry,
-    policy: &PluginPolicy,
+    (policy, read): (&PluginPolicy, &ReadOnce),
     model: &dyn Fn(&DecoderEntry) -> Option<PathBuf>,
     template: &TemplateFault<'_>,
 ) -> Vec<Finding> {
     let subject = format!("decoder `{}`", entry.name);
     let mut findings = Vec::new();
     // What is wrong with an encoder is told once, of the encoder.
-    for of_pair in check_pairs(registry, entry, policy, template) {
+    for of_pair in check_pairs(registry, entry, policy, template, read) {
         let found = of_pair.adapter.iter().filter_map(|check| Finding::of_check(&of_pair.subject, check));
         findings.extend(found);
     }

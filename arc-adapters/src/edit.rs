@@ -3,17 +3,36 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
 
 use crate::files::{io_error, read_text, replace, sync_folder, through_links};
+use crate::line_ends::with_line_ends_of;
 use crate::manifest::check_new_name;
 use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
-use crate::{DecoderEntry, EncoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption};
+use crate::{
+    AnswerEnd, DecoderEntry, EncoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption,
+};
+
+/// What some editors begin a file with.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// How long another writer may hold the lock: a change takes milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long another writer is waited for before that is told.
+const UNTOLD_WAIT: Duration = Duration::from_millis(500);
+
+static ON_WAIT: OnceLock<fn(&Path)> = OnceLock::new();
+
+/// Has `tell` called, with the registry file, whenever this process has waited for another one's lock for
+/// half a second. A program says so once, at its begin; a library's user hears nothing unless it asks.
+pub fn tell_of_waiting(tell: fn(&Path)) {
+    // A second teller has nothing to add.
+    let _ = ON_WAIT.set(tell);
+}
 
 /// The two tables of a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +96,11 @@ pub enum NewAdapter {
 pub struct RegistryEditor {
     path: PathBuf,
     document: DocumentMut,
+    /// The text as it was read, whose line ends it keeps.
+    before: String,
     /// Unlocked when it is closed. The registry itself cannot carry the lock, since saving puts
-    /// another file in its place.
-    _lock: File,
+    /// another file in its place. A draft has none.
+    _lock: Option<File>,
 }
 
 impl RegistryEditor {
@@ -98,6 +119,20 @@ impl RegistryEditor {
     /// As [`RegistryEditor::open`].
     pub fn open_within(path: &Path, timeout: Duration) -> Result<Self> {
         let lock = lock(path, timeout)?;
+        Self::read(path, Some(lock))
+    }
+
+    /// Reads a registry file to try a change on, without a lock: for what takes longer than others may be
+    /// kept waiting, such as looking at a stranger's files. The change is made anew with
+    /// [`RegistryEditor::open`].
+    ///
+    /// # Errors
+    /// As [`RegistryEditor::open`], save for [`Error::Locked`].
+    pub fn draft(path: &Path) -> Result<Self> {
+        Self::read(path, None)
+    }
+
+    fn read(path: &Path, lock: Option<File>) -> Result<Self> {
         let text = match read_text(path, WHAT, MAX_REGISTRY_BYTES) {
             Ok(text) => text,
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -108,7 +143,7 @@ impl RegistryEditor {
         // What is malformed already is not made worse.
         Registry::parse(&text, path)?;
         let document = text.parse::<DocumentMut>().map_err(|e| invalid(path, &e.to_string()))?;
-        Ok(Self { path: path.to_owned(), document, _lock: lock })
+        Ok(Self { path: path.to_owned(), document, before: text, _lock: lock })
     }
 
     /// Adds a decoder.
@@ -172,6 +207,11 @@ impl RegistryEditor {
         }
         if !entry.options.stop.is_empty() {
             options.insert("stop", Value::Array(entry.options.stop.iter().collect()));
+        }
+        match entry.options.answer_ends {
+            Some(AnswerEnd::Line) => drop(options.insert("answer_ends", "line".into())),
+            Some(AnswerEnd::Model) => drop(options.insert("answer_ends", "model".into())),
+            None => {}
         }
         if entry.options.rope_scaling == RopeScalingOption::None {
             options.insert("rope_scaling", "none".into());
@@ -339,22 +379,26 @@ impl RegistryEditor {
         Ok(())
     }
 
-    /// Removes an entry with its aliases.
+    /// Removes an entry with its aliases. Returns whether it was the default encoder of this file, which then
+    /// has none.
     ///
     /// # Errors
     /// [`Error::UnknownName`] when this file has no entry of this name.
-    pub fn remove(&mut self, kind: EntryKind, name: &str) -> Result<()> {
+    pub fn remove(&mut self, kind: EntryKind, name: &str) -> Result<bool> {
         let name = self.resolve(kind, name)?;
+        let mut is_default = false;
         if kind == EntryKind::Encoder {
             let registry = self.registry()?;
             let default = self.document.get("default_encoder").and_then(Item::as_str);
-            // It may stand there by an alias.
-            if default.is_some_and(|default| registry.encoder(&name).is_ok_and(|it| it.is_called(default))) {
+            // It may stand there by an alias, which goes with its entry.
+            is_default =
+                default.is_some_and(|default| registry.encoder(&name).is_ok_and(|it| it.is_called(default)));
+            if is_default {
                 self.document.remove("default_encoder");
             }
         }
         self.table(kind)?.remove(&name);
-        Ok(())
+        Ok(is_default)
     }
 
     /// Adds an alias to a decoder or encoder of this file.
@@ -409,7 +453,12 @@ impl RegistryEditor {
     /// The text as it would be saved.
     #[must_use]
     pub fn text(&self) -> String {
-        self.document.to_string()
+        let text = self.document.to_string();
+        let text = text.trim_start_matches(BYTE_ORDER_MARK);
+        match self.before.strip_prefix(BYTE_ORDER_MARK) {
+            Some(before) => format!("{BYTE_ORDER_MARK}{}", with_line_ends_of(before, text)),
+            None => with_line_ends_of(&self.before, text),
+        }
     }
 
     /// The registry of this file alone, as it would be saved.
@@ -494,7 +543,13 @@ fn lock(path: &Path, timeout: Duration) -> Result<File> {
         .open(&lock_path)
         .map_err(io_error("open", &lock_path))?;
     let started = Instant::now();
+    let mut untold = ON_WAIT.get();
     loop {
+        if started.elapsed() > UNTOLD_WAIT
+            && let Some(tell) = untold.take()
+        {
+            tell(path);
+        }
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(e)) => return Err(io_error("lock", &lock_path)(e)),
@@ -662,9 +717,9 @@ mod tests {
         ));
         let error = editor.add_encoder("start", Path::new("p")).unwrap_err();
         assert!(error.to_string().starts_with("`start` already names an encoder in"), "{error}");
-        // No command removes an encoder, and what `remove` does to an alias takes its decoder away.
+        // What `remove` does to an alias takes away what has it, so that it is not hinted at.
         let hint = error.hint().unwrap();
-        assert!(hint.contains("--name") && hint.contains("registry.toml"), "{hint}");
+        assert!(hint.contains("another name") && !hint.contains("remove"), "{hint}");
         let error = editor.add_alias(EntryKind::Decoder, "aardvark", "aa").unwrap_err();
         assert!(!error.hint().unwrap().contains("remove"), "{error}");
         assert_eq!(editor.text(), TEXT);
@@ -773,7 +828,7 @@ mod tests {
         let (_folder, path) = registry();
         let text = "schema = 1\n[decoders.far]\naliases = ['f']\nsource = 'file:m.gguf'\nencoder = 'e'\n\
                     licence = 'MIT'\nadapter = 'a'\ntokenizer = { source = 'file:t.json' }\n\
-                    options = { factor = 8, stop = ['\\n'], prompt_template = '{{ document }}' }\n\
+                    options = { factor = 8, stop = ['\\n'], answer_ends = 'line', prompt_template = '{{ document }}' }\n\
                     shape = { n_layers = 2, d_model = 8, n_heads = 2, n_kv_heads = 1, d_head = 4, d_ff = 16, \
                     vocab_size = 10, norm_eps = 1e-5, rope_theta = 1e4 }\n";
         let other = Registry::parse(text, Path::new("/far/registry.toml")).unwrap();

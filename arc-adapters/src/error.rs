@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::io_hint::io_hint;
 use crate::names::NAME_FORM;
 
 /// The result of every fallible function of this crate.
@@ -406,15 +407,7 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { source, .. } => {
-                use std::io::ErrorKind::{NotFound, PermissionDenied};
-                let hint = match source.kind() {
-                    NotFound => "check the path: it is not there, or a folder on the way is not",
-                    PermissionDenied => "check who may read and write there",
-                    _ => "check the path and the disk that it is on",
-                };
-                Some(hint.to_owned())
-            }
+            Self::Io { action, source, .. } => Some(io_hint(action, source).to_owned()),
             Self::TooLarge { what, .. } => Some(format!("name another file: this one is no {what}")),
             Self::Invalid { what: "registry", .. } => {
                 Some("correct that place: `docs/registry.md` has every key".to_owned())
@@ -475,11 +468,6 @@ impl Error {
             Self::NoEncoder { .. } => {
                 Some("name one with `--encoder`, or set `default_encoder` in a registry".to_owned())
             }
-            // No command removes an encoder.
-            Self::NameTaken { kind: "encoder", path, .. } => Some(format!(
-                "choose another name with `--name`, or take the old entry out of `{}`",
-                path.display()
-            )),
             // It may be an alias, and what has it may be in use: nothing is to be removed unseen.
             Self::NameTaken { .. } => {
                 Some("choose another name: `arc adapters list` shows what has this one".to_owned())

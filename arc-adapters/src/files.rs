@@ -11,12 +11,52 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
     move |source| Error::Io { action, path, source }
 }
 
+/// Opens a file to read it, unless it is no file: a pipe that nobody writes to would be waited for, and a
+/// device has no end.
+///
+/// # Errors
+/// The system's, and [`io::ErrorKind::InvalidInput`] for a pipe, a socket or a device.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    // Opening a pipe waits for its other end, unless it is told not to; files do not mind.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    }
+    let file = options.open(path);
+    #[cfg(unix)]
+    let file = file.map_err(|error| {
+        // What opening a socket says is about an address.
+        let is_socket = error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error());
+        if is_socket { no_file("a socket or a device") } else { error }
+    });
+    let file = file?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        return Ok(file);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        if kind.is_fifo() {
+            return Err(no_file("a pipe"));
+        }
+    }
+    Err(no_file("a device"))
+}
+
+fn no_file(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, expected a file"))
+}
+
 /// The content of a file of at most `limit` bytes.
 pub(crate) fn read_bytes(path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(io_error("open", path))?;
+    let file = open_file(path).map_err(io_error("open", path))?;
     let mut bytes = Vec::new();
     // One byte beyond the limit tells a file of exactly that size from a longer one, whatever the
-    // folder says about its length: pipes and devices say 0.
+    // folder says about its length.
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io_error("read", path))?;
     if bytes.len() as u64 > limit {
         return Err(Error::TooLarge { path: path.to_owned(), what, limit });
@@ -75,22 +115,4 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
-}
-
-/// Renames a finished temporary folder to `folder`, which must not be there yet.
-pub(crate) fn publish_folder(temporary: tempfile::TempDir, folder: &Path) -> Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o755))
-            .map_err(io_error("write", temporary.path()))?;
-    }
-    sync_folder(temporary.path())?;
-    // On error the guard removes what was written.
-    std::fs::rename(temporary.path(), folder).map_err(io_error("create", folder))?;
-    let _renamed = temporary.keep();
-    match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
-        _ => Ok(()),
-    }
 }

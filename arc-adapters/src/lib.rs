@@ -25,31 +25,42 @@ mod edit;
 mod encoder;
 mod error;
 mod files;
+mod io_hint;
+mod line_ends;
 mod list;
 mod manifest;
 mod names;
 mod package;
+mod paths_as_text;
 mod plugin;
 mod projector;
+mod read_once;
 mod registry;
 mod resolve;
 mod scaffold;
 mod shape;
 mod source;
+mod staging;
 
-pub use archive::{Archive, ArchiveContents, archive_manifest, pack, read_archive, unpack, unpack_as};
+pub use archive::{
+    Archive, ArchiveContents, StagedArchive, archive_manifest, archive_name, pack, read_archive, unpack,
+    unpack_as,
+};
 pub use checks::{
     Check, Likelihood, Outcome, TemplateFault, check_adapter, check_embeddings, check_encoder_of, check_fit,
     check_template, verify,
 };
 pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
 pub use doctor::{Finding, doctor};
-pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor};
+pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor, tell_of_waiting};
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
+pub use files::open_file;
+pub use io_hint::io_hint;
 pub use list::{InspectedTensor, Inspection, ListedDecoder, inspect, inspect_manifest, list};
 pub use manifest::{
-    ADAPTER_SCHEMA, AdapterManifest, Append, DecoderPin, EncoderPin, MANIFEST_FILE, WEIGHTS_FILE, WeightsFile,
+    ADAPTER_SCHEMA, AdapterManifest, AnswerEnd, Append, DecoderPin, EncoderPin, MANIFEST_FILE, WEIGHTS_FILE,
+    WeightsFile,
 };
 pub use names::{NAME_FORM, is_name};
 pub use package::{
@@ -65,3 +76,4 @@ pub use resolve::{AdapterFrom, AdapterPlace, EncoderFrom, Pair};
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};
 pub use shape::ModelShape;
 pub use source::{ModelFile, ModelSource, PipFile};
+pub use staging::sweep;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::paths_as_text;
 use crate::{Adapter, AdapterManifest, AdapterPlace, DecoderEntry, ModelSource, Pair, Registry, WeightType};
 
 /// One decoder of [`list`].
@@ -23,18 +24,23 @@ pub struct ListedDecoder {
     /// `package`, `plugin` or `none`: what is used where no encoder is named.
     pub adapter_kind: &'static str,
     /// Its package folder or plugin file.
+    #[serde(serialize_with = "paths_as_text::optional")]
     pub adapter: Option<PathBuf>,
     /// The encoder that it is used with where none is named, if there is one.
     pub encoder: Option<String>,
     /// Package folders for encoders, by the encoder's name.
+    #[serde(serialize_with = "paths_as_text::named")]
     pub adapters: BTreeMap<String, PathBuf>,
     /// The package folder or plugin file for every encoder that `adapters` does not name.
+    #[serde(serialize_with = "paths_as_text::optional")]
     pub usual: Option<PathBuf>,
     /// Why the name resolves to nothing, where it does not.
     pub fault: Option<String>,
     /// The registry file that defines it.
+    #[serde(serialize_with = "paths_as_text::one")]
     pub origin: PathBuf,
     /// The registry files whose entries it replaces.
+    #[serde(serialize_with = "paths_as_text::several")]
     pub replaces: Vec<PathBuf>,
 }
 
@@ -72,6 +78,7 @@ fn listed(registry: &Registry, entry: &DecoderEntry) -> ListedDecoder {
 #[non_exhaustive]
 pub struct Inspection {
     /// The package folder or plugin file.
+    #[serde(serialize_with = "paths_as_text::one")]
     pub origin: PathBuf,
     /// The manifest.
     pub manifest: AdapterManifest,

@@ -53,8 +53,11 @@ pub struct AdapterManifest {
     /// What follows the latents of each context.
     #[serde(default)]
     pub append: Append,
-    /// The prompt as minijinja source; `document` is where the latents go, `question` is text.
+    /// The prompt as Jinja source; `document` is where the latents go, `question` is text.
     pub prompt_template: String,
+    /// What an answer to that prompt is, and so where it ends.
+    #[serde(default, skip_serializing_if = "AnswerEnd::is_model")]
+    pub answer_ends: AnswerEnd,
     /// The weights file.
     pub weights: WeightsFile,
     /// How it was trained: data, steps, seeds. Free form, shown to users as it is.
@@ -101,6 +104,33 @@ pub enum Append {
     Cont,
     /// Nothing.
     None,
+}
+
+/// Where an answer ends, besides the tokens with which a decoder ends what it writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AnswerEnd {
+    /// Nowhere else.
+    #[default]
+    Model,
+    /// With its first line: what follows is no part of it. Blank lines before it do not count.
+    Line,
+}
+
+impl AnswerEnd {
+    /// What the answers to a new prompt are: one that ends in a label, such as `Answer:`, asks for what
+    /// stands behind a label, which is a line. Models that were not trained to chat go on with another
+    /// question, or with the same line, until they are stopped.
+    #[must_use]
+    pub fn of_template(template: &str) -> Self {
+        if template.trim_end().ends_with(':') { Self::Line } else { Self::Model }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_model(&self) -> bool {
+        *self == Self::Model
+    }
 }
 
 /// A weights file beside the manifest.
@@ -369,6 +399,7 @@ pub(crate) mod tests {
             pooling_factors: vec![4, 8],
             append: Append::Cont,
             prompt_template: "{{ document }}\nQuestion: {{ question }}\nAnswer:".into(),
+            answer_ends: AnswerEnd::Line,
             weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "d".repeat(64) },
             training: json!({"steps": 3}),
             scores: serde_json::Value::Null,

@@ -10,8 +10,9 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use crate::digest::sha256_hex;
-use crate::files::{io_error, read_bytes, sync_folder};
+use crate::files::{read_bytes, sync_folder};
 use crate::manifest::{MANIFEST_FILE, MAX_WEIGHTS_BYTES, WEIGHTS_FILE};
+use crate::staging::Staging;
 use crate::{AdapterManifest, Error, Result};
 
 const WHAT: &str = "safetensors file";
@@ -335,15 +336,11 @@ impl AdapterPackage {
             return Ok(manifest);
         }
         let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).map_err(io_error("create", parent))?;
-        let temporary = tempfile::Builder::new()
-            .prefix(".arc-")
-            .tempdir_in(parent)
-            .map_err(io_error("create a folder in", parent))?;
-        let inside = temporary.path();
+        let staging = Staging::within(parent)?;
+        let inside = staging.new_folder();
         crate::files::replace(&inside.join(&manifest.weights.file), |f| f.write_all(weights.as_bytes()))?;
         crate::files::replace(&inside.join(MANIFEST_FILE), |f| f.write_all(json.as_bytes()))?;
-        crate::files::publish_folder(temporary, folder)?;
+        staging.publish(folder)?;
         Ok(manifest)
     }
 }

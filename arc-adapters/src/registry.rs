@@ -9,7 +9,7 @@ use crate::error::with_article;
 use crate::files::read_text;
 use crate::manifest::check_sha256;
 use crate::names::{check_file_name, check_name};
-use crate::{Error, ModelFile, ModelShape, ModelSource, Result};
+use crate::{AnswerEnd, Error, ModelFile, ModelShape, ModelSource, Result};
 
 /// The schema number that this version reads and writes.
 pub const REGISTRY_SCHEMA: u32 = 1;
@@ -112,11 +112,14 @@ pub struct DecoderEntry {
 pub struct DecoderOptions {
     /// How many tokens a latent is to stand for, where it is not the encoder's own rate.
     pub factor: Option<u32>,
-    /// A prompt to use in place of the adapter's, as minijinja source.
+    /// A prompt to use in place of the adapter's, as Jinja source.
     pub prompt_template: Option<String>,
     /// Texts that end an answer.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// What an answer is, where it is not what the adapter says; of a `prompt_template` that is given here,
+    /// what [`AnswerEnd::of_template`] says.
+    pub answer_ends: Option<AnswerEnd>,
     /// Whether positions are rotated as the checkpoint stretches them.
     #[serde(default)]
     pub rope_scaling: RopeScalingOption,

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::files::replace;
 use crate::manifest::{ADAPTER_SCHEMA, check_new_name};
 use crate::{
-    AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin, Error, MANIFEST_FILE,
-    ProjectorSpec, Result, WEIGHTS_FILE, WeightType, WeightsFile,
+    AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin, EncoderPin, Error,
+    MANIFEST_FILE, ProjectorSpec, Result, WEIGHTS_FILE, WeightType, WeightsFile,
 };
 
 /// The prompt of a new adapter: the document, then the question.
@@ -30,7 +30,7 @@ pub struct Scaffold {
     pub d_hidden: usize,
     /// The poolings that it is to be trained for.
     pub pooling_factors: Vec<u32>,
-    /// The prompt as minijinja source; [`DEFAULT_PROMPT`] is one.
+    /// The prompt as Jinja source; [`DEFAULT_PROMPT`] is one.
     pub prompt_template: String,
 }
 
@@ -110,6 +110,7 @@ impl Scaffold {
             pooling_factors: self.pooling_factors.clone(),
             append: Append::Cont,
             prompt_template: self.prompt_template.clone(),
+            answer_ends: AnswerEnd::of_template(&self.prompt_template),
             // Set when the weights are written.
             weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: "0".repeat(64) },
             training: serde_json::json!({ "state": "untrained" }),

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin,
-    ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
+    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
+    EncoderPin, ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
 };
 
 const D_IN: usize = 8;
@@ -37,6 +37,7 @@ fn custom_manifest() -> AdapterManifest {
         pooling_factors: vec![4],
         append: Append::Cont,
         prompt_template: "{{ document }}{{ question }}".into(),
+        answer_ends: AnswerEnd::Model,
         weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "0".repeat(64) },
         training: serde_json::Value::Null,
         scores: serde_json::Value::Null,
@@ -255,6 +256,64 @@ fn a_crash_or_a_hang_is_contained_by_isolation() {
     assert!(lines.len() == 2 && lines.iter().all(|l| l.contains("ended with signal: 6")), "{lines:?}");
     let lines = workshop.load("HANG", &["--isolate"]);
     assert!(lines[0].contains("did not answer within 5s"), "{lines:?}");
+}
+
+/// Whether a process is there, and no corpse that nobody has looked at yet.
+#[cfg(target_os = "linux")]
+fn lives(process: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+}
+
+/// What a plugin forked, once it has said which process that is.
+#[cfg(target_os = "linux")]
+fn forked(workshop: &Workshop) -> String {
+    let marker = workshop.root.path().join("marker");
+    for _ in 0..500 {
+        match std::fs::read_to_string(&marker) {
+            Ok(process) if !process.is_empty() => return process,
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    panic!("the plugin has not forked");
+}
+
+#[cfg(target_os = "linux")]
+fn ends(process: &str) -> bool {
+    (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        !lives(process)
+    })
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_an_isolated_plugin_forked_ends_with_it() {
+    let workshop = Workshop::new();
+    assert_eq!(workshop.load("FORKS", &["--isolate"])[0], RIGHT);
+    let process = forked(&workshop);
+    assert!(ends(&process), "process {process} lives on");
+}
+
+/// Even where this process is killed while the plugin computes, so that nobody is left to end anything.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_an_isolated_plugin_forked_ends_with_a_host_that_is_killed() {
+    let workshop = Workshop::new();
+    let library = workshop.compile("FORKS_AND_HANGS");
+    let mut host = Command::new(example("load_plugin"))
+        .arg(&library)
+        .arg(sha256_file(&library).unwrap())
+        .arg(workshop.root.path())
+        .arg("--isolate")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let process = forked(&workshop);
+    assert!(lives(&process));
+    host.kill().unwrap();
+    host.wait().unwrap();
+    assert!(ends(&process), "process {process} lives on");
 }
 
 /// The documented case: in this process nothing contains a crash in foreign code.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_adapters::{Adapter, Append, Pin};
+use arc_adapters::{Adapter, AnswerEnd, Append, Pin};
 use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 
@@ -38,6 +38,7 @@ pub struct AdaptedDecoder {
     /// `[1, d_encoder]`, appended after the latents of a context that is to be repeated.
     rec: Option<Tensor<2>>,
     template: PromptTemplate,
+    answer_ends: AnswerEnd,
     pins: Pins,
     overridden: Mutex<Vec<OverriddenPin>>,
 }
@@ -137,17 +138,33 @@ impl AdaptedDecoder {
         let cont = has_cont.then(|| vector("tokens.cont")).transpose()?;
         let rec = adapter.weights.has("tokens.rec").then(|| vector("tokens.rec")).transpose()?;
         let template = PromptTemplate::parse(&adapter.manifest.prompt_template)?;
-        Ok(Self { decoder, adapter, projector, cont, rec, template, pins, overridden })
+        let answer_ends = adapter.manifest.answer_ends;
+        Ok(Self { decoder, adapter, projector, cont, rec, template, answer_ends, pins, overridden })
     }
 
-    /// The same with another prompt than the adapter's.
+    /// The same with another prompt than the adapter's, whose answers are what
+    /// [`AnswerEnd::of_template`] says.
     ///
     /// # Errors
     ///
     /// [`Error::Template`] for a template that cannot be read.
     pub fn with_template(mut self, source: &str) -> Result<Self> {
         self.template = PromptTemplate::parse(source)?;
+        self.answer_ends = AnswerEnd::of_template(source);
         Ok(self)
+    }
+
+    /// The same with answers that end elsewhere than the adapter says.
+    #[must_use]
+    pub fn with_answer_ends(mut self, answer_ends: AnswerEnd) -> Self {
+        self.answer_ends = answer_ends;
+        self
+    }
+
+    /// Where the answers to [`AdaptedDecoder::prompt`] end, besides the decoder's end tokens.
+    #[must_use]
+    pub fn answer_ends(&self) -> AnswerEnd {
+        self.answer_ends
     }
 
     /// The same with a pin that was overridden before the two met.
@@ -273,11 +290,11 @@ impl AdaptedDecoder {
     ///
     /// [`Error::Template`] or [`Error::Tokenizer`].
     pub fn prompt_with_text(&self, document: &str, question: &str) -> Result<Prompt> {
-        let ids = self.decoder.tokenizer.encode(document)?.ids;
-        self.assemble(question, |prompt| prompt.tokens(ids.clone()))
+        self.template.prompt_with_text(document, question, &self.decoder.tokenizer)
     }
 
-    /// Asks a question about compressed documents.
+    /// Asks a question about compressed documents. An answer ends where the adapter says that it does,
+    /// unless the options say it.
     ///
     /// # Errors
     ///
@@ -289,7 +306,9 @@ impl AdaptedDecoder {
         options: &GenerateOptions,
     ) -> Result<Generations> {
         let prompt = self.prompt(documents, question)?;
-        self.decoder.generate(&[prompt], options, |_, _| {})
+        let answer_ends = options.answer_ends.or(Some(self.answer_ends));
+        let options = GenerateOptions { answer_ends, ..options.clone() };
+        self.decoder.generate(&[prompt], &options, |_, _| {})
     }
 
     /// The number of positions that so many latents take in the decoder, the vector after them

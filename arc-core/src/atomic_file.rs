@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use tempfile::TempPath;
+
 use crate::{Error, Result};
 
 /// Writes the file at `path` through `write`, and gives it its name only when it is complete.
@@ -17,11 +19,29 @@ use crate::{Error, Result};
 /// # Errors
 /// What `write` returns, or [`Error::Io`] where the system refuses. The file at `path` is then as
 /// it was before, and the temporary file is gone.
-pub(crate) fn write_atomically<T>(
+pub fn write_atomically<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<T>) -> Result<T> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    write_to(path, &target, write, |temporary| temporary.persist(&target).map_err(|error| error.error))
+}
+
+/// As [`write_atomically`], where nothing is at `path` yet: a file or a link that has come there is an
+/// error, and stays.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_new_atomically<T>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<T>,
 ) -> Result<T> {
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    write_to(path, path, write, |temporary| temporary.persist_noclobber(path).map_err(|error| error.error))
+}
+
+fn write_to<T>(
+    path: &Path,
+    target: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<T>,
+    persist: impl FnOnce(TempPath) -> std::io::Result<()>,
+) -> Result<T> {
     let folder = match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -29,7 +49,7 @@ pub(crate) fn write_atomically<T>(
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
 
     let mut builder = tempfile::Builder::new();
-    let permissions = fs::metadata(&target).ok().map(|metadata| metadata.permissions());
+    let permissions = fs::metadata(target).ok().map(|metadata| metadata.permissions());
     if let Some(permissions) = permissions.clone().or_else(usual_permissions) {
         builder.permissions(permissions);
     }
@@ -47,7 +67,7 @@ pub(crate) fn write_atomically<T>(
     file.sync_all().map_err(Error::io("write", path))?;
     // Windows does not rename a file that is open.
     drop(file);
-    temporary.persist(&target).map_err(|error| Error::io("write", path)(error.error))?;
+    persist(temporary).map_err(Error::io("write", path))?;
     sync_folder(folder);
     Ok(value)
 }

@@ -1,19 +1,16 @@
 //! Chat templates: a conversation to the one text that an instruct model was trained on.
 //!
-//! Templates are Jinja, written for Hugging Face transformers; they run here with what
-//! transformers gives them: Python's methods on strings, lists and dicts, `raise_exception`,
-//! `strftime_now`, `tojson`, the names of the beginning and end tokens, and its white-space rules.
-
-mod civil_time;
+//! Templates are Jinja, written for Hugging Face transformers; `arc-jinja` runs them as transformers
+//! does, within limits. What they are given is what `apply_chat_template` gives them: the messages, the
+//! names of the model's special tokens, and no tools and no documents.
 
 use std::path::Path;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, ErrorKind, context};
+use arc_jinja::{Limits, Options, Template, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::weights::GgufFile;
+use crate::bounded_file::read_text;
+use crate::weights::{GgufFile, GgufValue};
 use crate::{Error, Result};
 
 /// One turn of a conversation.
@@ -32,15 +29,36 @@ impl Message {
     }
 }
 
-/// A model's chat template, compiled.
+/// A model's chat template.
+///
+/// Opening a model never fails for its template: one that cannot be compiled says so when it is used.
+#[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    bos_token: String,
-    eos_token: String,
+    compiled: std::result::Result<Template, String>,
+    names: SpecialTokenNames,
+    limits: Limits,
 }
 
-/// The name of the only template in its environment.
-const NAME: &str = "chat";
+/// The names of a model's special tokens, as its template knows them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecialTokenNames {
+    /// By what they are for: `bos_token`, `eos_token`, `pad_token`, …
+    pub named: Vec<(String, String)>,
+    /// `additional_special_tokens`, where the model has that list.
+    pub additional: Option<Vec<String>>,
+}
+
+/// The tokens that transformers names to every template, and what GGUF calls their ids.
+const NAMED_TOKENS: [(&str, &str); 7] = [
+    ("bos_token", "bos"),
+    ("eos_token", "eos"),
+    ("unk_token", "unknown"),
+    // The specification of GGUF misspells it, and so do the files.
+    ("sep_token", "seperator"),
+    ("pad_token", "padding"),
+    ("cls_token", "cls"),
+    ("mask_token", "mask"),
+];
 
 impl ChatTemplate {
     /// Compiles a template. `bos_token` and `eos_token` are the tokens' names, as templates write
@@ -49,215 +67,162 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] if it is not valid Jinja.
     pub fn new(source: &str, bos_token: &str, eos_token: &str) -> Result<Self> {
-        let mut environment = Environment::new();
-        let mut syntax = SyntaxConfig::builder();
-        syntax.trim_blocks(true).lstrip_blocks(true);
-        environment.set_syntax(syntax.build().map_err(|error| failure(&error))?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", civil_time::now);
-        environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| failure(&error))?;
-        Ok(Self { environment, bos_token: bos_token.into(), eos_token: eos_token.into() })
+        let named = [("bos_token", bos_token), ("eos_token", eos_token)];
+        let named = named.map(|(name, token)| (name.to_owned(), token.to_owned())).to_vec();
+        let template = Self::of_model(source, SpecialTokenNames { named, additional: None });
+        match template.compiled {
+            Ok(_) => Ok(template),
+            Err(reason) => Err(failed(reason)),
+        }
+    }
+
+    /// A model's template, whether or not it can be compiled.
+    #[must_use]
+    pub fn of_model(source: &str, names: SpecialTokenNames) -> Self {
+        let compiled = Template::compile(source, Options::TRANSFORMERS).map_err(|error| error.to_string());
+        Self { compiled, names, limits: Limits::DEFAULT }
+    }
+
+    /// The same with other limits on what it may do.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// The template of a GGUF model; nothing if it has none, as base models often have not.
-    ///
-    /// # Errors
-    /// [`Error::Template`] if it is not valid Jinja; [`Error::InvalidConfig`] if a metadata field
-    /// is of a wrong type.
-    pub fn from_gguf(gguf: &GgufFile) -> Result<Option<Self>> {
-        const KEY: &str = "tokenizer.chat_template";
-        if gguf.meta(KEY).is_none() {
-            return Ok(None);
-        }
-        let name = |key: &str| -> Result<&str> {
-            if gguf.meta(key).is_none() {
-                return Ok("");
+    #[must_use]
+    pub fn from_gguf(gguf: &GgufFile) -> Option<Self> {
+        let source = match gguf.meta("tokenizer.chat_template")? {
+            GgufValue::String(source) => source,
+            other => {
+                let reason = format!("`tokenizer.chat_template` is {}, expected a string", other.type_name());
+                let names = SpecialTokenNames::default();
+                return Some(Self { compiled: Err(reason), names, limits: Limits::DEFAULT });
             }
-            let id = usize::try_from(gguf.u32(key)?).unwrap_or(usize::MAX);
-            let tokens = gguf.strings("tokenizer.ggml.tokens")?;
-            Ok(tokens.get(id).map_or("", String::as_str))
         };
-        let bos = name("tokenizer.ggml.bos_token_id")?;
-        let eos = name("tokenizer.ggml.eos_token_id")?;
-        Self::new(gguf.str(KEY)?, bos, eos).map(Some)
+        let tokens = gguf.strings("tokenizer.ggml.tokens").unwrap_or_default();
+        let named = NAMED_TOKENS.iter().filter_map(|(name, key)| {
+            let id = gguf.meta(&format!("tokenizer.ggml.{key}_token_id")).and_then(GgufValue::as_u32);
+            match id.and_then(|id| tokens.get(id as usize)) {
+                Some(token) => Some(((*name).to_owned(), token.clone())),
+                // Converters leave them out, and templates add them to text: they are nothing, and there.
+                None if matches!(*key, "bos" | "eos") => Some(((*name).to_owned(), String::new())),
+                None => None,
+            }
+        });
+        Some(Self::of_model(source, SpecialTokenNames { named: named.collect(), additional: None }))
     }
 
-    /// The template of a Hugging Face folder: `chat_template.jinja`, else the `chat_template` of
-    /// `tokenizer_config.json` (of several, the one named `default`); nothing if it has none.
+    /// The template of a Hugging Face folder: `chat_template.jinja`, else that of `chat_template.json`,
+    /// else the `chat_template` of `tokenizer_config.json` (of several, the one named `default`); nothing
+    /// if it has none.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file is there but cannot be read; [`Error::InvalidFile`] if the
-    /// configuration is not JSON; [`Error::Template`] if the template is not valid Jinja.
+    /// [`Error::Io`] if a file is there but cannot be read; [`Error::InvalidFile`] if one that should be
+    /// JSON is not.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
         let folder = folder.as_ref();
-        let path = folder.join("tokenizer_config.json");
-        let config: serde_json::Value = match read_if_there(&path)? {
-            Some(text) => serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
-                path,
-                format: "tokenizer_config.json",
-                reason: error.to_string(),
-            })?,
-            None => serde_json::Value::Null,
-        };
-        let of_config = config.get("chat_template").and_then(|template| match template {
-            serde_json::Value::Array(several) => several
-                .iter()
-                .find(|one| one.get("name").and_then(|name| name.as_str()) == Some("default"))?
-                .get("template")?
-                .as_str(),
-            one => one.as_str(),
-        });
-        let of_file = read_if_there(&folder.join("chat_template.jinja"))?;
-        let Some(source) = of_file.as_deref().or(of_config) else {
-            return Ok(None);
-        };
-        let token = |key: &str| {
-            config
-                .get(key)
-                .and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()))
-                .unwrap_or_default()
-        };
-        Self::new(source, token("bos_token"), token("eos_token")).map(Some)
+        let config = json_if_there(folder, "tokenizer_config.json")?;
+        let map = json_if_there(folder, "special_tokens_map.json")?;
+        let of_json = json_if_there(folder, "chat_template.json")?;
+        let of_file = read_if_there(folder, "chat_template.jinja")?;
+        let source = of_file.as_deref().or(source_in(&of_json)).or(source_in(&config));
+        Ok(source.map(|source| Self::of_model(source, SpecialTokenNames::of_json(&config, &map))))
     }
 
     /// The text of a conversation. With `add_generation_prompt` it ends where the model's answer
     /// begins.
     ///
     /// # Errors
-    /// [`Error::Template`] if the template refuses the conversation (an unknown role, turns that do
-    /// not alternate) or fails.
+    /// [`Error::Template`] if the template cannot be compiled, refuses the conversation (an unknown role,
+    /// turns that do not alternate), fails, or reaches a limit.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|Message { role, content }| {
-                Value::from_pairs([("role", role.as_str()), ("content", content.as_str())])
-            })
-            .collect();
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| {
-                template.render(context! {
-                    messages => messages,
-                    add_generation_prompt => add_generation_prompt,
-                    bos_token => self.bos_token.as_str(),
-                    eos_token => self.eos_token.as_str(),
-                })
-            })
-            .map_err(|error| failure(&error))
+        let template = self.compiled.as_ref().map_err(|reason| failed(reason.clone()))?;
+        let given = messages.iter().map(|message| message.role.len() + message.content.len()).sum();
+        let messages = messages.iter().map(|Message { role, content }| {
+            Value::dict([("role", Value::from(role.as_str())), ("content", Value::from(content.as_str()))])
+        });
+        let named = self.names.named.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str())));
+        let additional = self.names.additional.iter().map(|tokens| {
+            ("additional_special_tokens", Value::list(tokens.iter().map(|token| Value::from(token.as_str()))))
+        });
+        let context = [
+            ("messages", Value::list(messages)),
+            ("tools", Value::NONE),
+            ("documents", Value::NONE),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+        ];
+        template
+            .render(context.into_iter().chain(named).chain(additional), self.limits.with_input(given))
+            .map_err(|error| failed(error.to_string()))
     }
 }
 
-impl std::fmt::Debug for ChatTemplate {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("ChatTemplate")
-            .field("bos_token", &self.bos_token)
-            .field("eos_token", &self.eos_token)
-            .finish_non_exhaustive()
-    }
-}
-
-fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("read", path)(error)),
-    }
-}
-
-/// The engine's error in one line: what it is, what it says, and the line of the template.
-fn failure(error: &minijinja::Error) -> Error {
-    let mut reason = error.kind().to_string();
-    if let Some(detail) = error.detail() {
-        reason = match error.kind() {
-            // The template's own words are all that is wanted.
-            ErrorKind::InvalidOperation => detail.to_owned(),
-            _ => format!("{reason}: {detail}"),
+impl SpecialTokenNames {
+    /// From the contents of `tokenizer_config.json` and `special_tokens_map.json`, of which the first
+    /// counts where both name a token.
+    fn of_json(config: &serde_json::Value, map: &serde_json::Value) -> Self {
+        let find = |key: &str| {
+            [config, map].into_iter().filter_map(|file| file.get(key)).find(|value| !value.is_null())
         };
+        let named = NAMED_TOKENS.iter().filter_map(|(name, _)| {
+            find(name).and_then(token_text).map(|token| ((*name).to_owned(), token.to_owned()))
+        });
+        let mut named: Vec<_> = named.collect();
+        // Models of images and sound name more tokens: `image_token`, …
+        for (name, token) in
+            find("extra_special_tokens").and_then(|extra| extra.as_object()).into_iter().flatten()
+        {
+            named.extend(token_text(token).map(|token| (name.clone(), token.to_owned())));
+        }
+        let additional = find("additional_special_tokens").and_then(|list| list.as_array());
+        let additional =
+            additional.map(|list| list.iter().filter_map(token_text).map(str::to_owned).collect());
+        Self { named, additional }
     }
-    if let Some(line) = error.line() {
-        reason.push_str(&format!(" (line {line})"));
-    }
-    let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
-    Error::Template { what: NAME.into(), reason }
 }
 
-/// How templates refuse a conversation.
-fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+/// The name of a token that is written as a string, or as an object with its `content`.
+fn token_text(token: &serde_json::Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// JSON as Python's `json.dumps(ensure_ascii=False)` writes it: minijinja's own filter escapes
-/// what is special in HTML, which models have not seen.
-fn to_json(value: &Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // Accepted for compatibility; false is what is done, and order is as given.
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    let _: Option<bool> = options.get("sort_keys")?;
-    options.assert_all_used()?;
-    let mut json = String::new();
-    write_json(value, indent.map(|width| width.min(16)), 0, &mut json)?;
-    Ok(Value::from(json))
+/// The template in a configuration's `chat_template`: one, or several with names.
+fn source_in(config: &serde_json::Value) -> Option<&str> {
+    match config.get("chat_template")? {
+        serde_json::Value::Array(several) => several
+            .iter()
+            .find(|one| one.get("name").and_then(|name| name.as_str()) == Some("default"))?
+            .get("template")?
+            .as_str(),
+        one => one.as_str(),
+    }
 }
 
-/// How deep JSON may be nested, so that no template can exhaust the stack.
-const MAX_JSON_DEPTH: usize = 64;
+fn json_if_there(folder: &Path, name: &'static str) -> Result<serde_json::Value> {
+    match read_if_there(folder, name)? {
+        Some(text) => serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
+            path: folder.join(name),
+            format: name,
+            reason: error.to_string(),
+        }),
+        None => Ok(serde_json::Value::Null),
+    }
+}
 
-fn write_json(
-    value: &Value,
-    indent: Option<usize>,
-    depth: usize,
-    json: &mut String,
-) -> std::result::Result<(), minijinja::Error> {
-    let refuse = |reason: String| minijinja::Error::new(ErrorKind::BadSerialization, reason);
-    if depth > MAX_JSON_DEPTH {
-        return Err(refuse(format!("nested deeper than {MAX_JSON_DEPTH} levels")));
+/// The largest published `tokenizer_config.json` have some megabytes, for their thousands of tokens.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+fn read_if_there(folder: &Path, name: &'static str) -> Result<Option<String>> {
+    match read_text(&folder.join(name), name, MAX_FILE_BYTES) {
+        Ok(text) => Ok(Some(text)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    let quote = |text: &str| serde_json::to_string(text).map_err(|error| refuse(error.to_string()));
-    // What separates one element from the next, or from the bracket.
-    let separate = |json: &mut String, first: bool, depth: usize| {
-        if !first {
-            json.push(',');
-        }
-        match indent {
-            Some(width) => {
-                json.push('\n');
-                json.extend(std::iter::repeat_n(' ', width * depth));
-            }
-            None if !first => json.push(' '),
-            None => {}
-        }
-    };
-    match value.kind() {
-        ValueKind::Undefined | ValueKind::None => json.push_str("null"),
-        ValueKind::Bool => json.push_str(if value.is_true() { "true" } else { "false" }),
-        ValueKind::Number => json.push_str(&value.to_string()),
-        ValueKind::String => json.push_str(&quote(value.as_str().unwrap_or_default())?),
-        kind @ (ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) => {
-            let is_map = kind == ValueKind::Map;
-            json.push(if is_map { '{' } else { '[' });
-            let mut first = true;
-            for element in value.try_iter()? {
-                separate(json, first, depth + 1);
-                first = false;
-                if is_map {
-                    json.push_str(&quote(&element.to_string())?);
-                    json.push_str(": ");
-                    write_json(&value.get_item(&element)?, indent, depth + 1, json)?;
-                } else {
-                    write_json(&element, indent, depth + 1, json)?;
-                }
-            }
-            if !first && indent.is_some() {
-                separate(json, true, depth);
-            }
-            json.push(if is_map { '}' } else { ']' });
-        }
-        other => return Err(refuse(format!("a value of kind {other} cannot be JSON"))),
-    }
-    Ok(())
+}
+
+fn failed(reason: String) -> Error {
+    Error::Template { what: "chat".into(), reason }
 }
 
 #[cfg(test)]
@@ -269,25 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn python_idioms_of_published_templates_work() {
-        let source = "{%- set ns = namespace(n=0) -%}\n\
-            {%- for message in messages %}\n\
-            {%- set ns.n = ns.n + 1 %}\n\
-            {{- message['content'].strip() + message.role.upper() + messages[::-1][0].role }}\n\
-            {%- endfor %}\n\
-            {{- ns.n ~ bos_token ~ eos_token ~ ('a-b'.split('-')[1]) ~ ({'k': 1}.items() | list | length) }}";
-        let messages = [Message::new("user", " hi "), Message::new("assistant", "yo")];
-        assert_eq!(render(source, &messages).unwrap(), "hiUSERassistantyoASSISTANTassistant2<s></s>b1");
-    }
-
-    #[test]
-    fn json_is_written_as_python_writes_it() {
-        let source = r#"{{ {"a": [1, "<é'>"], "b": none} | tojson }}"#;
-        assert_eq!(render(source, &[]).unwrap(), r#"{"a": [1, "<é'>"], "b": null}"#);
-        // json.dumps({"a": [1, []], "b": {}}, indent=2)
-        let source = r#"{{ {"a": [1, []], "b": {}} | tojson(indent=2) }}"#;
-        let expected = "{\n  \"a\": [\n    1,\n    []\n  ],\n  \"b\": {}\n}";
-        assert_eq!(render(source, &[]).unwrap(), expected);
+    fn templates_are_given_what_transformers_gives_them() {
+        let source = "{{ messages[0].keys() | list | join(',') }} {{ tools is none }} {{ documents is none }} \
+                      {{ add_generation_prompt }} {{ bos_token }} {{ pad_token is defined }}";
+        let messages = [Message::new("user", "hi")];
+        assert_eq!(render(source, &messages).unwrap(), "role,content True True True <s> False");
     }
 
     #[test]
@@ -300,15 +251,19 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_template_is_an_error_in_one_line() {
+    fn a_broken_template_is_an_error_in_one_line_of_whoever_uses_it() {
         let message = render("{% for %}", &[]).unwrap_err().to_string();
         assert!(message.starts_with("the chat template failed: syntax error"), "{message}");
         assert!(!message.contains('\n'));
+        let of_model = ChatTemplate::of_model("{% for %}", SpecialTokenNames::default());
+        assert_eq!(of_model.render(&[], true).unwrap_err().to_string(), message);
     }
 
     #[test]
-    fn block_lines_leave_no_trace() {
-        assert_eq!(render("  {% if true %}\nx\n  {% endif %}\ny", &[]).unwrap(), "x\ny");
+    fn a_template_that_does_not_end_is_an_error() {
+        let source = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}";
+        let message = render(source, &[]).unwrap_err().to_string();
+        assert!(message.contains("more steps than a template may"), "{message}");
     }
 
     #[test]
@@ -327,9 +282,34 @@ mod tests {
                  {"name": "default", "template": "{{ bos_token }}{{ eos_token }}"}]}"#,
         );
         assert_eq!(rendered().as_deref(), Some("<b><e>"));
+        write("chat_template.json", r#"{"chat_template": "json{{ bos_token }}"}"#);
+        assert_eq!(rendered().as_deref(), Some("json<b>"));
         write("chat_template.jinja", "file{{ bos_token }}");
         assert_eq!(rendered().as_deref(), Some("file<b>"));
         write("tokenizer_config.json", "{");
         assert!(matches!(ChatTemplate::from_folder(folder.path()), Err(Error::InvalidFile { .. })));
+    }
+
+    #[test]
+    fn every_named_token_of_a_folder_is_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write(
+            "chat_template.jinja",
+            "{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ sep_token }}{{ pad_token }}{{ cls_token }}\
+             {{ mask_token }}{{ image_token }}{{ additional_special_tokens }}",
+        );
+        write(
+            "tokenizer_config.json",
+            r#"{"bos_token": "<b>", "eos_token": {"content": "<e>"}, "unk_token": null, "sep_token": "<s>",
+                "extra_special_tokens": {"image_token": "<i>"}, "additional_special_tokens": ["<x>"]}"#,
+        );
+        write(
+            "special_tokens_map.json",
+            r#"{"bos_token": "<other>", "unk_token": "<u>", "pad_token": {"content": "<p>"}, "cls_token": "<c>",
+                "mask_token": "<m>"}"#,
+        );
+        let template = ChatTemplate::from_folder(folder.path()).unwrap().unwrap();
+        assert_eq!(template.render(&[], false).unwrap(), "<b><e><u><s><p><c><m><i>['<x>']");
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use burn::tensor::Device;
 use serde::Serialize;
 
-use crate::weights::InstructionSet;
+use crate::host::InstructionSet;
 use crate::{Error, Result};
 
 /// A kind of device, as users name it.

@@ -259,7 +259,8 @@ impl Error {
 
     /// Whether there was no room for what was to be written: the disk is full, or the user's share of
     /// it, or the file is as long as files may be here.
-    pub(crate) fn is_disk_full(&self) -> bool {
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         matches!(self, Self::Io { source, .. }
             if matches!(source.kind(), FileTooLarge | QuotaExceeded | StorageFull))
@@ -273,25 +274,7 @@ impl Error {
             | Self::Document { hint, .. }
             | Self::Pull { hint, .. }
             | Self::Mismatch { hint, .. } => Some(hint.clone()),
-            Self::Io { .. } if self.is_disk_full() => {
-                Some("free some space, or set `ARC_HOME` to a folder on another disk".into())
-            }
-            Self::Io { action, source, .. } => {
-                use std::io::ErrorKind::{
-                    InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied,
-                };
-                let hint = match (source.kind(), *action) {
-                    (NotFound, "read" | "open") => "check the path: there is no such file",
-                    (NotFound, _) => "check the path: a folder on the way is not there",
-                    (InvalidData, "read") => "the file is no UTF-8 text",
-                    (PermissionDenied, _) => "check who may read and write there",
-                    (IsADirectory | NotADirectory, _) => {
-                        "check the path: a folder stands where a file should, or a file where a folder should"
-                    }
-                    _ => "check the path and the disk that it is on",
-                };
-                Some(hint.into())
-            }
+            Self::Io { action, source, .. } => Some(arc_adapters::io_hint(action, source).into()),
             Self::InvalidFile { format: "latents", .. } => {
                 Some("make the latents again with `arc compress`".into())
             }
@@ -300,6 +283,9 @@ impl Error {
             }
             Self::InvalidFile { format: "JSONL", .. } => {
                 Some("each line is one JSON object with the text in its field `text`".into())
+            }
+            Self::InvalidFile { format: "checkpoint", .. } => {
+                Some("a run goes on from an older one where there is a sound one, else it has to begin again".into())
             }
             Self::InvalidFile { .. } => {
                 Some("the file may be cut off or corrupt: make or fetch it again (`arc pull` fetches models)".into())
@@ -326,9 +312,7 @@ impl Error {
             Self::Checksum { .. } => {
                 Some("delete the file and pull again; if it differs again, the source has changed".into())
             }
-            Self::DataRow { .. } => {
-                Some("correct the row (`arc eval --skip-bad` leaves malformed ones out)".into())
-            }
+            Self::DataRow { .. } => Some("correct that row".into()),
             Self::Diverged { .. } => Some(
                 "the last checkpoint is as it was: look at the text named, or lower the learning rates"
                     .into(),
@@ -338,15 +322,17 @@ impl Error {
                     .into(),
             ),
             Self::NotAtSource { .. } => Some("check the repository, the revision and the file's name".into()),
+            Self::Template { what, .. } if what == "chat" => Some(
+                "it is the model's own: ask with another `--form`, or put a `chat_template.jinja` beside its weights"
+                    .into(),
+            ),
             Self::Template { .. } => {
-                Some("correct the template: it is minijinja, with `document` and `question`".into())
+                Some("correct the template: it is Jinja, with `document` and `question`".into())
             }
             Self::NotFinite { .. } => {
                 Some("the weights may be damaged: delete the model's file and run `arc pull` again".into())
             }
-            Self::InvalidArgument(_) => {
-                Some("correct that argument: `arc COMMAND --help` says what each one takes".into())
-            }
+            Self::InvalidArgument(_) => Some("correct that argument".into()),
             Self::Adapter(error) => error.hint(),
         }
     }

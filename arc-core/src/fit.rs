@@ -11,8 +11,8 @@
 use std::collections::HashMap;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterTensor, Append, DecoderPin, EncoderPin, ProjectorLayer,
-    ProjectorSpec, WEIGHTS_FILE, WeightType, WeightsFile,
+    ADAPTER_SCHEMA, AdapterManifest, AdapterTensor, AnswerEnd, Append, DecoderPin, EncoderPin,
+    ProjectorLayer, ProjectorSpec, WEIGHTS_FILE, WeightType, WeightsFile,
 };
 use burn::tensor::{Int, Tensor, TensorData};
 use nalgebra::{Cholesky, DMatrix, DVector};
@@ -419,6 +419,7 @@ impl<'a> Fit<'a> {
             // fitted adapter appends none; training starts from the one that was found.
             append: Append::None,
             prompt_template: prompt_template.to_owned(),
+            answer_ends: AnswerEnd::of_template(prompt_template),
             weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: String::new() },
             training: serde_json::json!({
                 "method": "ridge regression from latents to token embeddings",

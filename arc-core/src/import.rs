@@ -8,9 +8,9 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, ENCODER_SCHEMA,
-    EncoderManifest, EncoderPin, EncoderWeights, ProjectorLayer, ProjectorSpec, WEIGHTS_FILE, WeightType,
-    WeightsFile, sha256_file,
+    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
+    ENCODER_SCHEMA, EncoderManifest, EncoderPin, EncoderWeights, ProjectorLayer, ProjectorSpec, WEIGHTS_FILE,
+    WeightType, WeightsFile, sha256_file,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ pub struct ImportedDecoder {
     pub pin: DecoderPin,
     /// The width of its token embeddings, where it is known.
     pub d_model: Option<usize>,
-    /// The prompt as minijinja source, with `document` and `question`.
+    /// The prompt as Jinja source, with `document` and `question`.
     pub prompt_template: String,
 }
 
@@ -345,6 +345,7 @@ fn adapter_manifest(
         pooling_factors: vec![u32::try_from(factor(encoder)?).unwrap_or(u32::MAX)],
         append: if config.embedder_args.cont_tok { Append::Cont } else { Append::None },
         prompt_template: decoder.prompt_template.clone(),
+        answer_ends: AnswerEnd::of_template(&decoder.prompt_template),
         weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: String::new() },
         training: json!({ "method": "imported from a checkpoint of the public ARC-Encoder code" }),
         scores: Value::Null,

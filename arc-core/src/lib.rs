@@ -23,7 +23,8 @@
 //! prompt → logits → text. Each arrow is one function with one home.
 
 mod adapted;
-mod atomic_file;
+pub mod atomic_file;
+mod bounded_file;
 pub mod chat_template;
 pub mod decoder;
 pub mod device;
@@ -33,8 +34,10 @@ mod error;
 pub mod eval;
 pub mod export;
 pub mod fit;
+pub mod host;
 pub mod hub;
 pub mod import;
+pub mod json_lines;
 pub mod nn;
 pub mod plan;
 pub mod projector;
@@ -43,6 +46,7 @@ pub mod prompt_forms;
 pub mod prompt_template;
 pub mod sampling;
 mod session;
+mod stand_in;
 pub mod tokenizer;
 pub mod train;
 pub mod weights;

@@ -1,17 +1,13 @@
 //! How an adapter's template becomes the spans of a prompt.
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, context};
+use arc_jinja::{Limits, Options, Template, Value};
 
+use crate::prompt::Prompt;
+use crate::stand_in::stand_ins;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 use crate::{Error, Result};
 
-/// Stands for the document while the template is rendered; a private-use character.
-const DOCUMENT: char = '\u{F8FF}';
-/// Stands for a question that spells special tokens.
-const QUESTION: char = '\u{F8FE}';
-
-/// A prompt as minijinja source, with `document` where the latents go and `question` as text.
+/// A prompt as Jinja source, with `document` where the latents go and `question` as text.
 #[derive(Clone, Debug)]
 pub struct PromptTemplate {
     source: String,
@@ -27,15 +23,18 @@ pub enum PromptPart {
 }
 
 impl PromptTemplate {
-    /// Checks a template's syntax, and that it has a place for the document.
+    /// Checks a template's syntax, that it has a place for the document, and that it ends.
+    ///
+    /// It is a stranger's program: it runs within [`Limits`], here and whenever it is rendered.
     ///
     /// # Errors
     ///
     /// [`Error::Template`].
     pub fn parse(source: &str) -> Result<Self> {
         let template = Self { source: source.to_owned() };
-        let rendered = template.render_text("question")?;
-        match rendered.matches(DOCUMENT).count() {
+        let [document] = stand_ins(&[source]);
+        let rendered = template.render_text(document, "question")?;
+        match rendered.matches(document).count() {
             1 => Ok(template),
             count => Err(Error::Template {
                 what: "prompt".into(),
@@ -53,18 +52,17 @@ impl PromptTemplate {
     ///
     /// [`Error::Template`] or [`Error::Tokenizer`].
     pub fn render(&self, question: &str, tokenizer: &Tokenizer) -> Result<Vec<PromptPart>> {
-        // A question has no use for the characters that stand for something.
-        let question = &question.replace([DOCUMENT, QUESTION], "");
+        let [document, apart] = stand_ins(&[&self.source, question]);
         let spells_special = tokenizer.encode(question)?.ids
             != tokenizer.encode_with(question, SpecialTokens::Recognised)?.ids;
-        let stand_in = QUESTION.to_string();
-        let text = self.render_text(if spells_special { &stand_in } else { question })?;
-        let (before, after) = text.split_once(DOCUMENT).unwrap_or((&text, ""));
+        let stand_in = apart.to_string();
+        let text = self.render_text(document, if spells_special { &stand_in } else { question })?;
+        let (before, after) = text.split_once(document).unwrap_or((&text, ""));
         let encode = |text: &str| -> Result<Vec<u32>> {
             // Joined with the template's words the question is tokenised as in running text. Only
             // a question that spells special tokens has to be kept apart from them.
             let mut ids = Vec::new();
-            for (index, part) in text.split(QUESTION).enumerate() {
+            for (index, part) in text.split(apart).enumerate() {
                 if index > 0 {
                     ids.extend(tokenizer.encode(question)?.ids);
                 }
@@ -81,18 +79,31 @@ impl PromptTemplate {
         Ok(vec![PromptPart::Tokens(first), PromptPart::Document, PromptPart::Tokens(encode(after)?)])
     }
 
-    fn render_text(&self, question: &str) -> Result<String> {
-        let failed = |error: minijinja::Error| Error::Template {
-            what: "prompt".into(),
-            reason: error.to_string().replace('\n', " "),
+    /// The prompt with a document as plain text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`] or [`Error::Tokenizer`].
+    pub fn prompt_with_text(&self, document: &str, question: &str, tokenizer: &Tokenizer) -> Result<Prompt> {
+        let ids = tokenizer.encode(document)?.ids;
+        let parts = self.render(question, tokenizer)?;
+        Ok(parts.into_iter().fold(Prompt::new(), |prompt, part| match part {
+            PromptPart::Tokens(ids) => prompt.tokens(ids),
+            PromptPart::Document => prompt.tokens(ids.clone()),
+        }))
+    }
+
+    /// The text, in which a character stands for the document.
+    fn render_text(&self, document: char, question: &str) -> Result<String> {
+        const OPTIONS: Options = Options {
+            trim_blocks: false,
+            lstrip_blocks: false,
+            keep_trailing_newline: true,
+            strict_undefined: true,
         };
-        let mut environment = Environment::new();
-        let mut syntax = SyntaxConfig::builder();
-        syntax.keep_trailing_newline(true);
-        environment.set_syntax(syntax.build().map_err(failed)?);
-        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        environment
-            .render_str(&self.source, context! { document => DOCUMENT.to_string(), question })
-            .map_err(failed)
+        let context = [("document", Value::from(document.to_string())), ("question", Value::from(question))];
+        Template::compile(&self.source, OPTIONS)
+            .and_then(|template| template.render(context, Limits::DEFAULT.with_input(question.len())))
+            .map_err(|error| Error::Template { what: "prompt".into(), reason: error.to_string() })
     }
 }

@@ -202,6 +202,19 @@ impl Session {
         self.load_adapted(&names, &names.registry.resolve(name, Some(encoder))?)
     }
 
+    /// Checks the adapter of a decoder without its model: that it is there and sound, may run, and is the
+    /// one that its entry pins. `encoder` is as in [`Session::decoder_for`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Adapter`], as [`Session::decoder`].
+    pub fn check_adapter(&self, name: &str, encoder: Option<&str>) -> Result<()> {
+        let names = self.names();
+        let pair = names.registry.resolve(name, encoder)?;
+        let adapter = pair.open_whatever_it_is(&self.plugins)?;
+        pair.check_pin(&adapter).or_else(|error| self.pins.excuse(error).map(drop))
+    }
+
     fn load_adapted(&self, names: &Names, pair: &Pair<'_>) -> Result<Arc<AdaptedDecoder>> {
         let entry = pair.decoder;
         let key = (entry.name.clone(), pair.adapter()?.path().to_owned());
@@ -216,6 +229,9 @@ impl Session {
             let mut adapted = AdaptedDecoder::with_pins(model, adapter, self.pins)?.overriding(changed);
             if let Some(template) = &pair.options().prompt_template {
                 adapted = adapted.with_template(template)?;
+            }
+            if let Some(answer_ends) = entry.options.answer_ends {
+                adapted = adapted.with_answer_ends(answer_ends);
             }
             let bytes = adapted.adapter_bytes();
             Ok(Loaded { thing: Arc::new(adapted), bytes, stamp })

@@ -21,7 +21,7 @@ pub(crate) enum AdaptersCommand {
     Verify(Verify),
     /// Add an adapter from a folder, an archive, a web address or a plugin, or a decoder alone
     Add(Add),
-    /// Remove a decoder from the registry, or its adapter alone; no files are deleted
+    /// Remove a decoder or an encoder from the registry, or a decoder's adapter alone; no files are deleted
     Remove(Remove),
     /// Give a decoder another name, or take one away
     Alias(Alias),
@@ -100,11 +100,17 @@ pub(crate) struct Add {
 
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
-    /// The decoder, by name or alias
+    /// The decoder or the encoder, by name or alias
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// Remove its adapter alone; the decoder stays
+    /// NAME is a decoder's, where an encoder has it too
+    #[arg(long, conflicts_with = "encoder")]
+    pub decoder: bool,
+    /// NAME is an encoder's, where a decoder has it too
     #[arg(long)]
+    pub encoder: bool,
+    /// Remove the adapter of a decoder alone; the decoder stays
+    #[arg(long, conflicts_with = "encoder")]
     pub adapter_only: bool,
     #[command(flatten)]
     pub target: Target,
@@ -162,6 +168,9 @@ pub(crate) struct Pack {
     /// The folder that the archive is written to
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     pub output: PathBuf,
+    /// Replace an archive that exists
+    #[arg(long)]
+    pub replace: bool,
 }
 
 fn parse_name(text: &str) -> Result<String, String> {

@@ -2,21 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use arc_adapters::Pair;
-use arc_core::decoder::{GenerateOptions, Timings};
+use arc_adapters::{AnswerEnd, Pair};
+use arc_core::decoder::{Decoder, GenerateOptions, Timings};
 use arc_core::document::Document;
 use arc_core::encoder::{CompressOptions, Encoder, Latents};
 use arc_core::eval::Row;
 use arc_core::prompt::{Prompt, Span};
 use arc_core::prompt_forms::PromptForm;
+use arc_core::prompt_template::PromptTemplate;
 use arc_core::{AdaptedDecoder, Session, SpecialVector};
 use serde_json::{Value, json};
 
 use super::prompt_form;
 use super::setup::{
-    distinct, is_latents_file, named, remark_on_unpinned, session, warn_of_overridden_pins,
+    PLAIN_TEMPLATE, distinct, is_latents_file, named, remark_on_unpinned, session, warn_of_overridden_pins,
     warnings_of_factors,
 };
 use crate::Failure;
@@ -31,8 +33,7 @@ enum Material {
 }
 
 pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Failure> {
-    let options = ask.sampling.options();
-    options.sampling.validate()?;
+    let options = ask.sampling.options()?;
     let shots = prompt_form::check(ask)?;
     if let (Some(_), Some(latents)) = (ask.factor, ask.document.iter().find(|path| is_latents_file(path))) {
         return Err(Failure::usage(
@@ -47,15 +48,26 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
         ));
     }
     let session = session(global)?;
-    // Names are checked before anything is pulled or compressed, and each document is read once.
+    // What is wrong with names, adapters and documents is said before anything is pulled or compressed.
     let registry = session.registry();
-    let readers = ask
+    let pairs = ask
         .decoder
         .iter()
         .map(|name| Ok(registry.resolve(name, ask.encoder.as_deref())?))
         .collect::<Result<Vec<Pair<'_>>, Failure>>()?;
-    let readers = distinct(&readers);
+    let pairs = distinct(&pairs);
     let sources = read_sources(&session, ask, &shots)?;
+    let is_compressed = !ask.open_book && sources.iter().any(|source| !source.is_compressed());
+    for pair in &pairs {
+        if is_compressed {
+            pair.encoder()?;
+        }
+        if !ask.open_book {
+            session.check_adapter(&pair.decoder.name, ask.encoder.as_deref())?;
+        }
+    }
+    let readers =
+        pairs.iter().map(|pair| Reader::open(&session, pair, ask)).collect::<Result<Vec<_>, Failure>>()?;
 
     // Decoders that read the same encoder at the same rate are given the same latents.
     let mut documents: Vec<(Compression, Documents)> = Vec::new();
@@ -63,11 +75,11 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
     // A form without a question is asked once.
     let questions = if ask.questions.is_empty() { vec![String::new()] } else { ask.questions.clone() };
     for reader in &readers {
-        let encoder = match ask.open_book || sources.iter().all(|source| source.is_compressed()) {
-            true => None,
-            false => Some(session.encoder_named(&reader.encoder()?.name)?),
+        let encoder = match is_compressed {
+            true => Some(session.encoder_named(&reader.pair.encoder()?.name)?),
+            false => None,
         };
-        let compression = Compression::new(encoder.as_deref(), reader, ask);
+        let compression = Compression::new(encoder.as_deref(), reader.pair, ask);
         if documents.iter().all(|(other, _)| *other != compression) {
             let read = compress(&session, encoder.as_deref(), &compression, &sources)?;
             if !output.is_json() && !ask.open_book {
@@ -88,47 +100,53 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
         else {
             continue;
         };
-        let decoder = match &ask.encoder {
-            Some(encoder) => session.decoder_for(&reader.decoder.name, encoder)?,
-            None => session.decoder(&reader.decoder.name)?,
-        };
         let mut options = options.clone();
         if options.stop.is_empty() {
-            options.stop.clone_from(&reader.options().stop);
+            options.stop.clone_from(&reader.pair.options().stop);
             options.stop.extend(prompt_form::stop(ask.form).map(str::to_owned));
         }
-        let warnings = warnings(&decoder, materials);
+        options.answer_ends = match (ask.answer_ends, ask.form) {
+            (Some(end), _) => Some(end.into()),
+            (None, Form::Adapter) => Some(reader.answer_ends),
+            (None, _) => None,
+        };
+        let warnings = reader.adapted.as_ref().map_or_else(Vec::new, |adapted| warnings(adapted, materials));
         for warning in &warnings {
             output.remark(format!("warning: {warning}"));
         }
         for (index, question) in questions.iter().enumerate() {
             if readers.len() > 1 || questions.len() > 1 {
-                output.line(format!(
+                output.block(format!(
                     "{}{}: {question}",
                     if answers.is_empty() { "" } else { "\n" },
-                    decoder.decoder.name
+                    reader.decoder.name
                 ))?;
             }
-            let prompt = match prompt_form::form(ask, &shots, question, &decoder.decoder)? {
-                Some(form) => prompt_in(&decoder, &form, materials, ask)?,
-                None => prompt(&decoder, materials, question, ask)?,
+            let prompt = match prompt_form::form(ask, &shots, question, &reader.decoder)? {
+                Some(form) => prompt_in(reader, &form, materials, ask)?,
+                None => prompt(reader, materials, question, ask)?,
             };
-            let overridden = decoder.overridden_pins();
-            if index == 0 {
-                warn_of_overridden_pins(&overridden, output);
-                remark_on_unpinned(&decoder, output);
+            options.max_tokens = ask.sampling.max_tokens(&reader.decoder, &prompt);
+            let (mut overridden, mut unpinned) = (Vec::new(), Vec::new());
+            if let Some(adapted) = &reader.adapted {
+                (overridden, unpinned) = (adapted.overridden_pins(), adapted.unpinned());
+                if index == 0 {
+                    warn_of_overridden_pins(&overridden, output);
+                    remark_on_unpinned(adapted, output);
+                }
             }
-            let mut answer = answer(&decoder, &prompt, question, &options, output)?;
-            answer["encoder"] = json!(reader.encoder.map(|encoder| &encoder.name));
-            answer["adapter"] = json!(decoder.adapter.origin);
+            let mut answer = answer(&reader.decoder, &prompt, question, &options, output)?;
+            answer["encoder"] = json!(reader.pair.encoder.map(|encoder| &encoder.name));
+            answer["adapter"] =
+                json!(reader.adapted.as_ref().map(|adapted| adapted.adapter.origin.to_string_lossy()));
             if !overridden.is_empty() {
                 answer["overridden_pins"] = json!(overridden);
             }
             if !warnings.is_empty() {
                 answer["warnings"] = json!(warnings);
             }
-            if !decoder.unpinned().is_empty() {
-                answer["unpinned"] = json!(decoder.unpinned());
+            if !unpinned.is_empty() {
+                answer["unpinned"] = json!(unpinned);
             }
             answers.push(answer);
         }
@@ -145,6 +163,59 @@ impl Material {
         match self {
             Self::Latents(latents) => latents.len(),
             Self::Text(_) => 0,
+        }
+    }
+}
+
+/// Who is asked.
+struct Reader<'a> {
+    pair: &'a Pair<'a>,
+    decoder: Arc<Decoder>,
+    /// With its adapter; plain text can be read without one.
+    adapted: Option<Arc<AdaptedDecoder>>,
+    /// The prompt of a decoder without an adapter.
+    template: PromptTemplate,
+    answer_ends: AnswerEnd,
+}
+
+impl<'a> Reader<'a> {
+    fn open(session: &Session, pair: &'a Pair<'a>, ask: &Ask) -> Result<Self, Failure> {
+        let name = &pair.decoder.name;
+        let adapted = match &ask.encoder {
+            Some(encoder) => session.decoder_for(name, encoder),
+            None => session.decoder(name),
+        };
+        let adapted = match adapted {
+            Err(arc_core::Error::Adapter(
+                arc_adapters::Error::NoAdapter { .. } | arc_adapters::Error::NotImported { .. },
+            )) if ask.open_book => None,
+            adapted => Some(adapted?),
+        };
+        let decoder = match &adapted {
+            Some(adapted) => Arc::clone(&adapted.decoder),
+            None => session.language_model(name)?,
+        };
+        let window = decoder.network.config().context_length;
+        if let Some(asked) = ask.sampling.max_tokens.filter(|&asked| asked >= window) {
+            return Err(Failure::failed(
+                format!("{asked} new tokens are asked for, but `{}` has a window of {window}", decoder.name),
+                "ask for fewer with `--max-tokens`: the prompt needs room in it too",
+            ));
+        }
+        let options = pair.options();
+        let template = options.prompt_template.as_deref().unwrap_or(PLAIN_TEMPLATE);
+        let usual = options.answer_ends.unwrap_or(AnswerEnd::of_template(template));
+        let answer_ends = adapted.as_ref().map_or(usual, |adapted| adapted.answer_ends());
+        Ok(Self { pair, decoder, adapted, template: PromptTemplate::parse(template)?, answer_ends })
+    }
+
+    /// With the adapter, which is there wherever latents are.
+    fn adapted(&self) -> Result<&AdaptedDecoder, Failure> {
+        match &self.adapted {
+            Some(adapted) => Ok(adapted),
+            None => Err(self.pair.adapter().map_or_else(Failure::from, |_| {
+                Failure::failed("latents are read with an adapter", "leave out `--open-book`")
+            })),
         }
     }
 }
@@ -263,7 +334,7 @@ fn warnings(decoder: &AdaptedDecoder, materials: &[Material]) -> Vec<String> {
 
 /// The prompt of one of the paper's forms.
 fn prompt_in(
-    decoder: &AdaptedDecoder,
+    reader: &Reader<'_>,
     form: &PromptForm,
     materials: &[Material],
     ask: &Ask,
@@ -276,24 +347,21 @@ fn prompt_in(
         .iter()
         .map(|material| {
             Ok(match material {
-                Material::Latents(latents) => Span::Latents(decoder.project_with(latents, special)?),
-                Material::Text(text) => Span::Tokens(decoder.decoder.tokenizer.encode(text)?.ids),
+                Material::Latents(latents) => {
+                    Span::Latents(reader.adapted()?.project_with(latents, special)?)
+                }
+                Material::Text(text) => Span::Tokens(reader.decoder.tokenizer.encode(text)?.ids),
             })
         })
         .collect::<Result<Vec<_>, Failure>>()?;
-    Ok(form.assemble(&decoder.decoder.tokenizer, &contexts)?)
+    Ok(form.assemble(&reader.decoder.tokenizer, &contexts)?)
 }
 
 fn special_vector(ask: &Ask) -> SpecialVector {
     if ask.no_special { SpecialVector::None } else { SpecialVector::Usual }
 }
 
-fn prompt(
-    decoder: &AdaptedDecoder,
-    materials: &[Material],
-    question: &str,
-    ask: &Ask,
-) -> Result<Prompt, Failure> {
+fn prompt(reader: &Reader<'_>, materials: &[Material], question: &str, ask: &Ask) -> Result<Prompt, Failure> {
     if ask.open_book {
         let texts: Vec<&str> = materials
             .iter()
@@ -302,7 +370,11 @@ fn prompt(
                 Material::Latents(_) => None,
             })
             .collect();
-        return Ok(decoder.prompt_with_text(&texts.join("\n\n"), question)?);
+        let text = texts.join("\n\n");
+        return Ok(match &reader.adapted {
+            Some(adapted) => adapted.prompt_with_text(&text, question)?,
+            None => reader.template.prompt_with_text(&text, question, &reader.decoder.tokenizer)?,
+        });
     }
     let latents: Vec<Latents> = materials
         .iter()
@@ -311,18 +383,18 @@ fn prompt(
             Material::Text(_) => None,
         })
         .collect();
-    Ok(decoder.prompt_about(&latents, question, special_vector(ask))?)
+    Ok(reader.adapted()?.prompt_about(&latents, question, special_vector(ask))?)
 }
 
 fn answer(
-    decoder: &AdaptedDecoder,
+    decoder: &Decoder,
     prompt: &Prompt,
     question: &str,
     options: &GenerateOptions,
     output: &Output,
 ) -> Result<Value, Failure> {
     let mut printed = Ok(());
-    let generated = decoder.decoder.generate(std::slice::from_ref(prompt), options, |_, text| {
+    let generated = decoder.generate(std::slice::from_ref(prompt), options, |_, text| {
         if printed.is_ok() {
             printed = output.piece(text);
         }
@@ -331,7 +403,7 @@ fn answer(
     output.line("")?;
     let row = &generated.rows[0];
     Ok(json!({
-        "decoder": decoder.decoder.name,
+        "decoder": decoder.name,
         "question": question,
         "text": row.text,
         "token_ids": row.token_ids,

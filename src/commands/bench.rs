@@ -17,22 +17,25 @@ pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), 
     }
     let name = args.decoder.as_deref().unwrap_or_default();
     let decoder = session(global)?.language_model(name)?;
-    let round = || decoder.measure_throughput(args.prompt_tokens, args.new_tokens);
+    // The usual numbers are cut to what fits; those that were asked for are not.
+    let window = decoder.network.config().context_length;
+    let new_tokens = args.new_tokens.unwrap_or_else(|| 64.min(window / 4));
+    let prompt_tokens =
+        args.prompt_tokens.unwrap_or_else(|| 512.min(window.saturating_sub(new_tokens)).max(1));
+    let round = || decoder.measure_throughput(prompt_tokens, new_tokens);
     round()?;
     let rounds = (0..args.rounds).map(|_| round()).collect::<Result<Vec<_>, _>>()?;
     let prefill: Vec<f64> =
-        rounds.iter().map(|round| args.prompt_tokens as f64 / round.prefill.as_secs_f64()).collect();
+        rounds.iter().map(|round| prompt_tokens as f64 / round.prefill.as_secs_f64()).collect();
     let decode: Vec<f64> =
-        rounds.iter().map(|round| args.new_tokens as f64 / round.decode.as_secs_f64()).collect();
-    for (what, tokens, rates) in
-        [("prefill", args.prompt_tokens, &prefill), ("decode", args.new_tokens, &decode)]
-    {
+        rounds.iter().map(|round| new_tokens as f64 / round.decode.as_secs_f64()).collect();
+    for (what, tokens, rates) in [("prefill", prompt_tokens, &prefill), ("decode", new_tokens, &decode)] {
         output.line(format!("{what}, {tokens} tokens: {:.1} tokens/s (median)", median(rates)))?;
     }
     output.json(&json!({
         "decoder": decoder.name,
-        "prompt_tokens": args.prompt_tokens,
-        "new_tokens": args.new_tokens,
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
         "prefill_tokens_per_second": prefill,
         "decode_tokens_per_second": decode,
     }))

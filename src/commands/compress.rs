@@ -6,6 +6,7 @@ use arc_core::document::Document;
 use arc_core::encoder::CompressOptions;
 use serde_json::json;
 
+use super::destination::check_file;
 use super::setup::{LATENTS_SUFFIX, is_latents_file, named, session};
 use crate::Failure;
 use crate::args::{Compress, Global};
@@ -27,6 +28,7 @@ pub(crate) fn run(global: &Global, compress: &Compress, output: &Output) -> Resu
             format!("name it `{}{LATENTS_SUFFIX}`", compress.output.with_extension("").display()),
         ));
     }
+    check_file(&compress.output, compress.replace)?;
     let document = Document::read(&compress.file)?;
     let session = session(global)?;
     let encoder = match &compress.encoder {
@@ -37,7 +39,11 @@ pub(crate) fn run(global: &Global, compress: &Compress, output: &Output) -> Resu
     let latents =
         encoder.compress(&document.text, CompressOptions { factor: compress.factor.map(usize::from) });
     let latents = latents.map_err(|error| named(error, &compress.file))?;
-    latents.save(&compress.output)?;
+    if compress.replace {
+        latents.save(&compress.output)?;
+    } else {
+        latents.save_new(&compress.output)?;
+    }
     let seconds = start.elapsed().as_secs_f64();
     output.line(format!(
         "{} tokens compressed to {} latents in {seconds:.2} s: {}",
@@ -46,7 +52,7 @@ pub(crate) fn run(global: &Global, compress: &Compress, output: &Output) -> Resu
         compress.output.display()
     ))?;
     output.json(&json!({
-        "output": compress.output,
+        "output": compress.output.to_string_lossy(),
         "encoder": encoder.name,
         "encoder_id": latents.encoder_id,
         "factor": latents.factor,

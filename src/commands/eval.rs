@@ -1,11 +1,12 @@
 //! `arc eval`: what compression costs and keeps, on a decoder and data of one's own.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use arc_adapters::AdapterPlace;
 use arc_core::Session;
+use arc_core::atomic_file::write_atomically;
 use arc_core::eval::{
     Answers, Arm, ArmFamily, Contestant, EvalOptions, LoadedTask, Provenance, Report, Task, TaskResult,
 };
@@ -13,10 +14,11 @@ use arc_core::hub::Cache;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::destination::check_folder;
 use super::setup::{distinct, session, warn_of_overridden_pins, warnings_of_factors};
-use crate::Failure;
 use crate::args::{Eval, Global};
-use crate::output::Output;
+use crate::output::{Output, note};
+use crate::{Failure, terminal};
 
 /// The tasks of this repository, for use outside of it.
 const SHIPPED_TASKS: [(&str, &str); 9] = [
@@ -67,22 +69,33 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
     for skipped in tasks.iter().flat_map(|task| &task.skipped) {
         output.remark(format!("left out: {skipped}"));
     }
-    let kept = eval.out.clone().unwrap_or_else(|| cache.folder().join("eval"));
-    let mut answers = Answers::open(&kept.join("answers.jsonl"))?;
+    if let Some(folder) = &eval.out {
+        check_folder(folder)?;
+    }
+    // The last decoder's adapter is looked at before the first one is asked anything.
+    for name in &decoders {
+        check_contestant(&session, name, eval)?;
+    }
+    const ANSWERS: &str = "answers.jsonl";
+    let mut answers = match &eval.out {
+        // Two runs that write into one folder would each write over the other's report.
+        Some(folder) => Answers::own(&folder.join(ANSWERS))?,
+        None => Answers::open(&cache.folder().join("eval").join(ANSWERS))?,
+    };
 
     let mut results = Vec::new();
     for name in &decoders {
         let (mut contestant, arms) = contestant(&session, name, eval, &options, output)?;
         for task in &tasks {
             let result = evaluate(task, &mut contestant, &arms, &options, &mut answers)?;
-            output.line(result.to_markdown())?;
+            output.block(result.to_markdown())?;
             results.push(result);
         }
     }
     let report = Report {
         provenance: Provenance {
             version: env!("CARGO_PKG_VERSION").into(),
-            command: std::env::args().collect(),
+            command: std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect(),
             device: global.device.to_string(),
             seed: eval.seed,
             unix_time: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
@@ -99,6 +112,29 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
         output.remark(format!("written to {}", folder.display()));
     }
     output.json(&json!(report))
+}
+
+/// Refuses a decoder whose encoder or adapter is not there or not sound, before anything is pulled.
+fn check_contestant(session: &Session, name: &str, eval: &Eval) -> Result<(), Failure> {
+    let registry = session.registry();
+    let pair = registry.resolve(name, eval.encoder.as_deref())?;
+    pair.encoder()?;
+    // Without a budget to keep nothing is asked of the adapter; without an adapter the usual arms do.
+    let is_used = pair.adapter.is_some() && (eval.arm.is_empty() || eval.arm.iter().any(has_budget));
+    if is_used || eval.arm.iter().copied().any(reads_latents) {
+        session.check_adapter(name, eval.encoder.as_deref())?;
+    }
+    Ok(())
+}
+
+/// Whether an arm shows as much as latents take.
+fn has_budget(family: &ArmFamily) -> bool {
+    !matches!(family, ArmFamily::ClosedBook | ArmFamily::OpenBook)
+}
+
+/// Whether an arm needs an adapter.
+fn reads_latents(family: ArmFamily) -> bool {
+    matches!(family, ArmFamily::Arc | ArmFamily::Control)
 }
 
 /// A decoder with what its arms need, and its arms.
@@ -119,7 +155,6 @@ fn contestant(
             "leave out `--factor`",
         ));
     }
-    let reads_latents = |family| matches!(family, ArmFamily::Arc | ArmFamily::Control);
     let mut families = options.families.clone();
     let has_adapter = pair.adapter.is_some();
     // Without an adapter the arm has nothing to read. Where it was asked for by name, that is an
@@ -128,7 +163,6 @@ fn contestant(
         output.remark(format!("`{}` has no adapter: its arm `arc` is left out", entry.name));
         families.retain(|&family| family != ArmFamily::Arc);
     }
-    let has_budget = |family: &ArmFamily| !matches!(family, ArmFamily::ClosedBook | ArmFamily::OpenBook);
     let adapted = (has_adapter && families.iter().any(has_budget))
         .then(|| session.decoder_for(&entry.name, encoder_name))
         .transpose()?;
@@ -187,12 +221,11 @@ fn evaluate(
 
 /// Writes a file of the report, complete or not at all.
 fn write(folder: &Path, name: &str, text: &str) -> Result<(), Failure> {
-    let path: PathBuf = folder.join(name);
-    let failed = |error: std::io::Error| Failure::from(arc_core::Error::io("write", &path)(error));
-    let partial = folder.join(format!("{name}.partial"));
-    let mut file = std::fs::File::create(&partial).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    std::fs::rename(&partial, &path).map_err(failed)
+    let path = folder.join(name);
+    let write = |file: &mut std::io::BufWriter<std::fs::File>| {
+        file.write_all(text.as_bytes()).map_err(arc_core::Error::io("write", &path))
+    };
+    Ok(write_atomically(&path, write)?)
 }
 
 /// How far a task is: a bar on a terminal, a line for each arm elsewhere.
@@ -208,7 +241,7 @@ impl Progress {
             if let Ok(style) = ProgressStyle::with_template("{prefix} {msg} [{bar:32}] {pos}/{len} {eta}") {
                 bar.set_style(style);
             }
-            bar.set_prefix(what.to_owned());
+            bar.set_prefix(terminal::in_line(what).into_owned());
             bar
         });
         Self { what: what.to_owned(), bar }
@@ -221,7 +254,7 @@ impl Progress {
                 bar.set_message(arm.to_string());
                 bar.set_position(done as u64);
             }
-            None if done == of => eprintln!("{}: {arm}, {of} questions", self.what),
+            None if done == of => note(format!("{}: {arm}, {of} questions", self.what)),
             None => {}
         }
     }

@@ -6,6 +6,7 @@ use arc_adapters::EncoderManifest;
 use arc_core::export::{decoders_of, export, own_encoder_of};
 use serde_json::json;
 
+use super::destination::check_folder;
 use super::setup::{plugin_policy, registry};
 use crate::Failure;
 use crate::args::{self, Global};
@@ -17,6 +18,7 @@ pub(crate) fn run(global: &Global, args: &args::Export, output: &Output) -> Resu
     let encoder = EncoderManifest::open(&entry.package)?;
     let decoders =
         if args.decoder_names.is_empty() { decoders_of(&encoder)? } else { args.decoder_names.clone() };
+    check_folder(&args.output)?;
     let policy = plugin_policy(global)?;
     let (mut encoders, mut adapters) = (Vec::<(EncoderManifest, PathBuf)>::new(), Vec::new());
     for name in &decoders {
@@ -37,5 +39,7 @@ pub(crate) fn run(global: &Global, args: &args::Export, output: &Output) -> Resu
         decoders.join(", "),
         args.output.display()
     ))?;
-    output.json(&json!({ "encoder": entry.name, "decoders": decoders, "output": args.output }))
+    output.json(
+        &json!({ "encoder": entry.name, "decoders": decoders, "output": args.output.to_string_lossy() }),
+    )
 }

@@ -9,9 +9,11 @@ use arc_core::document::{Document, Pieces};
 use arc_core::encoder::CompressOptions;
 use arc_core::eval::ContinuationTask;
 use arc_core::fit::Fit;
+use arc_core::json_lines::parse_line;
 use arc_core::{AdaptedDecoder, Error};
 use serde_json::{Value, json};
 
+use super::destination::check_folder;
 use super::setup::{prompt_template, session};
 use crate::Failure;
 use crate::args;
@@ -30,6 +32,9 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
     check_output(args)?;
     let session = session(global)?;
     let entry_name = session.registry().decoder(&args.decoder)?.name.clone();
+    if let Some(name) = &args.encoder {
+        session.registry().encoder(name)?;
+    }
     let template = prompt_template(args.template.as_deref())?;
     let texts = args.text.iter().map(|path| texts(path)).collect::<Result<Vec<_>, _>>()?;
     let score_on = args.score_on.as_ref().map(Document::read).transpose()?;
@@ -75,9 +80,11 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
     }
     let manifest = AdapterPackage::write(&args.output, &manifest, &report.tensors)?;
     lines.push(format!("written to {}", args.output.display()));
-    output.line(lines.join("\n"))?;
+    for line in lines {
+        output.line(line)?;
+    }
     output.json(&json!({
-        "adapter": args.output,
+        "adapter": args.output.to_string_lossy(),
         "decoder": entry_name,
         "encoder": encoder.name,
         "factor": factor,
@@ -98,13 +105,7 @@ fn check_output(args: &args::Fit) -> Result<(), Failure> {
             "replace it with `--replace`, or name another folder",
         ));
     }
-    if args.output.exists() && !args.output.is_dir() {
-        return Err(Failure::usage(
-            format!("`{}` is a file, and an adapter package is a folder", args.output.display()),
-            "name a folder",
-        ));
-    }
-    Ok(())
+    check_folder(&args.output)
 }
 
 type Texts = Peekable<Box<dyn Iterator<Item = Result<String, Failure>>>>;
@@ -128,14 +129,14 @@ fn texts(path: &Path) -> Result<Texts, Failure> {
 fn rows(path: &Path) -> Result<impl Iterator<Item = Result<String, Failure>> + use<>, Failure> {
     let path = path.to_owned();
     let file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;
-    let lines = std::io::BufReader::new(file).lines().enumerate();
+    let lines = std::io::BufReader::new(file).split(b'\n').enumerate();
     Ok(lines.map(move |(index, line)| {
         let line = line.map_err(Error::io("read", &path))?;
         let invalid = |reason: String| {
             let reason = format!("line {}: {reason}", index + 1);
             Failure::from(Error::InvalidFile { path: path.clone(), format: "JSONL", reason })
         };
-        let row: Value = serde_json::from_str(&line).map_err(|error| invalid(error.to_string()))?;
+        let row: Value = parse_line(&line).map_err(invalid)?;
         let text = row.get("text").and_then(Value::as_str);
         Ok(text.ok_or_else(|| invalid("there is no text in its field `text`".into()))?.to_owned())
     }))

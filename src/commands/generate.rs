@@ -11,8 +11,7 @@ use crate::args::{Generate, Global};
 use crate::output::Output;
 
 pub(crate) fn run(global: &Global, generate: &Generate, output: &Output) -> Result<(), Failure> {
-    let options = generate.sampling.options();
-    options.sampling.validate()?;
+    let mut options = generate.sampling.options()?;
     let session = session(global)?;
     session.registry().decoder(&generate.decoder)?;
     let text = match (&generate.prompt, &generate.file) {
@@ -26,6 +25,7 @@ pub(crate) fn run(global: &Global, generate: &Generate, output: &Output) -> Resu
     let prompt_ids = decoder.tokenizer.encode_prompt(&text)?;
     let prompt = Prompt::from_tokens(prompt_ids.clone());
 
+    options.max_tokens = generate.sampling.max_tokens(&decoder, &prompt);
     let mut printed = Ok(());
     let generated = decoder.generate(std::slice::from_ref(&prompt), &options, |_, text| {
         if printed.is_ok() {

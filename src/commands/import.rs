@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    DecoderEntry, DecoderPin, EncoderManifest, EncoderWeights, ModelFile, ModelSource, REGISTRY_FILE,
-    Registry, RegistryEditor,
+    DecoderEntry, DecoderPin, EncoderManifest, EncoderWeights, ModelFile, ModelSource, NAME_FORM,
+    REGISTRY_FILE, Registry, RegistryEditor, is_name,
 };
 use arc_core::hub::Cache;
 use arc_core::import::{ImportOptions, ImportedDecoder, encoder_names, import};
 use arc_core::weights::{ArcCheckpoint, TrainingSources};
 use serde_json::json;
 
+use super::destination::check_folder;
 use super::setup::{locate, registry};
 use super::target::{folder_of, target_file};
 use crate::Failure;
@@ -27,6 +28,13 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
         None => target_file(global, &args.target)?,
     };
     let project = folder_of(&registry_path).to_owned();
+    check_folder(&project)?;
+    if !is_name(&args.name) {
+        return Err(Failure::usage(
+            format!("`{}` cannot be a name", args.name),
+            format!("choose one of {NAME_FORM} for `--name`"),
+        ));
+    }
     let described = described(&registry, &args.name)?;
     let source = match (&args.source, &described) {
         (Some(folder), _) => folder.clone(),
@@ -135,15 +143,15 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
         "encoders": imported.encoders.iter().map(|encoder| json!({
             "name": encoder.name,
             "encoder_id": encoder.encoder_id,
-            "folder": project.join(encoder_folder(&encoder.name)),
+            "folder": project.join(encoder_folder(&encoder.name)).to_string_lossy(),
         })).collect::<Vec<_>>(),
         "adapters": imported.adapters.iter().map(|adapter| json!({
             "decoder": adapter.decoder.name,
             "encoder": adapter.encoder.name,
-            "folder": project.join(adapter_folder(&adapter.decoder.name)),
+            "folder": project.join(adapter_folder(&adapter.decoder.name)).to_string_lossy(),
             "weights_sha256": adapter.weights.sha256,
         })).collect::<Vec<_>>(),
-        "registry": registry_path,
+        "registry": registry_path.to_string_lossy(),
     }))
 }
 

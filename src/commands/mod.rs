@@ -5,6 +5,7 @@ pub(crate) mod ask;
 pub(crate) mod bench;
 pub(crate) mod check_reference;
 pub(crate) mod compress;
+mod destination;
 pub(crate) mod devices;
 pub(crate) mod eval;
 pub(crate) mod export;

@@ -1,5 +1,7 @@
 //! `arc models`: what the registry knows, and what of it is here.
 
+use std::path::Path;
+
 use arc_core::hub::Cache;
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -36,9 +38,9 @@ pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
             "licence": entry.licence,
             "bytes": entry.model.bytes,
             "sha256": entry.model.sha256,
-            "path": path,
-            "adapter": adapter.map(|place| place.path()),
-            "origin": entry.origin,
+            "path": path.as_deref().map(Path::to_string_lossy),
+            "adapter": adapter.map(|place| place.path().to_string_lossy()),
+            "origin": entry.origin.to_string_lossy(),
         }));
     }
     let mut encoders = Vec::new();
@@ -54,11 +56,13 @@ pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
         ))?;
         encoders.push(json!({
             "name": entry.name,
-            "package": entry.package,
+            "package": entry.package.to_string_lossy(),
             "description": entry.description,
             "default": is_default,
-            "origin": entry.origin,
+            "origin": entry.origin.to_string_lossy(),
         }));
     }
-    output.json(&json!({ "decoders": decoders, "encoders": encoders, "cache": cache.folder() }))
+    output.json(
+        &json!({ "decoders": decoders, "encoders": encoders, "cache": cache.folder().to_string_lossy() }),
+    )
 }

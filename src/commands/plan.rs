@@ -47,7 +47,7 @@ pub(crate) fn run(global: &Global, args: &args::Plan, output: &Output) -> Result
     output.json(&json!({
         "decoder": entry.name,
         "encoder": encoder_name,
-        "adapter": pair.adapter.map(|place| place.path()),
+        "adapter": pair.adapter.map(|place| place.path().to_string_lossy()),
         "bytes_per_value": request.bytes_per_value,
         "device_memory": args.device_memory.map(|memory| memory.0),
         "fits": { "compressed": fits(&plan.compressed), "plain": fits(&plan.plain) },
@@ -130,7 +130,7 @@ fn print(
     args: &args::Plan,
     output: &Output,
 ) -> Result<(), Failure> {
-    output.line(format!(
+    output.block(format!(
         "{} tokens in {} chunks: {} latents of encoder `{encoder}` for decoder `{decoder}`\n",
         plan.context, plan.chunks, plan.latents
     ))?;
@@ -169,7 +169,7 @@ fn print(
     for line in rows {
         output.line(line)?;
     }
-    output.line(format!(
+    output.block(format!(
         "\n{:.2} times less work to the first token, {:.2} times less in all; {:.2} by the paper's estimate",
         plan.prefill_ratio, plan.total_ratio, plan.paper_ratio
     ))

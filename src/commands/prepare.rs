@@ -1,12 +1,15 @@
 //! `arc data prepare`: text to shards, and the data of the tasks.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use arc_core::Error;
 use arc_core::hub::Cache;
 use arc_core::train::{PrepareOptions, PrepareSource, prepare, prepare_questions};
 use serde_json::json;
 
+use super::destination::check_folder;
 use super::question_writing;
 use super::setup::session;
 use crate::Failure;
@@ -62,7 +65,7 @@ fn prepare_eval(args: &PrepareEval, output: &Output) -> Result<(), Failure> {
         ));
     }
     output.line(folder.display().to_string())?;
-    output.json(&json!({ "out": folder }))
+    output.json(&json!({ "out": folder.to_string_lossy() }))
 }
 
 fn prepare_questions_of(global: &Global, args: &PrepareQuestions, output: &Output) -> Result<(), Failure> {
@@ -74,6 +77,7 @@ fn prepare_questions_of(global: &Global, args: &PrepareQuestions, output: &Outpu
 }
 
 fn clean_questions(args: &PrepareQuestions, output: &Output) -> Result<(), Failure> {
+    check_folder(&args.out)?;
     let files = prepare_questions(&args.files, &args.unseen, &args.out)?;
     for (name, rows, left_out) in &files {
         output.line(format!("{name}: {rows} questions, {left_out} repeated or overlapping"))?;
@@ -82,11 +86,21 @@ fn clean_questions(args: &PrepareQuestions, output: &Output) -> Result<(), Failu
         .iter()
         .map(|(name, rows, left_out)| json!({ "name": name, "questions": rows, "left_out": left_out }))
         .collect();
-    output.json(&json!({ "out": args.out, "files": files }))
+    output.json(&json!({ "out": args.out.to_string_lossy(), "files": files }))
 }
 
 fn prepare_text(global: &Global, args: &PrepareText, output: &Output) -> Result<(), Failure> {
     let sources: Vec<PrepareSource> = args.source.iter().map(|source| parse_source(source)).collect();
+    check_folder(&args.out)?;
+    for path in sources.iter().map(|source| &source.path).chain(&args.unseen) {
+        File::open(path).map_err(Error::io("read", path))?;
+    }
+    if !(0.0..1.0).contains(&args.held_out) {
+        return Err(Failure::usage(
+            format!("`--held-out` is {}, expected from 0 to less than 1", args.held_out),
+            "give the share of documents that is kept from training, such as 0.01",
+        ));
+    }
     let session = session(global)?;
     let model = session.language_model(&args.tokenizer)?;
     let options = PrepareOptions {
@@ -119,7 +133,8 @@ fn prepare_text(global: &Global, args: &PrepareText, output: &Output) -> Result<
         manifest.shards.len(),
         args.out.display()
     ))?;
-    output.json(&json!({ "out": args.out, "manifest": manifest, "removed": report.removed }))
+    output
+        .json(&json!({ "out": args.out.to_string_lossy(), "manifest": manifest, "removed": report.removed }))
 }
 
 /// `FILE=LICENCE`, or a file whose name has the sign itself.

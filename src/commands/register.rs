@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use arc_adapters::{EncoderEntry, ModelFile, ModelSource, NewDecoder, Registry, RegistryEditor};
+use arc_adapters::{
+    EncoderEntry, ModelFile, ModelSource, NAME_FORM, NewDecoder, Registry, RegistryEditor, is_name,
+};
 use arc_core::decoder::Decoder;
 use arc_core::hub::Cache;
 use arc_core::nn::Residence;
@@ -11,6 +13,7 @@ use arc_core::{Error, Session};
 use comfy_table::Table;
 use serde_json::json;
 
+use super::destination::check_folder;
 use super::setup::{locate, prompt_template, registry};
 use super::target::{folder_of, target_file};
 use super::train::{Progress, stop_on_interrupt};
@@ -36,6 +39,12 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         Some(_) => args.decoder.clone(),
         None => registry.decoder(&args.decoder)?.name.clone(),
     };
+    if !is_name(&name) {
+        return Err(Failure::usage(
+            format!("`{name}` cannot be a name"),
+            format!("choose one of {NAME_FORM} for `--decoder`"),
+        ));
+    }
     let known = registry.decoder(&name).ok().cloned();
     let known = known.as_ref();
     if new_model.is_some() && known.is_some() {
@@ -77,22 +86,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     }
     let template = prompt_template(args.template.as_deref())?;
 
-    let yes = global.yes;
-    let model = new_model.clone().or_else(|| known.map(|entry| entry.model.clone()));
-    let model =
-        model.ok_or_else(|| Failure::usage(format!("`{name}` has no model"), "name one with `--model`"))?;
-    let path = locate(&model, &name, yes)?;
-    let session =
-        Session::new(registry, global.device, Box::new(move |model, name| locate(model, name, yes)))?;
-    let decoder = match &new_model {
-        Some(_) => Decoder::open_as(&name, &path, session.device(), Residence::Dense)?,
-        None => session.dense_model(&name)?,
-    };
-    let factors = match args.factor.as_slice() {
-        [] => vec![session.encoder_named(&encoder.name)?.default_factor()],
-        factors => factors.iter().map(|&factor| usize::from(factor)).collect(),
-    };
-    let options = RegisterOptions {
+    let mut options = RegisterOptions {
         name: name.clone(),
         encoder: encoder.name.clone(),
         corpus: args.text.clone(),
@@ -104,13 +98,34 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         batch: usize::from(args.batch),
         context_tokens: usize::from(args.context_tokens),
         target_tokens: usize::from(args.target_tokens),
-        factors,
+        // The encoder's own, where none is named: it is not loaded yet.
+        factors: match args.factor.as_slice() {
+            [] => vec![1],
+            factors => factors.iter().map(|&factor| usize::from(factor)).collect(),
+        },
         reconstruction: args.reconstruction,
         rate: args.rate,
         fit_latents: usize::from(args.fit_latents),
         samples: args.samples,
         seed: args.seed,
     };
+    options.check()?;
+    check_folder(&package)?;
+
+    let yes = global.yes;
+    let model = new_model.clone().or_else(|| known.map(|entry| entry.model.clone()));
+    let model =
+        model.ok_or_else(|| Failure::usage(format!("`{name}` has no model"), "name one with `--model`"))?;
+    let path = locate(&model, &name, yes)?;
+    let session =
+        Session::new(registry, global.device, Box::new(move |model, name| locate(model, name, yes)))?;
+    let decoder = match &new_model {
+        Some(_) => Decoder::open_as(&name, &path, session.device(), Residence::Dense)?,
+        None => session.dense_model(&name)?,
+    };
+    if args.factor.is_empty() {
+        options.factors = vec![session.encoder_named(&encoder.name)?.default_factor()];
+    }
     let mut progress = Progress::new(stop_on_interrupt(output));
     let registration = register(&options, &session, &decoder, &package, &mut progress)?;
     progress.finish();
@@ -135,8 +150,9 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     place.name_in(&mut editor, &package_name, &sha256_of_package)?;
     editor.save()?;
 
-    output.line(scores(&registration.before, &registration.after))?;
-    if registration.steps < args.steps {
+    output.block(scores(&registration.before, &registration.after))?;
+    let is_interrupted = registration.steps < args.steps;
+    if is_interrupted {
         output.line(format!(
             "interrupted after {} of {} steps: the adapter is as far as it came",
             registration.steps, args.steps
@@ -150,15 +166,16 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     ))?;
     output.json(&json!({
         "decoder": name,
-        "adapter": package,
-        "registry": file,
+        "adapter": package.to_string_lossy(),
+        "registry": file.to_string_lossy(),
         "weights_sha256": registration.manifest.weights.sha256,
         "decoder_sha256": registration.decoder_sha256,
         "encoder_sha256": registration.encoder_sha256,
         "steps": registration.steps,
         "seconds": registration.seconds,
         "scores": registration.manifest.scores,
-    }))
+    }))?;
+    if is_interrupted { Err(Failure::interrupted()) } else { Ok(()) }
 }
 
 /// The adapter that a registry file is to name: that of the encoder which the decoder is used with where

@@ -11,9 +11,9 @@ use arc_core::prompt_template::PromptTemplate;
 use arc_core::{AdaptedDecoder, Error, OverriddenPin, Pins, Session};
 use indicatif::HumanBytes;
 
-use crate::Failure;
 use crate::args::Global;
 use crate::output::{Output, TransferBar};
+use crate::{Failure, terminal};
 
 /// How long an isolated plugin may take for one answer.
 const ISOLATED_ANSWER: Duration = Duration::from_secs(60);
@@ -133,19 +133,27 @@ pub(super) fn consent(yes: bool) -> Consent<'static> {
 fn agrees(name: &str, bytes: Option<u64>) -> bool {
     let size =
         bytes.map_or_else(|| "a file of unknown size".to_owned(), |bytes| HumanBytes(bytes).to_string());
-    eprint!("`{name}` is not on this machine: download {size}? [Y/n] ");
-    let _ = std::io::stderr().flush();
+    let mut stderr = std::io::stderr().lock();
+    let name = terminal::in_line(name);
+    let asked = write!(stderr, "`{name}` is not on this machine: download {size}? [Y/n] ");
+    // Who cannot be asked has not agreed.
+    if asked.and_then(|()| stderr.flush()).is_err() {
+        return false;
+    }
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).is_ok()
         && matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes")
 }
+
+/// A prompt that asks nothing of the decoder's training.
+pub(super) const PLAIN_TEMPLATE: &str = "{{ document }}\nQuestion: {{ question }}\nAnswer:";
 
 /// A prompt template from a file, checked; without a file, one that asks nothing of the decoder's
 /// training.
 pub(super) fn prompt_template(file: Option<&Path>) -> Result<String, Failure> {
     let template = match file {
         Some(path) => Document::read(path)?.text,
-        None => "{{ document }}\nQuestion: {{ question }}\nAnswer:".to_owned(),
+        None => PLAIN_TEMPLATE.to_owned(),
     };
     PromptTemplate::parse(&template)?;
     Ok(template)

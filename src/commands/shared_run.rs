@@ -16,7 +16,7 @@ use crate::args::{Global, Train};
 const THREADS: &str = "RAYON_NUM_THREADS";
 
 /// This process's part in the run. Where it is told no rank, it starts the processes of the others.
-pub(super) fn begin(global: &Global, args: &Train, config: &RunConfig) -> Result<Role, Failure> {
+pub(super) fn begin(global: &Global, args: &Train, config: &RunConfig, out: &Path) -> Result<Role, Failure> {
     let count = usize::from(args.processes);
     config.check_shared_by(count)?;
     let listen = |address: &str| {
@@ -48,17 +48,17 @@ pub(super) fn begin(global: &Global, args: &Train, config: &RunConfig) -> Result
         ));
     };
     let listener = listen(&format!("{}:0", Ipv4Addr::LOCALHOST))?;
-    let leader = listener.local_addr().map_err(Error::io("listen for", &args.out))?.to_string();
+    let leader = listener.local_addr().map_err(Error::io("listen for", out))?.to_string();
     let threads = threads_of_each(count);
     let mut workers = Workers::default();
     for rank in 1..count {
         let index = if kind == DeviceKind::Cpu { index } else { index + rank };
         let device = DeviceName::One { kind, index };
-        let mut command = worker_command(global, args, rank, &leader, device)?;
+        let mut command = worker_command(global, args, out, rank, &leader, device)?;
         if let Some(threads) = threads {
             command.env(THREADS, threads.to_string());
         }
-        let log = log_file(&args.out, rank)?;
+        let log = log_file(out, rank)?;
         // A run that is resumed goes on with its logs too.
         let file = File::options().create(true).append(true).open(&log);
         let file = file.map_err(Error::io("create", &log))?;
@@ -92,12 +92,13 @@ fn log_file(out: &Path, rank: usize) -> Result<PathBuf, Failure> {
 fn worker_command(
     global: &Global,
     args: &Train,
+    out: &Path,
     rank: usize,
     leader: &str,
     device: DeviceName,
 ) -> Result<Command, Failure> {
     let mut command = Command::new(std::env::current_exe().map_err(Error::io("find", "arc"))?);
-    command.arg("train").arg(&args.config).arg("--out").arg(&args.out);
+    command.arg("train").arg(&args.config).arg("--out").arg(out);
     command.args(["--processes", &args.processes.to_string(), "--rank", &rank.to_string()]);
     command.args(["--leader", leader, "--device", &device.to_string(), "--yes"]);
     for registry in &global.registry {
@@ -111,6 +112,9 @@ fn worker_command(
     }
     if let Some(hours) = args.decay_after {
         command.args(["--decay-after", &hours.to_string()]);
+    }
+    if let Some(steps) = args.steps {
+        command.args(["--steps", &steps.to_string()]);
     }
     if global.force {
         command.arg("--force");

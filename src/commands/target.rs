@@ -46,6 +46,12 @@ pub(super) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Deletes what commands that were killed have left beside a registry file and in its folder of adapters.
+pub(super) fn sweep_left(file: &Path) {
+    arc_adapters::sweep(folder_of(file));
+    arc_adapters::sweep(&file.with_file_name("plugins"));
+}
+
 /// The registry files as they are now, those that are there.
 pub(super) fn registry_now(global: &Global) -> Result<Registry, Failure> {
     let files: Vec<_> = registry_files(global).into_iter().filter(|file| file.path.exists()).collect();
@@ -55,16 +61,26 @@ pub(super) fn registry_now(global: &Global) -> Result<Registry, Failure> {
 /// Refuses what another file than the one to be changed defines.
 pub(super) fn check_defined_in(registry: &Registry, name: &str, file: &Path) -> Result<(), Failure> {
     let entry = registry.decoder(name)?;
-    if same_file(&entry.origin, file) || entry.replaces.iter().any(|replaced| same_file(replaced, file)) {
+    check_place(("decoder", &entry.name), &entry.origin, &entry.replaces, file)
+}
+
+/// The same of an encoder.
+pub(super) fn check_encoder_defined_in(registry: &Registry, name: &str, file: &Path) -> Result<(), Failure> {
+    let entry = registry.encoder(name)?;
+    check_place(("encoder", &entry.name), &entry.origin, &entry.replaces, file)
+}
+
+fn check_place(
+    (kind, name): (&str, &str),
+    origin: &Path,
+    replaces: &[PathBuf],
+    file: &Path,
+) -> Result<(), Failure> {
+    if same_file(origin, file) || replaces.iter().any(|replaced| same_file(replaced, file)) {
         return Ok(());
     }
     Err(Failure::failed(
-        format!(
-            "decoder `{}` is defined in `{}`, not in `{}`",
-            entry.name,
-            entry.origin.display(),
-            file.display()
-        ),
+        format!("{kind} `{name}` is defined in `{}`, not in `{}`", origin.display(), file.display()),
         "name its file with `--registry FILE`, or `--user` if it is your own registry",
     ))
 }

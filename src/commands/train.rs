@@ -1,7 +1,7 @@
 //! `arc train`: a run as its TOML file says.
 
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,15 +12,19 @@ use arc_core::train::{
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::destination::check_folder;
 use super::setup::session;
 use super::shared_run;
-use crate::Failure;
 use crate::args;
 use crate::args::Global;
-use crate::output::Output;
+use crate::output::{Output, note};
+use crate::{Failure, terminal};
 
 /// Where there is no terminal, a line is printed this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// The configuration in the folder of a run, and the folder of its checkpoints.
+const RUN_CONFIG: &str = "config.json";
+const CHECKPOINTS: &str = "checkpoints";
 /// The weight of the newest value in the loss and the speed that are shown.
 const SMOOTHING: f64 = 0.1;
 
@@ -30,13 +34,24 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
         config.start_from = Some(start_from(start));
     }
     config.precision = args.precision.unwrap_or(config.precision);
+    if let Some(steps) = args.steps {
+        if steps < config.schedule.warmup {
+            return Err(Failure::usage(
+                format!("{steps} steps are asked for, and the rate rises for {}", config.schedule.warmup),
+                "ask for more with `--steps`, or lower `schedule.warmup`",
+            ));
+        }
+        config.schedule.steps = steps;
+    }
+    let out = &out_folder(args)?;
+    check_folder(out)?;
     let session = session(global)?;
     // Ctrl-C at a terminal reaches all processes of a shared run, and each tells the others.
     let mut progress = Progress::new(stop_on_interrupt(output));
-    let role = shared_run::begin(global, args, &config)?;
-    let options =
-        TrainOptions { resume: args.resume, decay_after: args.decay_after.map(|hours| hours * 3600.0), role };
-    let report = train(&config, &session, &args.out, options, &mut progress)?;
+    let role = shared_run::begin(global, args, &config, out)?;
+    let decay_after = args.decay_after.map(|hours| hours * 3600.0);
+    let options = TrainOptions { resume: args.resume, decay_after, role };
+    let report = train(&config, &session, out, options, &mut progress)?;
     progress.finish();
 
     let finished = report.ending == Ending::Finished;
@@ -54,11 +69,11 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
     for evaluation in &report.evaluations {
         output.line(describe(evaluation))?;
     }
-    let folder = args.out.join("final");
+    let folder = out.join("final");
     output.line(if finished {
         format!("written to {}", folder.display())
     } else {
-        "interrupted: go on with `--resume`".to_owned()
+        format!("interrupted: go on with `{}`", command_to_go_on(out))
     })?;
     output.json(&json!({
         "finished": finished,
@@ -68,11 +83,43 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
         "parts": report.parts,
         "seconds": report.seconds,
         "peak_memory": memory,
-        "final": finished.then_some(folder),
+        "final": finished.then(|| folder.to_string_lossy()),
         "checkpoint_sha256": report.checkpoint_sha256,
         "decoder_sha256": report.decoder_sha256,
         "evaluations": report.evaluations.iter().map(Evaluation::to_json).collect::<Vec<_>>(),
-    }))
+    }))?;
+    if finished { Ok(()) } else { Err(Failure::interrupted()) }
+}
+
+/// Where a run is: where it was said, else where the configuration of a run that goes on lies.
+fn out_folder(args: &args::Train) -> Result<PathBuf, Failure> {
+    if let Some(out) = &args.out {
+        return Ok(out.clone());
+    }
+    let folder = match args.config.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if args.config.file_name().is_some_and(|name| name == RUN_CONFIG) && folder.join(CHECKPOINTS).is_dir() {
+        return Ok(folder.to_owned());
+    }
+    Err(Failure::usage(
+        format!("`{}` does not lie in the folder of a run, which is to go on", args.config.display()),
+        format!("name the folder with `--out DIR`, or its `{RUN_CONFIG}` in place of this configuration"),
+    ))
+}
+
+/// What has a run go on, as it can be typed.
+fn command_to_go_on(out: &Path) -> String {
+    let path = out.join(RUN_CONFIG).display().to_string();
+    // In the way of every POSIX shell, where the path has anything that one would take for itself.
+    let is_plain =
+        |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ',' | ':' | '@');
+    let path = match path.chars().all(is_plain) {
+        true => path,
+        false => format!("'{}'", path.replace('\'', r"'\''")),
+    };
+    format!("arc train {path} --resume")
 }
 
 /// A folder where there is one, else an encoder of the registry.
@@ -146,8 +193,8 @@ impl Progress {
 
     fn print(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.println(terminal::in_line(text)),
+            None => note(text),
         }
     }
 
@@ -180,7 +227,7 @@ impl Observer for Progress {
             self.last_line = Some(Instant::now());
             let left = (steps - metrics.step - 1) as f64 * metrics.seconds;
             let left = HumanDuration(Duration::try_from_secs_f64(left).unwrap_or_default());
-            eprintln!("step {}/{steps}: {message}, {left} left", metrics.step + 1);
+            note(format!("step {}/{steps}: {message}, {left} left", metrics.step + 1));
         }
     }
 

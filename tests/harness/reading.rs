@@ -85,7 +85,7 @@ fn together(decoder: &Decoder, prompts: &[Prompt], rows: &[&[u32]], steps: usize
 }
 
 fn greedy(max_tokens: usize) -> GenerateOptions {
-    GenerateOptions { max_tokens, sampling: SamplingOptions::default(), stop: Vec::new() }
+    GenerateOptions { max_tokens, sampling: SamplingOptions::default(), stop: Vec::new(), answer_ends: None }
 }
 
 fn values(logits: Tensor<3>) -> Vec<f32> {

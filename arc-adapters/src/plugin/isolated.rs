@@ -5,6 +5,7 @@
 //! numbers little-endian. The child checks and loads the plugin itself; this process never does.
 //! It contains crashes, not malice: the child has the user's rights.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -53,9 +54,10 @@ enum Tag {
 
 #[derive(Serialize, Deserialize)]
 struct LoadRequest {
-    path: PathBuf,
+    // Not paths, which serde writes only if they are Unicode.
+    path: OsString,
     sha256: String,
-    folders: Vec<PathBuf>,
+    folders: Vec<OsString>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,6 +126,8 @@ fn to_floats(bytes: &[u8]) -> Option<Vec<f32>> {
 pub fn serve_plugin() -> Result<()> {
     let stdio = |source| Error::Io { action: "use", path: PathBuf::from("stdout"), source };
     #[cfg(unix)]
+    end_with_parent();
+    #[cfg(unix)]
     let mut output = {
         let saved = rustix::io::dup(io::stdout()).map_err(|e| stdio(e.into()))?;
         rustix::stdio::dup2_stdout(io::stderr()).map_err(|e| stdio(e.into()))?;
@@ -132,6 +136,26 @@ pub fn serve_plugin() -> Result<()> {
     #[cfg(not(unix))]
     let mut output = io::stdout();
     serve(&mut io::stdin().lock(), &mut output).map_err(stdio)
+}
+
+/// Ends this process with everything that a plugin started in it, once the process that asked for it is
+/// gone: even one that is killed, and even while the plugin computes. It began a process group, which is what
+/// is ended; a plugin that leaves the group on purpose is beyond this.
+#[cfg(unix)]
+fn end_with_parent() {
+    use rustix::process::{Signal, getpgrp, getpid, getppid, kill_current_process_group};
+    const LOOK: Duration = Duration::from_millis(100);
+    if getpgrp() != getpid() {
+        // Somebody else's group, as under a debugger.
+        return;
+    }
+    let parent = getppid();
+    std::thread::spawn(move || {
+        while getppid() == parent {
+            std::thread::sleep(LOOK);
+        }
+        let _ = kill_current_process_group(Signal::KILL);
+    });
 }
 
 fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
@@ -172,8 +196,12 @@ fn load(request: &[u8]) -> Result<LoadedParts> {
     let request: LoadRequest =
         serde_json::from_slice(request).map_err(|e| protocol(&format!("a malformed request: {e}")))?;
     // The parent sends only plugins that it would run.
-    let plugin =
-        PluginEntry { path: request.path, sha256: request.sha256, allowed: true, folders: request.folders };
+    let plugin = PluginEntry {
+        path: request.path.into(),
+        sha256: request.sha256,
+        allowed: true,
+        folders: request.folders.into_iter().map(PathBuf::from).collect(),
+    };
     let loaded = Loaded::load(&read_checked(&plugin, false, &[])?, &plugin)?;
     let (manifest, weights) = (loaded.manifest()?, loaded.weights()?);
     let mut projector = None;
@@ -275,6 +303,7 @@ struct Process {
     requests: Sender<Frame>,
     replies: Receiver<io::Result<Frame>>,
     timeout: Duration,
+    is_ended: bool,
 }
 
 impl Process {
@@ -283,12 +312,12 @@ impl Process {
     fn start(plugin: &PluginEntry, isolation: &Isolation) -> Result<(Self, Vec<u8>, Vec<u8>, bool)> {
         let path = plugin.path.clone();
         let cannot_start = |e: io::Error| failed(&path, &format!("cannot be started: {e}"));
-        let mut child = Command::new(&isolation.program)
-            .args(&isolation.args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(cannot_start)?;
+        let mut command = Command::new(&isolation.program);
+        command.args(&isolation.args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A group of its own, so that what the plugin starts can be ended with it.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn().map_err(cannot_start)?;
         let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(failed(&path, "has no pipes"));
         };
@@ -311,11 +340,12 @@ impl Process {
                 }
             }
         });
-        let mut process = Self { path, child, requests, replies, timeout: isolation.timeout };
+        let mut process =
+            Self { path, child, requests, replies, timeout: isolation.timeout, is_ended: false };
         let request = LoadRequest {
-            path: plugin.path.clone(),
+            path: plugin.path.clone().into(),
             sha256: plugin.sha256.clone(),
-            folders: plugin.folders.clone(),
+            folders: plugin.folders.iter().map(OsString::from).collect(),
         };
         let request = serde_json::to_vec(&request)
             .map_err(|e| failed(&process.path, &format!("cannot be asked: {e}")))?;
@@ -348,9 +378,21 @@ impl Process {
         }
     }
 
+    /// Ends the child and what it started, once: after it was waited for its number may be another's.
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.is_ended, true) {
+            return;
+        }
+        #[cfg(unix)]
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.kill();
+    }
+
     /// The error for a child that closed its pipes: it died, or is about to.
     fn gone(&mut self) -> Error {
-        let _ = self.child.kill();
+        self.end();
         match self.child.wait() {
             Ok(status) => failed(&self.path, &format!("ended with {status}")),
             Err(e) => failed(&self.path, &format!("ended: {e}")),
@@ -361,7 +403,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // It may be in an endless loop; both fail only when it is gone already.
-        let _ = self.child.kill();
+        self.end();
         let _ = self.child.wait();
     }
 }

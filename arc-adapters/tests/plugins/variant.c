@@ -31,6 +31,8 @@
 #define MARKER 20
 #define NULL_WEIGHTS 21
 #define NULL_WEIGHTS_FUNCTION 22
+#define FORKS 23
+#define FORKS_AND_HANGS 24
 
 #define D_IN 8
 #define D_OUT 12
@@ -72,6 +74,20 @@ static int64_t project(const float *x, size_t n, size_t d_in, float *y, size_t c
   abort();
 #elif VARIANT == HANG
   for (;;) sleep(1);
+#elif VARIANT == FORKS || VARIANT == FORKS_AND_HANGS
+  /* The child writes its number and outlives whoever lets it. */
+  if (fork() == 0) {
+    FILE *file = fopen(MARKER_PATH, "w");
+    if (file) {
+      fprintf(file, "%d", (int)getpid());
+      fclose(file);
+    }
+    for (;;) sleep(1);
+  }
+  while (access(MARKER_PATH, F_OK) != 0) usleep(1000);
+#if VARIANT == FORKS_AND_HANGS
+  for (;;) sleep(1);
+#endif
 #elif VARIANT == PRINTS
   printf("what a plugin prints does not disturb the host\n");
   fflush(stdout);

@@ -118,10 +118,10 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Template`] if it cannot be read.
+    /// As [`ChatTemplate::from_folder`].
     pub(crate) fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         match &self.files {
-            Files::Gguf(file) => ChatTemplate::from_gguf(file),
+            Files::Gguf(file) => Ok(ChatTemplate::from_gguf(file)),
             _ => ChatTemplate::from_folder(&self.path),
         }
     }

@@ -73,6 +73,14 @@ impl LocalLayers {
     }
 }
 
+/// What layers of one kind share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerKind<'a> {
+    pub(crate) rope: &'a RopeConfig,
+    /// A query sees the keys less than this many positions back, itself included; all without one.
+    pub(crate) window: Option<usize>,
+}
+
 /// Everything that a forward pass needs to know besides the weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
@@ -186,6 +194,19 @@ impl DecoderConfig {
             embedding_scale: None,
             context_length: META_CONTEXT,
         }
+    }
+
+    /// The kinds of layers: global ones, then local ones where there are any.
+    pub(crate) fn layer_kinds(&self) -> Vec<LayerKind<'_>> {
+        let local = self.local.as_ref();
+        let local = local.map(|local| LayerKind { rope: &local.rope, window: Some(local.window) });
+        [LayerKind { rope: &self.rope, window: None }].into_iter().chain(local).collect()
+    }
+
+    /// The kind of each layer, a place in [`DecoderConfig::layer_kinds`].
+    pub(crate) fn kinds_of_layers(&self) -> Vec<usize> {
+        let is_local = |layer| self.local.as_ref().is_some_and(|local| local.contains(layer));
+        (0..self.n_layers).map(|layer| usize::from(is_local(layer))).collect()
     }
 
     /// The width of the model, and of the embeddings that it reads.

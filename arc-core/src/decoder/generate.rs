@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use arc_adapters::AnswerEnd;
 use burn::tensor::Tensor;
 
 use super::{Decoder, KvCache};
 use crate::prompt::Prompt;
 use crate::sampling::{Sampler, SamplingOptions};
-use crate::tokenizer::{DecodeStream, StopStrings};
+use crate::tokenizer::{DecodeStream, FirstLine, StopStrings};
 use crate::{Error, Result};
 
 /// Prompts are read in pieces of this many positions, which bounds the attention mask and the
@@ -21,13 +22,29 @@ pub struct GenerateOptions {
     pub max_tokens: usize,
     /// How to choose among the logits.
     pub sampling: SamplingOptions,
-    /// Texts that end a row; they are not part of its text.
+    /// Texts that end a row; they are not part of its text. The name of a special token ends it where that
+    /// token is written.
     pub stop: Vec<String>,
+    /// What a row is, and so where it ends; `None` leaves it to what the prompt was made for: see
+    /// [`AdaptedDecoder::ask`](crate::AdaptedDecoder::ask). Otherwise the decoder ends it.
+    pub answer_ends: Option<AnswerEnd>,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_tokens: 128, sampling: SamplingOptions::default(), stop: Vec::new() }
+        Self { max_tokens: 128, sampling: SamplingOptions::default(), stop: Vec::new(), answer_ends: None }
+    }
+}
+
+impl GenerateOptions {
+    /// Checks everything that can be checked without a decoder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`].
+    pub fn check(&self) -> Result<()> {
+        self.sampling.validate()?;
+        StopStrings::new(self.stop.clone()).map(drop)
     }
 }
 
@@ -37,7 +54,7 @@ impl Default for GenerateOptions {
 pub enum FinishReason {
     /// The decoder wrote an end token.
     End,
-    /// A stop string appeared.
+    /// A stop string appeared, or the line ended that was asked for.
     Stop,
     /// `max_tokens` were written.
     Length,
@@ -115,6 +132,10 @@ struct Row {
     generated: Vec<u32>,
     stream: DecodeStream,
     stops: StopStrings,
+    /// The special tokens whose names are stop strings: they are no text, so that none is found in it.
+    stop_tokens: Vec<u32>,
+    /// What passes of the text, where it is to be one line.
+    line: Option<FirstLine>,
     text: String,
     prompt_logits: Vec<f32>,
     finish: Option<FinishReason>,
@@ -170,6 +191,12 @@ impl Decoder {
                     generated: Vec::new(),
                     stream: self.tokenizer.decode_stream(true),
                     stops: StopStrings::new(options.stop.clone())?,
+                    stop_tokens: options
+                        .stop
+                        .iter()
+                        .filter_map(|name| self.tokenizer.special_id(name))
+                        .collect(),
+                    line: (options.answer_ends == Some(AnswerEnd::Line)).then(FirstLine::default),
                     text: String::new(),
                     prompt_logits: Vec::new(),
                     finish: None,
@@ -366,6 +393,12 @@ impl Decoder {
         Ok(losses)
     }
 
+    /// How many new tokens there is room for behind a prompt.
+    #[must_use]
+    pub fn room_behind(&self, prompt: &Prompt) -> usize {
+        self.network.config().context_length.saturating_sub(prompt.len())
+    }
+
     /// Refuses a prompt that is empty or, after `read` positions, does not leave room for `max_new`
     /// tokens.
     pub(super) fn check_window(&self, prompt: &Prompt, read: usize, max_new: usize) -> Result<()> {
@@ -412,22 +445,27 @@ impl Row {
     fn accept(&mut self, id: u32, is_end: bool, is_last: bool, mut on_text: impl FnMut(&str)) {
         self.generated.push(id);
         self.history.push(id);
-        let mut emit = |text: &mut String, piece: &str| {
+        let is_stop = self.stop_tokens.contains(&id);
+        let is_end = is_end || is_stop;
+        let (text, line) = (&mut self.text, &mut self.line);
+        let mut emit = |piece: String| {
+            let piece = line.as_mut().map_or_else(|| piece.clone(), |line| line.push(&piece));
             if !piece.is_empty() {
-                text.push_str(piece);
-                on_text(piece);
+                text.push_str(&piece);
+                on_text(&piece);
             }
         };
         if !is_end {
             let piece = self.stream.push(id);
-            emit(&mut self.text, &self.stops.push(&piece));
+            emit(self.stops.push(&piece));
         }
         if (is_end || is_last) && !self.stops.stopped() {
             let rest = self.stream.clone().finish();
-            emit(&mut self.text, &self.stops.push(&rest));
-            emit(&mut self.text, &self.stops.clone().finish());
+            emit(self.stops.push(&rest));
+            emit(self.stops.clone().finish());
         }
-        self.finish = if self.stops.stopped() {
+        let has_stopped = self.stops.stopped() || is_stop || self.line.as_ref().is_some_and(FirstLine::ended);
+        self.finish = if has_stopped {
             Some(FinishReason::Stop)
         } else if is_end {
             Some(FinishReason::End)

@@ -1,28 +1,35 @@
-//! A dense decoder on host memory: what training on the CPU reads with.
+//! A decoder on host memory: inference on the CPU, and what training there reads with.
 //!
 //! A decoder is frozen, so of its backward pass only the gradient at the embeddings is wanted, and
-//! that is written out by hand (see [`HostStack`]). Weights lie in the memory of the tensors.
+//! that is written out by hand (see [`HostStack`]).
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
+use sha2::{Digest as _, Sha256};
 
 use super::config::DecoderConfig;
-use crate::nn::{
-    Block, Embedding, HostBlock, HostFrame, HostMatrix, HostNorm, HostStack, HostVisibility, Keep, Linear,
-    Norm, StackTape,
+use super::graph::GraphDecoder;
+use super::kv_cache::KvCache;
+use super::stored::StoredDecoder;
+use crate::Result;
+use crate::host::{
+    BatchFrame, HostBlock, HostFrame, HostLinear, HostMatrix, HostNorm, HostStack, HostTable, HostVisibility,
+    HostWeight, Keep, StackTape,
 };
+use crate::nn::{Block, Embedding, Linear, Norm, Residence};
 
-/// The weights of a decoder, each in one place of memory with its tensor.
+/// The weights of a decoder.
 #[derive(Debug)]
 pub(crate) struct HostDecoder {
+    embedding: HostTable,
     blocks: Vec<HostBlock>,
     norm: HostNorm,
-    /// The output head, `[vocabulary, d]`
-    head: HostMatrix,
+    /// The output head, `[d, vocabulary]`.
+    head: HostLinear,
 }
 
 /// What reading left for [`HostDecoder::gradient`].
 #[derive(Debug)]
-pub(crate) struct HostReading {
+pub(crate) struct HostTape {
     frames: Vec<HostFrame>,
     kinds: Vec<usize>,
     stack: StackTape,
@@ -31,31 +38,64 @@ pub(crate) struct HostReading {
 }
 
 impl HostDecoder {
-    /// The weights of a decoder's parts and the head: its own or, where there is none, the
-    /// embedding table. `None` unless they are dense and on the CPU device.
-    pub(super) fn sharing(
-        config: &DecoderConfig,
-        embedding: &mut Embedding,
-        blocks: &mut [Block],
-        norm: &Norm,
-        head: Option<&mut Linear>,
-        device: &Device,
-    ) -> Option<Self> {
-        if *device != Device::flex() || device.is_autodiff() {
-            return None;
-        }
-        let table = embedding.share_with_host()?;
-        let head = match head {
-            Some(head) => head.share_with_host(true)?.into_matrix(),
-            None => table,
+    pub(super) fn from_stored(stored: StoredDecoder, residence: Residence, d: usize) -> Result<Self> {
+        let embedding = HostTable::from_stored(stored.embedding, residence)?;
+        let head = match &stored.head {
+            Some(head) => HostLinear::from_stored(head, residence)?,
+            None => embedding.tied_head(),
         };
-        let blocks = blocks.iter_mut().map(HostBlock::sharing).collect::<Option<_>>()?;
-        Some(Self { blocks, norm: HostNorm::of(norm, config.d_model()), head })
+        let blocks = stored.blocks.iter().map(|block| HostBlock::from_stored(block, residence));
+        let blocks = blocks.collect::<Result<_>>()?;
+        Ok(Self { embedding, blocks, norm: HostNorm::from_stored(&stored.norm, d), head })
     }
 
-    /// The output head, `[vocabulary, d]`.
-    pub(crate) fn head(&self) -> &HostMatrix {
-        &self.head
+    pub(super) fn vocabulary(&self) -> usize {
+        self.embedding.dims()[0]
+    }
+
+    /// The number of blocks.
+    pub(super) fn layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// `[ids.len(), d]`
+    pub(super) fn embed(&self, ids: &[u32]) -> Vec<f32> {
+        self.embedding.rows(ids)
+    }
+
+    /// Reads the next `s` positions of each row, `[b·s, d] → [b·s, d]`.
+    pub(super) fn forward(
+        &self,
+        config: &DecoderConfig,
+        x: Vec<f32>,
+        s: usize,
+        cache: &mut KvCache,
+    ) -> Vec<f32> {
+        let positions = cache.next_positions(s);
+        let frames: Vec<BatchFrame> = config
+            .layer_kinds()
+            .into_iter()
+            .map(|kind| BatchFrame::new(kind.rope, &positions, cache.visible(s, kind.window)))
+            .collect();
+        let (from, attention) = (cache.len(), config.block.attention);
+        let contexts = cache.host(s, [attention.n_kv_heads, attention.head_dim]);
+        let kinds = config.kinds_of_layers();
+        let x = HostStack { blocks: &self.blocks, frames: &frames, kinds: &kinds }.read(x, contexts, from);
+        cache.advance(s);
+        self.norm.read(&x)
+    }
+
+    /// `[r, d] → [r, vocabulary]`
+    pub(super) fn logits(&self, hidden: &[f32]) -> Vec<f32> {
+        self.head.read(hidden)
+    }
+
+    /// The output head, `[vocabulary, d]`, unless it stays as stored.
+    pub(crate) fn head(&self) -> Option<&HostMatrix> {
+        match self.head.weight() {
+            HostWeight::Dense { matrix, is_transposed: true } => Some(matrix),
+            _ => None,
+        }
     }
 
     /// Reads whole sequences, one after another without padding, and returns their normalised
@@ -67,31 +107,92 @@ impl HostDecoder {
         embeddings: &[f32],
         lengths: &[usize],
         firsts: Option<&[usize]>,
-    ) -> (Vec<f32>, HostReading) {
+    ) -> (Vec<f32>, HostTape) {
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let mut frames = vec![HostFrame::new(&config.rope, longest, HostVisibility::Causal)];
-        let mut kinds = vec![0; self.blocks.len()];
-        if let Some(local) = &config.local {
-            frames.push(HostFrame::new(&local.rope, longest, HostVisibility::Window(local.window)));
-            for (layer, kind) in kinds.iter_mut().enumerate() {
-                *kind = usize::from(local.contains(layer));
-            }
-        }
+        let frame = |kind: super::config::LayerKind| {
+            let visibility = kind.window.map_or(HostVisibility::Causal, HostVisibility::Window);
+            HostFrame::new(kind.rope, longest, visibility)
+        };
+        let frames: Vec<HostFrame> = config.layer_kinds().into_iter().map(frame).collect();
+        let kinds = config.kinds_of_layers();
         let stack = HostStack { blocks: &self.blocks, frames: &frames, kinds: &kinds };
         let keep = if firsts.is_some() { Keep::ForInput } else { Keep::Nothing };
         let all = vec![0; lengths.len()];
         let (last, stack) = stack.forward(embeddings, lengths, firsts.unwrap_or(&all), 0, keep);
-        (self.norm.forward(&last), HostReading { frames, kinds, stack, last })
+        (self.norm.forward(&last), HostTape { frames, kinds, stack, last })
     }
 
     /// The gradient at the embeddings from that at the hidden states, `[r, d] → [r, d]`; zero where
     /// it was not asked for.
-    pub(crate) fn gradient(&self, reading: &HostReading, d_hidden: &[f32]) -> Vec<f32> {
-        let HostReading { frames, kinds, stack: tape, last } = reading;
+    pub(crate) fn gradient(&self, tape: &HostTape, d_hidden: &[f32]) -> Vec<f32> {
+        let HostTape { frames, kinds, stack: tape, last } = tape;
         let mut d_last = vec![0.0; last.len()];
         self.norm.backward(last, d_hidden, &mut d_last);
         HostStack { blocks: &self.blocks, frames, kinds }.backward(tape, &d_last, Keep::ForInput).0
     }
+
+    /// The same decoder in burn, as `f32`.
+    pub(super) fn to_graph(&self, device: &Device) -> GraphDecoder {
+        let table = match &self.embedding {
+            HostTable::Dense(table) => table.tensor(device),
+            HostTable::Packed(table) => {
+                tensor(&table.tensor().to_f32(), [table.rows(), table.cols()], device)
+            }
+        };
+        let linear = |map: &HostLinear| {
+            let [d_in, d_out] = map.dims();
+            let weight = match map.weight() {
+                HostWeight::Dense { matrix, is_transposed: true } => matrix.tensor(device).transpose(),
+                HostWeight::Dense { matrix, is_transposed: false } => matrix.tensor(device),
+                HostWeight::Packed(matrix) => {
+                    tensor(&matrix.tensor().to_f32(), [d_out, d_in], device).transpose()
+                }
+            };
+            Linear::new(weight, map.bias().map(|bias| Tensor::from_data(bias, device)))
+        };
+        let norm = |norm: &HostNorm| match norm.weight() {
+            Some(weight) => Norm::rms(Tensor::from_data(weight, device), norm.epsilon()),
+            None => Norm::non_parametric_layer(norm.epsilon()),
+        };
+        let block = |block: &HostBlock| {
+            let (attention, feed_forward) = (&block.attention, &block.feed_forward);
+            let linears = [&attention.query, &attention.key, &attention.value, &attention.output];
+            let norms = [&attention.query_norm, &attention.key_norm];
+            Block {
+                attention_norm: norm(&block.attention_norm),
+                attention: crate::nn::Attention::new(
+                    attention.config,
+                    linears.map(linear),
+                    norms.map(|own| own.as_ref().map(norm)),
+                ),
+                post_attention_norm: block.post_attention_norm.as_ref().map(norm),
+                feed_forward_norm: norm(&block.feed_forward_norm),
+                feed_forward: crate::nn::FeedForward::new(
+                    [&feed_forward.gate, &feed_forward.up, &feed_forward.down].map(linear),
+                    feed_forward.activation,
+                ),
+                post_feed_forward_norm: block.post_feed_forward_norm.as_ref().map(norm),
+            }
+        };
+        let blocks = self.blocks.iter().map(block).collect();
+        GraphDecoder::new(Embedding::new(table), blocks, norm(&self.norm), linear(&self.head), device)
+    }
+
+    pub(super) fn hash_weights(&self, hash: &mut Sha256) {
+        match &self.embedding {
+            HostTable::Dense(table) => hash.update(bytemuck::cast_slice(table.values())),
+            HostTable::Packed(table) => hash.update(&**table.tensor().bytes()),
+        }
+        for block in &self.blocks {
+            block.visit(&mut |values| hash.update(values));
+        }
+        self.norm.visit(&mut |values| hash.update(values));
+        self.head.visit(&mut |values| hash.update(values));
+    }
+}
+
+fn tensor(values: &[f32], shape: [usize; 2], device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
 }
 
 #[cfg(test)]
@@ -102,8 +203,10 @@ mod tests {
     use super::super::transformer::Transformer;
     use super::*;
     use crate::nn::{
-        Activation, Attention, AttentionConfig, BlockConfig, FeedForward, NormConfig, RopeConfig, RopeLayout,
+        Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout, StoredBlock,
+        StoredLinear, StoredNorm,
     };
+    use crate::weights::RawTensor;
 
     /// Small configurations with what each architecture has of its own.
     fn tiny(architecture: Architecture) -> DecoderConfig {
@@ -146,50 +249,67 @@ mod tests {
         }
     }
 
-    fn random_decoder(config: DecoderConfig) -> Transformer {
-        let device = Device::flex();
-        device.seed(11);
-        let normal = |spread| Distribution::Normal(0.0, spread);
+    /// The same random weights on host memory and in burn.
+    fn random_decoders(config: DecoderConfig) -> (Transformer, GraphDecoder) {
+        let mut state = 11_u64;
+        let mut random = move |len: usize, low: f32, high: f32| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                low + (high - low) * (state >> 40) as f32 / (1 << 24) as f32
+            };
+            (0..len).map(|_| next()).collect()
+        };
         let BlockConfig { d_model: d, d_ff: f, attention, qkv_bias, .. } = config.block;
-        let linear = |d_in: usize, d_out: usize, bias: bool| {
-            let weight = Tensor::random([d_in, d_out], normal(1.5 / (d_in as f64).sqrt()), &device);
-            Linear::dense(weight, bias.then(|| Tensor::random([d_out], normal(0.5), &device)))
-        };
-        let norm = |width: usize| match config.block.norm {
-            NormConfig::Rms { epsilon } => {
-                Norm::rms(Tensor::random([width], Distribution::Uniform(0.5, 1.5), &device), epsilon)
-            }
-            NormConfig::NonParametricLayer { epsilon } => Norm::non_parametric_layer(epsilon),
-        };
         let (h, g) = (attention.n_heads * attention.head_dim, attention.n_kv_heads * attention.head_dim);
-        let block = || {
-            let head_norm = || config.block.qk_norm.then(|| norm(attention.head_dim));
-            let sandwich = || config.block.sandwich.then(|| norm(d));
-            Block {
+        let block = |random: &mut dyn FnMut(usize, f32, f32) -> Vec<f32>| {
+            let mut linear = |[d_in, d_out]: [usize; 2], bias: bool| {
+                let bound = 2.6 / (d_in as f32).sqrt();
+                let weight = random(d_in * d_out, -bound, bound);
+                StoredLinear {
+                    weight: RawTensor::from_f32("w", vec![d_out, d_in], &weight).expect("as many values"),
+                    bias: bias.then(|| random(d_out, -0.8, 0.8)),
+                }
+            };
+            let query = linear([d, h], qkv_bias);
+            let [key, value] = [(); 2].map(|()| linear([d, g], qkv_bias));
+            let output = linear([h, d], false);
+            let [gate, up] = [(); 2].map(|()| linear([d, f], false));
+            let down = linear([f, d], false);
+            let mut norm = |width: usize| match config.block.norm {
+                NormConfig::Rms { epsilon } => StoredNorm { weight: Some(random(width, 0.5, 1.5)), epsilon },
+                NormConfig::NonParametricLayer { epsilon } => StoredNorm { weight: None, epsilon },
+            };
+            StoredBlock {
+                config: config.block,
                 attention_norm: norm(d),
-                attention: Attention::new(
-                    attention,
-                    [
-                        linear(d, h, qkv_bias),
-                        linear(d, g, qkv_bias),
-                        linear(d, g, qkv_bias),
-                        linear(h, d, false),
-                    ],
-                    [head_norm(), head_norm()],
-                ),
-                post_attention_norm: sandwich(),
+                query,
+                key,
+                value,
+                output,
+                query_norm: config.block.qk_norm.then(|| norm(attention.head_dim)),
+                key_norm: config.block.qk_norm.then(|| norm(attention.head_dim)),
+                post_attention_norm: config.block.sandwich.then(|| norm(d)),
                 feed_forward_norm: norm(d),
-                feed_forward: FeedForward::new(
-                    [linear(d, f, false), linear(d, f, false), linear(f, d, false)],
-                    config.block.activation,
-                ),
-                post_feed_forward_norm: sandwich(),
+                gate,
+                up,
+                down,
+                post_feed_forward_norm: config.block.sandwich.then(|| norm(d)),
             }
         };
-        let blocks = (0..config.n_layers).map(|_| block()).collect();
-        let table = Embedding::dense(Tensor::random([40, d], normal(1.0), &device));
-        let last = norm(d);
-        Transformer::from_parts(config, table, blocks, last, None, &device, 0)
+        let stored = StoredDecoder {
+            blocks: (0..config.n_layers).map(|_| block(&mut random)).collect(),
+            embedding: RawTensor::from_f32("e", vec![40, d], &random(40 * d, -1.7, 1.7)).expect("as many"),
+            norm: match config.block.norm {
+                NormConfig::Rms { epsilon } => StoredNorm { weight: Some(random(d, 0.5, 1.5)), epsilon },
+                NormConfig::NonParametricLayer { epsilon } => StoredNorm { weight: None, epsilon },
+            },
+            head: None,
+            bytes: 0,
+        };
+        let decoder = Transformer::from_stored(config, stored, &Device::flex(), Residence::Dense);
+        let decoder = decoder.expect("matrices");
+        let graph = decoder.host().expect("on host memory").to_graph(&Device::flex());
+        (decoder, graph)
     }
 
     fn host(tensor: Tensor<3>) -> Vec<f32> {
@@ -205,7 +325,7 @@ mod tests {
         for architecture in
             [Architecture::Llama, Architecture::Qwen2, Architecture::Gemma3, Architecture::Olmo]
         {
-            let decoder = random_decoder(tiny(architecture));
+            let (decoder, graph) = random_decoders(tiny(architecture));
             let (config, device) = (decoder.config().clone(), Device::flex());
             let on_host = decoder.host().expect("dense weights on the CPU");
             let d = config.d_model();
@@ -223,7 +343,7 @@ mod tests {
             let mut start = 0;
             for (((x, dy), length), first) in x.into_iter().zip(dy).zip(lengths).zip(firsts) {
                 let x = x.autodiff().require_grad();
-                let expected = decoder.read(x.clone());
+                let expected = graph.read(&config, x.clone());
                 let mask: Vec<f32> =
                     (0..length * d).map(|i| if i / d >= first { 1.0 } else { 0.0 }).collect();
                 // Earlier positions ask for no gradient, and later ones give them none.

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 
-use crate::nn::{Context, HostKeyValue, KeyValue, Visibility};
+use crate::host::HostKeyValue;
+use crate::nn::{KeyValue, Visible};
 
 /// Slots are reserved in steps of this many positions.
 const STEP: usize = 256;
@@ -16,34 +17,30 @@ const STEP: usize = 256;
 /// own begins in slot `starts[r]`, and the slots between are padding.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<Layer>,
+    layers: Layers,
     shared: usize,
     starts: Vec<usize>,
     len: usize,
 }
 
-/// One layer's keys and values, with room for more.
+/// The keys and values of each layer, with room for more.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there are as many as layers")]
-enum Layer {
-    /// Tensors, for dense weights; none before the first positions.
-    Tensors(Option<KeyValue>),
-    /// Host memory, for packed weights: nothing is copied to be attended to.
-    Host(HostKeyValue),
+enum Layers {
+    /// Tensors, for a decoder in burn; none before the first positions.
+    Graph(Vec<Option<KeyValue>>),
+    /// Host memory, for a decoder there: nothing is copied to be attended to.
+    Host(Vec<HostKeyValue>),
 }
 
 impl KvCache {
-    /// An empty cache for rows that begin in the slots `starts`, for dense weights.
-    #[must_use]
-    pub fn new(n_layers: usize, starts: Vec<usize>) -> Self {
-        Self { layers: vec![Layer::Tensors(None); n_layers], shared: 0, starts, len: 0 }
+    /// An empty cache for rows that begin in the slots `starts`, for a decoder in burn.
+    pub(super) fn in_tensors(n_layers: usize, starts: Vec<usize>) -> Self {
+        Self { layers: Layers::Graph(vec![None; n_layers]), shared: 0, starts, len: 0 }
     }
 
-    /// The same in host memory, for packed weights.
-    #[must_use]
-    pub fn on_host(n_layers: usize, starts: Vec<usize>) -> Self {
-        let layers = vec![Layer::Host(HostKeyValue::default()); n_layers];
-        Self { layers, ..Self::new(0, starts) }
+    /// The same for a decoder on host memory.
+    pub(super) fn on_host(n_layers: usize, starts: Vec<usize>) -> Self {
+        Self { layers: Layers::Host(vec![HostKeyValue::default(); n_layers]), shared: 0, starts, len: 0 }
     }
 
     /// A cache whose rows all begin with what this cache's one row has read, each followed by
@@ -56,17 +53,20 @@ impl KvCache {
     pub(super) fn shared_by(&self, padding: &[usize]) -> Self {
         assert_eq!(self.starts, [self.shared], "one row without padding is shared");
         let repeat = |tensor: &Tensor<4>| tensor.clone().narrow(2, 0, self.len).repeat_dim(0, padding.len());
-        let layers = self.layers.iter().map(|layer| match layer {
-            Layer::Tensors(layer) => Layer::Tensors(
-                layer
-                    .as_ref()
-                    .filter(|_| self.len > 0)
-                    .map(|layer| KeyValue { keys: repeat(&layer.keys), values: repeat(&layer.values) }),
-            ),
-            Layer::Host(layer) => Layer::Host(layer.repeated(padding.len())),
-        });
+        let layers = match &self.layers {
+            Layers::Graph(layers) => {
+                let layers = layers.iter().map(|layer| {
+                    let filled = layer.as_ref().filter(|_| self.len > 0);
+                    filled.map(|layer| KeyValue { keys: repeat(&layer.keys), values: repeat(&layer.values) })
+                });
+                Layers::Graph(layers.collect())
+            }
+            Layers::Host(layers) => {
+                Layers::Host(layers.iter().map(|layer| layer.repeated(padding.len())).collect())
+            }
+        };
         Self {
-            layers: layers.collect(),
+            layers,
             shared: self.len,
             starts: padding.iter().map(|padding| self.len + padding).collect(),
             len: self.len,
@@ -94,18 +94,16 @@ impl KvCache {
     /// Keeps these rows, in ascending order: the others are read no further.
     pub(super) fn keep_rows(&mut self, rows: &[usize]) {
         let of = self.rows();
-        for layer in &mut self.layers {
-            match layer {
-                Layer::Tensors(layer) => {
-                    if let Some(KeyValue { keys, values }) = layer.take() {
-                        let places: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-                        let places = Tensor::<1, Int>::from_data(places.as_slice(), &keys.device());
-                        let values = values.select(0, places.clone());
-                        *layer = Some(KeyValue { keys: keys.select(0, places), values });
-                    }
+        match &mut self.layers {
+            Layers::Graph(layers) => {
+                for layer in layers.iter_mut().flatten() {
+                    let places: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+                    let places = Tensor::<1, Int>::from_data(places.as_slice(), &layer.keys.device());
+                    layer.keys = layer.keys.clone().select(0, places.clone());
+                    layer.values = layer.values.clone().select(0, places);
                 }
-                Layer::Host(layer) => layer.keep(rows, of),
             }
+            Layers::Host(layers) => layers.iter_mut().for_each(|layer| layer.keep(rows, of)),
         }
         self.starts = rows.iter().map(|&row| self.starts[row]).collect();
     }
@@ -118,16 +116,14 @@ impl KvCache {
     /// The bytes that the reserved slots take.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.layers
-            .iter()
-            .map(|layer| match layer {
-                Layer::Tensors(Some(layer)) => {
-                    2 * layer.keys.shape().num_elements() * layer.keys.dtype().size()
-                }
-                Layer::Tensors(None) => 0,
-                Layer::Host(layer) => layer.bytes(),
-            })
-            .sum()
+        match &self.layers {
+            Layers::Graph(layers) => {
+                let size =
+                    |layer: &KeyValue| 2 * layer.keys.shape().num_elements() * layer.keys.dtype().size();
+                layers.iter().flatten().map(size).sum()
+            }
+            Layers::Host(layers) => layers.iter().map(HostKeyValue::bytes).sum(),
+        }
     }
 
     /// The positions of the next `s` slots, per row. Padding has position 0.
@@ -144,23 +140,32 @@ impl KvCache {
         if slot < self.shared { slot } else { self.shared + slot.saturating_sub(start) }
     }
 
-    /// Writes the next keys and values `[b, g, s, k]` of a layer and returns all of them so far.
+    /// The layers' tensors.
     ///
-    /// The cache grows only when every layer has been written: see [`KvCache::advance`].
-    pub(super) fn append(&mut self, layer: usize, new: KeyValue) -> Context<'_> {
-        let [b, g, s, k] = new.keys.dims();
-        let (from, to) = (self.len, self.len + s);
-        match &mut self.layers[layer] {
-            Layer::Tensors(layer) => Context::Tensors(append_tensors(layer, new, from)),
-            Layer::Host(layer) => {
-                if layer.capacity() < to {
-                    let capacity = to.next_multiple_of(STEP);
-                    *layer = std::mem::take(layer).with_capacity([b, g, k], from, capacity);
-                }
-                layer.write(from, new);
-                Context::Host(layer, to)
-            }
+    /// # Panics
+    ///
+    /// Panics if the cache is a decoder's on host memory.
+    pub(super) fn tensors(&mut self) -> &mut [Option<KeyValue>] {
+        match &mut self.layers {
+            Layers::Graph(layers) => layers,
+            Layers::Host(_) => panic!("a cache is read by the decoder that made it"),
         }
+    }
+
+    /// The layers in host memory, with room for `s` more slots of `[g, k]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the cache is a decoder's in burn.
+    pub(super) fn host(&mut self, s: usize, [g, k]: [usize; 2]) -> &mut [HostKeyValue] {
+        let (from, to, b) = (self.len, self.len + s, self.starts.len());
+        let Layers::Host(layers) = &mut self.layers else {
+            panic!("a cache is read by the decoder that made it");
+        };
+        for layer in layers.iter_mut().filter(|layer| layer.capacity() < to) {
+            *layer = std::mem::take(layer).with_capacity([b, g, k], from, to.next_multiple_of(STEP));
+        }
+        layers
     }
 
     /// Counts `s` slots as filled, after every layer has written them.
@@ -169,11 +174,11 @@ impl KvCache {
     }
 
     /// What the next `s` queries may see, in layers with the given sliding window if any.
-    pub(super) fn visibility(&self, s: usize, window: Option<usize>, device: &Device) -> Visibility {
+    pub(super) fn visible(&self, s: usize, window: Option<usize>) -> Visible {
         let n = self.len + s;
         let padded = self.starts.iter().any(|&start| start > self.shared);
         if !padded && window.is_none_or(|window| n <= window) {
-            return if s == 1 { Visibility::All } else { Visibility::Causal };
+            return if s == 1 { Visible::All } else { Visible::Causal };
         }
         let mut hidden = Vec::with_capacity(self.rows() * s * n);
         for &start in &self.starts {
@@ -188,13 +193,12 @@ impl KvCache {
                 }
             }
         }
-        let mask = TensorData::new(hidden, [self.rows(), 1, s, n]);
-        Visibility::Masked(Tensor::<4, Bool>::from_data(mask, device))
+        Visible::Masked(hidden)
     }
 }
 
 /// Writes keys and values into the slots from `from` on, and returns all up to there.
-fn append_tensors(layer: &mut Option<KeyValue>, new: KeyValue, from: usize) -> KeyValue {
+pub(super) fn append(layer: &mut Option<KeyValue>, new: KeyValue, from: usize) -> KeyValue {
     let [b, g, s, k] = new.keys.dims();
     let to = from + s;
     let slots = |range: Range<usize>| [0..b, 0..g, range, 0..k];
@@ -242,13 +246,11 @@ mod tests {
         let row = |hides: &dyn Fn(usize, usize) -> bool| {
             (0..s).map(|query| (0..n).map(|key| !hides(query, key)).collect()).collect()
         };
-        match cache.visibility(s, window, &Device::flex()) {
-            Visibility::All => vec![row(&|_, _| false); cache.rows()],
-            Visibility::Causal => vec![row(&|query, key| key > first + query); cache.rows()],
-            Visibility::Masked(mask) => {
-                assert_eq!(mask.dims(), [cache.rows(), 1, s, n]);
-                let hidden = mask.into_data();
-                let hidden: Vec<bool> = hidden.iter::<bool>().collect();
+        match cache.visible(s, window) {
+            Visible::All => vec![row(&|_, _| false); cache.rows()],
+            Visible::Causal => vec![row(&|query, key| key > first + query); cache.rows()],
+            Visible::Masked(hidden) => {
+                assert_eq!(hidden.len(), cache.rows() * s * n);
                 hidden.chunks(s * n).map(|hidden| row(&|query, key| hidden[query * n + key])).collect()
             }
         }
@@ -262,7 +264,7 @@ mod tests {
                     for s in 1..6 {
                         for window in [None, Some(1), Some(2), Some(3), Some(7), Some(100)] {
                             let starts = padding.iter().map(|padding| shared + padding).collect();
-                            let cache = KvCache { shared, len, ..KvCache::new(0, starts) };
+                            let cache = KvCache { shared, len, ..KvCache::on_host(0, starts) };
                             check(&cache, s, window);
                         }
                     }
@@ -292,7 +294,7 @@ mod tests {
 
     #[test]
     fn positions_count_a_rows_own_tokens() {
-        let cache = KvCache { shared: 2, len: 1, ..KvCache::new(0, vec![2, 5]) };
+        let cache = KvCache { shared: 2, len: 1, ..KvCache::on_host(0, vec![2, 5]) };
         let next = cache.next_positions(6);
         for (row, start) in [(0, 2), (1, 5)] {
             for (slot, position) in positions(2, start, 7).iter().enumerate().skip(1) {

@@ -7,11 +7,14 @@ mod checkpoint;
 mod config;
 mod gemma3;
 mod generate;
+mod graph;
 mod host;
 mod kv_cache;
 mod llama;
 mod olmo;
 mod qwen2;
+mod reading;
+mod stored;
 mod throughput;
 mod transformer;
 
@@ -27,6 +30,7 @@ pub(crate) use generate::PREFILL_CHUNK;
 pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Prefix, Timings, TokenScore};
 pub(crate) use host::HostDecoder;
 pub use kv_cache::KvCache;
+pub use reading::Reading;
 pub use throughput::Throughput;
 pub(crate) use throughput::ordinary_ids;
 pub use transformer::Transformer;
@@ -38,7 +42,7 @@ use crate::weights::RawTensor;
 use crate::{Error, Result};
 
 /// What a registry says of a model that its files do not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ModelSettings {
     /// A `tokenizer.json`, in place of the one in or beside the model's file.
     pub tokenizer: Option<PathBuf>,

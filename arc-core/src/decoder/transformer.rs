@@ -4,18 +4,19 @@
 
 use std::path::Path;
 
-use burn::module::{Module as _, ModuleVisitor, Param};
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use sha2::{Digest as _, Sha256};
 
 use super::checkpoint::Checkpoint;
 use super::config::{DecoderConfig, Layout};
 use super::generate::TokenScore;
+use super::graph::GraphDecoder;
 use super::host::HostDecoder;
 use super::kv_cache::KvCache;
-use super::llama::ROPE_DIVISORS;
+use super::reading::Reading;
+use super::stored::StoredDecoder;
 use crate::Result;
-use crate::nn::{Block, Embedding, Linear, Loader, Norm, Residence, Visibility};
+use crate::nn::Residence;
 use crate::weights::{GgufFile, HfFolder, MetaFolder, TensorSource};
 
 /// Logits are made for at most this many positions at once when a loss is taken: a vocabulary of
@@ -37,29 +38,23 @@ fn log_sum_exp(logits: &[f32], highest: f32) -> f32 {
     highest + (sum + rest).ln() as f32
 }
 
-/// Hashes float parameters in the order in which they are visited.
-struct WeightsHash(Sha256);
-
-impl ModuleVisitor for WeightsHash {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let data = param.val().inner().into_data();
-        let bytes: &[u8] = data.bytes();
-        self.0.update(bytes);
-    }
-}
-
 /// A frozen causal language model: token or latent embeddings in, hidden states and logits out.
 #[derive(Debug)]
 pub struct Transformer {
     config: DecoderConfig,
-    embedding: Embedding,
-    blocks: Vec<Block>,
-    norm: Norm,
-    head: Linear,
+    engine: Engine,
     device: Device,
     weight_bytes: u64,
-    /// Dense weights on the CPU as training reads them.
-    host: Option<HostDecoder>,
+}
+
+/// What a decoder runs on.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are few")]
+enum Engine {
+    /// burn: GPUs.
+    Graph(GraphDecoder),
+    /// Host memory: the CPU.
+    Host(HostDecoder),
 }
 
 impl Transformer {
@@ -115,48 +110,47 @@ impl Transformer {
         device: &Device,
         residence: Residence,
     ) -> Result<Self> {
-        let loader =
-            Loader::new(source, &layout.names, device, residence).with_norm_offset(layout.norm_offset);
-        let d = config.d_model();
-        let embedding = loader.embedding(layout.names.embedding, d)?;
-        let [vocabulary, _] = embedding.dims();
-        let blocks =
-            (0..config.n_layers).map(|layer| loader.block(layer, &config.block)).collect::<Result<_>>()?;
-        let norm = loader.norm(layout.names.output_norm, d, config.block.norm)?;
-        let head = if layout.tied_head && !loader.has(layout.names.head) {
-            None
-        } else {
-            let name = layout.names.head.trim_end_matches(".weight");
-            Some(loader.linear(name, [d, vocabulary], false)?)
-        };
-        loader.expect_all_read(config.rope.divisors.as_ref().map(|_| ROPE_DIVISORS))?;
-        let weight_bytes = loader.loaded_bytes();
-        Ok(Self::from_parts(config, embedding, blocks, norm, head, device, weight_bytes))
+        let stored = StoredDecoder::find(&config, source, layout, residence)?;
+        Self::from_stored(config, stored, device, residence)
     }
 
-    /// Puts a decoder together; without a head of its own, the embedding table is the head.
-    pub(super) fn from_parts(
+    /// Puts a decoder together: on host memory on the CPU, in burn elsewhere.
+    pub(super) fn from_stored(
         config: DecoderConfig,
-        mut embedding: Embedding,
-        mut blocks: Vec<Block>,
-        norm: Norm,
-        mut head: Option<Linear>,
+        stored: StoredDecoder,
         device: &Device,
-        weight_bytes: u64,
-    ) -> Self {
-        let host = HostDecoder::sharing(&config, &mut embedding, &mut blocks, &norm, head.as_mut(), device);
-        let head = head.unwrap_or_else(|| embedding.tied_head());
-        Self { config, embedding, blocks, norm, head, device: device.clone(), weight_bytes, host }
+        residence: Residence,
+    ) -> Result<Self> {
+        let weight_bytes = stored.bytes;
+        let is_on_cpu = *device == Device::flex() && !device.is_autodiff();
+        let engine = match is_on_cpu {
+            true => Engine::Host(HostDecoder::from_stored(stored, residence, config.d_model())?),
+            false => Engine::Graph(GraphDecoder::from_stored(&stored, device)),
+        };
+        Ok(Self { config, engine, device: device.clone(), weight_bytes })
+    }
+
+    /// The same decoder in burn, on the CPU too, its weights in `f32`: what the engine on host memory
+    /// is held against.
+    #[must_use]
+    pub fn through_graph(self) -> Self {
+        self.with_engine(|graph| graph)
+    }
+
+    fn with_engine(self, change: impl FnOnce(GraphDecoder) -> GraphDecoder) -> Self {
+        let Self { config, engine, device, weight_bytes } = self;
+        let graph = match engine {
+            Engine::Graph(graph) => graph,
+            Engine::Host(host) => host.to_graph(&device),
+        };
+        Self { config, engine: Engine::Graph(change(graph)), device, weight_bytes }
     }
 
     /// Keeps the matrices in this type and multiplies in it. The embedding table stays as it is, so
     /// that a head which shared it has a copy of its own then.
     #[must_use]
-    pub fn with_matrices_in(mut self, products: FloatDType) -> Self {
-        self.host = None;
-        self.blocks.iter_mut().flat_map(Block::linears_mut).for_each(|linear| linear.keep_in(products));
-        self.head.keep_in(products);
-        self
+    pub fn with_matrices_in(self, products: FloatDType) -> Self {
+        self.with_engine(|graph| graph.with_matrices_in(products))
     }
 
     /// What the checkpoint states about the model.
@@ -180,14 +174,23 @@ impl Transformer {
     /// The number of token embeddings.
     #[must_use]
     pub fn vocabulary(&self) -> usize {
-        self.embedding.dims()[0]
+        match &self.engine {
+            Engine::Graph(graph) => graph.vocabulary(),
+            Engine::Host(host) => host.vocabulary(),
+        }
     }
 
     /// What the first block reads for these tokens, `[ids.len(), d]`: the space that projectors
     /// map into. It includes the scale that some models put on their embeddings.
     #[must_use]
     pub fn embed(&self, ids: &[u32]) -> Tensor<2> {
-        let embedded = self.embedding.forward(ids, &self.device);
+        let embedded = match &self.engine {
+            Engine::Graph(graph) => graph.embed(ids),
+            Engine::Host(host) => {
+                let rows = TensorData::new(host.embed(ids), [ids.len(), self.config.d_model()]);
+                Tensor::from_data(rows, &self.device)
+            }
+        };
         match self.config.embedding_scale {
             Some(scale) => embedded * scale,
             None => embedded,
@@ -197,11 +200,9 @@ impl Transformer {
     /// An empty cache for rows of a batch that begin in the slots `starts`.
     #[must_use]
     pub fn new_cache(&self, starts: Vec<usize>) -> KvCache {
-        let packed = self.blocks.first().is_some_and(|block| block.attention.output.is_packed());
-        if packed {
-            KvCache::on_host(self.blocks.len(), starts)
-        } else {
-            KvCache::new(self.blocks.len(), starts)
+        match &self.engine {
+            Engine::Graph(graph) => KvCache::in_tensors(graph.layers(), starts),
+            Engine::Host(host) => KvCache::on_host(host.layers(), starts),
         }
     }
 
@@ -210,84 +211,88 @@ impl Transformer {
     /// # Shapes
     ///
     /// - input and output: `[b, s, d]`, `b` as in the cache
+    ///
+    /// # Panics
+    ///
+    /// Panics if the cache is that of another decoder.
     #[must_use]
     pub fn forward(&self, embeddings: Tensor<3>, cache: &mut KvCache) -> Tensor<3> {
-        let s = embeddings.dims()[1];
-        let positions = cache.next_positions(s);
-        let rotation = self.config.rope.at(&positions, &self.device);
-        let visibility = cache.visibility(s, None, &self.device);
-        let local = self.config.local.as_ref().map(|local| {
-            let rotation = local.rope.at(&positions, &self.device);
-            (local, rotation, cache.visibility(s, Some(local.window), &self.device))
-        });
-
-        let mut x = embeddings;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let (rotation, visibility) = match &local {
-                Some((local, rotation, visibility)) if local.contains(layer) => (rotation, visibility),
-                _ => (&rotation, &visibility),
-            };
-            let cache = &mut *cache;
-            x = block.attend(x, rotation, visibility, move |new| cache.append(layer, new));
-            x = block.feed_forward(x);
+        match &self.engine {
+            Engine::Graph(graph) => graph.forward(&self.config, embeddings, cache),
+            Engine::Host(host) => {
+                let shape = embeddings.dims();
+                let hidden = host.forward(&self.config, host_values(embeddings), shape[1], cache);
+                Tensor::from_data(TensorData::new(hidden, shape), &self.device)
+            }
         }
-        cache.advance(s);
-        self.norm.forward(x)
     }
 
-    /// Reads whole sequences at once and returns their normalised hidden states: what training
-    /// uses, since gradients pass through it and nothing is cached. Rows that are shorter than the
-    /// longest are padded on the right, where padding is seen by no position before it.
+    /// Reads whole sequences of `lengths` at once, behind which rows are padded: what training uses.
+    /// Nothing is cached. If the embeddings carry a graph, so does what is read; `firsts` says from
+    /// which position of each row on its gradient is asked for.
     ///
     /// # Shapes
     ///
-    /// - input and output: `[b, s, d]`
+    /// - input: `[b, s, d]`
     #[must_use]
-    pub fn read(&self, embeddings: Tensor<3>) -> Tensor<3> {
-        let s = embeddings.dims()[1];
-        let positions = [(0..s).collect()];
-        let rotation = self.config.rope.at(&positions, &self.device);
-        let local = self.config.local.as_ref().map(|local| {
-            let visibility = KvCache::new(0, vec![0]).visibility(s, Some(local.window), &self.device);
-            (local, local.rope.at(&positions, &self.device), visibility)
-        });
-        let x = self.blocks.iter().enumerate().fold(embeddings, |x, (layer, block)| {
-            let (rotation, visibility) = match &local {
-                Some((local, rotation, visibility)) if local.contains(layer) => (rotation, visibility),
-                _ => (&rotation, &Visibility::Causal),
-            };
-            block.feed_forward(block.attend(x, rotation, visibility, |new| new))
-        });
-        self.norm.forward(x)
+    pub fn read(&self, embeddings: Tensor<3>, lengths: &[usize], firsts: &[usize]) -> Reading<'_> {
+        Reading::of(self, embeddings, lengths, firsts)
     }
 
-    /// The decoder on host memory, if its weights are dense and on the CPU.
+    /// The normalised hidden states of whole sequences of one length, `[b, s, d] → [b, s, d]`, with
+    /// their graph where they are read in burn.
+    #[must_use]
+    pub fn hidden_states(&self, embeddings: Tensor<3>) -> Tensor<3> {
+        match &self.engine {
+            Engine::Graph(graph) => graph.read(&self.config, embeddings),
+            Engine::Host(host) => {
+                let [b, s, d] = embeddings.dims();
+                let (hidden, _) = host.read(&self.config, &host_values(embeddings), &vec![s; b], None);
+                Tensor::from_data(TensorData::new(hidden, [b, s, d]), &self.device)
+            }
+        }
+    }
+
+    /// The decoder on host memory, if it is there.
     pub(crate) fn host(&self) -> Option<&HostDecoder> {
-        self.host.as_ref()
+        match &self.engine {
+            Engine::Graph(_) => None,
+            Engine::Host(host) => Some(host),
+        }
     }
 
-    /// The weight of the output head, `[d, vocabulary]`, unless it is packed.
+    /// The weight of the output head, `[d, vocabulary]`, unless it stays as stored.
     #[must_use]
     pub fn head_weight(&self) -> Option<Tensor<2>> {
-        self.head.weight()
+        match &self.engine {
+            Engine::Graph(graph) => Some(graph.head_weight()),
+            Engine::Host(host) => host.head().map(|head| head.tensor(&self.device).transpose()),
+        }
     }
 
-    /// The sha256 of all dense weights as they are in memory, in hexadecimal: that a decoder was
+    /// The sha256 of all weights as they are in memory, in hexadecimal: that a decoder was
     /// not changed is shown by it.
     #[must_use]
     pub fn weights_sha256(&self) -> String {
-        let mut hash = WeightsHash(Sha256::new());
-        self.embedding.visit(&mut hash);
-        self.blocks.visit(&mut hash);
-        self.norm.visit(&mut hash);
-        self.head.visit(&mut hash);
-        hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut hash = Sha256::new();
+        match &self.engine {
+            Engine::Graph(graph) => graph.hash_weights(&mut hash),
+            Engine::Host(host) => host.hash_weights(&mut hash),
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The logits of hidden states, `[b, s, d] → [b, s, vocabulary]`.
     #[must_use]
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.head.forward(hidden)
+        match &self.engine {
+            Engine::Graph(graph) => graph.logits(hidden),
+            Engine::Host(host) => {
+                let [b, s, _] = hidden.dims();
+                let logits = host.logits(&host_values(hidden));
+                Tensor::from_data(TensorData::new(logits, [b, s, self.vocabulary()]), &self.device)
+            }
+        }
     }
 
     /// The negative log-likelihood of each target, in nats, `[s, d] → [s]`.
@@ -324,6 +329,11 @@ impl Transformer {
         }
         scores
     }
+}
+
+/// The values of activations on the CPU device: a move, or a copy of what is not contiguous.
+pub(super) fn host_values(x: Tensor<3>) -> Vec<f32> {
+    x.into_data().try_into_vec().expect("activations are f32 on the CPU device")
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
-use super::{PoolType, Pooling, PoolingGroups, PoolingPlace, PoolingRate, TokenRarity};
+use super::forward::{GraphLayers, Plan};
+use super::{Pooling, PoolingGroups, PoolingRate, TokenRarity};
 use crate::Result;
-use crate::nn::{Block, BlockConfig, Embedding, Loader, RopeConfig, Rotation, Visibility};
+use crate::nn::{Block, BlockConfig, Embedding, Loader, RopeConfig};
 
 /// What an encoder computes, besides its weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +51,7 @@ impl ArcEncoderConfig {
     }
 }
 
-/// The encoder: a truncated llama without its last normalisation, whose last layers pool.
+/// The encoder in burn: a truncated llama without its last normalisation, whose last layers pool.
 #[derive(Module, Debug)]
 pub struct ArcEncoder {
     /// Token embeddings.
@@ -93,10 +94,16 @@ impl ArcEncoder {
     /// # Errors
     ///
     /// An error for each tensor that is missing or misshapen.
-    pub fn load(config: ArcEncoderConfig, loader: &Loader, memory: Option<Tensor<2>>) -> Result<Self> {
+    pub fn load(
+        config: ArcEncoderConfig,
+        loader: &Loader,
+        memory: Option<Tensor<2>>,
+        device: &Device,
+    ) -> Result<Self> {
         let embedding = loader.embedding(loader.names().embedding, config.block.d_model)?;
-        let blocks =
-            (0..config.n_layers).map(|layer| loader.block(layer, &config.block)).collect::<Result<_>>()?;
+        let embedding = Embedding::from_stored(&embedding, device);
+        let block = |layer| Ok(Block::from_stored(&loader.block(layer, &config.block)?, device));
+        let blocks = (0..config.n_layers).map(block).collect::<Result<_>>()?;
         Ok(Self { embedding, blocks, memory: memory.map(Param::from_tensor), rarity: None, config })
     }
 
@@ -136,11 +143,7 @@ impl ArcEncoder {
     /// The groups that a layer which pools with `rate` makes of a sequence of token ids.
     #[must_use]
     pub fn groups(&self, ids: &[u32], rate: PoolingRate) -> PoolingGroups {
-        let even = PoolingGroups::new(ids.len(), rate);
-        match (&self.rarity, rate) {
-            (Some(rarity), PoolingRate::Factor(_)) => rarity.groups(ids, even.len()),
-            _ => even,
-        }
+        self.plan().groups(ids, rate)
     }
 
     /// The latents of each sequence of token ids.
@@ -164,37 +167,13 @@ impl ArcEncoder {
     /// What the first block reads, `[b, s, d]`: token embeddings, then the memory vectors, then
     /// zeros; and how many positions each sequence has of its own.
     pub(crate) fn embed(&self, sequences: &[Vec<u32>], device: &Device) -> (Tensor<3>, Vec<usize>) {
-        assert!(sequences.iter().all(|ids| !ids.is_empty()), "sequences are not empty");
-        let d = self.d_model();
-        let ids = sequences.concat();
         let memory = self.memory.as_ref().map(Param::val);
-        let memory_tokens = memory.as_ref().map_or(0, |memory| memory.dims()[0]);
-        let lengths: Vec<usize> = sequences.iter().map(|ids| ids.len() + memory_tokens).collect();
-        let longest = lengths.iter().copied().max().expect("there is a sequence");
-        let table = self.embedding.forward(&ids, device);
-        if memory_tokens == 0 && lengths.iter().all(|&length| length == longest) {
-            return (table.reshape([sequences.len(), longest, d]), lengths);
-        }
-        // One table of all tokens, the memory vectors and a zero row, and places in it: as many
-        // operations for many sequences as for one.
-        let (first_memory, zero) = (ids.len(), ids.len() + memory_tokens);
-        let parts = [Some(table), memory, Some(Tensor::zeros([1, d], device))];
-        let table = Tensor::cat(parts.into_iter().flatten().collect(), 0);
-        let mut places = Vec::with_capacity(sequences.len() * longest);
-        let mut start = 0;
-        for (sequence, length) in sequences.iter().zip(&lengths) {
-            let own = (start..start + sequence.len()).chain(first_memory..zero);
-            places.extend(own.chain(std::iter::repeat_n(zero, longest - length)).map(|place| place as i64));
-            start += sequence.len();
-        }
-        let count = places.len();
-        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), device);
-        (table.select(0, places).reshape([sequences.len(), longest, d]), lengths)
+        self.plan().embed(sequences, |ids| self.embedding.forward(ids, device), memory, device)
     }
 
     /// The blocks that come before any that pools.
     pub(crate) fn layers_before_pooling(&self) -> usize {
-        (0..self.blocks.len()).take_while(|&layer| self.config.rate(layer) == PoolingRate::Off).count()
+        self.plan().layers_before_pooling()
     }
 
     /// The latents from what block `first` reads of the sequences, `[b, s, d]`, before any block that
@@ -202,158 +181,16 @@ impl ArcEncoder {
     pub(crate) fn forward_from(
         &self,
         first: usize,
-        mut x: Tensor<3>,
-        mut lengths: Vec<usize>,
+        x: Tensor<3>,
+        lengths: Vec<usize>,
         sequences: &[Vec<u32>],
         device: &Device,
     ) -> EncodedBatch {
-        let memory_tokens = self.memory.as_ref().map_or(0, |memory| memory.dims()[0]);
-        let mut frame = Frame::new(self, &lengths, device);
-        for (layer, block) in self.blocks.iter().enumerate().skip(first) {
-            let rate = self.config.rate(layer);
-            if rate == PoolingRate::Off {
-                x = block.attend(x, &frame.rotation, &frame.visibility, |new| new);
-                x = block.feed_forward(x);
-            } else {
-                let groups =
-                    self.rarity.is_some().then(|| sequences.iter().map(|ids| self.groups(ids, rate)));
-                let groups: Option<Vec<PoolingGroups>> = groups.map(Iterator::collect);
-                let pool = Pool { rate, groups: groups.as_deref() };
-                (x, lengths) = self.pooling_block(block, x, &lengths, pool, &frame, device);
-                frame = Frame::new(self, &lengths, device);
-            }
-        }
-        if memory_tokens == 0 {
-            return EncodedBatch { states: x, lengths };
-        }
-        let latents = lengths
-            .iter()
-            .enumerate()
-            .map(|(row, &length)| {
-                x.clone().narrow(0, row, 1).narrow(1, length - memory_tokens, memory_tokens)
-            })
-            .collect();
-        EncodedBatch { states: Tensor::cat(latents, 0), lengths: vec![memory_tokens; lengths.len()] }
+        let layers = GraphLayers { blocks: &self.blocks, rope: &self.config.rope, device };
+        self.plan().run(&layers, first, x, lengths, sequences)
     }
 
-    /// A block that pools; returns the pooled states and their lengths.
-    fn pooling_block(
-        &self,
-        block: &Block,
-        x: Tensor<3>,
-        lengths: &[usize],
-        pool: Pool,
-        frame: &Frame,
-        device: &Device,
-    ) -> (Tensor<3>, Vec<usize>) {
-        let Pooling { pool_type: PoolType { kind, queries_only }, place } = self.config.pooling;
-        let pooled_states = |states: Tensor<3>| match pool.groups {
-            Some(groups) => kind.pool_groups(states, groups),
-            None => kind.pool(states, lengths, pool.rate),
-        };
-        match place {
-            PoolingPlace::Between => {
-                let attended = block.attend(x, &frame.rotation, &frame.visibility, |new| new);
-                let pooled = pooled_states(attended);
-                (block.feed_forward(pooled.states), pooled.lengths)
-            }
-            PoolingPlace::Before if queries_only => {
-                let pooled = pooled_states(x.clone());
-                let after = Frame::of_pooled(self, &pooled.lengths, pool.groups, device);
-                let queries = block
-                    .attention
-                    .queries(block.attention_norm.forward(pooled.states.clone()), &after.rotation);
-                let context = block.attention.keys_values(block.attention_norm.forward(x), &frame.rotation);
-                let visibility = self.visibility_of_pooled(&pooled.lengths, lengths, device);
-                let attended = block.attention.attend(queries, context, &visibility);
-                let states = block.add_attention(pooled.states, attended);
-                (block.feed_forward(states), pooled.lengths)
-            }
-            PoolingPlace::Before => {
-                let pooled = pooled_states(x);
-                let after = Frame::of_pooled(self, &pooled.lengths, pool.groups, device);
-                let attended = block.attend(pooled.states, &after.rotation, &after.visibility, |new| new);
-                (block.feed_forward(attended), pooled.lengths)
-            }
-        }
+    fn plan(&self) -> Plan<'_> {
+        Plan { config: &self.config, rarity: self.rarity.as_deref() }
     }
-
-    /// What pooled queries see of the unpooled keys.
-    ///
-    /// In a causal encoder pooled query `i` sees the keys `0..=i`, as in the reference, which
-    /// aligns the mask at its top left corner; not the keys of its own group.
-    fn visibility_of_pooled(&self, queries: &[usize], keys: &[usize], device: &Device) -> Visibility {
-        let n = queries.iter().copied().max().unwrap_or(0);
-        padding_mask(n, keys, self.config.causal, device).map_or(Visibility::All, Visibility::Masked)
-    }
-}
-
-/// How a layer pools.
-#[derive(Clone, Copy)]
-struct Pool<'a> {
-    rate: PoolingRate,
-    /// The groups of each sequence, where they are not of equal size.
-    groups: Option<&'a [PoolingGroups]>,
-}
-
-/// Positions and visibility at one length of the sequences, shared by the layers between two
-/// pooling layers.
-struct Frame {
-    rotation: Rotation,
-    visibility: Visibility,
-}
-
-impl Frame {
-    fn new(encoder: &ArcEncoder, lengths: &[usize], device: &Device) -> Self {
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        Self::at(encoder, lengths, &[(0..longest).collect()], device)
-    }
-
-    /// Of pooled states. They count their own positions from zero, as in the reference, though the keys
-    /// that pooled queries see keep theirs; groups of unequal size are where they end, since their
-    /// number says nothing of the place.
-    fn of_pooled(
-        encoder: &ArcEncoder,
-        lengths: &[usize],
-        groups: Option<&[PoolingGroups]>,
-        device: &Device,
-    ) -> Self {
-        let Some(groups) = groups else { return Self::new(encoder, lengths, device) };
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let ends = |groups: &PoolingGroups| {
-            let ends = groups.ranges().map(|group| group.end - 1);
-            ends.chain(std::iter::repeat(0)).take(longest).collect()
-        };
-        Self::at(encoder, lengths, &groups.iter().map(ends).collect::<Vec<_>>(), device)
-    }
-
-    fn at(encoder: &ArcEncoder, lengths: &[usize], positions: &[Vec<usize>], device: &Device) -> Self {
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let rotation = encoder.config.rope.at(positions, device);
-        let uniform = lengths.iter().all(|&length| length == longest);
-        let visibility = match (uniform, encoder.config.causal) {
-            (true, false) => Visibility::All,
-            (true, true) => Visibility::Causal,
-            (false, causal) => {
-                padding_mask(longest, lengths, causal, device).map_or(Visibility::All, Visibility::Masked)
-            }
-        };
-        Self { rotation, visibility }
-    }
-}
-
-/// Hides the padding after each sequence's keys, and later keys where `causal`; `None` where
-/// nothing is hidden. `[b, 1, s, n]`, `true` hides.
-fn padding_mask(s: usize, keys: &[usize], causal: bool, device: &Device) -> Option<Tensor<4, Bool>> {
-    let n = keys.iter().copied().max().unwrap_or(0);
-    if !causal && keys.iter().all(|&length| length == n) {
-        return None;
-    }
-    let mut hidden = Vec::with_capacity(keys.len() * s * n);
-    for &length in keys {
-        for query in 0..s {
-            hidden.extend((0..n).map(|key| key >= length || (causal && key > query)));
-        }
-    }
-    Some(Tensor::from_data(TensorData::new(hidden, [keys.len(), 1, s, n]), device))
 }

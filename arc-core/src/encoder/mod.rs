@@ -1,7 +1,9 @@
 //! The shared encoder: text in, latents out, the same for every decoder.
 
 mod arc_encoder;
+mod forward;
 mod latents;
+mod network;
 mod package;
 mod pooling;
 mod rarity;
@@ -11,6 +13,7 @@ mod trained_weights;
 pub use arc_adapters::PoolingPlace;
 pub use arc_encoder::{ArcEncoder, ArcEncoderConfig, EncodedBatch};
 pub use latents::Latents;
+pub use network::{EncoderNetwork, HostEncoder};
 pub(crate) use package::{CHUNKS_AT_ONCE, encoder_config};
 pub use package::{CompressOptions, Encoder, encoder_id};
 pub use pooling::{ClusterMetric, PoolType, Pooled, Pooling, PoolingGroups, PoolingKind, PoolingRate};

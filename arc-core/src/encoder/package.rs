@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::trained_weights::{MEMORY_TENSOR, TrainedWeights};
-use super::{ArcEncoder, ArcEncoderConfig, Latents, Pooling, PoolingRate, TokenRarity};
+use super::{ArcEncoder, ArcEncoderConfig, EncoderNetwork, Latents, Pooling, PoolingRate, TokenRarity};
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
 use crate::nn::{Loader, Residence, RopeConfig};
 use crate::tokenizer::Tokenizer;
@@ -34,7 +34,7 @@ pub struct Encoder {
     /// The identity that latents and adapters name.
     pub id: String,
     /// The forward pass.
-    pub network: ArcEncoder,
+    pub network: EncoderNetwork,
     /// Text to the encoder's token ids.
     pub tokenizer: Tokenizer,
     chunk_tokens: usize,
@@ -169,10 +169,10 @@ fn load_full(
     memory: Option<&SafetensorsFile>,
     device: &Device,
     residence: Residence,
-) -> Result<(ArcEncoder, u64)> {
+) -> Result<(EncoderNetwork, u64)> {
     let memory = memory_vectors(&config, memory.unwrap_or(file), device)?;
-    let loader = Loader::new(file, &TensorNames::META, device, residence);
-    Ok((ArcEncoder::load(config, &loader, memory)?, loader.loaded_bytes()))
+    let loader = Loader::new(file, &TensorNames::META, residence);
+    Ok((EncoderNetwork::load(config, &loader, memory, device, residence)?, loader.loaded_bytes()))
 }
 
 /// The memory vectors of a package, if it has any.
@@ -257,9 +257,9 @@ impl Encoder {
                 ));
             }
             (EncoderWeights::Backbone {}, Some(checkpoint)) => {
-                let loader = Loader::new(checkpoint.source(), checkpoint.names(), device, residence)
+                let loader = Loader::new(checkpoint.source(), checkpoint.names(), residence)
                     .with_norm_offset(checkpoint.norm_offset());
-                (ArcEncoder::load(config, &loader, None)?, loader.loaded_bytes())
+                (EncoderNetwork::load(config, &loader, None, device, residence)?, loader.loaded_bytes())
             }
             (EncoderWeights::Full { file, sha256 }, None) => {
                 let file = SafetensorsFile::open(verified(folder, file, sha256)?)?;
@@ -279,9 +279,9 @@ impl Encoder {
                 };
                 let path = verified(folder, file, sha256)?;
                 let trained = TrainedWeights::open(&path, checkpoint.source(), checkpoint.names(), scale)?;
-                let loader = Loader::new(&trained, &TensorNames::META, device, residence);
+                let loader = Loader::new(&trained, &TensorNames::META, residence);
                 let memory = memory_vectors(&config, &trained, device)?;
-                (ArcEncoder::load(config, &loader, memory)?, loader.loaded_bytes())
+                (EncoderNetwork::load(config, &loader, memory, device, residence)?, loader.loaded_bytes())
             }
             (EncoderWeights::Published { source }, _) => {
                 return Err(Error::Mismatch {
@@ -296,7 +296,7 @@ impl Encoder {
         let network = match &manifest.rarity {
             Some(rarity) => {
                 let path = verified(folder, &rarity.file, &rarity.sha256)?;
-                let rarity = TokenRarity::open(&path, network.embedding.dims()[0])?;
+                let rarity = TokenRarity::open(&path, network.vocabulary())?;
                 network.with_rarity(Arc::new(rarity))
             }
             None => network,
@@ -325,6 +325,21 @@ impl Encoder {
             device: device.clone(),
             weight_bytes,
         })
+    }
+
+    /// The forward pass in burn, which can be trained.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for an encoder whose weights stay as stored.
+    pub fn trainable(&self) -> Result<&ArcEncoder> {
+        match &self.network {
+            EncoderNetwork::Graph(network) => Ok(network),
+            EncoderNetwork::Host(_) => Err(Error::InvalidArgument(format!(
+                "the weights of encoder `{}` stay as stored: open it with dense weights to train it",
+                self.name
+            ))),
+        }
     }
 
     /// What the weights take, in bytes: as stored where they are packed, in float32 where dense.

@@ -36,9 +36,8 @@ impl ArcEncoder {
             memory_tokens: embedder.memory_tokens,
         };
         let memory = checkpoint.memory(decoder)?.map(|memory| matrix(&memory, device));
-        let loader =
-            Loader::new(checkpoint, &TensorNames::META, device, Residence::Dense).with_prefix("embedder.");
-        Self::load(encoder, &loader, memory)
+        let loader = Loader::new(checkpoint, &TensorNames::META, Residence::Dense).with_prefix("embedder.");
+        Self::load(encoder, &loader, memory, device)
     }
 }
 

@@ -2,15 +2,17 @@
 //! that is repeated costs nothing.
 //!
 //! A JSONL file that only grows, one answer on each line. A kill can cut off the last line alone,
-//! which is dropped when the file is opened again.
+//! which is dropped when the file is opened again. Whoever reads or writes it locks it: runs that share a
+//! file take turns and keep each answer once, and a run that owns its folder lets no other in.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::json_lines::parse_line;
 use crate::{Error, Result};
 
 /// Counts changes in how prompts are built, answers made and costs counted. Answers of another
@@ -116,45 +118,101 @@ struct Schema {
 pub struct Answers {
     path: PathBuf,
     file: File,
+    /// Whether the file is locked for as long as it is open.
+    is_owned: bool,
+    /// Bytes that were read.
+    read: u64,
+    /// Line breaks in them.
+    lines: usize,
     known: HashMap<String, Answer>,
 }
 
 impl Answers {
-    /// Opens a file, or begins one.
+    /// Opens a file that several runs may share, or begins one.
     ///
     /// # Errors
     ///
     /// [`Error::Io`]; [`Error::InvalidFile`] if a line that was written in full is no answer.
     pub fn open(path: &Path) -> Result<Self> {
+        let mut answers = Self::new(path)?;
+        answers.in_turn(Self::catch_up)?;
+        Ok(answers)
+    }
+
+    /// Opens a file that is this run's alone, until the answers are dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Answers::open`], and [`arc_adapters::Error::Locked`] where another run has it.
+    pub fn own(path: &Path) -> Result<Self> {
+        let mut answers = Self::new(path)?;
+        match answers.file.try_lock() {
+            Ok(()) => answers.is_owned = true,
+            Err(TryLockError::WouldBlock) => {
+                return Err(arc_adapters::Error::Locked { path: path.to_owned() }.into());
+            }
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
+        }
+        answers.in_turn(Self::catch_up)?;
+        Ok(answers)
+    }
+
+    fn new(path: &Path) -> Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
         let mut options = OpenOptions::new();
-        let mut file =
+        let file =
             options.read(true).append(true).create(true).open(path).map_err(Error::io("open", path))?;
+        Ok(Self { path: path.to_owned(), file, is_owned: false, read: 0, lines: 0, known: HashMap::new() })
+    }
+
+    /// Does something while no other run touches the file. Where the file system has no locks there is
+    /// nobody to wait for.
+    fn in_turn<T>(&mut self, what: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.is_owned {
+            return what(self);
+        }
+        match self.file.lock() {
+            Err(error) if error.kind() != ErrorKind::Unsupported => {
+                return Err(Error::io("lock", &self.path)(error));
+            }
+            _ => {}
+        }
+        let done = what(self);
+        let _ = self.file.unlock();
+        done
+    }
+
+    /// Reads what was written since, by this run or another, and drops a last line that was cut off.
+    fn catch_up(&mut self) -> Result<()> {
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        let read = self.file.seek(SeekFrom::Start(self.read)).and_then(|_| self.file.read_to_end(&mut bytes));
+        read.map_err(Error::io("read", &self.path))?;
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         if whole < bytes.len() {
-            file.set_len(whole as u64).map_err(Error::io("write", path))?;
+            self.file.set_len(self.read + whole as u64).map_err(Error::io("write", &self.path))?;
             bytes.truncate(whole);
         }
-        let mut known = HashMap::new();
-        for (index, line) in
-            bytes.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty())
-        {
-            let invalid = |error: serde_json::Error| Error::InvalidFile {
-                path: path.to_owned(),
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            self.lines += 1;
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let invalid = |reason: String| Error::InvalidFile {
+                path: self.path.clone(),
                 format: "answers",
-                reason: format!("line {}: {error}", index + 1),
+                reason: format!("line {}: {reason}", self.lines),
             };
-            let Schema { schema } = serde_json::from_slice(line).map_err(invalid)?;
+            let Schema { schema } = parse_line(line).map_err(invalid)?;
             if schema == ANSWERS_SCHEMA {
-                let line: Line = serde_json::from_slice(line).map_err(invalid)?;
-                known.insert(line.key, line.answer);
+                let line: Line = parse_line(line).map_err(invalid)?;
+                self.known.insert(line.key, line.answer);
             }
         }
-        Ok(Self { path: path.to_owned(), file, known })
+        self.read += whole as u64;
+        Ok(())
     }
 
     /// The answer to what the key stands for, if it is known.
@@ -163,20 +221,28 @@ impl Answers {
         self.known.get(key)
     }
 
-    /// Keeps an answer, in the file before anywhere else.
+    /// Keeps an answer, in the file before anywhere else, unless another run has kept it meanwhile.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn keep(&mut self, key: String, answer: Answer) -> Result<()> {
-        let line = Line { schema: ANSWERS_SCHEMA, key, answer };
-        let mut text =
-            serde_json::to_string(&line).map_err(|error| Error::io("write", &self.path)(error.into()))?;
-        text.push('\n');
-        // In one write, so that only a kill within it leaves a part of a line.
-        self.file.write_all(text.as_bytes()).map_err(Error::io("write", &self.path))?;
-        self.known.insert(line.key, line.answer);
-        Ok(())
+        self.in_turn(|answers| {
+            answers.catch_up()?;
+            if answers.known.contains_key(&key) {
+                return Ok(());
+            }
+            let line = Line { schema: ANSWERS_SCHEMA, key, answer };
+            let mut text = serde_json::to_string(&line)
+                .map_err(|error| Error::io("write", &answers.path)(error.into()))?;
+            text.push('\n');
+            // In one write, so that only a kill within it leaves a part of a line.
+            answers.file.write_all(text.as_bytes()).map_err(Error::io("write", &answers.path))?;
+            answers.read += text.len() as u64;
+            answers.lines += 1;
+            answers.known.insert(line.key, line.answer);
+            Ok(())
+        })
     }
 
     /// The number of answers.
@@ -234,6 +300,38 @@ mod tests {
             assert_eq!(again.get("c"), Some(&answer("four")));
             assert_eq!(again.get("a").is_some(), cut >= first);
         }
+    }
+
+    #[test]
+    fn runs_that_share_a_file_keep_each_answer_once_and_know_those_of_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        std::thread::scope(|scope| {
+            for run in 0..4 {
+                let path = &path;
+                scope.spawn(move || {
+                    let mut answers = Answers::open(path).unwrap();
+                    for key in 0..50 {
+                        answers.keep(format!("{key}"), answer(&format!("of run {run}"))).unwrap();
+                    }
+                    assert_eq!(answers.len(), 50);
+                });
+            }
+        });
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 50);
+        assert_eq!(Answers::open(&path).unwrap().len(), 50);
+    }
+
+    #[test]
+    fn a_run_lets_no_other_into_what_it_owns() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        let mut first = Answers::own(&path).unwrap();
+        first.keep("a".into(), answer("one")).unwrap();
+        let refused = Answers::own(&path).unwrap_err();
+        assert!(matches!(refused, Error::Adapter(arc_adapters::Error::Locked { .. })), "{refused}");
+        drop(first);
+        assert_eq!(Answers::own(&path).unwrap().len(), 1);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::json_lines::parse_line;
 use crate::{Error, Result};
 
 /// The names of a data file's fields.
@@ -90,7 +91,7 @@ impl Rows {
 
 impl Row {
     fn parse(line: &[u8], fields: &Fields, needs_answers: bool) -> Result<Self, String> {
-        let row: Map<String, Value> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let row: Map<String, Value> = parse_line(line)?;
         let document = match row.get(&fields.document) {
             Some(Value::String(text)) if !text.trim().is_empty() => text.trim().to_owned(),
             Some(Value::String(_)) => return Err(format!("field `{}` is empty", fields.document)),
@@ -162,7 +163,7 @@ mod tests {
             let error = read(&text, false).unwrap_err();
             let message = error.to_string();
             assert!(message.contains("line 3") && message.contains(reason), "{message}");
-            assert!(error.hint().unwrap().contains("--skip-bad"));
+            assert_eq!(error.hint().unwrap(), "correct that row");
             let rows = read(&text, true).unwrap();
             assert_eq!((rows.rows.len(), rows.skipped.len()), (2, 1));
             assert!(rows.skipped[0].contains("line 3"), "{}", rows.skipped[0]);

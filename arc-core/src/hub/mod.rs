@@ -28,7 +28,7 @@ mod hugging_face;
 mod partial;
 mod pip;
 mod progress;
-mod sha256;
+pub(crate) mod sha256;
 
 use std::{cell::Cell, fs, path::PathBuf, time::Duration};
 

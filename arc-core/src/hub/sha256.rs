@@ -21,7 +21,7 @@ pub(super) fn sha256_of_file(path: &Path) -> Result<String> {
 }
 
 /// Feeds at most `limit` bytes of `reader` to all `hashers`, and says how many there were.
-pub(super) fn hash_at_most(
+pub(crate) fn hash_at_most(
     reader: &mut impl Read,
     limit: u64,
     hashers: &mut [&mut Sha256],
@@ -45,7 +45,7 @@ pub(super) fn hash_at_most(
 }
 
 /// The digest of what `hasher` has seen so far; it can be fed on.
-pub(super) fn hexadecimal(hasher: &Sha256) -> String {
+pub(crate) fn hexadecimal(hasher: &Sha256) -> String {
     hasher.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

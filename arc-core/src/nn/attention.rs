@@ -3,9 +3,8 @@
 use burn::module::Module;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::{Bool, Device, Tensor, TensorData};
 
-use super::host_attention::{self, HostKeyValue};
 use super::{Linear, Norm, Rotation, count_products};
 
 /// The widths of an attention layer.
@@ -33,6 +32,31 @@ pub enum Visibility {
     Masked(Tensor<4, Bool>),
 }
 
+/// Which keys a query may see, before it is on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Visible {
+    /// All of them.
+    All,
+    /// Those up to its own place; the last query sees the last key.
+    Causal,
+    /// Those that are not hidden, `[b, s, n]`.
+    Masked(Vec<bool>),
+}
+
+impl Visible {
+    /// The same for `s` queries of each of `b` rows, on a device.
+    pub(crate) fn on(self, [b, s]: [usize; 2], device: &Device) -> Visibility {
+        match self {
+            Self::All => Visibility::All,
+            Self::Causal => Visibility::Causal,
+            Self::Masked(hidden) => {
+                let n = hidden.len() / (b * s).max(1);
+                Visibility::Masked(Tensor::from_data(TensorData::new(hidden, [b, 1, s, n]), device))
+            }
+        }
+    }
+}
+
 /// Rotated keys and values of one layer.
 #[derive(Clone, Debug)]
 pub struct KeyValue {
@@ -40,22 +64,6 @@ pub struct KeyValue {
     pub keys: Tensor<4>,
     /// `[b, g, n, k]`
     pub values: Tensor<4>,
-}
-
-/// The keys and values that queries attend to.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
-pub enum Context<'a> {
-    /// As tensors.
-    Tensors(KeyValue),
-    /// In host memory, of which so many slots are filled; for layers whose weights are packed.
-    Host(&'a HostKeyValue, usize),
-}
-
-impl From<KeyValue> for Context<'_> {
-    fn from(context: KeyValue) -> Self {
-        Self::Tensors(context)
-    }
 }
 
 /// Projections to queries, keys and values, attention, and the projection back.
@@ -134,34 +142,15 @@ impl Attention {
     /// - queries: `[b, h, s, k]`
     /// - keys, values: `[b, g, n, k]`
     /// - output: `[b, s, d]`
-    ///
-    /// # Panics
-    ///
-    /// Panics on keys and values in host memory unless the layer's weights are packed.
     #[must_use]
-    pub fn attend<'a>(
-        &self,
-        queries: Tensor<4>,
-        context: impl Into<Context<'a>>,
-        visibility: &Visibility,
-    ) -> Tensor<3> {
+    pub fn attend(&self, queries: Tensor<4>, context: KeyValue, visibility: &Visibility) -> Tensor<3> {
         let AttentionConfig { n_heads: h, n_kv_heads: g, head_dim: k, .. } = self.config;
         let [b, _, s, _] = queries.dims();
-        let context = context.into();
-        let n = match &context {
-            Context::Tensors(context) => context.keys.dims()[2],
-            Context::Host(_, n) => *n,
-        };
+        let n = context.keys.dims()[2];
         let group = h / g;
         // The scores, and the sum of values that they weigh.
         count_products(b * h, [s, k, n]);
         count_products(b * h, [s, n, k]);
-        if self.output.is_packed() {
-            return self.output.forward(host_attention::attend(self.config, queries, context, visibility));
-        }
-        let Context::Tensors(context) = context else {
-            panic!("keys and values lie in host memory, but the weights are dense");
-        };
 
         let attended = if s == 1 && group > 1 {
             // The heads that share keys take the place of the sequence: nothing is expanded.

@@ -1,11 +1,12 @@
 //! One transformer block: pre-normalised attention and feed-forward, each with a residual.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
+use super::loader::StoredBlock;
 use super::{
-    Activation, Attention, AttentionConfig, Context, FeedForward, KeyValue, Linear, Norm, NormConfig,
-    Rotation, Visibility,
+    Activation, Attention, AttentionConfig, FeedForward, KeyValue, Linear, Norm, NormConfig, Rotation,
+    Visibility,
 };
 
 /// The widths and kinds of a block.
@@ -47,6 +48,28 @@ pub struct Block {
 }
 
 impl Block {
+    /// The block of a checkpoint, as `f32` on a device.
+    #[must_use]
+    pub(crate) fn from_stored(stored: &StoredBlock, device: &Device) -> Self {
+        let linear = |stored| Linear::from_stored(stored, device);
+        let norm = |stored| Norm::from_stored(stored, device);
+        Self {
+            attention_norm: norm(&stored.attention_norm),
+            attention: Attention::new(
+                stored.config.attention,
+                [&stored.query, &stored.key, &stored.value, &stored.output].map(linear),
+                [&stored.query_norm, &stored.key_norm].map(|stored| stored.as_ref().map(norm)),
+            ),
+            post_attention_norm: stored.post_attention_norm.as_ref().map(norm),
+            feed_forward_norm: norm(&stored.feed_forward_norm),
+            feed_forward: FeedForward::new(
+                [&stored.gate, &stored.up, &stored.down].map(linear),
+                stored.config.activation,
+            ),
+            post_feed_forward_norm: stored.post_feed_forward_norm.as_ref().map(norm),
+        }
+    }
+
     /// The attention half: `x + attention(norm(x))`, with the keys and values that `remember`
     /// makes of this step's (a cache appends them to the earlier ones).
     ///
@@ -54,12 +77,12 @@ impl Block {
     ///
     /// - input and output: `[b, s, d]`
     #[must_use]
-    pub fn attend<'a, C: Into<Context<'a>>>(
+    pub fn attend(
         &self,
         x: Tensor<3>,
         rotation: &Rotation,
         visibility: &Visibility,
-        remember: impl FnOnce(KeyValue) -> C,
+        remember: impl FnOnce(KeyValue) -> KeyValue,
     ) -> Tensor<3> {
         let normed = self.attention_norm.forward(x.clone());
         let queries = self.attention.queries(normed.clone(), rotation);

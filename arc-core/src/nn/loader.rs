@@ -1,20 +1,22 @@
-//! Builds the parts of this module from a checkpoint, one tensor at a time.
+//! Reads what a network is built of from a checkpoint, one tensor at a time.
+//!
+//! What is read is a description: matrices are views of the mapped file, whichever engine they are for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 
-use super::{Attention, Block, BlockConfig, Embedding, FeedForward, Linear, Norm, NormConfig};
-use crate::weights::{PackedMatrix, RawTensor, TensorNames, TensorSource};
+use super::{BlockConfig, NormConfig};
+use crate::weights::{RawTensor, TensorNames, TensorSource};
 use crate::{Error, Result};
 
-/// Whether weights become tensors of the device or stay in the mapped file.
+/// Whether weights stay in the mapped file or become `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residence {
     /// As stored, read in place: inference on the CPU.
     Packed,
-    /// As `f32` tensors on the device: GPUs, and training.
+    /// As `f32` in memory: GPUs, and training.
     Dense,
 }
 
@@ -26,11 +28,54 @@ impl Residence {
     }
 }
 
-/// Reads tensors of one checkpoint onto one device.
+/// A linear map as a checkpoint has it.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredLinear {
+    /// `[d_out, d_in]`
+    pub(crate) weight: RawTensor,
+    /// `[d_out]`
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl StoredLinear {
+    /// `[d_in, d_out]` of the map.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        let shape = self.weight.shape();
+        [shape[1], shape[0]]
+    }
+}
+
+/// A normalisation as a checkpoint has it.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredNorm {
+    /// `[d]` of RMS normalisation; layer normalisation without parameters has none.
+    pub(crate) weight: Option<Vec<f32>>,
+    pub(crate) epsilon: f64,
+}
+
+/// A block as a checkpoint has it; the parts are those of [`Block`](super::Block).
+#[derive(Clone, Debug)]
+pub(crate) struct StoredBlock {
+    pub(crate) config: BlockConfig,
+    pub(crate) attention_norm: StoredNorm,
+    pub(crate) query: StoredLinear,
+    pub(crate) key: StoredLinear,
+    pub(crate) value: StoredLinear,
+    pub(crate) output: StoredLinear,
+    pub(crate) query_norm: Option<StoredNorm>,
+    pub(crate) key_norm: Option<StoredNorm>,
+    pub(crate) post_attention_norm: Option<StoredNorm>,
+    pub(crate) feed_forward_norm: StoredNorm,
+    pub(crate) gate: StoredLinear,
+    pub(crate) up: StoredLinear,
+    pub(crate) down: StoredLinear,
+    pub(crate) post_feed_forward_norm: Option<StoredNorm>,
+}
+
+/// Reads tensors of one checkpoint.
 pub struct Loader<'a> {
     source: &'a dyn TensorSource,
     names: &'a TensorNames,
-    device: &'a Device,
     residence: Residence,
     /// Added to every normalisation weight: Hugging Face's Gemma stores them less one.
     norm_offset: f32,
@@ -45,16 +90,10 @@ pub struct Loader<'a> {
 impl<'a> Loader<'a> {
     /// A loader of the tensors of `source`, which calls them by `names`.
     #[must_use]
-    pub fn new(
-        source: &'a dyn TensorSource,
-        names: &'a TensorNames,
-        device: &'a Device,
-        residence: Residence,
-    ) -> Self {
+    pub fn new(source: &'a dyn TensorSource, names: &'a TensorNames, residence: Residence) -> Self {
         Self {
             source,
             names,
-            device,
             residence,
             norm_offset: 0.0,
             prefix: String::new(),
@@ -112,10 +151,10 @@ impl<'a> Loader<'a> {
     /// # Errors
     ///
     /// [`Error::MissingTensor`], [`Error::TensorShape`] or [`Error::UnsupportedQuantisation`].
-    pub fn vector(&self, name: &str, len: usize) -> Result<Tensor<1>> {
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         let values = self.tensor_of_shape(name, &[len])?.to_f32();
         self.count(size_of::<f32>() * len);
-        Ok(Tensor::from_data(TensorData::new(values, [len]), self.device))
+        Ok(values)
     }
 
     /// A linear map from `name.weight`, `[d_out, d_in]`, and `name.bias` where `bias` is set.
@@ -123,18 +162,11 @@ impl<'a> Loader<'a> {
     /// # Errors
     ///
     /// As [`Loader::vector`].
-    pub fn linear(&self, name: &str, [d_in, d_out]: [usize; 2], bias: bool) -> Result<Linear> {
+    pub(crate) fn linear(&self, name: &str, [d_in, d_out]: [usize; 2], bias: bool) -> Result<StoredLinear> {
         let weight = self.tensor_of_shape(&format!("{name}.weight"), &[d_out, d_in])?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), d_out)).transpose()?;
         self.count_matrix(&weight);
-        Ok(match self.residence {
-            Residence::Packed => Linear::packed(PackedMatrix::new(weight)?, bias),
-            Residence::Dense => {
-                let weight = TensorData::new(weight.to_f32(), [d_out, d_in]);
-                let weight: Tensor<2> = Tensor::from_data(weight, self.device);
-                Linear::dense(weight.transpose(), bias)
-            }
-        })
+        Ok(StoredLinear { weight, bias })
     }
 
     /// A table of `[vocabulary, d]`; the vocabulary's size is the file's.
@@ -142,7 +174,7 @@ impl<'a> Loader<'a> {
     /// # Errors
     ///
     /// As [`Loader::vector`].
-    pub fn embedding(&self, name: &str, d: usize) -> Result<Embedding> {
+    pub(crate) fn embedding(&self, name: &str, d: usize) -> Result<RawTensor> {
         let table = self.tensor(name)?;
         let (vocabulary, width) = match table.shape() {
             &[vocabulary, width] => (vocabulary, width),
@@ -157,13 +189,7 @@ impl<'a> Loader<'a> {
             });
         }
         self.count_matrix(&table);
-        Ok(match self.residence {
-            Residence::Packed => Embedding::packed(PackedMatrix::new(table)?),
-            Residence::Dense => {
-                let table = TensorData::new(table.to_f32(), [vocabulary, d]);
-                Embedding::dense(Tensor::from_data(table, self.device))
-            }
-        })
+        Ok(table)
     }
 
     /// A normalisation over `d`; a kind without weights reads nothing.
@@ -171,10 +197,14 @@ impl<'a> Loader<'a> {
     /// # Errors
     ///
     /// As [`Loader::vector`].
-    pub fn norm(&self, name: &str, d: usize, config: NormConfig) -> Result<Norm> {
+    pub(crate) fn norm(&self, name: &str, d: usize, config: NormConfig) -> Result<StoredNorm> {
         Ok(match config {
-            NormConfig::NonParametricLayer { epsilon } => Norm::non_parametric_layer(epsilon),
-            NormConfig::Rms { epsilon } => Norm::rms(self.vector(name, d)? + self.norm_offset, epsilon),
+            NormConfig::NonParametricLayer { epsilon } => StoredNorm { weight: None, epsilon },
+            NormConfig::Rms { epsilon } => {
+                let mut weight = self.vector(name, d)?;
+                weight.iter_mut().for_each(|weight| *weight += self.norm_offset);
+                StoredNorm { weight: Some(weight), epsilon }
+            }
         })
     }
 
@@ -183,7 +213,7 @@ impl<'a> Loader<'a> {
     /// # Errors
     ///
     /// As [`Loader::vector`].
-    pub fn block(&self, layer: usize, config: &BlockConfig) -> Result<Block> {
+    pub(crate) fn block(&self, layer: usize, config: &BlockConfig) -> Result<StoredBlock> {
         let names = self.names;
         let of = |pattern: &str| TensorNames::of_layer(pattern, layer);
         let (d, f) = (config.d_model, config.d_ff);
@@ -194,28 +224,20 @@ impl<'a> Loader<'a> {
         };
         let sandwich_norm =
             |name: &str| config.sandwich.then(|| self.norm(&of(name), d, config.norm)).transpose();
-        Ok(Block {
+        Ok(StoredBlock {
+            config: *config,
             attention_norm: self.norm(&of(names.attention_norm), d, config.norm)?,
-            attention: Attention::new(
-                config.attention,
-                [
-                    self.linear(&of(names.query), [d, heads], config.qkv_bias)?,
-                    self.linear(&of(names.key), [d, kv_heads], config.qkv_bias)?,
-                    self.linear(&of(names.value), [d, kv_heads], config.qkv_bias)?,
-                    self.linear(&of(names.output), [heads, d], false)?,
-                ],
-                [head_norm(names.query_norm)?, head_norm(names.key_norm)?],
-            ),
+            query: self.linear(&of(names.query), [d, heads], config.qkv_bias)?,
+            key: self.linear(&of(names.key), [d, kv_heads], config.qkv_bias)?,
+            value: self.linear(&of(names.value), [d, kv_heads], config.qkv_bias)?,
+            output: self.linear(&of(names.output), [heads, d], false)?,
+            query_norm: head_norm(names.query_norm)?,
+            key_norm: head_norm(names.key_norm)?,
             post_attention_norm: sandwich_norm(names.post_attention_norm)?,
             feed_forward_norm: self.norm(&of(names.feed_forward_norm), d, config.norm)?,
-            feed_forward: FeedForward::new(
-                [
-                    self.linear(&of(names.gate), [d, f], false)?,
-                    self.linear(&of(names.up), [d, f], false)?,
-                    self.linear(&of(names.down), [f, d], false)?,
-                ],
-                config.activation,
-            ),
+            gate: self.linear(&of(names.gate), [d, f], false)?,
+            up: self.linear(&of(names.up), [d, f], false)?,
+            down: self.linear(&of(names.down), [f, d], false)?,
             post_feed_forward_norm: sandwich_norm(names.post_feed_forward_norm)?,
         })
     }

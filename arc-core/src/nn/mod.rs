@@ -1,4 +1,5 @@
-//! The parts that encoders and decoders are built of.
+//! The parts that encoders and decoders are built of, in burn: on GPUs, and wherever a gradient goes
+//! through its graph. [`crate::host`] is the same on host memory.
 //!
 //! Shapes in this module use one legend: `b` batch, `s` sequence, `n` keys (cached and new),
 //! `d` model width, `h` query heads, `g` key/value heads, `k` head width, `f` feed-forward width.
@@ -8,27 +9,21 @@ mod block;
 mod embedding;
 mod feed_forward;
 mod flops;
-mod host_attention;
-mod host_block;
-mod host_kernels;
-mod host_stack;
 mod linear;
 mod loader;
 mod norm;
 mod rope;
 
-pub use attention::{Attention, AttentionConfig, Context, KeyValue, Visibility};
+pub(crate) use attention::Visible;
+pub use attention::{Attention, AttentionConfig, KeyValue, Visibility};
 pub use block::{Block, BlockConfig};
 pub use embedding::Embedding;
 pub use feed_forward::{Activation, FeedForward};
 pub(crate) use flops::count_products;
 pub use flops::trace_flops;
-pub use host_attention::HostKeyValue;
-pub(crate) use host_block::{HostBlock, HostFrame, HostMatrix, HostNorm, HostVisibility, Keep};
-pub(crate) use host_kernels::{View, add, exponentials_above, largest, multiply, multiply_into};
-pub(crate) use host_stack::{HostStack, StackTape};
 pub use linear::Linear;
 pub(crate) use linear::product_in;
 pub use loader::{Loader, Residence};
+pub(crate) use loader::{StoredBlock, StoredLinear, StoredNorm};
 pub use norm::{Norm, NormConfig};
 pub use rope::{RopeConfig, RopeLayout, RopeScaling, Rotation};

@@ -1,7 +1,9 @@
 //! Normalisation over the model width.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::loader::StoredNorm;
 
 /// Which normalisation, as a configuration states it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,6 +38,18 @@ impl Norm {
     #[must_use]
     pub fn non_parametric_layer(epsilon: f64) -> Self {
         Self { weight: None, epsilon }
+    }
+
+    /// The normalisation of a checkpoint, as `f32` on a device.
+    #[must_use]
+    pub(crate) fn from_stored(stored: &StoredNorm, device: &Device) -> Self {
+        match &stored.weight {
+            Some(weight) => {
+                let weight = TensorData::new(weight.clone(), [weight.len()]);
+                Self::rms(Tensor::from_data(weight, device), stored.epsilon)
+            }
+            None => Self::non_parametric_layer(stored.epsilon),
+        }
     }
 
     /// The weight, `[d]`, where the kind has one.

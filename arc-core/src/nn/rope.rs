@@ -73,7 +73,7 @@ impl RopeConfig {
     }
 
     /// Cosines and sines of each position's angles, `[positions, head_dim / 2]` each.
-    pub(super) fn table(&self, positions: impl Iterator<Item = usize>) -> (Vec<f32>, Vec<f32>) {
+    pub(crate) fn table(&self, positions: impl Iterator<Item = usize>) -> (Vec<f32>, Vec<f32>) {
         let frequencies = self.frequencies();
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in positions {

@@ -233,7 +233,7 @@ fn instruct_models_render_their_own_templates_and_base_models_have_none() {
                   Hugging Face<|im_end|>\n";
     let talk = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n\
                 <|im_start|>user\nBye<|im_end|>\n";
-    let template = ChatTemplate::from_gguf(&smol).unwrap().unwrap();
+    let template = ChatTemplate::from_gguf(&smol).unwrap();
     assert_eq!(template.render(&turns, false).unwrap(), format!("{system}{talk}"));
     assert_eq!(template.render(&turns, true).unwrap(), format!("{system}{talk}<|im_start|>assistant\n"));
     let own = [Message::new("system", "Be brief."), Message::new("user", "Hi")];
@@ -243,13 +243,13 @@ fn instruct_models_render_their_own_templates_and_base_models_have_none() {
     );
 
     let Some(qwen) = model(QWEN) else { return };
-    let template = ChatTemplate::from_gguf(&qwen).unwrap().unwrap();
+    let template = ChatTemplate::from_gguf(&qwen).unwrap();
     let system = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful \
                   assistant.<|im_end|>\n";
     assert_eq!(template.render(&turns, true).unwrap(), format!("{system}{talk}<|im_start|>assistant\n"));
 
     let Some(gemma) = model(GEMMA) else { return };
-    assert!(ChatTemplate::from_gguf(&gemma).unwrap().is_none());
+    assert!(ChatTemplate::from_gguf(&gemma).is_none());
 }
 
 /// SmolLM2's `tokenizer.json`, written from the file's vocabulary and merges and the published

@@ -8,6 +8,7 @@ mod added_tokens;
 mod byte_alphabet;
 mod byte_level_bpe;
 mod decode_stream;
+mod first_line;
 mod from_gguf;
 mod from_json;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use scored_bpe::ScoredBpe;
 use token_bytes::TokenBytes;
 
 pub use decode_stream::DecodeStream;
+pub use first_line::FirstLine;
 pub use stop_strings::StopStrings;
 
 use crate::{Error, Result};

@@ -83,7 +83,7 @@ pub(super) struct Layout {
     /// `[b · s]` places in the table.
     places: Vec<i64>,
     /// The hidden states, as places in `[b · s]`, that predict `targets`.
-    predicting: Vec<i64>,
+    pub(super) predicting: Vec<usize>,
     /// What they predict.
     pub(super) targets: Vec<u32>,
     /// The positions of each row, without padding.
@@ -155,7 +155,7 @@ impl Layout {
         Self {
             tokens,
             places,
-            predicting: predictions.iter().map(|&(row, at, _)| (row * longest + at) as i64).collect(),
+            predicting: predictions.iter().map(|&(row, at, _)| row * longest + at).collect(),
             targets: predictions.iter().map(|&(_, _, id)| id).collect(),
             lengths,
             first_latents,
@@ -181,29 +181,6 @@ impl Layout {
         );
         let places = TensorData::new(self.places.clone(), [self.places.len()]);
         table.select(0, Tensor::<1, Int>::from_data(places, device)).reshape([self.rows, self.longest, d])
-    }
-
-    /// The hidden states that predict the targets, `[b, s, d] → [targets, d]`.
-    pub(super) fn predicting(&self, hidden: Tensor<3>, device: &Device) -> Tensor<2> {
-        let d = hidden.dims()[2];
-        let places = TensorData::new(self.predicting.clone(), [self.predicting.len()]);
-        hidden.reshape([self.rows * self.longest, d]).select(0, Tensor::<1, Int>::from_data(places, device))
-    }
-
-    /// The hidden states that predict the targets, as places among all positions that are not
-    /// padding.
-    pub(super) fn predicting_places(&self) -> Vec<usize> {
-        let starts: Vec<usize> = self
-            .lengths
-            .iter()
-            .scan(0, |next, length| {
-                let start = *next;
-                *next += length;
-                Some(start)
-            })
-            .collect();
-        let place = |&place: &i64| starts[place as usize / self.longest] + place as usize % self.longest;
-        self.predicting.iter().map(place).collect()
     }
 
     /// The positions of the decoder's rows, padding included.
@@ -248,7 +225,6 @@ mod tests {
         assert_eq!(layout.targets, [8, 9, 6]);
         assert_eq!((layout.positions(), layout.padding()), (12, 1));
         assert_eq!((layout.lengths.as_slice(), layout.first_latents.as_slice()), (&[6, 5][..], &[1, 0][..]));
-        assert_eq!(layout.predicting_places(), [3, 4, 9]);
     }
 
     #[test]

@@ -4,15 +4,18 @@
 //! running means) for each trained parameter, flattened, and the rest as JSON in its metadata. The
 //! place in the data and the random draws follow from the number of the step. It is written beside
 //! its name and renamed, so a run that is killed, or meets a full disk, leaves the checkpoint
-//! before it as it was.
+//! before it as it was. Its checksum, of all of its bytes with zeros in the checksum's place, stands in
+//! its metadata, and nothing goes on from a file that has another.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::config::{RunConfig, ScheduleConfig};
 use super::model::TrainedModel;
@@ -20,11 +23,20 @@ use super::optimizer::{AdamW, Moments};
 use super::parameters::{flat, named_parameters, with_parameters};
 use super::provenance::TrainingPart;
 use crate::atomic_file::write_atomically;
+use crate::hub::sha256::{hash_at_most, hexadecimal};
 use crate::weights::{SafetensorsFile, TensorSource as _};
 use crate::{Error, Result};
 
 /// The key of the JSON in the metadata.
 const STATE: &str = "state";
+/// The key of the checksum.
+const SHA256: &str = "sha256";
+/// What stands in the place of the checksum while it is computed.
+const NO_SHA256: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+/// The key of the format's number. Files without it are of builds that wrote no checksum; that two keys say so
+/// keeps a damaged one from passing for such a file.
+const SCHEMA_KEY: &str = "schema";
+const SCHEMA: &str = "2";
 const PREFIX: &str = "step-";
 const SUFFIX: &str = ".safetensors";
 
@@ -140,13 +152,24 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The last checkpoint, if there is one.
+    /// The last checkpoint that is sound, if there is any checkpoint, and what is wrong with later ones.
     ///
     /// # Errors
     ///
-    /// As [`Checkpoint::open`].
-    pub fn last(&self) -> Result<Option<Checkpoint>> {
-        self.steps().last().map(|&step| Checkpoint::open(&self.path(step))).transpose()
+    /// As [`Checkpoint::open`] for the last one, where none is sound.
+    pub fn last(&self) -> Result<(Option<Checkpoint>, Vec<Error>)> {
+        let mut damaged = Vec::new();
+        for step in self.steps().into_iter().rev() {
+            match Checkpoint::open(&self.path(step)) {
+                Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
+                Err(error @ Error::InvalidFile { .. }) => damaged.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match damaged.into_iter().next() {
+            Some(last) => Err(last),
+            None => Ok((None, Vec::new())),
+        }
     }
 
     /// Writes a checkpoint and deletes those that are no longer kept.
@@ -169,15 +192,30 @@ impl Checkpoints {
 }
 
 impl Checkpoint {
-    /// Reads a checkpoint's state and maps its tensors.
+    /// Reads a checkpoint's state and maps its tensors, once its checksum is right.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], and [`Error::InvalidFile`] if it is cut off or no checkpoint.
+    /// [`Error::Io`], and [`Error::InvalidFile`] if it is cut off, damaged or no checkpoint.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = SafetensorsFile::open(path)?;
         let invalid =
             |reason: String| Error::InvalidFile { path: path.to_owned(), format: "checkpoint", reason };
+        let file = SafetensorsFile::open(path).map_err(|error| match error {
+            Error::InvalidFile { reason, .. } => invalid(reason),
+            other => other,
+        })?;
+        match (file.meta(SCHEMA_KEY), file.meta(SHA256)) {
+            (None, None) => {}
+            (Some(SCHEMA), Some(expected)) => {
+                if checksum(path, expected)? != expected {
+                    return Err(invalid("its checksum is not the one that it was written with".into()));
+                }
+            }
+            (schema, _) => {
+                let schema = schema.unwrap_or("none");
+                return Err(invalid(format!("its schema is `{schema}`, this build reads `{SCHEMA}`")));
+            }
+        }
         let state = file.meta(STATE).ok_or_else(|| invalid("its metadata has no `state`".into()))?;
         let state = serde_json::from_str(state).map_err(|error| invalid(error.to_string()))?;
         Ok(Self { state, file, path: path.to_owned() })
@@ -245,7 +283,8 @@ fn write(path: &Path, state: &CheckpointState, model: &TrainedModel, optimizer: 
     // The header by hand: tensors go to the file one by one and are never all in host memory.
     let mut header = serde_json::Map::new();
     let state = serde_json::to_string(state).map_err(json_error)?;
-    header.insert("__metadata__".into(), json!({ STATE: state }));
+    let metadata = json!({ SHA256: NO_SHA256, SCHEMA_KEY: SCHEMA, STATE: state });
+    header.insert("__metadata__".into(), metadata);
     let mut offset = 0;
     for (name, tensor) in &tensors {
         let end = offset + 4 * tensor.dims()[0];
@@ -258,15 +297,45 @@ fn write(path: &Path, state: &CheckpointState, model: &TrainedModel, optimizer: 
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
     write_atomically(path, |file| {
         let failed = || Error::io("write", path);
-        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed())?;
-        file.write_all(header.as_bytes()).map_err(failed())?;
+        let mut hasher = Sha256::new();
+        let mut write = |bytes: &[u8]| {
+            hasher.update(bytes);
+            file.write_all(bytes).map_err(failed())
+        };
+        write(&(header.len() as u64).to_le_bytes())?;
+        write(header.as_bytes())?;
         for (name, tensor) in tensors {
             let data = tensor.into_data().convert::<f32>();
             let values = data
                 .as_slice::<f32>()
                 .map_err(|error| failed()(std::io::Error::other(format!("tensor `{name}`: {error:?}"))))?;
-            file.write_all(bytemuck::cast_slice(values)).map_err(failed())?;
+            write(bytemuck::cast_slice(values))?;
         }
-        Ok(())
+        let sha256 = hexadecimal(&hasher);
+        // The metadata begins with it.
+        let place = header.find(NO_SHA256).unwrap_or_default() + size_of::<u64>();
+        file.seek(SeekFrom::Start(place as u64)).map_err(failed())?;
+        file.write_all(sha256.as_bytes()).map_err(failed())
     })
+}
+
+/// The checksum of a file: the sha256 of its bytes with zeros in the place of `recorded`, which is in its
+/// header.
+fn checksum(path: &Path, recorded: &str) -> Result<String> {
+    let failed = || Error::io("read", path);
+    let mut file = BufReader::new(File::open(path).map_err(failed())?);
+    let mut hasher = Sha256::new();
+    let mut length = [0; size_of::<u64>()];
+    file.read_exact(&mut length).map_err(failed())?;
+    hasher.update(length);
+    let mut header = Vec::new();
+    // It was parsed already, so that its length is sound.
+    (&mut file).take(u64::from_le_bytes(length)).read_to_end(&mut header).map_err(failed())?;
+    let recorded = recorded.as_bytes();
+    if let Some(place) = header.windows(recorded.len().max(1)).position(|window| window == recorded) {
+        header[place..place + recorded.len()].fill(b'0');
+    }
+    hasher.update(&header);
+    hash_at_most(&mut file, u64::MAX, &mut [&mut hasher]).map_err(failed())?;
+    Ok(hexadecimal(&hasher))
 }

@@ -703,6 +703,13 @@ impl RunConfig {
             encoder
                 .pool_type
                 .as_deref()
+                .filter(|name| encoder.groups == Groups::RareWords && name.contains("kmeans"))
+                .map(|name| {
+                    format!("`encoder.groups` is `rare_words`, but `{name}` makes groups of its own")
+                }),
+            encoder
+                .pool_type
+                .as_deref()
                 .filter(|name| name.contains("kmeans"))
                 .filter(|_| decoders.iter().any(|decoder| decoder.start == Start::Ridge))
                 .map(|name| {
@@ -710,13 +717,6 @@ impl RunConfig {
                         "`encoder.pool_type` is `{name}`, but a decoder's `start` is `ridge`, which is fitted \
                          on groups of consecutive positions"
                     )
-                }),
-            encoder
-                .pool_type
-                .as_deref()
-                .filter(|name| encoder.groups == Groups::RareWords && name.contains("kmeans"))
-                .map(|name| {
-                    format!("`encoder.groups` is `rare_words`, but `{name}` makes groups of its own")
                 }),
             encoder.chunk_tokens.and_then(|tokens| at_least_one("encoder.chunk_tokens", tokens)),
             match encoder.train {

@@ -290,14 +290,13 @@ impl Windowing {
     }
 }
 
-impl Corpus {
-    /// Opens a folder; a window has at most `length` tokens and at least `shortest`.
+impl CorpusManifest {
+    /// Reads what a folder of prepared text says of itself.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] and [`Error::InvalidFile`] for what is not a prepared corpus;
-    /// [`Error::Document`] if no document has `shortest` tokens.
-    pub fn open(folder: &Path, length: usize, shortest: usize) -> Result<Self> {
+    /// [`Error::Mismatch`] where the folder holds none, [`Error::Io`] and [`Error::InvalidFile`].
+    pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
         if !path.exists() {
             return Err(Error::Mismatch {
@@ -310,7 +309,7 @@ impl Corpus {
             });
         }
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let manifest: CorpusManifest = serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
+        let manifest: Self = serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
             path: path.clone(),
             format: "corpus manifest",
             reason: error.to_string(),
@@ -322,6 +321,19 @@ impl Corpus {
                 reason: format!("its schema is {}, this build reads {SCHEMA}", manifest.schema),
             });
         }
+        Ok(manifest)
+    }
+}
+
+impl Corpus {
+    /// Opens a folder; a window has at most `length` tokens and at least `shortest`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] and [`Error::InvalidFile`] for what is not a prepared corpus;
+    /// [`Error::Document`] if no document has `shortest` tokens.
+    pub fn open(folder: &Path, length: usize, shortest: usize) -> Result<Self> {
+        let manifest = CorpusManifest::open(folder)?;
         let open = |record: &ShardRecord| Shard::open(&folder.join(&record.file));
         let shards: Vec<Shard> = manifest.shards.iter().map(open).collect::<Result<_>>()?;
         let held_out = manifest.held_out.as_ref().map(open).transpose()?;

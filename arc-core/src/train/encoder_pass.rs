@@ -6,11 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor};
 
 use super::parameters::{flat, named_gradients, named_parameters};
+use crate::decoder::Transformer;
 use crate::encoder::{ArcEncoder, EncodedBatch};
-use crate::nn::{HostBlock, HostFrame, HostStack, HostVisibility, Keep, StackTape};
+use crate::host::{
+    HostBlock, HostFrame, HostStack, HostVisibility, Keep, StackTape, padded, without_padding,
+};
 
 /// A forward pass through the blocks, and what its backward pass needs.
 #[derive(Debug)]
@@ -28,17 +31,29 @@ pub(super) struct EncoderPass {
 }
 
 impl EncoderPass {
-    /// Encodes contexts, or leaves it to burn: where nothing of these blocks is trained, where they
-    /// have LoRA deltas, or where they are not on the CPU.
+    /// Encodes contexts on the engine that their decoder is on; on host memory with what the backward
+    /// pass of the blocks there needs.
     pub(super) fn encode(
+        encoder: &ArcEncoder,
+        contexts: &[Vec<u32>],
+        decoder: &Transformer,
+        checkpointing: &Tensor<2>,
+    ) -> (EncodedBatch, Option<Self>) {
+        let device = decoder.device();
+        let on_host = decoder.host().filter(|_| !contexts.is_empty());
+        match on_host.and_then(|_| Self::on_host(encoder, contexts, device, checkpointing)) {
+            Some((encoded, pass)) => (encoded, Some(pass)),
+            None => (encoder.forward(contexts, device), None),
+        }
+    }
+
+    /// `None` leaves it to burn: where nothing of these blocks is trained, or they have LoRA deltas.
+    fn on_host(
         encoder: &ArcEncoder,
         contexts: &[Vec<u32>],
         device: &Device,
         checkpointing: &Tensor<2>,
     ) -> Option<(EncodedBatch, Self)> {
-        if *device != Device::flex() || device.is_autodiff() || contexts.is_empty() {
-            return None;
-        }
         let plain = &encoder.blocks[..encoder.layers_before_pooling()];
         let trained: Vec<Vec<String>> =
             plain.iter().map(|block| named_parameters(block).into_keys().collect()).collect();
@@ -100,34 +115,4 @@ impl EncoderPass {
         }
         named
     }
-}
-
-/// `[b, s, d]` without what lies behind each row's own positions, `[r, d]`.
-pub(super) fn without_padding(x: Tensor<3>, lengths: &[usize]) -> Vec<f32> {
-    let [_, s, d] = x.dims();
-    let values: Vec<f32> = x.into_data().try_into_vec().expect("activations are f32 on the CPU device");
-    if lengths.iter().all(|&length| length == s) {
-        return values;
-    }
-    let rows = values.chunks_exact((s * d).max(1)).zip(lengths);
-    rows.flat_map(|(row, length)| &row[..length * d]).copied().collect()
-}
-
-/// The other way, with zeros behind.
-pub(super) fn padded(values: Vec<f32>, lengths: &[usize], shape: [usize; 3], device: &Device) -> Tensor<3> {
-    let [_, s, d] = shape;
-    let values = if lengths.iter().all(|&length| length == s) {
-        values
-    } else {
-        let mut all = Vec::with_capacity(shape.iter().product());
-        let mut rest = &values[..];
-        for length in lengths {
-            let (own, others) = rest.split_at(length * d);
-            all.extend_from_slice(own);
-            all.resize(all.len() + (s - length) * d, 0.0);
-            rest = others;
-        }
-        all
-    };
-    Tensor::from_data(TensorData::new(values, shape), device)
 }

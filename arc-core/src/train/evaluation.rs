@@ -7,9 +7,10 @@ use super::RunConfig;
 use super::batch::{Layout, Sample, SampleSpan};
 use super::corpus::Window;
 use super::loss::Targets;
+use super::loss::decoder_loss;
 use super::model::TrainedModel;
 use super::objective::{BatchPlan, Objective};
-use super::step::{StepOptions, at_factor, loss_of, predicting_states, training_loss};
+use super::step::{StepOptions, at_factor, predicting_states, training_loss};
 use crate::decoder::{Decoder, Transformer};
 use crate::eval::ContinuationArms;
 use crate::{Error, Result};
@@ -116,7 +117,7 @@ fn answer_score(
     questions: &[Sample],
     factor: usize,
 ) -> Result<AnswerScore> {
-    let options = StepOptions { factor, distillation: 0.0, count_correct: true, through_graph: false };
+    let options = StepOptions { factor, distillation: 0.0, count_correct: true };
     let mut questions = questions.to_vec();
     questions.sort_by_key(|sample| sample.contexts.iter().map(Vec::len).sum::<usize>());
     let strangers = behind_others(&questions);
@@ -161,7 +162,7 @@ fn text_scores(
     // Batches of similar lengths, as in training.
     let mut windows = windows.to_vec();
     windows.sort_by_key(|window| window.ids.len());
-    let options = StepOptions { factor, distillation: 0.0, count_correct: true, through_graph: false };
+    let options = StepOptions { factor, distillation: 0.0, count_correct: true };
     let network = &decoder.network;
     let (mut arms, mut tokens) = ([Sum::default(); 5], 0);
     let (mut latents, mut samples_seen) = (0, 0);
@@ -280,16 +281,13 @@ fn latent_counts(model: &TrainedModel, samples: &[Sample], factor: usize) -> Vec
 
 /// The summed loss of rows without latents.
 fn plain_loss(decoder: &Transformer, samples: &[Sample]) -> Result<Tensor<1>> {
-    let head = decoder.head_weight().ok_or_else(|| {
-        Error::InvalidArgument("a decoder with packed weights cannot be trained through".into())
-    })?;
     let device = decoder.device();
     let layout = Layout::new(samples, &[], 0, false);
     let nothing = Tensor::zeros([1, decoder.config().d_model()], device);
     let embedded = layout.assemble(decoder.embed(&layout.tokens), nothing, None, device);
     let hidden = predicting_states(decoder, &layout, embedded);
     let targets = Targets { ids: &layout.targets, teacher: None, count_correct: false };
-    Ok(loss_of(decoder, hidden, &head, &targets).sum)
+    Ok(decoder_loss(decoder, hidden, &targets)?.sum)
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
+use crate::decoder::{HostDecoder, Transformer};
+use crate::host::host_loss;
 use crate::nn::product_in;
+use crate::{Error, Result};
 
 /// Logits are made for about this many (position, token) pairs at once: 64 MiB in f32.
 const PAIRS_AT_ONCE: usize = 16 << 20;
@@ -98,6 +101,35 @@ pub fn target_loss(hidden: Tensor<2>, head: &Tensor<2>, targets: &Targets) -> Ta
     let gradient =
         if gradients.is_empty() { Tensor::zeros([0, d], &device) } else { Tensor::cat(gradients, 0) };
     TargetLoss { sum, correct, gradient }
+}
+
+/// The loss of hidden states `[n, d]` under a decoder's head, on the engine that the decoder is on.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] if the head stays as stored.
+pub(super) fn decoder_loss(
+    decoder: &Transformer,
+    hidden: Tensor<2>,
+    targets: &Targets,
+) -> Result<TargetLoss> {
+    let on_host = decoder.host().and_then(HostDecoder::head).filter(|_| targets.teacher.is_none());
+    let Some(head) = on_host else {
+        let head = decoder.head_weight().ok_or_else(|| {
+            Error::InvalidArgument("a decoder with packed weights cannot be trained through".into())
+        })?;
+        return Ok(target_loss(hidden, &head, targets));
+    };
+    let (shape, device) = (hidden.dims(), hidden.device());
+    let hidden = hidden.inner().into_data();
+    let hidden = hidden.as_slice::<f32>().expect("activations are f32 on the CPU device");
+    let found = host_loss(hidden, head, targets.ids);
+    let scalar = |value: f32| Tensor::from_data([value], &device);
+    Ok(TargetLoss {
+        sum: scalar(found.sum as f32),
+        correct: targets.count_correct.then(|| scalar(found.correct as f32)),
+        gradient: Tensor::from_data(TensorData::new(found.gradient, shape), &device),
+    })
 }
 
 /// The parts of a softmax over the vocabulary that its uses share.

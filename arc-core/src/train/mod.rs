@@ -18,7 +18,7 @@ mod corpus;
 mod draw;
 mod encoder_pass;
 mod evaluation;
-mod host_loss;
+mod inputs;
 mod latents_cache;
 mod loss;
 mod metrics;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderManifest,
-    EncoderPin, EncoderWeights, EntryKind, NewAdapter, Registry, RegistryEditor, WEIGHTS_FILE, WeightType,
-    WeightsFile, sha256_file,
+    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
+    EncoderManifest, EncoderPin, EncoderWeights, EntryKind, NewAdapter, Registry, RegistryEditor,
+    WEIGHTS_FILE, WeightType, WeightsFile, sha256_file,
 };
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
@@ -299,6 +299,7 @@ pub(super) fn write_adapter(
             .collect(),
         append: Append::Cont,
         prompt_template: card.template.to_owned(),
+        answer_ends: AnswerEnd::of_template(card.template),
         weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: String::new() },
         training: card.training.clone(),
         scores: card.scores.clone(),

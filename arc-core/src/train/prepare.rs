@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::corpus::{CorpusManifest, MANIFEST, SCHEMA, ShardRecord, SourceRecord};
 use super::draw::{Purpose, mix};
 use crate::atomic_file::write_atomically;
+use crate::json_lines::parse_line;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -231,14 +232,20 @@ pub(super) fn read_documents(path: &Path, each: &mut dyn FnMut(&str) -> Result<(
         return read_json_lines(path, reader, each);
     }
     let mut piece = String::new();
-    for line in reader.lines() {
-        let line = line.map_err(Error::io("read", path))?;
+    for (index, line) in reader.split(b'\n').enumerate() {
+        let line =
+            String::from_utf8(line.map_err(Error::io("read", path))?).map_err(|_| Error::Document {
+                name: path.display().to_string(),
+                reason: format!("is not UTF-8 in line {}", index + 1),
+                hint: "convert it to UTF-8, or extract its text first".into(),
+            })?;
+        let line = line.strip_suffix('\r').unwrap_or(&line);
         if line.trim().is_empty() && piece.len() >= PIECE_BYTES {
             each(piece.trim())?;
             piece.clear();
             continue;
         }
-        piece.push_str(&line);
+        piece.push_str(line);
         piece.push('\n');
         if piece.len() > MOST_DOCUMENT_BYTES {
             each(piece.trim())?;
@@ -253,14 +260,14 @@ fn read_json_lines(
     mut reader: Box<dyn BufRead>,
     each: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
-    let mut line = String::new();
+    let mut line = Vec::new();
     for number in 1_u64.. {
         line.clear();
-        let read = (&mut reader).take(MOST_DOCUMENT_BYTES as u64).read_line(&mut line);
+        let read = (&mut reader).take(MOST_DOCUMENT_BYTES as u64).read_until(b'\n', &mut line);
         if read.map_err(Error::io("read", path))? == 0 {
             break;
         }
-        if line.trim().is_empty() {
+        if line.trim_ascii().is_empty() {
             continue;
         }
         let invalid = |reason: String| Error::InvalidFile {
@@ -268,8 +275,7 @@ fn read_json_lines(
             format: "JSONL",
             reason: format!("line {number}: {reason}"),
         };
-        let row: serde_json::Value =
-            serde_json::from_str(&line).map_err(|error| invalid(error.to_string()))?;
+        let row: serde_json::Value = parse_line(&line).map_err(invalid)?;
         let text = row.get("text").and_then(serde_json::Value::as_str);
         let text = text.ok_or_else(|| invalid("there is no text in its field `text`".into()))?;
         if !text.trim().is_empty() {
@@ -403,12 +409,28 @@ pub fn prepare_questions(
     unseen: &[PathBuf],
     out: &Path,
 ) -> Result<Vec<(String, u64, u64)>> {
+    let targets: Vec<PathBuf> = files.iter().map(|path| out.join(file_name(path))).collect();
+    for (index, target) in targets.iter().enumerate() {
+        let same =
+            |path: &PathBuf| path.canonicalize().is_ok_and(|a| target.canonicalize().is_ok_and(|b| a == b));
+        if files.iter().any(same) {
+            return Err(Error::InvalidArgument(format!(
+                "`{}` would be written over itself: name another folder",
+                target.display()
+            )));
+        }
+        if targets[..index].contains(target) {
+            return Err(Error::InvalidArgument(format!(
+                "two files of questions would both become `{}`",
+                target.display()
+            )));
+        }
+    }
     let unseen = Overlap::open(unseen)?;
     let mut seen = HashSet::new();
     let mut counts = Vec::new();
-    for path in files {
+    for (path, target) in files.iter().zip(targets) {
         let (mut rows, mut left_out) = (0, 0);
-        let target = out.join(file_name(path));
         write_atomically(&target, |file| {
             super::questions::each_row(path, &mut |line, question| {
                 rows += 1;

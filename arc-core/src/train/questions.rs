@@ -13,6 +13,7 @@ use super::config::{AnswerTargets, DecoderConfig, QuestionForm, QuestionsConfig,
 use super::draw::{Purpose, generator};
 use super::objective::{POOL_BATCHES, beginning, parts_of};
 use crate::decoder::Decoder;
+use crate::json_lines::parse_line;
 use crate::prompt_template::{PromptPart, PromptTemplate};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -330,14 +331,11 @@ impl QuestionSet {
 /// Calls `each` with every line of a file of questions and what it says.
 pub(super) fn each_row(path: &Path, each: &mut dyn FnMut(&str, Question) -> Result<()>) -> Result<()> {
     let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-    for (index, line) in std::io::BufReader::new(file).lines().enumerate() {
+    for (index, line) in std::io::BufReader::new(file).split(b'\n').enumerate() {
         let line = line.map_err(Error::io("read", path))?;
-        let invalid = |reason: String| Error::InvalidFile {
-            path: path.to_owned(),
-            format: "JSONL",
-            reason: format!("line {}: {reason}", index + 1),
-        };
-        let question: Question = serde_json::from_str(&line).map_err(|error| invalid(error.to_string()))?;
+        let invalid = |reason: String| Error::DataRow { path: path.to_owned(), line: index + 1, reason };
+        let question: Question = parse_line(&line).map_err(invalid)?;
+        let line = String::from_utf8_lossy(line.trim_ascii_end());
         if question.document.trim().is_empty() || question.answer.trim().is_empty() {
             return Err(invalid("its document or answer is empty".into()));
         }

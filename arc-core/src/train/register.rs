@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, sha256_hex};
+use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, is_name, sha256_hex};
 use burn::module::Module as _;
 
 use super::config::{
@@ -11,7 +11,7 @@ use super::config::{
     Precision, QuestionForm, RunConfig, ScheduleConfig, ScheduleShape, SourceConfig, Start, StoredWeights,
     TrainedPart,
 };
-use super::corpus::{Corpus, Mixture};
+use super::corpus::{Corpus, CorpusManifest, Mixture};
 use super::evaluation::{Evaluation, check_measurable, evaluate};
 use super::latents_cache::LatentsCache;
 use super::model::{TrainedAdapter, TrainedModel};
@@ -67,6 +67,39 @@ pub struct RegisterOptions {
     pub seed: u64,
 }
 
+impl RegisterOptions {
+    /// Checks everything that can be checked before a model is pulled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for options that make no sense, [`Error::Adapter`] for a name that cannot be
+    /// one, and whatever keeps the text from being read.
+    pub fn check(&self) -> Result<()> {
+        if self.batches == 0 || self.steps == 0 || self.factors.is_empty() || self.factors.contains(&0) {
+            return Err(Error::InvalidArgument(
+                "a registration needs steps, batches and factors of 1 or more".into(),
+            ));
+        }
+        if !(self.rate > 0.0 && self.rate.is_finite()) {
+            return Err(Error::InvalidArgument(format!(
+                "the rate is {}, expected a number above 0",
+                self.rate
+            )));
+        }
+        if !(0.0..=1.0).contains(&self.reconstruction) {
+            return Err(Error::InvalidArgument(format!(
+                "the share of reconstruction is {}, expected 0 to 1",
+                self.reconstruction
+            )));
+        }
+        if !is_name(&self.name) {
+            return Err(arc_adapters::Error::InvalidName { name: self.name.clone() }.into());
+        }
+        CorpusManifest::open(&self.corpus)?;
+        Ok(())
+    }
+}
+
 /// What a registration made.
 #[derive(Clone, Debug)]
 pub struct Registration {
@@ -102,24 +135,8 @@ pub fn register(
     observer: &mut dyn Observer,
 ) -> Result<Registration> {
     let begun = Instant::now();
-    let first_factor = options.factors.first().copied().unwrap_or(0);
-    if options.batches == 0 || options.steps == 0 || first_factor == 0 || options.factors.contains(&0) {
-        return Err(Error::InvalidArgument(
-            "a registration needs steps, batches and factors of 1 or more".into(),
-        ));
-    }
-    if !(options.rate > 0.0 && options.rate.is_finite()) {
-        return Err(Error::InvalidArgument(format!(
-            "the rate is {}, expected a number above 0",
-            options.rate
-        )));
-    }
-    if !(0.0..=1.0).contains(&options.reconstruction) {
-        return Err(Error::InvalidArgument(format!(
-            "the share of reconstruction is {}, expected 0 to 1",
-            options.reconstruction
-        )));
-    }
+    options.check()?;
+    let first_factor = options.factors.first().copied().unwrap_or(1);
     let config = run_config(options);
     let device = session.device().clone();
     let registry = session.registry();
@@ -151,7 +168,8 @@ pub fn register(
     let held_out = mixture.held_out(options.samples)?;
     check_measurable(&held_out, &[])?;
     let questions = Questions::default();
-    let frozen = || (decoder.network.weights_sha256(), values_sha256(&encoder.network));
+    let trainable = encoder.trainable()?;
+    let frozen = || (decoder.network.weights_sha256(), values_sha256(trainable));
     let before_training = frozen();
 
     let adapter = match &options.start {
@@ -185,11 +203,11 @@ pub fn register(
         let plan = BatchPlan::of_step(&config, batch);
         let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
         let contexts: Vec<Vec<u32>> = samples.iter().flat_map(|sample| sample.contexts.clone()).collect();
-        cache.fill(batch, &at_factor(&encoder.network, plan.factor), &contexts, &device)?;
+        cache.fill(batch, &at_factor(trainable, plan.factor), &contexts, &device)?;
     }
 
     let score = |adapter: &TrainedAdapter, factor| {
-        let model = TrainedModel { encoder: encoder.network.clone(), adapters: vec![adapter.valid()] };
+        let model = TrainedModel { encoder: trainable.clone(), adapters: vec![adapter.valid()] };
         evaluate((&config, &model, 0, decoder), &held_out, &[], factor)
     };
     let before = score(&adapter, first_factor)?;
@@ -213,12 +231,7 @@ pub fn register(
         let plan = BatchPlan::of_step(&config, batch);
         let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
         let encoded = cache.read(batch, &device)?;
-        let step_options = StepOptions {
-            factor: plan.factor,
-            distillation: 0.0,
-            count_correct: false,
-            through_graph: false,
-        };
+        let step_options = StepOptions { factor: plan.factor, distillation: 0.0, count_correct: false };
         let found =
             adapter_loss(&adapter, &decoder.network, plan.objective, &samples, encoded, step_options)?;
         let gradients = found.gradients(&adapter, 1.0);

@@ -26,6 +26,7 @@ use super::questions::Questions;
 use super::ranks::{Ranks, Role, RunIdentity};
 use super::report_page::write_page;
 use super::runner::{MeasuredSamples, Pending, Runner};
+use super::schedule::Schedule;
 use super::start_from::Started;
 use super::step::synchronise;
 use crate::decoder::Decoder;
@@ -34,6 +35,8 @@ use crate::fit::Fit;
 use crate::nn::Residence;
 use crate::{Error, Result, Session};
 
+/// The configuration of a run, in its folder.
+const CONFIG_FILE: &str = "config.json";
 /// A ridge start is fitted on so many texts at least.
 const RIDGE_TEXTS: u64 = 40;
 /// The weight of the newest loss in a task's running mean.
@@ -142,20 +145,57 @@ pub fn train(
                 .into(),
         ));
     }
+    config.check_inputs(&session.registry())?;
     let checkpoints = Checkpoints::new(out.join("checkpoints"), config.schedule.keep);
     let json = |config: &RunConfig| {
         serde_json::to_string_pretty(config)
             .map_err(|error| Error::InvalidArgument(format!("the configuration cannot be written: {error}")))
     };
     // What lies at the paths counts, and not how they are spelled.
-    let without_paths = config.with_paths(|_| PathBuf::new());
-    let config_sha256 = sha256_hex(json(&without_paths.lasting())?.as_bytes());
+    let sha256 = |config: &RunConfig| -> Result<String> {
+        Ok(sha256_hex(json(&config.with_paths(|_| PathBuf::new()))?.as_bytes()))
+    };
+    let config_sha256 = sha256(&config.lasting())?;
     // Processes that share a run agree in the rest too.
-    let shared_sha256 = sha256_hex(json(&without_paths)?.as_bytes());
-    let config_json =
-        json(&config.with_paths(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))?;
-    let Beginning { last, follows } =
-        begin(&checkpoints, (&config_sha256, &shared_sha256, &config_json), out, resume, &role)?;
+    let shared_sha256 = sha256(config)?;
+    // As text, whatever the name of the folder is: JSON holds no other.
+    let written = |path: &Path| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        PathBuf::from(absolute.to_string_lossy().into_owned())
+    };
+    let config_json = json(&config.with_paths(written))?;
+    // The run with another number of steps is the same run, as far as it has come.
+    let before = RunConfig::open(&out.join(CONFIG_FILE)).ok();
+    let of_so_many_steps = |steps: u64, config: &RunConfig| {
+        let mut config = config.clone();
+        config.schedule.steps = steps;
+        sha256(&config.lasting())
+    };
+    let longer_than = match &before {
+        Some(before) if of_so_many_steps(config.schedule.steps, before)? == config_sha256 => {
+            Some(sha256(&before.lasting())?)
+        }
+        _ => None,
+    };
+    // The last is what a build wrote for which precision was a part of what lasts.
+    let config_sha256s = [Some(config_sha256.clone()), longer_than, Some(shared_sha256.clone())]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+    let Beginning { last, follows, damaged } =
+        begin(&checkpoints, (&config_sha256s, &shared_sha256, &config_json), out, resume, &role)?;
+    let planned = |state: &CheckpointState| Schedule::new(&config.schedule, state.decay_from).steps();
+    if let Some(last) = last.as_ref().filter(|last| last.state.step > planned(&last.state)) {
+        return Err(Error::InvalidArgument(format!(
+            "{} steps are asked for in all, and the run in `{}` has done {}",
+            config.schedule.steps,
+            out.display(),
+            last.state.step
+        )));
+    }
+    for error in &damaged {
+        observer.message(&format!("warning: {error}; going on from an older checkpoint"));
+    }
     let started = config.with_starts(session)?;
     let Parts { encoder_start, decoders, mixture, questions, model, device } =
         load(&started, session, out, last.is_some(), observer)?;
@@ -166,13 +206,6 @@ pub fn train(
         check_inputs(&checkpoint.state, config.precision, &inputs)?;
     }
     let writes = follows.is_none();
-    if writes {
-        std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
-        crate::atomic_file::write_atomically(&out.join("config.json"), |file| {
-            use std::io::Write as _;
-            file.write_all(config_json.as_bytes()).map_err(Error::io("write", out))
-        })?;
-    }
     let projector_rates = config.decoders.iter().map(|decoder| decoder.projector_rate);
     let mut optimizer = AdamW::new(config.optimizer).with_projector_rates(projector_rates);
     let mut model = model.with_gradients(
@@ -203,10 +236,15 @@ pub fn train(
     let before = provenance::parts_of(&encoder_start.manifest.provenance);
     if let Some(checkpoint) = &last {
         model = checkpoint.restore(model, &mut optimizer, &device)?;
+        let is_longer = checkpoint.state.config_sha256 != state.config_sha256;
         state = checkpoint.state.clone().going_on(state, config);
         observer.message(&format!("going on after step {}", state.step));
         if let Some(step) = state.decay_from {
             observer.message(&format!("its rate comes down since step {step}"));
+        }
+        if is_longer && writes {
+            // Before the configuration is, so that one that goes with the checkpoint is always there.
+            checkpoints.save(&state, &model, &optimizer)?;
         }
     } else {
         if config.start_from.is_some() {
@@ -214,6 +252,12 @@ pub fn train(
         }
 
         checkpoints.save(&state, &model, &optimizer)?;
+    }
+    if writes {
+        crate::atomic_file::write_atomically(&out.join(CONFIG_FILE), |file| {
+            use std::io::Write as _;
+            file.write_all(config_json.as_bytes()).map_err(Error::io("write", out))
+        })?;
     }
     let ranks = match (follows, role) {
         (Some(ranks), _) => ranks,
@@ -385,12 +429,14 @@ struct Beginning {
     last: Option<Checkpoint>,
     /// The connection to rank 0, of a process that is not rank 0.
     follows: Option<Ranks>,
+    /// What is wrong with later checkpoints than the last sound one.
+    damaged: Vec<Error>,
 }
 
 /// Finds the checkpoint that a run goes on from, and refuses one of another run.
 fn begin(
     checkpoints: &Checkpoints,
-    (config_sha256, shared_sha256, config_json): (&str, &str, &str),
+    (config_sha256s, shared_sha256, config_json): (&[String], &str, &str),
     out: &Path,
     resume: bool,
     role: &Role,
@@ -403,7 +449,7 @@ fn begin(
         }
         Role::Alone | Role::Leader { .. } => None,
     };
-    let last = if resume || follows.is_some() { checkpoints.last()? } else { None };
+    let (last, damaged) = if resume || follows.is_some() { checkpoints.last()? } else { (None, Vec::new()) };
     let follows = match follows {
         Some((ranks, step)) if last.as_ref().is_some_and(|last| last.state.step == step) => Some(ranks),
         Some((_, step)) => {
@@ -419,7 +465,7 @@ fn begin(
     } else if resume {
         // A run that was killed before its first checkpoint has left its configuration, or nothing.
         let is_run = last.is_some()
-            || std::fs::read_to_string(out.join("config.json")).is_ok_and(|text| text == config_json);
+            || std::fs::read_to_string(out.join(CONFIG_FILE)).is_ok_and(|text| text == config_json);
         let is_left = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(".tmp");
         let holds_more = out.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| !is_left(entry)));
         if !is_run && holds_more {
@@ -435,20 +481,19 @@ fn begin(
             out.display()
         )));
     }
-    // The second is what a build wrote for which precision was a part of what lasts.
-    let is_of_another =
-        |state: &CheckpointState| ![config_sha256, shared_sha256].contains(&state.config_sha256.as_str());
     match &last {
-        Some(checkpoint) if is_of_another(&checkpoint.state) => Err(Error::Mismatch {
-            what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
-            expected: checkpoint.state.config_sha256.clone(),
-            found: config_sha256.to_owned(),
-            hint: format!(
-                "a run goes on with the configuration that it began with: `arc train {} --resume`",
-                out.join("config.json").display()
-            ),
-        }),
-        _ => Ok(Beginning { last, follows }),
+        Some(checkpoint) if !config_sha256s.contains(&checkpoint.state.config_sha256) => {
+            Err(Error::Mismatch {
+                what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
+                expected: checkpoint.state.config_sha256.clone(),
+                found: config_sha256s[0].clone(),
+                hint: format!(
+                    "a run goes on with the configuration that it began with: `arc train {} --resume`",
+                    out.join(CONFIG_FILE).display()
+                ),
+            })
+        }
+        _ => Ok(Beginning { last, follows, damaged }),
     }
 }
 
@@ -543,9 +588,9 @@ fn load(
     }
     let mixture = Mixture::new(corpora, config.seed)?;
     if config.encoder.groups == Groups::RareWords {
-        let vocabulary = encoder.network.embedding.dims()[0];
+        let vocabulary = encoder.network.vocabulary();
         let rarity = TokenRarity::of_text(mixture.tokens()?, vocabulary, &encoder.tokenizer);
-        encoder.network = encoder.network.with_rarity(Arc::new(rarity));
+        encoder.network = encoder.network.clone().with_rarity(Arc::new(rarity));
     }
     let questions = match config.data.questions.as_slice() {
         [] => Questions::default(),
@@ -580,7 +625,7 @@ fn load(
     if config.optimizer.scale_rate > 0.0 {
         adapters = adapters.into_iter().map(TrainedAdapter::with_scale).collect::<Result<_>>()?;
     }
-    let model = products.model(TrainedModel { encoder: encoder.network, adapters });
+    let model = products.model(TrainedModel { encoder: encoder.trainable()?.clone(), adapters });
     Ok(Parts { encoder_start, decoders, mixture, questions, model, device })
 }
 
@@ -696,7 +741,7 @@ fn check_start(config: &RunConfig, name: &str, manifest: &EncoderManifest) -> Re
 }
 
 fn check_layers(settings: &EncoderConfig, encoder: &Encoder) -> Result<()> {
-    match (&settings.train, encoder.network.blocks.len()) {
+    match (&settings.train, encoder.network.config().n_layers) {
         (&TrainedPart::LastLayers(count), layers) if count > layers => Err(Error::InvalidArgument(format!(
             "`encoder.train` has the last {count} layers, but the encoder has {layers}"
         ))),

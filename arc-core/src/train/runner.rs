@@ -189,7 +189,6 @@ impl Runner<'_> {
             factor: plan.factor,
             distillation: self.config.objective.distillation,
             count_correct: false,
-            through_graph: false,
         };
         let mut sums = StepSums {
             gradients: Gradients::new(),

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::batch::{Layout, Sample};
-use super::encoder_pass::{EncoderPass, padded, without_padding};
-use super::host_loss::host_loss;
-use super::loss::{TargetLoss, Targets, target_loss};
+use super::encoder_pass::EncoderPass;
+use super::loss::{TargetLoss, Targets, decoder_loss};
 use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::Objective;
 use super::parameters::named_gradients;
-use crate::decoder::{HostDecoder, Transformer};
+use crate::decoder::Transformer;
 use crate::encoder::{ArcEncoder, EncodedBatch, PoolingRate};
 use crate::{Error, Result};
 
@@ -44,9 +43,6 @@ pub struct StepOptions {
     pub distillation: f64,
     /// Whether right predictions are counted, which takes a pass over the logits.
     pub count_correct: bool,
-    /// Whether everything goes through burn's graph, as on a GPU, on the CPU too: what its own
-    /// passes are held against.
-    pub through_graph: bool,
 }
 
 /// The encoder of a model with one pooling factor; an encoder with memory tokens pools nothing.
@@ -71,7 +67,6 @@ pub fn training_loss(
     samples: &[Sample],
     options: StepOptions,
 ) -> Result<BatchLoss> {
-    let device = decoder.device();
     let contexts: Vec<Vec<u32>> = samples.iter().flat_map(|sample| sample.contexts.clone()).collect();
     let context_tokens: usize = contexts.iter().map(Vec::len).sum();
     let longest = contexts.iter().map(Vec::len).max().unwrap_or(0);
@@ -79,14 +74,7 @@ pub fn training_loss(
 
     let encoder = at_factor(&model.encoder, options.factor);
     let special = model.adapters[adapter].cont.val();
-    let pass = match options.through_graph {
-        true => None,
-        false => EncoderPass::encode(&encoder, &contexts, device, &special),
-    };
-    let (encoded, pass) = match pass {
-        Some((encoded, pass)) => (encoded, Some(pass)),
-        None => (encoder.forward(&contexts, device), None),
-    };
+    let (encoded, pass) = EncoderPass::encode(&encoder, &contexts, decoder, &special);
     let mut loss = adapter_loss(&model.adapters[adapter], decoder, objective, samples, encoded, options)?;
     loss.encoder = pass;
     loss.context_tokens = context_tokens;
@@ -107,9 +95,6 @@ pub(super) fn adapter_loss(
     encoded: EncodedBatch,
     options: StepOptions,
 ) -> Result<BatchLoss> {
-    let head = decoder.head_weight().ok_or_else(|| {
-        Error::InvalidArgument("a decoder with packed weights cannot be trained through".into())
-    })?;
     let device = decoder.device();
     let special = match objective {
         Objective::Reconstruction => &adapter.rec,
@@ -135,15 +120,9 @@ pub(super) fn adapter_loss(
         (predicting_states(decoder, &layout, embedded), options.distillation)
     });
     let targets = Targets { ids: &layout.targets, teacher, count_correct: options.count_correct };
-    let (loss, surrogate) = match decoder.host().filter(|_| !options.through_graph) {
-        Some(host) => loss_on_host(decoder, host, &layout, embedded, &head, &targets),
-        None => {
-            let hidden = layout.predicting(decoder.read(embedded), device);
-            let loss = target_loss(hidden.clone(), &head, &targets);
-            let surrogate = (hidden * loss.gradient.clone()).sum();
-            (loss, surrogate)
-        }
-    };
+    let reading = decoder.read(embedded, &layout.lengths, &layout.first_latents);
+    let loss = decoder_loss(decoder, reading.states_at(&layout.predicting), &targets)?;
+    let surrogate = reading.surrogate(&layout.predicting, loss.gradient.clone());
     Ok(BatchLoss {
         loss,
         surrogate,
@@ -155,71 +134,10 @@ pub(super) fn adapter_loss(
     })
 }
 
-/// The loss on the CPU, where the decoder's backward pass is written out too: the graph begins at
-/// the embeddings, and its surrogate is of them.
-fn loss_on_host(
-    decoder: &Transformer,
-    host: &HostDecoder,
-    layout: &Layout,
-    embedded: Tensor<3>,
-    head: &Tensor<2>,
-    targets: &Targets,
-) -> (TargetLoss, Tensor<1>) {
-    let device = decoder.device();
-    let shape = embedded.dims();
-    let d = shape[2];
-    let firsts = embedded.is_autodiff().then_some(&layout.first_latents[..]);
-    let x = without_padding(embedded.clone().inner(), &layout.lengths);
-    let (hidden, reading) = host.read(decoder.config(), &x, &layout.lengths, firsts);
-    let places = layout.predicting_places();
-    let predicting: Vec<f32> = places.iter().flat_map(|&place| &hidden[place * d..][..d]).copied().collect();
-    let predicting = Tensor::from_data(TensorData::new(predicting, [places.len(), d]), device);
-    let loss = loss_of(decoder, predicting, head, targets);
-    if firsts.is_none() {
-        return (loss, Tensor::zeros([1], device));
-    }
-    let gradient = loss.gradient.clone().into_data();
-    let gradient = gradient.as_slice::<f32>().expect("gradients are f32 on the CPU device");
-    let mut d_hidden = vec![0.0; hidden.len()];
-    for (place, gradient) in places.into_iter().zip(gradient.chunks_exact(d)) {
-        d_hidden[place * d..][..d].copy_from_slice(gradient);
-    }
-    let dx = padded(host.gradient(&reading, &d_hidden), &layout.lengths, shape, device);
-    (loss, (embedded * dx).sum())
-}
-
 /// The hidden states that predict the targets, without a graph, `[targets, d]`.
 pub(super) fn predicting_states(decoder: &Transformer, layout: &Layout, embedded: Tensor<3>) -> Tensor<2> {
-    let embedded = embedded.inner();
-    let device = decoder.device();
-    let Some(host) = decoder.host() else {
-        return layout.predicting(decoder.read(embedded), device);
-    };
-    let shape = embedded.dims();
-    let x = without_padding(embedded, &layout.lengths);
-    let (hidden, _) = host.read(decoder.config(), &x, &layout.lengths, None);
-    layout.predicting(padded(hidden, &layout.lengths, shape, device), device)
-}
-
-/// The loss of hidden states `[n, d]`, on host memory where the decoder is.
-pub(super) fn loss_of(
-    decoder: &Transformer,
-    hidden: Tensor<2>,
-    head: &Tensor<2>,
-    targets: &Targets,
-) -> TargetLoss {
-    let host = decoder.host().filter(|_| targets.teacher.is_none());
-    let Some(host) = host else { return target_loss(hidden, head, targets) };
-    let (shape, device) = (hidden.dims(), hidden.device());
-    let hidden = hidden.into_data();
-    let hidden = hidden.as_slice::<f32>().expect("activations are f32 on the CPU device");
-    let found = host_loss(hidden, host.head(), targets.ids);
-    let scalar = |value: f32| Tensor::from_data([value], &device);
-    TargetLoss {
-        sum: scalar(found.sum as f32),
-        correct: targets.count_correct.then(|| scalar(found.correct as f32)),
-        gradient: Tensor::from_data(TensorData::new(found.gradient, shape), &device),
-    }
+    let reading = decoder.read(embedded.inner(), &layout.lengths, &layout.first_latents);
+    reading.states_at(&layout.predicting)
 }
 
 impl BatchLoss {

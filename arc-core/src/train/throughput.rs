@@ -41,8 +41,8 @@ pub struct StepThroughput {
 }
 
 /// Times steps as a run's configuration has them, on synthetic text of the longest samples, after
-/// one step to warm up. Needs the models, and no corpus. `through_graph` is that of
-/// [`StepOptions`].
+/// one step to warm up. Needs the models, and no corpus. `through_graph` runs everything in
+/// burn, as on a GPU.
 ///
 /// # Errors
 ///
@@ -58,10 +58,13 @@ pub fn measure_steps(
     let started = config.with_starts(session)?;
     let (_, encoder) = open_encoder(&started, session, &device)?;
     let d_encoder = encoder.network.d_model();
-    let of_encoder = encoder.network.embedding.dims()[0];
+    let of_encoder = encoder.network.vocabulary();
     let mut measured = Vec::new();
     for settings in &config.decoders {
-        let decoder = products.decoder(session, &settings.name)?;
+        let mut decoder = products.decoder(session, &settings.name)?;
+        if through_graph {
+            decoder.network = decoder.network.through_graph();
+        }
         let vocabularies = (of_encoder, decoder.network.vocabulary());
         let samples: Vec<Sample> =
             (0..config.schedule.batch as u32).map(|row| sample(config, vocabularies, row)).collect();
@@ -69,12 +72,11 @@ pub fn measure_steps(
         let spec = ProjectorSpec::two_linear(d_encoder, settings.hidden.unwrap_or(d_decoder), d_decoder);
         let adapter = TrainedAdapter::from_scratch(spec, d_encoder, config.seed, &device)?;
         let model =
-            products.model(TrainedModel { encoder: encoder.network.clone(), adapters: vec![adapter] });
+            products.model(TrainedModel { encoder: encoder.trainable()?.clone(), adapters: vec![adapter] });
         let options = StepOptions {
             factor: config.encoder.pooling_factors[0],
             distillation: config.objective.distillation,
             count_correct: false,
-            through_graph,
         };
         let flops = step_flops(&model, &decoder.network, &config.encoder.train, &samples, options.factor)?;
         let mut model =
@@ -168,7 +170,8 @@ fn step_flops(
     let (projected, projecting) = trace_flops(|| model.adapters[0].project(latents));
     let layout = Layout::new(samples, &encoded.lengths, stride, false);
     let embedded = layout.assemble(decoder.embed(&layout.tokens), projected?, None, device);
-    let (_, reading) = trace_flops(|| decoder.read(embedded));
+    let mut cache = decoder.new_cache(vec![0; samples.len()]);
+    let (_, reading) = trace_flops(|| decoder.forward(embedded, &mut cache));
     let head = 2 * 2 * (layout.targets.len() * decoder.vocabulary() * decoder.config().d_model()) as u64;
     let trained = match part {
         TrainedPart::None => 0,

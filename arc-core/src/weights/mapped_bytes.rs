@@ -1,7 +1,6 @@
 //! A range of a read-only mapped file that keeps the map alive.
 
 use std::{
-    fs::File,
     ops::{Deref, Range},
     path::Path,
     sync::Arc,
@@ -39,7 +38,7 @@ impl MappedBytes {
     /// # Errors
     /// [`Error::Io`] if the file cannot be opened or mapped.
     pub fn map_file(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let file = arc_adapters::open_file(path).map_err(Error::io("open", path))?;
         let metadata = file.metadata().map_err(Error::io("read", path))?;
         if metadata.is_dir() {
             // Linux opens folders and then fails to map them with an unhelpful reason.

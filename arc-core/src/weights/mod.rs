@@ -1,26 +1,23 @@
 //! Weights as files store them: GGUF, safetensors and Hugging Face folders, mapped and never copied whole.
 //!
 //! A [`TensorSource`] finds tensors by name. A [`RawTensor`] is a named, shaped view of the mapped
-//! bytes; [`RawTensor::to_f32`] copies it out, and a [`PackedMatrix`] multiplies by it as it lies.
+//! bytes; [`RawTensor::to_f32`] copies it out, and a
+//! [`PackedMatrix`](crate::host::PackedMatrix) multiplies by it as it lies.
 //! Shapes are outermost dimension first everywhere: a linear layer's weight is `[d_out, d_in]`.
 //!
 //! No burn type appears here.
 
 mod arc_layout;
-mod block_kernels;
 pub(crate) mod eight_bit_blocks;
 mod gguf;
 mod hf_folder;
 mod mapped_bytes;
 mod meta_folder;
-mod packed_matrix;
 mod quantisation;
 mod raw_tensor;
 mod safetensors_file;
 mod tensor_names;
 mod tensor_source;
-
-pub(crate) use block_kernels::InstructionSet;
 
 pub(crate) use arc_layout::write_tensors;
 pub use arc_layout::{
@@ -32,7 +29,6 @@ pub use gguf::{GgufFile, GgufValue};
 pub use hf_folder::HfFolder;
 pub use mapped_bytes::MappedBytes;
 pub use meta_folder::{MetaFolder, ModelArgs};
-pub use packed_matrix::PackedMatrix;
 pub use quantisation::StorageType;
 pub use raw_tensor::RawTensor;
 pub use safetensors_file::SafetensorsFile;

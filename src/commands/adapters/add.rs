@@ -1,24 +1,26 @@
 //! `arc adapters add`: an adapter from a folder, an archive, a web address or a plugin, an encoder
 //! package, or a decoder alone, enters the registry.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    Adapter, AdapterManifest, Archive, Check, DecoderEntry, ENCODER_FILE, EncoderManifest, MANIFEST_FILE,
-    ModelFile, ModelSource, NewAdapter, NewDecoder, Outcome, PluginEntry, Registry, RegistryEditor,
-    archive_manifest, sha256_file, unpack_as,
+    Adapter, AdapterManifest, AdapterPlace, Check, DecoderEntry, ENCODER_FILE, EncoderEntry, EncoderManifest,
+    MANIFEST_FILE, ModelFile, ModelSource, NewAdapter, NewDecoder, Outcome, PluginEntry, Registry,
+    RegistryEditor, StagedArchive, archive_manifest, is_name, sha256_file,
 };
 use arc_core::Error;
 use serde_json::{Value, json};
 
+use super::models::Models;
 use super::shown;
 use super::subject::{Subject, policy_for};
-use super::verify::{checks_against, open_model, template_fault};
+use super::verify::template_fault;
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Add;
 use crate::commands::setup::{consent, plugin_policy};
-use crate::commands::target::{folder_of, path_for, registry_now, target_file};
+use crate::commands::target::{folder_of, path_for, registry_now, sweep_left, target_file};
 use crate::output::{Output, TransferBar};
 
 pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Failure> {
@@ -43,7 +45,7 @@ pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Fai
             refuse_pin(add)?;
             let adapter = Adapter::open(path)?;
             let package = Found::package(&file, path)?;
-            let added = register(global, add, &file, &registry, &adapter.manifest, &package)?;
+            let added = register(global, add, &file, &registry, &adapter.manifest, &package, || Ok(()))?;
             report(&added, &file, path, None, output)
         }
     }
@@ -70,7 +72,7 @@ fn add_decoder(add: &Add, file: &Path, output: &Output) -> Result<(), Failure> {
     editor.add_decoder(&new_decoder(add, file, &name, None)?)?;
     editor.save()?;
     output.line(format!("added decoder `{name}` to {}", shown(file)))?;
-    output.json(&json!({ "registry": file, "decoder": name, "adapter": null }))
+    output.json(&json!({ "registry": file.to_string_lossy(), "decoder": name, "adapter": null }))
 }
 
 fn add_encoder(add: &Add, folder: &Path, file: &Path, output: &Output) -> Result<(), Failure> {
@@ -86,7 +88,7 @@ fn add_encoder(add: &Add, folder: &Path, file: &Path, output: &Output) -> Result
     editor.save()?;
     let role = if is_first { ", as the default" } else { "" };
     output.line(format!("added encoder `{name}` to {}{role}", shown(file)))?;
-    output.json(&json!({ "registry": file, "encoder": name, "package": folder, "default": is_first }))
+    output.json(&json!({ "registry": file.to_string_lossy(), "encoder": name, "package": folder.to_string_lossy(), "default": is_first }))
 }
 
 fn add_archive(
@@ -102,45 +104,67 @@ fn add_archive(
         Some(folder) => folder.clone(),
         None => file.with_file_name("plugins"),
     };
+    sweep_left(file);
     let manifest = archive_manifest(archive, Path::new(origin))?;
     // Two decoders may have the same adapter, each in a folder of its own.
     let name = add.name.as_ref().unwrap_or(&manifest.name);
+    if !is_name(name) {
+        return Err(arc_adapters::Error::InvalidName { name: name.clone() }.into());
+    }
     let folder = plugins.join(name);
-    // What is there is put aside, and back again if anything fails.
-    let aside = match add.replace && folder.exists() {
-        true => Some(put_aside(&folder)?),
-        false => None,
+    let staged = StagedArchive::unpack(archive, &plugins, add.sha256.as_deref())?;
+    // What a command that was killed published and did not register is what would be published now.
+    let adopts = !is_named(registry, &folder) && staged.is_in(&folder);
+    let takes_the_place = folder.exists() && !adopts;
+    if takes_the_place {
+        if !add.replace {
+            // It may be anybody's, so that nobody is told to remove it.
+            let error = arc_adapters::Error::Exists { path: folder };
+            return Err(Failure::failed(error.to_string(), ANOTHER_FOLDER));
+        }
+        check_is_package(&folder)?;
+    }
+    let path = path_in(file, &plugins)?.join(name);
+    let package = Found::Package { path, sha256: staged.manifest_sha256().to_owned() };
+    let is_published = Cell::new(false);
+    let publish = || {
+        if takes_the_place {
+            staged.put_aside(&folder)?;
+        }
+        if !adopts {
+            is_published.set(true);
+            staged.publish(&folder)?;
+        }
+        Ok(())
     };
-    let unpacked = unpack_as(name, archive, &plugins, add.sha256.as_deref()).map_err(|error| match error {
-        // It may be anybody's, so that nobody is told to remove it.
-        arc_adapters::Error::Exists { .. } => Failure::failed(error.to_string(), ANOTHER_FOLDER),
-        error => error.into(),
-    });
-    let added = unpacked.and_then(|unpacked| {
-        let package = Found::package(file, &unpacked.path)?;
-        register(global, add, file, registry, &unpacked.manifest, &package)
-            .map(|added| (added, unpacked))
-            .inspect_err(|_| {
+    match register(global, add, file, registry, staged.manifest(), &package, publish) {
+        Ok(added) => report(&added, file, &folder, Some(staged.sha256().to_owned()), output),
+        Err(failure) => {
+            if is_published.get() && takes_the_place {
+                staged.put_back(&folder)?;
+            } else if is_published.get() {
                 // It was made a moment ago by this command, and nothing names it.
                 let _ = std::fs::remove_dir_all(&folder);
-            })
-    });
-    match added {
-        Ok((added, Archive { path, sha256, .. })) => report(&added, file, &path, Some(sha256), output),
-        Err(failure) => {
-            if let Some(aside) = aside {
-                let _ = std::fs::rename(aside.path().join("old"), &folder);
             }
             Err(failure)
         }
     }
 }
 
+/// Whether an entry has its adapter in a folder.
+fn is_named(registry: &Registry, folder: &Path) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    registry.decoders().flat_map(DecoderEntry::adapter_places).any(|place| match place {
+        AdapterPlace::Package { folder: its, .. } => its.canonicalize().is_ok_and(|its| its == folder),
+        _ => false,
+    })
+}
+
 const ANOTHER_FOLDER: &str =
     "unpack it into another folder with `--into DIR`, or add it as another decoder with `--name NAME`";
 
-/// Moves a folder into a temporary one beside it, which is deleted when it is dropped.
-fn put_aside(folder: &Path) -> Result<tempfile::TempDir, Failure> {
+/// Refuses to replace a folder that holds something else than an adapter package.
+fn check_is_package(folder: &Path) -> Result<(), Failure> {
     // A package is files alone: a folder of that name may be anything, such as the crate of a plugin.
     let has_folders = folder
         .read_dir()
@@ -152,13 +176,7 @@ fn put_aside(folder: &Path) -> Result<tempfile::TempDir, Failure> {
             ANOTHER_FOLDER,
         ));
     }
-    let parent = folder.parent().unwrap_or(Path::new("."));
-    let aside = tempfile::Builder::new()
-        .prefix(".arc-")
-        .tempdir_in(parent)
-        .map_err(Error::io("create a folder in", parent))?;
-    std::fs::rename(folder, aside.path().join("old")).map_err(Error::io("move", folder))?;
-    Ok(aside)
+    Ok(())
 }
 
 fn add_plugin(
@@ -175,7 +193,7 @@ fn add_plugin(
     let entry = PluginEntry::new(path.to_owned(), sha256.clone());
     let adapter = Adapter::load_plugin(&entry, &policy_for(path, &plugin_policy(global)?))?;
     let plugin = Found::Plugin { path: path_in(file, path)?, sha256: sha256.clone() };
-    let added = register(global, add, file, registry, &adapter.manifest, &plugin)?;
+    let added = register(global, add, file, registry, &adapter.manifest, &plugin, || Ok(()))?;
     report(&added, file, path, Some(sha256), output)
 }
 
@@ -203,7 +221,8 @@ struct Added {
     warnings: Vec<String>,
 }
 
-/// Writes the adapter into the entry of its decoder, which is made where the file has none.
+/// Writes the adapter into the entry of its decoder, which is made where the file has none. `publish` puts
+/// the package where the entry says that it is, a moment before.
 fn register(
     global: &Global,
     add: &Add,
@@ -211,12 +230,74 @@ fn register(
     registry: &Registry,
     manifest: &AdapterManifest,
     adapter: &Found,
+    publish: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<Added, Failure> {
+    let encoder = add.for_encoder.as_deref().map(|name| registry.encoder(name)).transpose()?;
+    // What reads a model or runs a stranger's template comes before the lock, which keeps others waiting.
+    let entry = entry_of(add, file, registry, manifest, &mut RegistryEditor::draft(file)?)?;
+    let own = own_encoder(registry, &entry);
+    check_not_taken(add, file, &entry, encoder, own)?;
+    let remarks = check(global, registry, &entry, encoder.map(|encoder| encoder.name.as_str()), manifest)?;
+
+    let mut editor = RegistryEditor::open(file)?;
+    let entry = entry_of(add, file, registry, manifest, &mut editor)?;
+    check_not_taken(add, file, &entry, encoder, own)?;
+    let kind = match adapter {
+        Found::Package { path, sha256 } => {
+            if let Some(encoder) = encoder {
+                editor.add_adapter(&entry.name, encoder, path, Some(sha256))?;
+            } else {
+                editor.set_package(&entry.name, own, path, sha256)?;
+            }
+            "package"
+        }
+        Found::Plugin { path, sha256 } => {
+            if encoder.is_some() {
+                return Err(Failure::usage(
+                    "a code plugin is a decoder's usual adapter, and `--for-encoder` adds another",
+                    "add it as another decoder with `--name`",
+                ));
+            }
+            if let Some(own) = own.filter(|own| entry.names_adapter_for(own)) {
+                return Err(Failure::failed(
+                    format!(
+                        "decoder `{}` names a package for encoder `{}`, which goes before a plugin",
+                        entry.name, own.name
+                    ),
+                    format!(
+                        "take it out of `adapters` in `{}`, or add the plugin with `--name`",
+                        file.display()
+                    ),
+                ));
+            }
+            let plugin = NewAdapter::Plugin { path: path.clone(), sha256: sha256.clone() };
+            editor.set_adapter(&entry.name, &plugin)?;
+            editor.list_plugin_folder(folder_of(path))?;
+            "plugin"
+        }
+    };
+    publish()?;
+    editor.save()?;
+    Ok(Added {
+        warnings: warnings(global, &entry.name, &remarks)?,
+        decoder: entry.name,
+        adapter: manifest.name.clone(),
+        kind,
+    })
+}
+
+/// The entry that an adapter is written into, which is made where the file has none.
+fn entry_of(
+    add: &Add,
+    file: &Path,
+    registry: &Registry,
+    manifest: &AdapterManifest,
+    editor: &mut RegistryEditor,
+) -> Result<DecoderEntry, Failure> {
     let made_for = &manifest.decoder.name;
     let name = add.name.as_ref().unwrap_or(made_for);
-    let mut editor = RegistryEditor::open(file)?;
     let here = editor.registry()?;
-    let entry: DecoderEntry = if !add.source.is_empty() {
+    Ok(if !add.source.is_empty() {
         editor.add_decoder(&new_decoder(add, file, name, Some(&manifest.decoder.architecture))?)?;
         editor.registry()?.decoder(name)?.clone()
     } else if let Ok(entry) = here.decoder(name) {
@@ -235,17 +316,30 @@ fn register(
         let name = if registry.decoder(name).is_ok() { &known.name } else { name };
         editor.copy_decoder(name, known)?;
         editor.registry()?.decoder(name)?.clone()
-    };
-    let encoder = add.for_encoder.as_deref().map(|name| registry.encoder(name)).transpose()?;
-    // What the decoder is used with where no encoder is named; where it resolves to nothing yet, `verify`
-    // says so afterwards.
-    let own = registry.resolve(&entry.name, None).ok().and_then(|pair| pair.encoder);
-    let named_for_own = own.filter(|own| entry.names_adapter_for(own));
+    })
+}
+
+/// The encoder that a decoder is used with where no encoder is named; where it resolves to nothing yet,
+/// `verify` says so afterwards.
+fn own_encoder<'r>(registry: &'r Registry, entry: &DecoderEntry) -> Option<&'r EncoderEntry> {
+    registry.resolve(&entry.name, None).ok().and_then(|pair| pair.encoder)
+}
+
+fn check_not_taken(
+    add: &Add,
+    file: &Path,
+    entry: &DecoderEntry,
+    encoder: Option<&EncoderEntry>,
+    own: Option<&EncoderEntry>,
+) -> Result<(), Failure> {
     let (taken, what) = match encoder {
         Some(encoder) => {
             (entry.names_adapter_for(encoder), format!("an adapter for encoder `{}`", encoder.name))
         }
-        None => (named_for_own.is_some() || entry.usual_adapter().is_some(), "an adapter".to_owned()),
+        None => {
+            let named_for_own = own.is_some_and(|own| entry.names_adapter_for(own));
+            (named_for_own || entry.usual_adapter().is_some(), "an adapter".to_owned())
+        }
     };
     if taken && !add.replace {
         return Err(Failure::failed(
@@ -253,48 +347,7 @@ fn register(
             "put this one in its place with `--replace`, or add it as another decoder with `--name`",
         ));
     }
-    let remarks = check(global, registry, &entry, encoder.map(|encoder| encoder.name.as_str()), manifest)?;
-    let kind = match adapter {
-        Found::Package { path, sha256 } => {
-            if let Some(encoder) = encoder {
-                editor.add_adapter(&entry.name, encoder, path, Some(sha256))?;
-            } else {
-                editor.set_package(&entry.name, own, path, sha256)?;
-            }
-            "package"
-        }
-        Found::Plugin { path, sha256 } => {
-            if encoder.is_some() {
-                return Err(Failure::usage(
-                    "a code plugin is a decoder's usual adapter, and `--for-encoder` adds another",
-                    "add it as another decoder with `--name`",
-                ));
-            }
-            if let Some(own) = named_for_own {
-                return Err(Failure::failed(
-                    format!(
-                        "decoder `{}` names a package for encoder `{}`, which goes before a plugin",
-                        entry.name, own.name
-                    ),
-                    format!(
-                        "take it out of `adapters` in `{}`, or add the plugin with `--name`",
-                        file.display()
-                    ),
-                ));
-            }
-            let plugin = NewAdapter::Plugin { path: path.clone(), sha256: sha256.clone() };
-            editor.set_adapter(&entry.name, &plugin)?;
-            editor.list_plugin_folder(folder_of(path))?;
-            "plugin"
-        }
-    };
-    editor.save()?;
-    Ok(Added {
-        warnings: warnings(&registry_now(global)?, &entry.name, &remarks),
-        decoder: entry.name,
-        adapter: manifest.name.clone(),
-        kind,
-    })
+    Ok(())
 }
 
 /// Refuses an adapter that could not be used, before anything is written. Gives what is to be remarked
@@ -314,8 +367,8 @@ fn check(
         refuse(&checks)?;
     }
     // The model knows the rest, where it is here. One that cannot be read is not the adapter's fault.
-    if let Ok(model) = open_model(entry)? {
-        checks.extend(checks_against(&model, manifest));
+    if let Ok(model) = &*Models::default().of(entry)? {
+        checks.extend(model.checks(manifest));
         if !global.force {
             refuse(&checks)?;
         }
@@ -335,11 +388,11 @@ fn refuse<'a>(checks: impl IntoIterator<Item = &'a Check>) -> Result<(), Failure
     Ok(())
 }
 
-/// What of the finished entry fails, as far as that can be told without running anything, after what
+/// What of the finished entry fails, as far as that can be told without its model, after what
 /// was remarked on already.
-fn warnings(registry: &Registry, decoder: &str, remarks: &[Check]) -> Vec<String> {
-    let policy = arc_adapters::PluginPolicy::default();
-    let checks = arc_adapters::verify(registry, decoder, &policy, None, &template_fault).unwrap_or_default();
+fn warnings(global: &Global, decoder: &str, remarks: &[Check]) -> Result<Vec<String>, Failure> {
+    let (registry, policy) = (registry_now(global)?, plugin_policy(global)?);
+    let checks = arc_adapters::verify(&registry, decoder, &policy, None, &template_fault).unwrap_or_default();
     let message = |check: &Check| match &check.outcome {
         Outcome::Failed { message, .. } => Some(message.clone()),
         _ => None,
@@ -356,7 +409,7 @@ fn warnings(registry: &Registry, decoder: &str, remarks: &[Check]) -> Vec<String
         Outcome::Failed { message, hint: Some(hint) } => Some(format!("{message}; {hint}")),
         _ => message(check),
     });
-    remarks.chain(faults).collect()
+    Ok(remarks.chain(faults).collect())
 }
 
 fn new_decoder(
@@ -419,11 +472,11 @@ fn report(
         output.remark(format!("warning: {warning}"));
     }
     output.json(&json!({
-        "registry": file,
+        "registry": file.to_string_lossy(),
         "decoder": added.decoder,
         "adapter": added.adapter,
         "kind": added.kind,
-        "path": path,
+        "path": path.to_string_lossy(),
         "sha256": sha256.map_or(Value::Null, Value::from),
         "warnings": added.warnings,
     }))

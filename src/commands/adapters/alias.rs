@@ -15,12 +15,12 @@ pub(super) fn run(global: &Global, alias: &Alias, output: &Output) -> Result<(),
     let registry = registry_now(global)?;
     check_defined_in(&registry, &alias.name, &file)?;
     let mut editor = RegistryEditor::open(&file)?;
-    let name = match &alias.alias {
+    let (name, done) = match &alias.alias {
         None => {
             let name = registry.decoder(&alias.name)?.name.clone();
             editor.remove_alias(EntryKind::Decoder, &alias.name)?;
-            output.line(format!("`{}` is no longer an alias of `{name}` in {}", alias.name, shown(&file)))?;
-            name
+            let done = format!("`{}` is no longer an alias of `{name}` in {}", alias.name, shown(&file));
+            (name, done)
         }
         Some(new) => {
             // A name of another layer would be hidden by the alias or hide it.
@@ -40,13 +40,14 @@ pub(super) fn run(global: &Global, alias: &Alias, output: &Output) -> Result<(),
             }
             editor.add_alias(EntryKind::Decoder, &alias.name, new)?;
             let name = registry.decoder(&alias.name)?.name.clone();
-            output.line(format!("`{new}` is an alias of `{name}` in {}", shown(&file)))?;
-            name
+            let done = format!("`{new}` is an alias of `{name}` in {}", shown(&file));
+            (name, done)
         }
     };
     let saved = editor.save()?;
+    output.line(done)?;
     output.json(&json!({
-        "registry": file,
+        "registry": file.to_string_lossy(),
         "decoder": name,
         "aliases": saved.decoder(&name)?.aliases,
     }))

@@ -49,11 +49,11 @@ pub(super) fn run(global: &Global, inspect: &Inspect, output: &Output) -> Result
         let text = serde_json::to_string(layer).unwrap_or_default();
         [index.to_string(), text]
     });
-    output.line(format!("\n{}", table(["LAYER", ""], layers)))?;
+    output.block(format!("\n{}", table(["LAYER", ""], layers)))?;
     let tensors = inspection.tensors.iter().map(|tensor| {
         [tensor.name.clone(), tensor.dtype.unwrap_or_default().to_owned(), format!("{:?}", tensor.shape)]
     });
-    output.line(format!("\n{}", table(["TENSOR", "TYPE", "SHAPE"], tensors)))?;
+    output.block(format!("\n{}", table(["TENSOR", "TYPE", "SHAPE"], tensors)))?;
     let mut object = json!(inspection);
     if let Subject::Decoder(registry, name) = &subject {
         let pairs = registry.pairs(name)?;
@@ -69,7 +69,11 @@ pub(super) fn run(global: &Global, inspect: &Inspect, output: &Output) -> Result
         let listed = arc_adapters::list(registry);
         let adapters = listed.iter().find(|decoder| decoder.name == *name).map(|decoder| &decoder.adapters);
         if let Some(adapters) = adapters.filter(|adapters| !adapters.is_empty()) {
-            object["adapters"] = json!(adapters);
+            object["adapters"] = adapters
+                .iter()
+                .map(|(encoder, folder)| (encoder.clone(), json!(folder.to_string_lossy())))
+                .collect::<serde_json::Map<_, _>>()
+                .into();
         }
     }
     output.json(&object)

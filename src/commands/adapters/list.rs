@@ -39,7 +39,7 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
         });
         std::iter::once(resolved).chain(others).chain(usual)
     });
-    output.line(table(["DECODER", "ALIASES", "ARCHITECTURE", "ADAPTER", "FOR ENCODER", "FROM"], rows))?;
+    output.block(table(["DECODER", "ALIASES", "ARCHITECTURE", "ADAPTER", "FOR ENCODER", "FROM"], rows))?;
 
     for decoder in &decoders {
         if let Some(fault) = &decoder.fault {
@@ -58,7 +58,7 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
             came_from(&encoder.origin, &encoder.replaces),
         ]
     });
-    output.line(format!("\n{}", table(["ENCODER", "ALIASES", "", "PACKAGE", "FROM"], rows)))?;
+    output.block(format!("\n{}", table(["ENCODER", "ALIASES", "", "PACKAGE", "FROM"], rows)))?;
 
     let encoders: Vec<_> = registry
         .encoders()
@@ -66,14 +66,14 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
             json!({
                 "name": encoder.name,
                 "aliases": encoder.aliases,
-                "package": encoder.package,
+                "package": encoder.package.to_string_lossy(),
                 "default": is_default(&encoder.name),
-                "origin": encoder.origin,
-                "replaces": encoder.replaces,
+                "origin": encoder.origin.to_string_lossy(),
+                "replaces": encoder.replaces.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
             })
         })
         .collect();
-    output.json(&json!({ "decoders": decoders, "encoders": encoders, "registries": registry.sources().collect::<Vec<_>>() }))
+    output.json(&json!({ "decoders": decoders, "encoders": encoders, "registries": registry.sources().map(Path::to_string_lossy).collect::<Vec<_>>() }))
 }
 
 fn came_from(origin: &Path, replaces: &[PathBuf]) -> String {

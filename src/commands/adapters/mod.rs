@@ -6,6 +6,7 @@ mod alias;
 mod doctor;
 mod inspect;
 mod list;
+mod models;
 mod new;
 mod pack;
 mod remove;
@@ -20,6 +21,7 @@ use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::{Adapters, AdaptersCommand};
 use crate::output::Output;
+use crate::terminal;
 
 pub(crate) fn run(global: &Global, adapters: &Adapters, output: &Output) -> Result<(), Failure> {
     match &adapters.command {
@@ -38,6 +40,7 @@ pub(crate) fn run(global: &Global, adapters: &Adapters, output: &Output) -> Resu
 /// Rows under a header, in columns.
 fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
+    let rows = rows.into_iter().map(|row| row.map(|cell| terminal::in_line(&cell).into_owned()));
     table.load_style(presets::NOTHING).set_header(header.to_vec()).add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -9,6 +9,7 @@ use super::shown;
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::New;
+use crate::commands::destination::check_folder;
 use crate::commands::setup::session;
 use crate::output::Output;
 
@@ -18,6 +19,7 @@ pub(super) fn run(global: &Global, new: &New, output: &Output) -> Result<(), Fai
     if folder.exists() {
         return Err(arc_adapters::Error::Exists { path: folder }.into());
     }
+    check_folder(&folder)?;
     let dependency = new.code.then(|| dependency(new.arc_plugin.as_deref())).transpose()?;
     let session = session(global)?;
     let registry = session.registry();
@@ -54,7 +56,7 @@ pub(super) fn run(global: &Global, new: &New, output: &Output) -> Result<(), Fai
     }
     output.json(&json!({
         "adapter": manifest.name,
-        "folder": folder,
+        "folder": folder.to_string_lossy(),
         "code": new.code,
         "decoder": manifest.decoder,
         "encoder": manifest.encoder,
@@ -89,6 +91,12 @@ fn dependency(named: Option<&Path>) -> Result<String, Failure> {
         )
     })?;
     let folder = folder.canonicalize().map_err(arc_core::Error::io("find", &folder))?;
+    let path = folder.to_str().ok_or_else(|| {
+        Failure::failed(
+            format!("`{}` cannot stand in a `Cargo.toml`: it is not Unicode", folder.display()),
+            "name the folder by another path, such as a link, with `--arc-adapters DIR`",
+        )
+    })?;
     // A JSON string is a TOML string.
-    Ok(format!("{{ path = {} }}", json!(folder)))
+    Ok(format!("{{ path = {} }}", json!(path)))
 }

@@ -1,6 +1,6 @@
 //! `arc adapters pack`: one archive of a package, with a hash of every file in it.
 
-use arc_adapters::AdapterPlace;
+use arc_adapters::{AdapterManifest, AdapterPlace, archive_name};
 use serde_json::json;
 
 use super::shown;
@@ -8,6 +8,7 @@ use super::subject::Subject;
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Pack;
+use crate::commands::destination::check_file;
 use crate::output::Output;
 
 pub(super) fn run(global: &Global, pack: &Pack, output: &Output) -> Result<(), Failure> {
@@ -27,11 +28,13 @@ pub(super) fn run(global: &Global, pack: &Pack, output: &Output) -> Result<(), F
             return Err(no_package(&format!("`{}` is a file", path.display())));
         }
     };
+    let name = AdapterManifest::open(&folder)?.name;
+    check_file(&pack.output.join(archive_name(&name)), pack.replace)?;
     let archive = arc_adapters::pack(&folder, &pack.output)?;
     output.line(format!("{}  {}", archive.sha256, shown(&archive.path)))?;
     output.json(&json!({
         "adapter": archive.manifest.name,
-        "archive": archive.path,
+        "archive": archive.path.to_string_lossy(),
         "sha256": archive.sha256,
         "files": archive.files,
     }))

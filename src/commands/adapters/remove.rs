@@ -1,19 +1,53 @@
-//! `arc adapters remove`: an entry, or its adapter alone, leaves the registry.
+//! `arc adapters remove`: an entry, or a decoder's adapter alone, leaves the registry.
 
-use arc_adapters::{EntryKind, RegistryEditor};
+use std::path::Path;
+
+use arc_adapters::{EncoderFrom, EntryKind, Registry, RegistryEditor};
 use serde_json::json;
 
 use super::shown;
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Remove;
-use crate::commands::target::{check_defined_in, existing_file, registry_now};
+use crate::commands::target::{
+    check_defined_in, check_encoder_defined_in, existing_file, registry_now, sweep_left,
+};
 use crate::output::Output;
 
 pub(super) fn run(global: &Global, remove: &Remove, output: &Output) -> Result<(), Failure> {
     let file = existing_file(global, &remove.target)?;
-    check_defined_in(&registry_now(global)?, &remove.name, &file)?;
-    let mut editor = RegistryEditor::open(&file)?;
+    sweep_left(&file);
+    let registry = registry_now(global)?;
+    match kind(&registry, remove)? {
+        EntryKind::Decoder => remove_decoder(&registry, &file, remove, output),
+        EntryKind::Encoder => remove_encoder(global, &registry, &file, remove, output),
+    }
+}
+
+/// What the name is of: said, or known from the registry. One that is of both is not guessed at.
+fn kind(registry: &Registry, remove: &Remove) -> Result<EntryKind, Failure> {
+    let name = &remove.name;
+    if remove.encoder {
+        return Ok(EntryKind::Encoder);
+    }
+    // An adapter is a decoder's.
+    if remove.decoder || remove.adapter_only {
+        return Ok(EntryKind::Decoder);
+    }
+    match (registry.decoder(name), registry.encoder(name)) {
+        (Ok(_), Ok(_)) => Err(Failure::usage(
+            format!("`{name}` names a decoder and an encoder"),
+            "say which is meant with `--decoder` or `--encoder`",
+        )),
+        (Ok(_), Err(_)) => Ok(EntryKind::Decoder),
+        (Err(_), Ok(_)) => Ok(EntryKind::Encoder),
+        (Err(_), Err(_)) => Err(registry.unknown_name(name).into()),
+    }
+}
+
+fn remove_decoder(registry: &Registry, file: &Path, remove: &Remove, output: &Output) -> Result<(), Failure> {
+    check_defined_in(registry, &remove.name, file)?;
+    let mut editor = RegistryEditor::open(file)?;
     let entry = editor.registry()?.decoder(&remove.name)?.clone();
     if remove.adapter_only {
         editor.remove_adapter(&remove.name)?;
@@ -23,14 +57,59 @@ pub(super) fn run(global: &Global, remove: &Remove, output: &Output) -> Result<(
     editor.save()?;
     let left = entry.usual_adapter().map(|place| place.path().to_owned());
     let what = if remove.adapter_only { "the adapter of " } else { "" };
-    output.line(format!("removed {what}`{}` from {}", entry.name, shown(&file)))?;
-    if let Some(path) = left.as_ref().filter(|path| path.exists()) {
-        output.remark(format!("`{}` is still there", shown(path)));
-    }
+    output.line(format!("removed {what}`{}` from {}", entry.name, shown(file)))?;
+    remark_on_files(left.as_deref(), output);
     output.json(&json!({
-        "registry": file,
+        "registry": file.to_string_lossy(),
         "decoder": entry.name,
         "adapter_only": remove.adapter_only,
-        "files_left": left,
+        "files_left": left.as_deref().map(Path::to_string_lossy),
     }))
+}
+
+fn remove_encoder(
+    global: &Global,
+    registry: &Registry,
+    file: &Path,
+    remove: &Remove,
+    output: &Output,
+) -> Result<(), Failure> {
+    check_encoder_defined_in(registry, &remove.name, file)?;
+    let mut editor = RegistryEditor::open(file)?;
+    let entry = editor.registry()?.encoder(&remove.name)?.clone();
+    let was_default = editor.remove(EntryKind::Encoder, &remove.name)?;
+    editor.save()?;
+    let role = if was_default { ", which was the default" } else { "" };
+    output.line(format!("removed encoder `{}` from {}{role}", entry.name, shown(file)))?;
+    remark_on_files(Some(&entry.package), output);
+    // Another file may still know it; else whoever names it will find nothing.
+    let is_gone = registry_now(global)?.encoder(&entry.name).is_err();
+    let names_it = |name: &str| {
+        let pair = registry.resolve(name, None);
+        pair.is_ok_and(|pair| {
+            let is_named = pair.encoder_from == EncoderFrom::Entry;
+            is_named && pair.encoder.is_some_and(|encoder| encoder.name == entry.name)
+        })
+    };
+    let users: Vec<&str> = registry
+        .decoders()
+        .filter(|decoder| is_gone && (decoder.names_adapter_for(&entry) || names_it(&decoder.name)))
+        .map(|decoder| decoder.name.as_str())
+        .collect();
+    for user in &users {
+        output.remark(format!("warning: decoder `{user}` names encoder `{}` in its entry", entry.name));
+    }
+    output.json(&json!({
+        "registry": file.to_string_lossy(),
+        "encoder": entry.name,
+        "default": was_default,
+        "named_by": users,
+        "files_left": entry.package.to_string_lossy(),
+    }))
+}
+
+fn remark_on_files(left: Option<&Path>, output: &Output) {
+    if let Some(path) = left.filter(|path| path.exists()) {
+        output.remark(format!("`{}` is still there", shown(path)));
+    }
 }

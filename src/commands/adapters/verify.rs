@@ -1,13 +1,11 @@
 //! `arc adapters verify`: everything about adapters that can be checked without generating.
 
-use arc_adapters::{AdapterManifest, Check, DecoderEntry, Outcome, PluginPolicy, Registry};
-use arc_core::decoder::{Decoder, ModelSettings};
-use arc_core::device::DeviceName;
+use arc_adapters::{AdapterManifest, Check, DecoderEntry, Outcome, Pair, PluginPolicy, Registry};
 use arc_core::hub::Cache;
-use arc_core::nn::Residence;
 use arc_core::prompt_template::PromptTemplate;
 use serde_json::json;
 
+use super::models::Models;
 use super::subject::Subject;
 use crate::Failure;
 use crate::args::Global;
@@ -31,11 +29,11 @@ pub(super) fn run(global: &Global, verify: &Verify, output: &Output) -> Result<(
             output.line(match &check.outcome {
                 Outcome::Passed => format!("  ok       {}", check.what),
                 Outcome::Skipped { reason } => format!("  skipped  {}: {reason}", check.what),
-                Outcome::Failed { message, hint } => {
-                    let hint = hint.as_ref().map_or_else(String::new, |hint| format!("\n           {hint}"));
-                    format!("  FAILED   {}: {message}{hint}", check.what)
-                }
+                Outcome::Failed { message, .. } => format!("  FAILED   {}: {message}", check.what),
             })?;
+            if let Outcome::Failed { hint: Some(hint), .. } = &check.outcome {
+                output.line(format!("           {hint}"))?;
+            }
         }
         total += checks.len();
         failed += checks.iter().filter(|check| check.failed()).count();
@@ -58,7 +56,7 @@ fn checks(global: &Global, name: &str) -> Result<Vec<Check>, Failure> {
         let entry = registry.decoder(name)?;
         let model = Cache::from_env()?.find(&entry.model, name);
         let mut checks = arc_adapters::verify(registry, name, &policy, model.as_deref(), &template_fault)?;
-        checks.extend(check_model_of(registry, entry, &policy)?);
+        checks.extend(check_model_of(registry, entry, &policy, &Models::default())?);
         return Ok(checks);
     }
     let opened = subject.open(&policy);
@@ -100,7 +98,7 @@ fn check_made_for(
     Ok(checks)
 }
 
-const PINS: &str = "adapter: embedding table and tokenizer are the model's";
+pub(super) const PINS: &str = "adapter: embedding table and tokenizer are the model's";
 
 /// Whether the model of an entry, if it is here, is the one that its adapters were made for. The first
 /// is the one that its name resolves to.
@@ -108,50 +106,33 @@ pub(super) fn check_model_of(
     registry: &Registry,
     entry: &DecoderEntry,
     policy: &PluginPolicy,
+    models: &Models,
 ) -> Result<Vec<Check>, Failure> {
     // What does not resolve or cannot be opened has a check of its own that says so.
     let pairs = registry.pairs(&entry.name).unwrap_or_default();
-    let adapters: Vec<_> = pairs.iter().filter_map(|pair| pair.open(policy).ok()).collect();
-    if adapters.is_empty() {
+    let manifests: Vec<_> = pairs.iter().filter_map(|pair| manifest_of(pair, policy)).collect();
+    if manifests.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(match open_model(entry)? {
-        Err(check) => vec![check],
-        Ok(model) => adapters.iter().flat_map(|adapter| checks_against(&model, &adapter.manifest)).collect(),
+    Ok(match &*models.of(entry)? {
+        Err(check) => vec![check.clone()],
+        Ok(model) => manifests.iter().flat_map(|manifest| model.checks(manifest)).collect(),
     })
+}
+
+/// What an adapter was made for: a package says it without its weights, which have checks of their own.
+fn manifest_of(pair: &Pair<'_>, policy: &PluginPolicy) -> Option<AdapterManifest> {
+    match pair.described() {
+        Ok(Some(manifest)) => (!manifest.weights.sha256.is_empty()).then_some(manifest),
+        Ok(None) => Some(pair.open(policy).ok()?.manifest),
+        Err(_) => None,
+    }
 }
 
 /// Whether the model of an entry, if it is here, is the one that an adapter was made for.
 fn check_model(entry: &DecoderEntry, manifest: &AdapterManifest) -> Result<Vec<Check>, Failure> {
-    Ok(match open_model(entry)? {
-        Err(check) => vec![check],
-        Ok(model) => checks_against(&model, manifest),
+    Ok(match &*Models::default().of(entry)? {
+        Err(check) => vec![check.clone()],
+        Ok(model) => model.checks(manifest),
     })
-}
-
-/// The pins of an adapter and its width against a model.
-pub(super) fn checks_against(model: &Decoder, manifest: &AdapterManifest) -> Vec<Check> {
-    let config = model.network.config();
-    let pins = manifest.check_decoder(
-        config.architecture.name(),
-        model.embedding_sha256(),
-        model.tokenizer.sha256(),
-    );
-    vec![Check::of(PINS, pins).0, arc_adapters::check_embeddings(manifest, config.d_model())]
-}
-
-/// The model of an entry, if it is here and can be read; else the check that this makes.
-pub(super) fn open_model(entry: &DecoderEntry) -> Result<Result<Decoder, Check>, Failure> {
-    let cache = Cache::from_env()?;
-    let Some(path) = cache.find(&entry.model, &entry.name) else {
-        return Ok(Err(Check::skipped(PINS, "the model is not in the cache")));
-    };
-    let tokenizer = entry.tokenizer.as_ref().map(|file| cache.find(file, &entry.name));
-    if tokenizer == Some(None) {
-        return Ok(Err(Check::skipped(PINS, "the tokenizer is not in the cache")));
-    }
-    let settings = ModelSettings::of_entry(entry, tokenizer.flatten());
-    let device = DeviceName::CPU.open()?;
-    let opened = Decoder::open_with(&entry.name, &path, settings, &device, Residence::Packed);
-    Ok(opened.map_err(|error| Check::failed_with(PINS, error.to_string(), error.hint())))
 }

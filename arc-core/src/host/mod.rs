@@ -1,0 +1,44 @@
+//! Everything that computes on host memory: inference on the CPU, and training there.
+//!
+//! [`crate::nn`] is the same networks in burn, for GPUs and for gradients of everything else;
+//! [`crate::weights`] is the files that weights lie in. Shapes have the legend of [`crate::nn`].
+//!
+//! | | |
+//! | --- | --- |
+//! | `instructions` | which vector instructions there are |
+//! | `kernels`, `quantised_rows` | loops over slices, compiled for each of them |
+//! | `product`, `packed_matrix` | products of dense matrices, and with weights as they are stored |
+//! | `linear`, `attend`, `attention`, `block` | the parts of a block, for inference and for training |
+//! | `frame`, `sequences`, `key_value` | positions, what sees what, and what was read before |
+//! | `stack` | blocks one after another, forward and backward |
+//! | `gradients`, `loss` | what training asks for besides |
+
+mod attend;
+mod attention;
+mod block;
+mod frame;
+mod gradients;
+mod instructions;
+mod kernels;
+mod key_value;
+mod linear;
+mod loss;
+mod packed_matrix;
+mod product;
+mod quantised_rows;
+mod sequences;
+mod stack;
+
+pub(crate) use block::HostBlock;
+pub(crate) use frame::{BatchFrame, HostFrame, HostVisibility};
+pub(crate) use gradients::Keep;
+pub(crate) use instructions::InstructionSet;
+pub(crate) use key_value::HostKeyValue;
+pub(crate) use linear::{HostLinear, HostMatrix, HostNorm, HostTable, HostWeight};
+pub(crate) use loss::host_loss;
+pub use packed_matrix::PackedMatrix;
+pub(crate) use sequences::{padded, without_padding};
+pub(crate) use stack::{HostStack, StackTape};
+
+/// Values that one elementwise job takes: enough to be worth another thread.
+const VALUES_OF_A_JOB: usize = 16 * 1024;

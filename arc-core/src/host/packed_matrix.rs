@@ -1,0 +1,383 @@
+//! A weight matrix that stays as its file stores it and is multiplied as it lies.
+//!
+//! `y = x Wᵀ` in f32 with the exact dequantised weights; activations are never quantised. There
+//! are two regimes. For a few activations (decoding), what bounds the product is reading and
+//! decoding the weights, so each block is decoded in registers and multiplied there. For many
+//! (prefill), arithmetic bounds it, so tiles of rows are dequantised into a buffer of each thread
+//! that stays in its cache, and multiplied by `gemm`. Both share rows out among rayon's threads.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::InstructionSet;
+use super::product::{SharedOutput, View, multiply_into, multiply_tile};
+use super::quantised_rows;
+use crate::weights::RawTensor;
+use crate::{Error, Result};
+
+/// Up to so many activations, weights are multiplied in registers, four activations at a time.
+/// Beyond, a tile's dequantisation and gemm's packing of it are paid for by gemm's higher speed
+/// (measured: they break even near 20).
+const FEW: usize = 16;
+/// Values of a tile: 512 KiB, a quarter of the second-level cache of current server cores, half of
+/// that of current desktop cores.
+const TILE_VALUES: usize = 128 * 1024;
+/// Rows of a tile are a multiple of the rows of gemm's largest micro-kernel (4 vectors of 16).
+const TILE_ROW_STEP: usize = 64;
+/// Fewer multiplications than this are not worth waking another thread for (a few microseconds).
+const WORTH_A_THREAD: usize = 64 * 1024;
+
+thread_local! {
+    /// A thread's tile of dequantised rows.
+    static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A two-dimensional weight `[rows, cols]`, left as stored. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct PackedMatrix {
+    tensor: RawTensor,
+    rows: usize,
+    cols: usize,
+}
+
+impl PackedMatrix {
+    /// A matrix over a two-dimensional tensor.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFile`] if the tensor has another number of dimensions, or an empty one.
+    pub fn new(tensor: RawTensor) -> Result<Self> {
+        match *tensor.shape() {
+            [rows, cols] if rows > 0 && cols > 0 => Ok(Self { tensor, rows, cols }),
+            ref shape => Err(Error::InvalidFile {
+                path: tensor.path().to_owned(),
+                format: "tensor",
+                reason: format!("tensor `{}` has shape {shape:?}, not of a matrix", tensor.name()),
+            }),
+        }
+    }
+
+    /// Output width: `d_out` of a linear layer.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input width: `d_in` of a linear layer.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The tensor it lies over.
+    #[must_use]
+    pub fn tensor(&self) -> &RawTensor {
+        &self.tensor
+    }
+
+    /// The stored bytes of rows `first` to `first + count`.
+    fn row_bytes(&self, first: usize, count: usize) -> &[u8] {
+        let dtype = self.tensor.dtype();
+        let row = self.cols / dtype.block_len() * dtype.block_bytes();
+        &self.tensor.bytes()[first * row..][..count * row]
+    }
+
+    /// Dequantises row `i` into `values` (length `cols`): a token's embedding, from a table.
+    ///
+    /// # Panics
+    /// If `i` is not a row or `values` is not as long as one.
+    pub fn row(&self, i: usize, values: &mut [f32]) {
+        assert!(i < self.rows, "row {i} of a matrix of {} rows", self.rows);
+        assert_eq!(values.len(), self.cols, "a row's values");
+        let set = InstructionSet::best();
+        quantised_rows::decode(set, self.tensor.dtype(), self.row_bytes(i, 1), self.cols, values);
+    }
+
+    /// `y = x Wᵀ`: `x` is `[m, cols]`, `y` is `[m, rows]`, both row-major.
+    ///
+    /// # Panics
+    /// If `x` or `y` is of another length.
+    pub fn matmul(&self, x: &[f32], m: usize, y: &mut [f32]) {
+        Self::matmul_together(&[self], x, m, &mut [y]);
+    }
+
+    /// The products of several matrices of equal width with the same `x`, as one parallel job:
+    /// what queries, keys and values, or gate and up projections, take. For a single activation,
+    /// waking the threads costs as much as a small product.
+    ///
+    /// `x` is `[m, cols]`; `ys[i]` is `[m, matrices[i].rows()]`.
+    ///
+    /// # Panics
+    /// If the matrices differ in width, or `x` or one of `ys` is of another length.
+    pub fn matmul_together(matrices: &[&Self], x: &[f32], m: usize, ys: &mut [&mut [f32]]) {
+        assert_eq!(matrices.len(), ys.len(), "a product for each matrix");
+        for (matrix, y) in matrices.iter().zip(ys.iter()) {
+            assert_eq!(x.len(), m * matrix.cols, "x is [m, cols]");
+            assert_eq!(y.len(), m * matrix.rows, "y is [m, rows]");
+        }
+        match m {
+            0 => {}
+            1..=FEW => multiply_few(matrices, x, m, ys),
+            _ => multiply_many(matrices, x, ys),
+        }
+    }
+}
+
+impl PackedMatrix {
+    /// `dx = dy W`, or adds it to `dx`, on this thread: `dy` is `[m, rows]`, `dx` is `[m, cols]`.
+    pub(super) fn matmul_back(&self, dy: View<'_>, sum: bool, dx: &mut [f32]) {
+        let (cols, together) = (self.cols, (TILE_VALUES / self.cols).max(1));
+        let mut tile = vec![0.0; together.min(self.rows) * cols];
+        for first in (0..self.rows).step_by(together) {
+            let count = together.min(self.rows - first);
+            let w = &mut tile[..count * cols];
+            let set = InstructionSet::best();
+            quantised_rows::decode(set, self.tensor.dtype(), self.row_bytes(first, count), cols, w);
+            let part = dy.columns_from(first, count);
+            multiply_into(part, View::rows_of(w, count, cols), 1.0, sum || first > 0, dx, cols);
+        }
+    }
+}
+
+/// Rows `first..` of a matrix, of which `y` `[rows, m]` takes the products.
+struct RowsByFew<'a> {
+    matrix: &'a PackedMatrix,
+    first: usize,
+    y: &'a mut [f32],
+}
+
+impl RowsByFew<'_> {
+    fn multiply(self, x: &[f32], m: usize) {
+        let bytes = self.matrix.row_bytes(self.first, self.y.len() / m);
+        let (set, dtype) = (InstructionSet::best(), self.matrix.tensor.dtype());
+        quantised_rows::dot(set, dtype, bytes, self.matrix.cols, x, self.y);
+    }
+}
+
+fn multiply_few(matrices: &[&PackedMatrix], x: &[f32], m: usize, ys: &mut [&mut [f32]]) {
+    // Kernels write `[rows, m]`, so that threads write to slices of their own.
+    let mut transposed: Vec<Vec<f32>> =
+        if m == 1 { Vec::new() } else { ys.iter().map(|y| vec![0.0; y.len()]).collect() };
+    let outputs: Vec<&mut [f32]> = if m == 1 {
+        ys.iter_mut().map(|y| &mut **y).collect()
+    } else {
+        transposed.iter_mut().map(Vec::as_mut_slice).collect()
+    };
+    let all_rows: usize = matrices.iter().map(|matrix| matrix.rows).sum();
+    let cols = matrices.first().map_or(1, |matrix| matrix.cols);
+    let share = share_of_rows(all_rows, cols * m);
+    let mut jobs = Vec::new();
+    for (&matrix, y) in matrices.iter().zip(outputs) {
+        for (i, y) in y.chunks_mut(share * m).enumerate() {
+            jobs.push(RowsByFew { matrix, first: i * share, y });
+        }
+    }
+    if all_rows * cols * m < WORTH_A_THREAD {
+        jobs.into_iter().for_each(|job| job.multiply(x, m));
+    } else {
+        jobs.into_par_iter().for_each(|job| job.multiply(x, m));
+    }
+    for (from, to) in transposed.iter().zip(ys) {
+        let rows = from.len() / m;
+        for (r, from) in from.chunks_exact(m).enumerate() {
+            for (i, value) in from.iter().enumerate() {
+                to[i * rows + r] = *value;
+            }
+        }
+    }
+}
+
+/// Rows that one job takes: a few jobs for each thread, so that a thread that is held up does not
+/// hold up the others, but each worth its while, and a multiple of what kernels take at once.
+fn share_of_rows(rows: usize, work_per_row: usize) -> usize {
+    const JOBS_PER_THREAD: usize = 4;
+    const ROWS_AT_ONCE: usize = 4;
+    let fair = rows.div_ceil(rayon::current_num_threads() * JOBS_PER_THREAD);
+    let worthwhile = (WORTH_A_THREAD / 2).div_ceil(work_per_row);
+    fair.max(worthwhile).next_multiple_of(ROWS_AT_ONCE)
+}
+
+/// A tile of rows, `first..first + count`, of a matrix whose products go to `y`.
+struct Tile<'a> {
+    matrix: &'a PackedMatrix,
+    first: usize,
+    count: usize,
+    y: SharedOutput,
+}
+
+impl Tile<'_> {
+    fn multiply(&self, x: &[f32]) {
+        let cols = self.matrix.cols;
+        TILE.with_borrow_mut(|buffer| {
+            buffer.resize(buffer.len().max(self.count * cols), 0.0);
+            let w = &mut buffer[..self.count * cols];
+            let bytes = self.matrix.row_bytes(self.first, self.count);
+            let set = InstructionSet::best();
+            quantised_rows::decode(set, self.matrix.tensor.dtype(), bytes, cols, w);
+            // SAFETY: tiles of one matrix have rows of their own, and the products of different
+            // matrices are different slices, borrowed for as long as tiles exist.
+            unsafe { multiply_tile(w, x, cols, self.y, self.first) };
+        });
+    }
+}
+
+fn multiply_many(matrices: &[&PackedMatrix], x: &[f32], ys: &mut [&mut [f32]]) {
+    let threads = rayon::current_num_threads();
+    let mut tiles = Vec::new();
+    for (&matrix, y) in matrices.iter().zip(ys) {
+        let y = SharedOutput::new(y, matrix.rows);
+        let fits = TILE_VALUES / matrix.cols / TILE_ROW_STEP * TILE_ROW_STEP;
+        let fair = matrix.rows.div_ceil(threads).next_multiple_of(TILE_ROW_STEP);
+        let count = fits.min(fair).max(TILE_ROW_STEP);
+        for first in (0..matrix.rows).step_by(count) {
+            tiles.push(Tile { matrix, first, count: count.min(matrix.rows - first), y });
+        }
+    }
+    tiles.into_par_iter().for_each(|tile| tile.multiply(x));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::StorageType;
+
+    /// Numbers from -1 to 1 that repeat only after long.
+    fn noise(seed: u64, len: usize) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    /// Golden blocks of the type: three rows of 256 values, the last of which has the extremes.
+    fn golden(dtype: StorageType) -> Vec<u8> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/quants/quants.safetensors");
+        let golden = std::fs::read(path).unwrap();
+        let golden = safetensors::SafeTensors::deserialize(&golden).unwrap();
+        golden.tensor(&format!("{dtype}.blocks")).unwrap().data().to_vec()
+    }
+
+    /// A matrix `[rows, 512]` of golden blocks in changing order, but for the extremes, beside which
+    /// everything else would be lost in rounding.
+    fn matrix(dtype: StorageType, rows: usize) -> PackedMatrix {
+        let golden = golden(dtype);
+        let golden: Vec<_> = golden.chunks_exact(golden.len() / 3).take(2).collect();
+        let order = (0..rows * 2).map(|i| (i ^ i >> 1 ^ i >> 3) % 2);
+        let bytes: Vec<u8> = order.flat_map(|i| golden[i].iter().copied()).collect();
+        let tensor = RawTensor::new("w", dtype, vec![rows, 512], bytes.into(), "golden").unwrap();
+        PackedMatrix::new(tensor).unwrap()
+    }
+
+    /// The product in double precision, and the sum of the products' magnitudes.
+    fn reference(matrix: &PackedMatrix, x: &[f32]) -> Vec<(f64, f64)> {
+        let w = matrix.tensor().to_f32();
+        x.chunks_exact(matrix.cols())
+            .flat_map(|x| w.chunks_exact(matrix.cols()).map(move |w| (x, w)))
+            .map(|(x, w)| {
+                let products = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()))
+            })
+            .collect()
+    }
+
+    /// Sums of up to a few thousand products, in any order: some roundings of f32.
+    fn assert_close(y: &[f32], expected: &[(f64, f64)], what: &str) {
+        assert_eq!(y.len(), expected.len());
+        for (i, (y, (sum, size))) in y.iter().zip(expected).enumerate() {
+            let error = (f64::from(*y) - sum).abs();
+            assert!(error <= 2e-6 * size + 1e-12, "{what} at {i}: {y} is not {sum}");
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_decodes_the_same_bits() {
+        for dtype in StorageType::ALL {
+            let bytes = golden(dtype);
+            let mut expected = vec![f32::NAN; 3 * 256];
+            dtype.dequantise(&bytes, &mut expected);
+            for set in InstructionSet::available() {
+                let mut values = vec![f32::NAN; expected.len()];
+                quantised_rows::decode(set, dtype, &bytes, 256, &mut values);
+                let same = values.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{dtype} by {set:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_multiplies_as_double_precision_does() {
+        for dtype in StorageType::ALL {
+            // Not a multiple of the rows that kernels take at once.
+            let matrix = matrix(dtype, 7);
+            for m in 1..=9 {
+                let x = noise(m as u64, m * 512);
+                let expected = reference(&matrix, &x);
+                for set in InstructionSet::available() {
+                    let mut transposed = vec![f32::NAN; 7 * m];
+                    let bytes = matrix.tensor().bytes();
+                    quantised_rows::dot(set, dtype, bytes, 512, &x, &mut transposed);
+                    let y: Vec<f32> = (0..m * 7).map(|i| transposed[i % 7 * m + i / 7]).collect();
+                    assert_close(&y, &expected, &format!("{dtype} by {set:?}, m = {m}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_right_in_both_regimes_and_at_their_border() {
+        for (dtype, rows) in [(StorageType::Q4_1, 300), (StorageType::Q6K, 64), (StorageType::F32, 1)] {
+            let matrix = matrix(dtype, rows);
+            for m in [0, 1, 2, 7, FEW, FEW + 1, 33, 130] {
+                let x = noise(7, m * 512);
+                let mut y = vec![f32::NAN; m * rows];
+                matrix.matmul(&x, m, &mut y);
+                assert_close(&y, &reference(&matrix, &x), &format!("{dtype} {rows}, m = {m}"));
+            }
+        }
+    }
+
+    #[test]
+    fn products_together_are_those_of_each() {
+        let matrices = [matrix(StorageType::Q4_1, 200), matrix(StorageType::Q8_0, 3)];
+        for m in [1, 5, 40] {
+            let x = noise(3, m * 512);
+            let (mut a, mut b) = (vec![f32::NAN; m * 200], vec![f32::NAN; m * 3]);
+            let both = [&matrices[0], &matrices[1]];
+            PackedMatrix::matmul_together(&both, &x, m, &mut [&mut a, &mut b]);
+            assert_close(&a, &reference(&matrices[0], &x), "first");
+            assert_close(&b, &reference(&matrices[1], &x), "second");
+        }
+    }
+
+    #[test]
+    fn rows_of_plain_types_may_have_any_width() {
+        for dtype in [StorageType::F32, StorageType::F16, StorageType::BF16] {
+            for cols in [1, 31, 33, 100] {
+                let bytes = matrix(dtype, 10).tensor().bytes()[..6 * cols * dtype.block_bytes()].to_vec();
+                let tensor = RawTensor::new("w", dtype, vec![6, cols], bytes.into(), "x").unwrap();
+                let matrix = PackedMatrix::new(tensor).unwrap();
+                for m in [1, 3, 20] {
+                    let x = noise(5, m * cols);
+                    let mut y = vec![f32::NAN; m * 6];
+                    matrix.matmul(&x, m, &mut y);
+                    assert_close(&y, &reference(&matrix, &x), &format!("{dtype} {cols}, m = {m}"));
+                }
+                let mut row = vec![f32::NAN; cols];
+                matrix.row(4, &mut row);
+                assert_eq!(row, matrix.tensor().to_f32()[4 * cols..5 * cols]);
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_matrix_can_be_packed() {
+        for shape in [&[6][..], &[1, 2, 3], &[0, 6], &[6, 0]] {
+            let values = vec![0.0; shape.iter().product()];
+            let tensor = RawTensor::from_f32("norm", shape.to_vec(), &values).unwrap();
+            let error = PackedMatrix::new(tensor).unwrap_err().to_string();
+            assert!(error.contains("tensor `norm` has shape"), "{error}");
+        }
+    }
+}

@@ -685,11 +685,11 @@ pub(super) fn open_encoder(
         check_start(config, &manifest.name, &manifest)?;
         match settings.layers {
             // Said again by a configuration that goes on from what it made.
-            Some(layers) if layers != encoder.network.blocks.len() => {
+            Some(layers) if layers != encoder.network.config().n_layers => {
                 return Err(Error::Mismatch {
                     what: format!("encoder `{}` (`encoder.layers`)", manifest.name),
                     expected: layers.to_string(),
-                    found: encoder.network.blocks.len().to_string(),
+                    found: encoder.network.config().n_layers.to_string(),
                     hint: "leave out `encoder.layers`: it is that of what the run starts from".into(),
                 });
             }

@@ -171,8 +171,162 @@ impl Copy {
         self
     }
 
+    /// Calls the tensors by other names, and adds `more`, of one value each.
+    fn renamed(self, rename: impl Fn(&str) -> String, more: &[&str]) -> Self {
+        let path = self.0.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).expect("a checkpoint");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a checkpoint");
+        let one = 1.0_f32.to_le_bytes();
+        let view = || safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &one);
+        let renamed = file.tensors().into_iter().map(|(name, tensor)| (rename(&name), tensor));
+        let more = more.iter().map(|name| ((*name).to_owned(), view().expect("a tensor")));
+        let renamed = safetensors::serialize(renamed.chain(more), None).expect("a checkpoint");
+        std::fs::write(path, renamed).expect("a copy");
+        self
+    }
+
     fn open(&self) -> Result<Decoder> {
         Decoder::open("copy", self.0.path(), &cpu())
+    }
+}
+
+/// Checks a decoder against the golden data of a model.
+fn assert_is(model: &str, place: &str, decoder: &Decoder) {
+    let text = std::fs::read(folder(model).join("expected.json")).expect("golden data");
+    let golden: Vec<Golden> = serde_json::from_slice(&text).expect("golden data");
+    for golden in golden {
+        let reading = reading::streamed(decoder, &golden.ids, golden.greedy.len());
+        assert_golden(&format!("{place} of {model}"), &golden, &reading, TOLERANCE);
+    }
+}
+
+/// Tensors of a multimodal model that are not about text.
+const OF_OTHER_SENSES: [&str; 3] = [
+    "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
+    "audio_tower.conv1.weight",
+    "multi_modal_projector.x",
+];
+
+#[test]
+fn a_text_model_inside_a_multimodal_one_is_the_text_model() {
+    for (model, wrapper, kind) in [
+        ("gemma3", "gemma3", "gemma3_text"),
+        ("mistral", "llava", "mistral"),
+        ("llama-linear", "idefics3", "llama"),
+    ] {
+        let wrapped = || {
+            Copy::of(model).config(|config| {
+                let mut text = config.take();
+                text["model_type"] = json!(kind);
+                let tied = text.get("tie_word_embeddings").cloned();
+                *config = json!({ "model_type": wrapper, "text_config": text, "vision_config": {} });
+                // Some say it above alone.
+                if let (Some(tied), false) = (tied, kind == "gemma3_text") {
+                    config["text_config"].as_object_mut().expect("an object").remove("tie_word_embeddings");
+                    config["tie_word_embeddings"] = tied;
+                }
+            })
+        };
+        // As transformers 4 wrote them, as 5 does, and as Idefics does.
+        for (model_prefix, head_prefix) in [
+            ("language_model.model.", "language_model."),
+            ("model.language_model.", ""),
+            ("model.text_model.", ""),
+        ] {
+            let copy = wrapped().renamed(
+                |name| match name.strip_prefix("model.") {
+                    Some(rest) => format!("{model_prefix}{rest}"),
+                    None => format!("{head_prefix}{name}"),
+                },
+                &OF_OTHER_SENSES,
+            );
+            let decoder = copy.open().unwrap_or_else(|error| panic!("{model} as {model_prefix}: {error}"));
+            assert_is(model, model_prefix, &decoder);
+        }
+        // What belongs to the text model and is read by nothing is still refused.
+        let bias = "model.language_model.layers.0.self_attn.o_proj.bias";
+        let copy = wrapped().renamed(|name| name.replacen("model.", "model.language_model.", 1), &[bias]);
+        assert_refused(copy.open(), &["does not use its tensors `model.layers.0.self_attn.o_proj.bias`"]);
+    }
+}
+
+#[test]
+fn a_base_model_saved_by_itself_has_names_without_a_prefix() {
+    for model in ["llama-linear", "gemma3"] {
+        let bare = |name: &str| name.strip_prefix("model.").unwrap_or(name).to_owned();
+        let decoder = Copy::of(model).renamed(bare, &[]).open().expect("a model");
+        assert_is(model, "bare names", &decoder);
+        let refusal = Copy::of(model).renamed(bare, &["vision.x"]).open();
+        assert_refused(refusal, &["does not use its tensors `vision.x`"]);
+    }
+}
+
+#[test]
+fn what_qwens_vision_models_call_the_rotation_is_the_usual_one_in_text() {
+    // Qwen2-VL keeps the text model's values at the top, beside `vision_config`.
+    let vision = Copy::of("qwen2")
+        .config(|config| {
+            let object = config.as_object_mut().expect("an object");
+            let theta = object.remove("rope_parameters").expect("a rotation")["rope_theta"].clone();
+            object.insert("rope_theta".into(), theta);
+            object.insert("rope_scaling".into(), json!({ "type": "mrope", "mrope_section": [2, 1, 1] }));
+            object.insert("vision_config".into(), json!({}));
+            object.insert("model_type".into(), json!("qwen2_vl"));
+        })
+        .renamed(str::to_owned, &["visual.patch_embed.proj.weight"]);
+    assert_is("qwen2", "mrope", &vision.open().expect("a model"));
+}
+
+#[test]
+fn a_tied_head_that_is_stored_as_well_is_read() {
+    let path = |copy: &Copy| copy.0.path().join("model.safetensors");
+    let copy = Copy::of("llama-linear");
+    let bytes = std::fs::read(path(&copy)).expect("a checkpoint");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a checkpoint");
+    let mut tensors = file.tensors();
+    tensors.push(("lm_head.weight".into(), file.tensor("model.embed_tokens.weight").expect("a table")));
+    std::fs::write(path(&copy), safetensors::serialize(tensors, None).expect("a checkpoint"))
+        .expect("a copy");
+    assert_is("llama-linear", "a stored head", &copy.open().expect("a model"));
+}
+
+#[test]
+fn formats_that_are_not_read_are_called_by_their_names() {
+    let without_weights = |model: &str| {
+        let copy = Copy::of(model);
+        std::fs::remove_file(copy.0.path().join("model.safetensors")).expect("weights");
+        copy
+    };
+    for (file, name) in [
+        ("pytorch_model.bin", "a PyTorch checkpoint"),
+        ("pytorch_model.bin.index.json", "a PyTorch checkpoint"),
+        ("model.onnx", "an ONNX model"),
+        ("adapter_model.safetensors", "a LoRA adapter"),
+        ("weights.npz", "an MLX checkpoint"),
+    ] {
+        let copy = without_weights("mistral");
+        std::fs::write(copy.0.path().join(file), "x").expect("a file");
+        assert_refused(copy.open(), &[file, name, "which is not supported"]);
+    }
+    for (method, name) in
+        [("gptq", "GPTQ"), ("awq", "AWQ"), ("bitsandbytes", "bitsandbytes"), ("exl2", "EXL2")]
+    {
+        let quantised = Copy::of("mistral").field("/quantization_config", json!({ "quant_method": method }));
+        assert_refused(quantised.open(), &["quantised by", name, "which is not supported"]);
+    }
+    let mlx = Copy::of("mistral").field("/quantization", json!({ "group_size": 64, "bits": 4 }));
+    assert_refused(mlx.open(), &["quantised by MLX"]);
+    let hidden = Copy::of("mistral").tensor("model.layers.0.mlp.up_proj.qzeros");
+    assert_refused(hidden.open(), &["quantised by GPTQ or AWQ"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, start, found) in [
+        ("m.bin", &b"PK\x03\x04"[..], "a PyTorch checkpoint"),
+        ("m.gguf", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("m.gguf", b"lmggxxxx", "a GGML file"),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, start).expect("a file");
+        assert_refused(Decoder::open("m", &path, &cpu()), &[name, found]);
     }
 }
 
@@ -341,6 +495,107 @@ mod gguf {
         assert_eq!(scaling(&[("llama.rope.scale_linear", Meta::F32(4.0))]), linear);
         assert_eq!(scaling(&[(kind, text("none")), (factor, Meta::F32(4.0))]), None);
         assert_eq!(scaling(&[(kind, text("linear")), (factor, Meta::F32(0.0))]), None);
+    }
+
+    /// Writes parts of a model as `m-00001-of-0000N.gguf` and so on.
+    fn write(folder: &Path, parts: &[Vec<u8>]) -> Vec<PathBuf> {
+        let name = |number| folder.join(format!("m-{number:05}-of-{:05}.gguf", parts.len()));
+        let written = parts.iter().zip(1..).map(|(part, number)| {
+            std::fs::write(name(number), part).expect("a part");
+            name(number)
+        });
+        written.collect()
+    }
+
+    #[test]
+    fn a_model_in_parts_is_opened_by_any_of_them() {
+        let model = tiny_llama();
+        let whole = open(&model).expect("a model");
+        let ids = whole.tokenizer.encode_prompt("hi there").expect("a text");
+        let expected = reading::streamed(&whole, &ids, 4);
+        let folder = tempfile::tempdir().expect("a folder");
+        for path in write(folder.path(), &model.to_parts(3)) {
+            let decoder = Decoder::open("tiny", &path, &cpu()).expect("a model in parts");
+            let found = reading::streamed(&decoder, &ids, 4);
+            assert_eq!(
+                (found.loss, found.logits, &found.greedy),
+                (expected.loss, expected.logits.clone(), &expected.greedy)
+            );
+            assert!(!decoder.is_one_file());
+            assert_eq!(decoder.embedding_sha256(), whole.embedding_sha256());
+            // Of the parts, whatever lies beside them.
+            let hash = decoder.files_sha256().expect("a hash");
+            std::fs::write(folder.path().join("other"), "x").expect("a file");
+            assert_eq!(decoder.files_sha256().expect("a hash"), hash);
+        }
+    }
+
+    #[test]
+    fn parts_that_are_missing_or_of_another_model_are_named() {
+        let model = tiny_llama();
+        let refused = |change: &dyn Fn(&[PathBuf]) -> PathBuf, parts: &[&str]| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = change(&write(folder.path(), &model.to_parts(3)));
+            assert_refused(Decoder::open("tiny", &path, &cpu()), parts);
+        };
+        let remove = |path: &Path| std::fs::remove_file(path).expect("a part");
+        refused(
+            &|paths| {
+                remove(&paths[1]);
+                remove(&paths[2]);
+                paths[0].clone()
+            },
+            &["it is one of 3 parts", "`m-00002-of-00003.gguf`, `m-00003-of-00003.gguf` is missing"],
+        );
+        refused(
+            &|paths| {
+                std::fs::copy(&paths[1], &paths[2]).expect("a part");
+                paths[0].clone()
+            },
+            &["m-00003-of-00003.gguf", "`split.no` is 1, expected 2"],
+        );
+        refused(
+            &|paths| {
+                let other = paths[0].with_file_name("renamed.gguf");
+                std::fs::rename(&paths[0], &other).expect("a part");
+                other
+            },
+            &["renamed.gguf", "a part of a model of 3 parts", "-00001-of-00003.gguf"],
+        );
+        // A part of a model with fewer tensors.
+        let mut smaller = tiny_llama();
+        smaller.tensors.pop();
+        let last = smaller.to_parts(3).remove(2);
+        refused(
+            &|paths| {
+                std::fs::write(&paths[2], &last).expect("a part");
+                paths[0].clone()
+            },
+            &["its parts have 10 tensors, but `split.tensors.count` is 11"],
+        );
+    }
+
+    #[test]
+    fn a_name_like_a_parts_is_only_a_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("m-00001-of-00002.gguf");
+        std::fs::write(&path, tiny_llama().to_bytes()).expect("a model");
+        Decoder::open("tiny", &path, &cpu()).expect("a whole model");
+    }
+
+    #[test]
+    fn an_id_that_no_token_has_is_none() {
+        for (key, beginning, end) in [
+            ("tokenizer.ggml.bos_token_id", Some(1), Some(2)),
+            ("tokenizer.ggml.eos_token_id", Some(1), Some(2)),
+            ("tokenizer.ggml.padding_token_id", Some(1), Some(2)),
+        ] {
+            let mut model = tiny_llama();
+            model.set(key, Meta::U32(u32::MAX));
+            let tokenizer = open(&model).expect("a model").tokenizer;
+            // SentencePiece's `<s>` and `</s>` are where they always are.
+            assert_eq!((tokenizer.bos(), tokenizer.eos()), (beginning, end), "{key}");
+        }
     }
 
     #[test]

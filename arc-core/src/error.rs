@@ -78,6 +78,15 @@ pub enum Error {
         found: String,
     },
 
+    /// A model is stored in a format that is not read here.
+    #[error("`{}` is {found}, which is not supported", path.display())]
+    UnsupportedFormat {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is, by its name: `a PyTorch checkpoint`, `quantised by GPTQ`.
+        found: String,
+    },
+
     /// A model is of an architecture that no decoder here implements.
     #[error("`{}` holds a model of architecture `{found}`, which is not supported", path.display())]
     UnsupportedArchitecture {
@@ -303,6 +312,9 @@ impl Error {
             Self::UnsupportedQuantisation { .. } => {
                 Some("supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K".into())
             }
+            Self::UnsupportedFormat { .. } => Some(
+                "read are safetensors with a `config.json`, unquantised, and GGUF: name a file in one of them".into(),
+            ),
             Self::UnsupportedArchitecture { .. } => {
                 Some("supported are llama (Llama 2 and 3, Mistral, SmolLM2), qwen2, gemma3 and olmo".into())
             }

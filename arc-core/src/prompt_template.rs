@@ -55,8 +55,15 @@ impl PromptTemplate {
         let [document, apart] = stand_ins(&[&self.source, question]);
         let spells_special = tokenizer.encode(question)?.ids
             != tokenizer.encode_with(question, SpecialTokens::Recognised)?.ids;
-        let stand_in = apart.to_string();
-        let text = self.render_text(document, if spells_special { &stand_in } else { question })?;
+        let apart_text = self.render_text(document, &apart.to_string())?;
+        let together = self.render_text(document, question)?;
+        // It must not complete one with the template's words either.
+        let count = |text: &str| -> Result<usize> {
+            let ids = tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids;
+            Ok(ids.into_iter().filter(|&id| tokenizer.is_control(id)).count())
+        };
+        let keep_apart = spells_special || count(&together)? != count(&apart_text)?;
+        let text = if keep_apart { apart_text } else { together };
         let (before, after) = text.split_once(document).unwrap_or((&text, ""));
         let encode = |text: &str| -> Result<Vec<u32>> {
             // Joined with the template's words the question is tokenised as in running text. Only

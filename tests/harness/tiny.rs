@@ -188,7 +188,13 @@ impl Place {
     pub(crate) fn arc(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
         command.args(arguments).current_dir(self.folder.path()).stdin(std::process::Stdio::null());
-        for variable in ["ARC_DEVICE", "ARC_PIP", "HF_ENDPOINT", "HF_TOKEN", "CLICOLOR_FORCE"] {
+        for variable in ["ARC_DEVICE", "ARC_PIP", "CLICOLOR_FORCE"] {
+            command.env_remove(variable);
+        }
+        for variable in ["HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"] {
+            command.env_remove(variable);
+        }
+        for variable in ["HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME"] {
             command.env_remove(variable);
         }
         for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
@@ -340,34 +346,62 @@ impl Gguf {
 
     /// Version 3, after ggml's `docs/gguf.md`.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        const ALIGNMENT: usize = 32;
-        let mut file = b"GGUF".to_vec();
-        file.extend(3_u32.to_le_bytes());
-        put_len(&mut file, self.tensors.len());
-        put_len(&mut file, self.metadata.len());
-        for (key, value) in &self.metadata {
-            put_text(&mut file, key);
-            value.put(&mut file);
-        }
-        let mut random = self.seed;
-        let mut data = Vec::new();
-        for Tensor { name, shape, kind } in &self.tensors {
-            put_text(&mut file, name);
-            file.extend((shape.len() as u32).to_le_bytes());
-            shape.iter().rev().for_each(|&extent| put_len(&mut file, extent));
-            file.extend(kind.to_le_bytes());
-            put_len(&mut file, data.len());
-            for _ in 0..shape.iter().product() {
-                // The generator of Numerical Recipes; its high bits are random enough.
-                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                data.extend(((random >> 8) as f32 / (1 << 23) as f32 - 1.0).to_le_bytes());
-            }
-            data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
-        }
-        file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
-        file.extend(data);
-        file
+        gguf_bytes(&self.metadata, &self.tensors.iter().zip(self.values()).collect::<Vec<_>>())
     }
+
+    /// The same model in `count` parts as llama.cpp's `gguf-split` makes them: tensors in order, metadata
+    /// in the first.
+    pub(crate) fn to_parts(&self, count: u32) -> Vec<Vec<u8>> {
+        let tensors: Vec<_> = self.tensors.iter().zip(self.values()).collect();
+        let share = tensors.len().div_ceil(count as usize);
+        let mut parts = tensors.chunks(share);
+        (0..count)
+            .map(|number| {
+                let mut metadata = if number == 0 { self.metadata.clone() } else { Vec::new() };
+                metadata.push(("split.no", Meta::U32(number)));
+                metadata.push(("split.count", Meta::U32(count)));
+                metadata.push(("split.tensors.count", Meta::U32(tensors.len() as u32)));
+                gguf_bytes(&metadata, parts.next().unwrap_or_default())
+            })
+            .collect()
+    }
+
+    /// The bytes of each tensor.
+    fn values(&self) -> Vec<Vec<u8>> {
+        let mut random = self.seed;
+        let mut value = || {
+            // The generator of Numerical Recipes; its high bits are random enough.
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((random >> 8) as f32 / (1 << 23) as f32 - 1.0).to_le_bytes()
+        };
+        let lengths = self.tensors.iter().map(|tensor| tensor.shape.iter().product());
+        lengths.map(|length: usize| (0..length).flat_map(|_| value()).collect()).collect()
+    }
+}
+
+fn gguf_bytes(metadata: &[(&'static str, Meta)], tensors: &[(&Tensor, Vec<u8>)]) -> Vec<u8> {
+    const ALIGNMENT: usize = 32;
+    let mut file = b"GGUF".to_vec();
+    file.extend(3_u32.to_le_bytes());
+    put_len(&mut file, tensors.len());
+    put_len(&mut file, metadata.len());
+    for (key, value) in metadata {
+        put_text(&mut file, key);
+        value.put(&mut file);
+    }
+    let mut data = Vec::new();
+    for (Tensor { name, shape, kind }, values) in tensors {
+        put_text(&mut file, name);
+        file.extend((shape.len() as u32).to_le_bytes());
+        shape.iter().rev().for_each(|&extent| put_len(&mut file, extent));
+        file.extend(kind.to_le_bytes());
+        put_len(&mut file, data.len());
+        data.extend(values);
+        data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+    }
+    file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+    file.extend(data);
+    file
 }
 
 impl Meta {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::config::{DecoderConfig, Layout};
-use crate::Result;
 use crate::chat_template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{GgufFile, HfFolder, MetaFolder, RawTensor, TensorNames, TensorSource};
+use crate::{Error, Result};
 
 /// A GGUF file, or a folder in Hugging Face's, Meta's or OLMo's own layout.
 pub(crate) struct Checkpoint {
@@ -21,6 +21,17 @@ enum Files {
     HuggingFace(HfFolder),
     Meta(MetaFolder),
 }
+
+/// Tokenizers in formats that are not read, by the names that they have in published folders.
+const OTHER_TOKENIZERS: [(&str, &str); 7] = [
+    ("tokenizer.model", "a SentencePiece model, or a tiktoken vocabulary"),
+    ("tokenizer.model.v3", "a SentencePiece model"),
+    ("spiece.model", "a SentencePiece model"),
+    ("tekken.json", "a tekken vocabulary"),
+    ("qwen.tiktoken", "a tiktoken vocabulary"),
+    ("vocab.txt", "a WordPiece vocabulary"),
+    ("vocab.json", "a vocabulary without its steps"),
+];
 
 impl Checkpoint {
     /// Opens a GGUF file, a folder, or the folder that a safetensors file or its index is in.
@@ -45,7 +56,7 @@ impl Checkpoint {
                 (Files::Meta(folder), config, Layout::META)
             }
             Some(folder) => {
-                let folder = HfFolder::open(folder)?;
+                let folder = if path.is_dir() { HfFolder::open(folder) } else { HfFolder::open_file(path) }?;
                 let (config, layout) =
                     DecoderConfig::from_hugging_face(folder.config(), &folder.config_path())?;
                 (Files::HuggingFace(folder), config, layout)
@@ -106,11 +117,23 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// As [`Tokenizer::from_gguf`] and [`Tokenizer::from_file`].
+    /// As [`Tokenizer::from_gguf`] and [`Tokenizer::from_file`]; [`Error::Tokenizer`] that names what is
+    /// there in place of a `tokenizer.json`.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        match &self.files {
-            Files::Gguf(file) => Tokenizer::from_gguf(file),
-            _ => Tokenizer::from_file(self.path.join("tokenizer.json")),
+        if let Files::Gguf(file) = &self.files {
+            return Tokenizer::from_gguf(file);
+        }
+        let path = self.path.join("tokenizer.json");
+        let others = OTHER_TOKENIZERS.iter().filter(|_| !path.exists());
+        let mut others = others.map(|(name, what)| (self.path.join(name), what));
+        match others.find(|(other, _)| other.exists()) {
+            Some((other, what)) => Err(Error::Tokenizer {
+                path: other,
+                reason: format!(
+                    "it is {what}, which is not read; a registry entry can name a `tokenizer.json`"
+                ),
+            }),
+            None => Tokenizer::from_file(path),
         }
     }
 

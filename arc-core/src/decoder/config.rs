@@ -8,6 +8,7 @@ use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig
 use crate::weights::{GgufFile, ModelArgs, TensorNames, TensorSource as _};
 use crate::{Error, Result};
 
+use super::text_part::text_part;
 use super::{gemma3, llama, olmo, qwen2};
 
 /// The reference tabulates its rotation for so many positions.
@@ -42,7 +43,8 @@ impl Architecture {
     fn from_name(name: &str) -> Option<Self> {
         match name {
             "llama" | "mistral" => Some(Self::Llama),
-            "qwen2" => Some(Self::Qwen2),
+            // Of Qwen's vision models, whose rotation is the usual one where all is text.
+            "qwen2" | "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text" => Some(Self::Qwen2),
             "gemma3" | "gemma3_text" => Some(Self::Gemma3),
             "olmo" => Some(Self::Olmo),
             _ => None,
@@ -143,14 +145,16 @@ impl DecoderConfig {
         config.validate(file.path())
     }
 
-    /// Reads a Hugging Face `config.json`, and how its checkpoint stores the weights.
+    /// Reads a Hugging Face `config.json`, and how its checkpoint stores the weights. Of a multimodal
+    /// model it is the text model's part.
     ///
     /// # Errors
     ///
     /// [`Error::UnsupportedArchitecture`], and [`Error::InvalidConfig`] for a missing, unknown or
     /// senseless value.
     pub(super) fn from_hugging_face(config: &Value, path: &Path) -> Result<(Self, Layout)> {
-        let fields = Fields { value: config, path };
+        let text = text_part(config);
+        let fields = Fields { value: &text, path };
         let found = fields.str("model_type")?;
         let architecture = Architecture::from_name(found).ok_or_else(|| unsupported(path, found))?;
         let (config, layout) = match architecture {

@@ -23,7 +23,7 @@ pub struct GenerateOptions {
     /// How to choose among the logits.
     pub sampling: SamplingOptions,
     /// Texts that end a row; they are not part of its text. The name of a special token ends it where that
-    /// token is written.
+    /// token is written, although the text does not show it.
     pub stop: Vec<String>,
     /// What a row is, and so where it ends; `None` leaves it to what the prompt was made for: see
     /// [`AdaptedDecoder::ask`](crate::AdaptedDecoder::ask). Otherwise the decoder ends it.
@@ -132,8 +132,6 @@ struct Row {
     generated: Vec<u32>,
     stream: DecodeStream,
     stops: StopStrings,
-    /// The special tokens whose names are stop strings: they are no text, so that none is found in it.
-    stop_tokens: Vec<u32>,
     /// What passes of the text, where it is to be one line.
     line: Option<FirstLine>,
     text: String,
@@ -181,6 +179,13 @@ impl Decoder {
         for prompt in prompts {
             self.check_window(prompt, prefix.map_or(0, Prefix::len), options.max_tokens)?;
         }
+        let is_special = |id: &u32| self.tokenizer.is_special(*id);
+        let stop_tokens: Vec<u32> = options
+            .stop
+            .iter()
+            .filter_map(|stop| self.tokenizer.special_id(stop))
+            .filter(is_special)
+            .collect();
         let mut rows = prompts
             .iter()
             .map(|prompt| {
@@ -189,13 +194,8 @@ impl Decoder {
                     sampler: Sampler::new(options.sampling)?,
                     history: [shared_ids, &prompt.token_ids()].concat(),
                     generated: Vec::new(),
-                    stream: self.tokenizer.decode_stream(true),
+                    stream: self.tokenizer.continuation_stream(true),
                     stops: StopStrings::new(options.stop.clone())?,
-                    stop_tokens: options
-                        .stop
-                        .iter()
-                        .filter_map(|name| self.tokenizer.special_id(name))
-                        .collect(),
                     line: (options.answer_ends == Some(AnswerEnd::Line)).then(FirstLine::default),
                     text: String::new(),
                     prompt_logits: Vec::new(),
@@ -222,7 +222,14 @@ impl Decoder {
                 let row = &mut rows[index];
                 let id = row.sampler.sample(logits, &row.history)?;
                 let is_last = step + 1 == options.max_tokens;
-                row.accept(id, self.tokenizer.is_end(id), is_last, |text| on_text(index, text));
+                let ending = if self.tokenizer.is_end(id) {
+                    Some(FinishReason::End)
+                } else if stop_tokens.contains(&id) {
+                    Some(FinishReason::Stop)
+                } else {
+                    is_last.then_some(FinishReason::Length)
+                };
+                row.accept(id, ending, |text| on_text(index, text));
             }
             if step == 0 {
                 first_token = start.elapsed();
@@ -441,12 +448,11 @@ impl Decoder {
 }
 
 impl Row {
-    /// Takes a new token and passes on the text that it makes certain.
-    fn accept(&mut self, id: u32, is_end: bool, is_last: bool, mut on_text: impl FnMut(&str)) {
+    /// Takes a new token, after which the row ends if `ending` says why, and passes on the text that it
+    /// makes certain.
+    fn accept(&mut self, id: u32, ending: Option<FinishReason>, mut on_text: impl FnMut(&str)) {
         self.generated.push(id);
         self.history.push(id);
-        let is_stop = self.stop_tokens.contains(&id);
-        let is_end = is_end || is_stop;
         let (text, line) = (&mut self.text, &mut self.line);
         let mut emit = |piece: String| {
             let piece = line.as_mut().map_or_else(|| piece.clone(), |line| line.push(&piece));
@@ -455,22 +461,16 @@ impl Row {
                 on_text(&piece);
             }
         };
-        if !is_end {
+        if matches!(ending, None | Some(FinishReason::Length)) {
             let piece = self.stream.push(id);
             emit(self.stops.push(&piece));
         }
-        if (is_end || is_last) && !self.stops.stopped() {
+        if ending.is_some() && !self.stops.stopped() {
             let rest = self.stream.clone().finish();
             emit(self.stops.push(&rest));
             emit(self.stops.clone().finish());
         }
-        let has_stopped = self.stops.stopped() || is_stop || self.line.as_ref().is_some_and(FirstLine::ended);
-        self.finish = if has_stopped {
-            Some(FinishReason::Stop)
-        } else if is_end {
-            Some(FinishReason::End)
-        } else {
-            is_last.then_some(FinishReason::Length)
-        };
+        let has_stopped = self.stops.stopped() || self.line.as_ref().is_some_and(FirstLine::ended);
+        self.finish = if has_stopped { Some(FinishReason::Stop) } else { ending };
     }
 }

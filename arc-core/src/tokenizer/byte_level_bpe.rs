@@ -1,7 +1,7 @@
 //! Byte-level BPE (GPT-2, Llama 3, Qwen 2, SmolLM2, OLMo): words are cut by a pre-tokenizer, and
 //! the bytes of each word are merged in the order of the merge list.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -21,29 +21,38 @@ pub(super) struct ByteLevelBpe {
 }
 
 impl ByteLevelBpe {
-    /// A model of `tokens`, spelt in the byte alphabet, with their ids, and `merges`, best first.
+    /// A model of `tokens`, spelt in the byte alphabet, with their ids, and `merges`, best first. No
+    /// text becomes a token that is `left_out`, neither by merging nor as a word of its own.
     ///
     /// # Errors
     /// The reason, for example a merge of tokens that are not in the vocabulary.
     pub(super) fn new<'a>(
         tokens: impl Iterator<Item = (&'a str, u32)>,
+        left_out: &HashSet<&str>,
         merges: &[String],
         pre_tokenizer: PreTokenizer,
     ) -> std::result::Result<Self, String> {
-        let vocabulary: Vocab = tokens.map(|(token, id)| (token.to_owned(), id)).collect();
+        let vocabulary: Vocab = tokens
+            .filter(|(token, _)| !left_out.contains(token))
+            .map(|(token, id)| (token.to_owned(), id))
+            .collect();
         let merges = merges
             .iter()
             .enumerate()
-            .map(|(rank, merge)| {
-                let (left, right) = merge
-                    .split_once(' ')
-                    .ok_or_else(|| format!("merge {rank}, `{merge}`, is not two tokens"))?;
+            .filter_map(|(rank, merge)| {
+                let Some((left, right)) = merge.split_once(' ') else {
+                    return Some(Err(format!("merge {rank}, `{merge}`, is not two tokens")));
+                };
+                let made = [left, right].concat();
+                if [left, right, &made].iter().any(|token| left_out.contains(token)) {
+                    return None;
+                }
                 // The crate relies on this and would panic.
-                if vocabulary.contains_key([left, right].concat().as_str()) {
+                Some(if vocabulary.contains_key(made.as_str()) {
                     Ok((left.to_owned(), right.to_owned()))
                 } else {
                     Err(format!("merge {rank}, `{merge}`, makes a token that is not there"))
-                }
+                })
             })
             .collect::<std::result::Result<_, _>>()?;
         let bpe = BPE::builder()

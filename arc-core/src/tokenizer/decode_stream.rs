@@ -5,7 +5,8 @@ use super::Tokenizer;
 /// Turns tokens into text as they arrive, holding back bytes until they make whole characters.
 ///
 /// All that [`push`](Self::push) and [`finish`](Self::finish) return, joined, is what
-/// [`Tokenizer::decode`] makes of all the tokens at once.
+/// [`Tokenizer::decode`] makes of all the tokens at once; in a
+/// [continuation](Tokenizer::continuation_stream) with the space that the text's first word would lose.
 #[derive(Clone)]
 pub struct DecodeStream {
     tokenizer: Tokenizer,
@@ -16,8 +17,9 @@ pub struct DecodeStream {
 }
 
 impl DecodeStream {
-    pub(super) fn new(tokenizer: Tokenizer, skip_special: bool) -> Self {
-        Self { tokenizer, skip_special, at_start: true, pending: Vec::new() }
+    /// A stream that begins a text, or one that continues it.
+    pub(super) fn new(tokenizer: Tokenizer, skip_special: bool, at_start: bool) -> Self {
+        Self { tokenizer, skip_special, at_start, pending: Vec::new() }
     }
 
     /// Takes the next token and returns the text that is complete with it, often a word, sometimes

@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 
 use super::added_tokens::AddedTokens;
 use super::byte_level_bpe::ByteLevelBpe;
+use super::control_tokens::{self, ControlTokens, Stated};
 use super::scored_bpe::ScoredBpe;
 use super::token_bytes::{TokenBytes, byte_token};
-use super::{END_NAMES, Pipeline, SPACE_MARK, Tables, Tokenizer, byte_alphabet, pre_tokenizer};
+use super::{Pipeline, SPACE_MARK, Tables, Tokenizer, byte_alphabet, pre_tokenizer};
 use crate::weights::{GgufFile, TensorSource};
 use crate::{Error, Result};
 
@@ -20,6 +21,24 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const SCORES: &str = "tokenizer.ggml.scores";
 const MERGES: &str = "tokenizer.ggml.merges";
+const BOS: &str = "tokenizer.ggml.bos_token_id";
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+/// What else ends a turn or a message.
+const OTHER_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+/// What else has a role of its own; the names before and after llama.cpp renamed them.
+const ROLES: [&str; 9] = [
+    "tokenizer.ggml.seperator_token_id",
+    "tokenizer.ggml.cls_token_id",
+    "tokenizer.ggml.mask_token_id",
+    "tokenizer.ggml.fim_pre_token_id",
+    "tokenizer.ggml.fim_suf_token_id",
+    "tokenizer.ggml.fim_mid_token_id",
+    "tokenizer.ggml.prefix_token_id",
+    "tokenizer.ggml.suffix_token_id",
+    "tokenizer.ggml.middle_token_id",
+];
+/// The beginning and the end token of SentencePiece where a file states none.
+const SENTENCEPIECE_DEFAULTS: [u32; 2] = [1, 2];
 
 /// What a token is, as `tokenizer.ggml.token_type` numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +54,8 @@ enum TokenType {
 impl TokenType {
     fn from_number(number: i32) -> Option<Self> {
         Some(match number {
+            // `undefined`: neither found in a text nor shown as anything but its name.
+            0 => Self::Unused,
             1 => Self::Normal,
             2 => Self::Unknown,
             3 => Self::Control,
@@ -63,6 +84,10 @@ fn optional<'g, T>(
 impl Tokenizer {
     /// The tokenizer of a GGUF model: byte-level BPE (`gpt2`) or SentencePiece BPE (`llama`).
     ///
+    /// What the file states as the beginning or an end of a text, and what ends a turn by its name, is a
+    /// control token whatever type the file gives it. An id that no token has (converters write −1 for a
+    /// token that a model lacks) is none.
+    ///
     /// Qwen 2 and OLMo normalise text to NFC first, as their `tokenizer.json` states; the GGUF file
     /// does not say so.
     ///
@@ -74,29 +99,67 @@ impl Tokenizer {
         let refuse = |reason: String| Error::Tokenizer { path: path.clone(), reason };
 
         let tokens = gguf.strings(TOKENS)?;
-        let types = token_types(gguf, tokens.len()).map_err(|error| match error {
+        let mut types = token_types(gguf, tokens.len()).map_err(|error| match error {
             TypesError::Other(error) => error,
             TypesError::Reason(reason) => refuse(reason),
         })?;
         let model = gguf.str("tokenizer.ggml.model")?;
         let mut hash = identity(model, tokens, &types);
 
+        let is_control = |id: &u32| types.get(*id as usize) == Some(&TokenType::Control);
+        let default = |id: u32| (model == "llama").then_some(id).filter(is_control);
+        let [bos, eos] = [BOS, EOS].map(|key| stated_id(gguf, key, tokens.len()));
+        let bos = bos?.or_else(|| default(SENTENCEPIECE_DEFAULTS[0]));
+        let eos = eos?.or_else(|| default(SENTENCEPIECE_DEFAULTS[1]));
+        let stated = |keys: &[&str]| -> Result<Vec<u32>> {
+            let ids = keys.iter().map(|key| stated_id(gguf, key, tokens.len()));
+            Ok(ids.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        };
+        let ids: HashMap<&str, u32> =
+            numbered(tokens).filter(|(token, _)| control_tokens::has_a_role(token)).collect();
+        let unknown = numbered(tokens).zip(&types).find(|(_, kind)| **kind == TokenType::Unknown);
+        let unknown = match unknown {
+            Some(((_, id), _)) => Some(id),
+            None => stated_id(gguf, "tokenizer.ggml.unknown_token_id", tokens.len())?,
+        };
+        let ControlTokens { special, control, ends } = ControlTokens::resolve(Stated {
+            id_of: &|name| ids.get(name).copied(),
+            special: types.iter().map(|kind| kind.is_special()).collect(),
+            unknown,
+            ends: eos.into_iter().chain(stated(&OTHER_ENDS)?).collect(),
+            roles: bos.into_iter().chain(stated(&ROLES)?).collect(),
+        });
+        let stated_types = types.clone();
+        for (kind, special) in types.iter_mut().zip(&special) {
+            if *special && *kind != TokenType::Unknown {
+                *kind = TokenType::Control;
+            }
+        }
+        let controls = || numbered(tokens).zip(&control).filter(|(_, control)| **control);
+
         let names: HashMap<String, u32> = numbered(tokens)
             .zip(&types)
             .filter(|(_, kind)| kind.is_special() || **kind == TokenType::UserDefined)
             .map(|((token, id), _)| (token.to_owned(), id))
             .collect();
-        let user_defined = |kind: TokenType| kind == TokenType::UserDefined;
-        let any_added = |kind: TokenType| kind == TokenType::UserDefined || kind == TokenType::Control;
-        // What a token of that text is looked for as.
-        let literal = |token: &str, scored: bool| {
-            if scored { token.replace(SPACE_MARK, " ") } else { token.to_owned() }
+        // What a token is looked for as: what it spells.
+        let literal = |token: &str, id: u32, scored: bool| {
+            if scored {
+                return token.replace(SPACE_MARK, " ");
+            }
+            let is_spelt = stated_types.get(id as usize) == Some(&TokenType::Normal);
+            let spelt = byte_alphabet::bytes_of(token).filter(|_| is_spelt);
+            spelt.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| token.to_owned())
         };
-        let added = |scored: bool, wanted: &dyn Fn(TokenType) -> bool| {
+        // User-defined tokens are found in any text, special and control ones in prompts alone.
+        let added = |scored: bool, in_prompts: bool| {
             let literals: Vec<(String, u32)> = numbered(tokens)
-                .zip(&types)
-                .filter(|(_, kind)| wanted(**kind))
-                .map(|((token, id), _)| (literal(token, scored), id))
+                .zip(types.iter().zip(&control))
+                .filter(|(_, (kind, control))| match kind {
+                    TokenType::UserDefined => in_prompts || !**control,
+                    kind => in_prompts && (kind.is_special() || **control),
+                })
+                .map(|((token, id), _)| (literal(token, id, scored), id))
                 .collect();
             AddedTokens::new(literals.iter().map(|(token, id)| (token.as_str(), *id))).map_err(refuse)
         };
@@ -113,17 +176,17 @@ impl Tokenizer {
                 let merges = gguf.strings(MERGES)?;
                 hash_list(&mut hash, merges);
                 hash.update(format!("{pre:?}"));
-                let model = ByteLevelBpe::new(numbered(tokens), merges, pre).map_err(refuse)?;
+                let left_out = controls().map(|((token, _), _)| token).collect();
+                let model = ByteLevelBpe::new(numbered(tokens), &left_out, merges, pre).map_err(refuse)?;
                 let mut bytes = TokenBytes::with_capacity(tokens.len());
-                for (token, kind) in tokens.iter().zip(&types) {
+                for (token, kind) in tokens.iter().zip(&stated_types) {
                     let spelt = match kind {
                         TokenType::Normal => byte_alphabet::bytes_of(token),
                         _ => None,
                     };
                     bytes.push(spelt.as_deref().unwrap_or(token.as_bytes()));
                 }
-                let plain = added(false, &user_defined)?;
-                let all = added(false, &any_added)?;
+                let (plain, all) = (added(false, false)?, added(false, true)?);
                 (Pipeline::ByteLevel { plain, all, model }, bytes, pre.adds_bos, false)
             }
             "llama" => {
@@ -146,27 +209,18 @@ impl Tokenizer {
                             byte_ids[usize::from(byte)] = Some(id);
                             bytes.push(&[byte]);
                         }
-                        None => bytes.push(literal(token, true).as_bytes()),
+                        None => bytes.push(literal(token, id, true).as_bytes()),
                     }
                 }
-                let unknown = numbered(tokens)
-                    .zip(&types)
-                    .find(|(_, kind)| **kind == TokenType::Unknown)
-                    .map(|((_, id), _)| id);
-                let unknown = match unknown {
-                    Some(id) => Some(id),
-                    None => token_id(gguf, "tokenizer.ggml.unknown_token_id", tokens.len())?,
-                };
                 let merged = numbered(tokens)
-                    .zip(&types)
-                    .filter(|(_, kind)| **kind == TokenType::Normal)
-                    .map(|((token, id), _)| (literal(token, true), id));
+                    .zip(types.iter().zip(&control))
+                    .filter(|(_, (kind, control))| **kind == TokenType::Normal && !**control)
+                    .map(|((token, id), _)| (literal(token, id, true), id));
                 let model = ScoredBpe::new(merged, scores.to_vec(), byte_ids, unknown);
                 let space_prefix =
                     optional(gguf, "tokenizer.ggml.add_space_prefix", GgufFile::bool)?.unwrap_or(true);
                 hash.update([u8::from(space_prefix)]);
-                let plain = added(true, &user_defined)?;
-                let all = added(true, &any_added)?;
+                let (plain, all) = (added(true, false)?, added(true, true)?);
                 (Pipeline::Scored { plain, all, model }, bytes, true, space_prefix)
             }
             other => {
@@ -176,24 +230,11 @@ impl Tokenizer {
             }
         };
 
-        let bos = token_id(gguf, "tokenizer.ggml.bos_token_id", tokens.len())?;
-        let eos = token_id(gguf, "tokenizer.ggml.eos_token_id", tokens.len())?;
-        let mut ends: Vec<u32> = eos.into_iter().collect();
-        for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
-            ends.extend(token_id(gguf, key, tokens.len())?);
-        }
-        ends.extend(
-            END_NAMES
-                .iter()
-                .filter_map(|name| names.get(*name))
-                .filter(|&&id| types.get(id as usize).is_some_and(|kind| kind.is_special())),
-        );
-        ends.sort_unstable();
-        ends.dedup();
         Ok(Self(Arc::new(Tables {
             pipeline,
             bytes,
-            special: types.iter().map(|kind| kind.is_special()).collect(),
+            special,
+            control,
             names,
             bos,
             eos,
@@ -238,15 +279,15 @@ fn token_types(gguf: &GgufFile, tokens: usize) -> std::result::Result<Vec<TokenT
         .collect()
 }
 
-/// The token id of a key that a file may lack.
-fn token_id(gguf: &GgufFile, key: &str, tokens: usize) -> Result<Option<u32>> {
-    let id = optional(gguf, key, GgufFile::u32)?;
-    match id {
-        Some(id) if usize::try_from(id).map_or(true, |id| id >= tokens) => Err(Error::Tokenizer {
-            path: gguf.path().to_owned(),
-            reason: format!("`{key}` is {id}, but there are only {tokens} tokens"),
-        }),
-        id => Ok(id),
+/// The token id of a key that a file may lack. An id that no token has is none: converters write −1, as
+/// a signed or an unsigned number, for a token that a model has not.
+fn stated_id(gguf: &GgufFile, key: &str, tokens: usize) -> Result<Option<u32>> {
+    let Some(value) = gguf.meta(key) else { return Ok(None) };
+    match value.as_u32() {
+        Some(id) => Ok(Some(id).filter(|&id| usize::try_from(id).is_ok_and(|id| id < tokens))),
+        None if value.is_integer() => Ok(None),
+        // Says of which type it is.
+        None => gguf.u32(key).map(Some),
     }
 }
 
@@ -272,6 +313,7 @@ fn hash_list(hash: &mut Sha256, strings: &[String]) {
 mod tests {
     use std::io::Write;
 
+    use super::super::SpecialTokens;
     use super::*;
 
     /// Writes GGUF files with metadata and no tensors.
@@ -371,8 +413,8 @@ mod tests {
             .strs(TOKENS, &tokens)
             .i32s(TYPES, &[2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1, 1])
             .f32s(SCORES, &[0., 0., 0., 0., 0., -3., -4., -5., -1., -2., -1.5, -9.])
-            .u32("tokenizer.ggml.bos_token_id", 1)
-            .u32("tokenizer.ggml.eos_token_id", 2)
+            .u32(BOS, 1)
+            .u32(EOS, 2)
     }
 
     fn gpt2() -> Writer {
@@ -391,7 +433,11 @@ mod tests {
         assert_eq!(encoding.offsets, [(0, 2), (2, 5), (5, 6), (6, 7)]);
         assert_eq!(tokenizer.decode(&encoding.ids, true), "hi hié");
         assert_eq!(tokenizer.encode_prompt("hi").unwrap(), [1, 9]);
-        assert_eq!(tokenizer.encode_prompt("<s>hi").unwrap(), [1, 10]);
+        // A text after a special token begins like any other, as in llama.cpp.
+        assert_eq!(tokenizer.encode_prompt("<s>hi").unwrap(), [1, 9]);
+        let encoding = tokenizer.encode_with("hi</s><s>hi", SpecialTokens::Recognised).unwrap();
+        assert_eq!(encoding.ids, [9, 2, 1, 9]);
+        assert_eq!(encoding.offsets, [(0, 2), (2, 6), (6, 9), (9, 11)]);
         assert_eq!(tokenizer.encode("").unwrap(), super::super::Encoding::default());
         assert!(tokenizer.is_end(2) && !tokenizer.is_end(1));
 
@@ -433,8 +479,8 @@ mod tests {
 
         assert!(other("llama").f32s(SCORES, &[1.0]).refusal().contains("has 1 values for 0 tokens"));
         assert!(other("llama").i32s(TYPES, &[1]).refusal().contains("has 1 values for 0 tokens"));
-        let message = other("llama").f32s(SCORES, &[]).u32("tokenizer.ggml.bos_token_id", 0).refusal();
-        assert!(message.ends_with("is 0, but there are only 0 tokens"), "{message}");
+        let message = other("llama").f32s(SCORES, &[]).str(EOS, "</s>").refusal();
+        assert!(message.contains("is a string, expected an unsigned integer"), "{message}");
         let odd = Writer::new()
             .str("tokenizer.ggml.model", "llama")
             .strs(TOKENS, &["a"])

@@ -1,30 +1,39 @@
 //! A tokenizer out of a Hugging Face `tokenizer.json`, run by the `tokenizers` crate.
+//!
+//! What the files beside it call special is special, as in transformers, whatever `tokenizer.json` says of
+//! it; the end tokens of all of them count.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokenizers::{AddedVocabulary, Model, OffsetType, PreTokenizer, Token, Tokenizer as HfTokenizer};
+use tokenizers::{
+    AddedToken, AddedVocabulary, Model, OffsetType, PreTokenizer, Token, Tokenizer as HfTokenizer,
+};
 
+use super::control_tokens::{self, ControlTokens, Stated};
 use super::token_bytes::{TokenBytes, byte_token};
-use super::{END_NAMES, Encoding, Pipeline, SPACE_MARK, SpecialTokens, Tables, Tokenizer, byte_alphabet};
+use super::{Encoding, Pipeline, SPACE_MARK, SpecialTokens, Tables, Tokenizer, byte_alphabet};
 use crate::{Error, Result};
 
-/// The crate's tokenizer, and its added tokens once more with special ones as text.
+/// The crate's tokenizer, and its added tokens once more with control tokens as text.
 pub(super) struct JsonPipeline {
     tokenizer: HfTokenizer,
     plain: AddedVocabulary,
 }
 
 impl JsonPipeline {
+    /// As text, `text` becomes none of the `control` tokens, which are given by id.
+    ///
     /// # Errors
     /// The crate's reason.
     pub(super) fn encode(
         &self,
         text: &str,
         specials: SpecialTokens,
+        control: &[bool],
     ) -> std::result::Result<Encoding, String> {
         let added = match specials {
             SpecialTokens::AsText => &self.plain,
@@ -36,12 +45,50 @@ impl JsonPipeline {
                 pre_tokenizer.pre_tokenize(&mut pieces)?;
             }
             let model = self.tokenizer.get_model();
-            pieces.tokenize(|piece| model.tokenize(piece.get()))?;
+            pieces.tokenize(|piece| match specials {
+                SpecialTokens::AsText => tokenize_as_text(model, piece.get(), control),
+                SpecialTokens::Recognised => model.tokenize(piece.get()),
+            })?;
             pieces.into_encoding(None, 0, OffsetType::Byte)
         };
         let encoding = run().map_err(|error| error.to_string())?;
         Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
+}
+
+/// The tokens of a word, without control tokens: a model may have their names among its words, and a
+/// Unigram's are the cheapest of all. Such a token is cut in two until its parts are other tokens; a
+/// single character becomes its bytes, or nothing where the model has none.
+fn tokenize_as_text(model: &impl Model, word: &str, control: &[bool]) -> tokenizers::Result<Vec<Token>> {
+    let is_control = |id: u32| control.get(id as usize).copied().unwrap_or(false);
+    let tokens = model.tokenize(word)?;
+    if !tokens.iter().any(|token| is_control(token.id)) {
+        return Ok(tokens);
+    }
+    let mut kept = Vec::with_capacity(tokens.len() + 1);
+    for token in tokens {
+        let (start, end) = token.offsets;
+        let spelt = word.get(start..end).unwrap_or_default();
+        let middle =
+            (spelt.char_indices().map(|(at, _)| at).skip(1)).min_by_key(|at| at.abs_diff(spelt.len() / 2));
+        match middle {
+            _ if !is_control(token.id) => kept.push(token),
+            Some(middle) => {
+                for (from, part) in [(start, &spelt[..middle]), (start + middle, &spelt[middle..])] {
+                    kept.extend(tokenize_as_text(model, part, control)?.into_iter().map(|mut token| {
+                        token.offsets = (token.offsets.0 + from, token.offsets.1 + from);
+                        token
+                    }));
+                }
+            }
+            None => kept.extend(spelt.bytes().filter_map(|byte| {
+                let name = format!("<0x{byte:02X}>");
+                let id = model.token_to_id(&name).filter(|&id| !is_control(id))?;
+                Some(Token::new(id, name, (start, end)))
+            })),
+        }
+    }
+    Ok(kept)
 }
 
 /// How the names of tokens spell text.
@@ -53,7 +100,8 @@ enum Spelling {
 
 impl Tokenizer {
     /// The tokenizer of a `tokenizer.json`. Which tokens begin and end a text is read from
-    /// `tokenizer_config.json` and `generation_config.json` beside it, where they are there.
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and `config.json`
+    /// beside it, where they are there; the end tokens of all of them end a generation.
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read; [`Error::InvalidFile`] if it is not JSON of that
@@ -69,22 +117,16 @@ impl Tokenizer {
         let refuse = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
         let decoder =
             serde_json::to_value(tokenizer.get_decoder()).map_err(|error| refuse(error.to_string()))?;
-        let (spelling, space_prefix) = spelling(&decoder)
-            .ok_or_else(|| refuse("its decoder is neither byte-level nor SentencePiece's".to_owned()))?;
+        let (spelling, space_prefix) = spelling(&decoder).ok_or_else(|| refuse(unsupported(&decoder)))?;
 
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let config = beside(folder, "tokenizer_config.json")?;
-        let generation = beside(folder, "generation_config.json")?;
-        let token = |key: &str| named_token(&config, key).and_then(|name| tokenizer.token_to_id(name));
-        let mut bos = token("bos_token");
-        let eos_ids = numbers(generation.get("eos_token_id"));
-        let eos = token("eos_token").or_else(|| eos_ids.first().copied());
+        let beside = FilesBeside::read(path.parent().unwrap_or(Path::new("")))?;
+        let token = |key: &str| beside.named(key).and_then(|name| tokenizer.token_to_id(name));
+        let stated_ends = beside.end_ids();
+        let eos = token("eos_token").or_else(|| stated_ends.first().copied());
         let rule = beginning(&tokenizer).map_err(refuse)?;
-        bos = rule.or(bos);
+        let bos = rule.or(token("bos_token")).or_else(|| beside.beginning_id());
 
         let added = tokenizer.get_added_tokens_decoder();
-        let names: HashMap<String, u32> =
-            added.iter().map(|(id, token)| (token.content.clone(), *id)).collect();
         // Ids need not be without gaps: an added token may lie far beyond the others.
         let size = tokenizer
             .get_vocab(true)
@@ -92,19 +134,49 @@ impl Tokenizer {
             .max()
             .map_or(0, |largest| largest as usize + 1)
             .min(1 << 24);
+        let unknown = unknown_token(tokenizer.get_model());
+        let roles = (beside.special_names().into_iter())
+            .filter_map(|(key, name)| {
+                let id = tokenizer.token_to_id(name)?;
+                // Some files name an ordinary word, such as `!`, for what they have no token for.
+                let is_filler = key == "pad_token" || key == "unk_token";
+                (!is_filler || added.contains_key(&id)).then_some(id)
+            })
+            .chain(bos)
+            .collect();
+        let ControlTokens { special, control, ends } = ControlTokens::resolve(Stated {
+            id_of: &|name| tokenizer.token_to_id(name),
+            special: ids(size).map(|id| added.get(&id).is_some_and(|token| token.special)).collect(),
+            unknown,
+            ends: eos.into_iter().chain(stated_ends).collect(),
+            roles,
+        });
+
+        // Those that `tokenizer.json` has among its words alone are looked for in prompts too, if they are
+        // named: an id may be that of an ordinary word by mistake, which is then to be merged as ever.
+        let named: HashSet<&str> = beside.special_names().into_iter().map(|(_, name)| name).collect();
+        let words: Vec<AddedToken> = ids(size)
+            .filter(|id| special[*id as usize] && !added.contains_key(id))
+            .filter_map(|id| tokenizer.id_to_token(id))
+            .filter(|name| named.contains(name.as_str()) || control_tokens::is_known(name))
+            .map(|name| AddedToken::from(name, true))
+            .collect();
+        if !words.is_empty() {
+            tokenizer.add_special_tokens(words).map_err(|error| refuse(error.to_string()))?;
+        }
+        let added = tokenizer.get_added_tokens_decoder();
+        let names: HashMap<String, u32> =
+            added.iter().map(|(id, token)| (token.content.clone(), *id)).collect();
         let mut bytes = TokenBytes::with_capacity(size);
-        let mut special = Vec::with_capacity(size);
-        for id in (0..).take(size) {
+        for (id, special) in ids(size).zip(&special) {
             if let Some(token) = added.get(&id) {
-                special.push(token.special);
                 let content = match spelling {
-                    Spelling::SentencePiece if !token.special => token.content.replace(SPACE_MARK, " "),
+                    Spelling::SentencePiece if !special => token.content.replace(SPACE_MARK, " "),
                     _ => token.content.clone(),
                 };
                 bytes.push(content.as_bytes());
                 continue;
             }
-            special.push(false);
             let token = tokenizer.get_model().id_to_token(id).unwrap_or_default();
             match spelling {
                 Spelling::ByteLevel => match byte_alphabet::bytes_of(&token) {
@@ -117,20 +189,22 @@ impl Tokenizer {
                 },
             }
         }
-        let is_special = |id: u32| special.get(id as usize).copied().unwrap_or(false);
-        let mut ends: Vec<u32> = eos.into_iter().chain(eos_ids).collect();
-        ends.extend(END_NAMES.iter().filter_map(|name| names.get(*name)).filter(|id| is_special(**id)));
-        ends.sort_unstable();
-        ends.dedup();
 
-        tokenizer.set_encode_special_tokens(true);
-        let plain = tokenizer.get_added_vocabulary().clone();
-        tokenizer.set_encode_special_tokens(false);
+        let mut plain = tokenizer.get_added_vocabulary().clone();
+        let as_special = (added.iter())
+            .filter(|(id, token)| !token.special && control.get(**id as usize).copied().unwrap_or(false))
+            .map(|(_, token)| token.clone().special(true));
+        let normalizer = tokenizer.get_normalizer();
+        plain
+            .add_special_tokens(as_special, tokenizer.get_model(), normalizer)
+            .map_err(|error| refuse(error.to_string()))?;
+        plain.set_encode_special_tokens(true);
         Ok(Self(Arc::new(Tables {
             path: path.to_owned(),
             pipeline: Pipeline::Json(Box::new(JsonPipeline { tokenizer, plain })),
             bytes,
             special,
+            control,
             names,
             bos,
             eos,
@@ -139,6 +213,89 @@ impl Tokenizer {
             space_prefix,
             sha256: Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect(),
         })))
+    }
+}
+
+/// The first `size` ids.
+fn ids(size: usize) -> impl Iterator<Item = u32> {
+    (0..).take(size)
+}
+
+/// The token that a model gives for what it does not know: Unigram keeps it to itself, so it is asked
+/// about a character that no vocabulary has.
+fn unknown_token(model: &impl Model) -> Option<u32> {
+    match model.tokenize("\u{10FFFF}").ok()?.as_slice() {
+        [unknown] => Some(unknown.id),
+        _ => None,
+    }
+}
+
+/// What the files beside a `tokenizer.json` say of its tokens.
+struct FilesBeside {
+    tokenizer_config: Value,
+    special_tokens_map: Value,
+    generation_config: Value,
+    config: Value,
+}
+
+impl FilesBeside {
+    /// Reads those of `folder` that are there.
+    fn read(folder: &Path) -> Result<Self> {
+        Ok(Self {
+            tokenizer_config: beside(folder, "tokenizer_config.json")?,
+            special_tokens_map: beside(folder, "special_tokens_map.json")?,
+            generation_config: beside(folder, "generation_config.json")?,
+            config: beside(folder, "config.json")?,
+        })
+    }
+
+    /// The files that name tokens; the first that names one of a kind counts.
+    fn naming(&self) -> [&Value; 2] {
+        [&self.tokenizer_config, &self.special_tokens_map]
+    }
+
+    /// The files that give ids, and the part of a multimodal model's that is about text.
+    fn numbering(&self) -> [&Value; 3] {
+        [&self.generation_config, &self.config, self.config.get("text_config").unwrap_or(&Value::Null)]
+    }
+
+    /// The name of the token of a role, such as `eos_token`.
+    fn named(&self, role: &str) -> Option<&str> {
+        self.naming().into_iter().find_map(|file| named_token(file.get(role)?))
+    }
+
+    /// The names of all special tokens, with the role that each has.
+    fn special_names(&self) -> Vec<(&str, &str)> {
+        let mut names = Vec::new();
+        for (key, value) in self.naming().into_iter().filter_map(Value::as_object).flatten() {
+            match (key.as_str(), value) {
+                ("additional_special_tokens" | "extra_special_tokens", Value::Array(tokens)) => {
+                    names.extend(tokens.iter().filter_map(named_token).map(|name| (key.as_str(), name)));
+                }
+                ("extra_special_tokens", Value::Object(tokens)) => {
+                    names.extend(tokens.values().filter_map(named_token).map(|name| (key.as_str(), name)));
+                }
+                ("added_tokens_decoder", Value::Object(tokens)) => {
+                    let special = tokens.values().filter(|token| token["special"] == Value::Bool(true));
+                    names.extend(special.filter_map(named_token).map(|name| (key.as_str(), name)));
+                }
+                (key, value) if key.ends_with("_token") => {
+                    names.extend(named_token(value).map(|name| (key, name)));
+                }
+                _ => {}
+            }
+        }
+        names
+    }
+
+    /// The ids at which a generation ends, the first stated first.
+    fn end_ids(&self) -> Vec<u32> {
+        self.numbering().into_iter().flat_map(|file| numbers(file.get("eos_token_id"))).collect()
+    }
+
+    /// The id of the beginning token.
+    fn beginning_id(&self) -> Option<u32> {
+        self.numbering().into_iter().find_map(|file| numbers(file.get("bos_token_id")).first().copied())
     }
 }
 
@@ -167,6 +324,15 @@ fn spelling(decoder: &Value) -> Option<(Spelling, bool)> {
     }
 }
 
+/// Says of which kind a tokenizer is that is not read.
+fn unsupported(decoder: &Value) -> String {
+    let found = match kind(decoder) {
+        "" => "it has no decoder".to_owned(),
+        kind => format!("its decoder is `{kind}`"),
+    };
+    format!("{found}, expected one of byte-level BPE or of SentencePiece")
+}
+
 fn kind(step: &Value) -> &str {
     step.get("type").and_then(Value::as_str).unwrap_or_default()
 }
@@ -193,13 +359,12 @@ fn beside(folder: &Path, name: &str) -> Result<Value> {
     }
 }
 
-/// The name of a token that a configuration gives as a string or as an object with `content`.
-fn named_token<'c>(config: &'c Value, key: &str) -> Option<&'c str> {
-    let token = config.get(key)?;
+/// The name of a token that is given as a string or as an object with `content`.
+fn named_token(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// One id or a list of ids.
+/// One id or a list of ids; what is no id, such as −1 for a token that a model has not, is left out.
 fn numbers(value: Option<&Value>) -> Vec<u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     match value {

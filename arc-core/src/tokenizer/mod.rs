@@ -7,6 +7,7 @@
 mod added_tokens;
 mod byte_alphabet;
 mod byte_level_bpe;
+mod control_tokens;
 mod decode_stream;
 mod first_line;
 mod from_gguf;
@@ -48,6 +49,8 @@ struct Tables {
     bytes: TokenBytes,
     /// By id: control tokens and the unknown token, which are not text.
     special: Vec<bool>,
+    /// By id: what no document may spell.
+    control: Vec<bool>,
     /// Ids of special and user-defined tokens by name.
     names: HashMap<String, u32>,
     bos: Option<u32>,
@@ -55,7 +58,8 @@ struct Tables {
     /// Every token that ends a generation, sorted.
     ends: Vec<u32>,
     adds_bos: bool,
-    /// A space is put before the text, and the first space of a decoded text is dropped.
+    /// A space is put before the text and after each special or user-defined token in it, and the first
+    /// space of a decoded text is dropped.
     space_prefix: bool,
     sha256: String,
 }
@@ -120,23 +124,9 @@ pub enum SpecialTokens {
     Recognised,
 }
 
-/// Names of tokens that end a turn or a text, whatever the file calls its end token. Source: the
-/// chat templates of the Llama, Qwen, Gemma, Mistral and Phi families.
-const END_NAMES: [&str; 9] = [
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<eos>",
-    "</s>",
-];
-
 impl Tokenizer {
     /// Text to tokens: no beginning or end token is added, and names of special tokens in the text
-    /// are text.
+    /// are text. None of the tokens [is control](Self::is_control), whatever the text spells.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if a `tokenizer.json` describes a step that fails on this text.
@@ -160,7 +150,8 @@ impl Tokenizer {
                 Ok(self.encode_scored(text, added, model))
             }
             Pipeline::Json(pipeline) => {
-                let mut encoding = pipeline.encode(text, specials).map_err(|reason| self.error(reason))?;
+                let mut encoding =
+                    pipeline.encode(text, specials, &self.0.control).map_err(|reason| self.error(reason))?;
                 self.make_offsets_exact(text, &mut encoding);
                 Ok(encoding)
             }
@@ -229,10 +220,13 @@ impl Tokenizer {
                     encoding.push(id, at, at + name.len());
                     name.len()
                 }
-                Piece::Text(text) if at == 0 && self.0.space_prefix => {
-                    model.encode(&format!(" {text}"), 0, &mut encoding);
-                    for (start, end) in &mut encoding.offsets {
-                        (*start, *end) = (start.saturating_sub(1), end.saturating_sub(1));
+                // Pieces of text never follow each other: this one begins the text or follows a token.
+                Piece::Text(text) if self.0.space_prefix => {
+                    let before = encoding.offsets.len();
+                    model.encode(&format!(" {text}"), at, &mut encoding);
+                    for (start, end) in &mut encoding.offsets[before..] {
+                        // The space is not in the text.
+                        (*start, *end) = (start.saturating_sub(1).max(at), end.saturating_sub(1).max(at));
                     }
                     text.len()
                 }
@@ -274,10 +268,18 @@ impl Tokenizer {
         text + &stream.finish()
     }
 
-    /// A decoder for tokens that arrive one at a time.
+    /// A decoder for the tokens of a text that arrive one at a time.
     #[must_use]
     pub fn decode_stream(&self, skip_special: bool) -> DecodeStream {
-        DecodeStream::new(self.clone(), skip_special)
+        DecodeStream::new(self.clone(), skip_special, true)
+    }
+
+    /// A decoder for tokens that continue a text. The space that a SentencePiece tokenizer puts before a
+    /// text is dropped from the beginning of the text alone: a continuation that begins with a word of
+    /// its own begins with the space.
+    #[must_use]
+    pub fn continuation_stream(&self, skip_special: bool) -> DecodeStream {
+        DecodeStream::new(self.clone(), skip_special, false)
     }
 
     /// The bytes that a token stands for, often a part of a character; for a special token its
@@ -299,7 +301,15 @@ impl Tokenizer {
         usize::try_from(id).ok().and_then(|id| self.0.special.get(id)).copied().unwrap_or(false)
     }
 
-    /// Whether a token ends a generation: the end token, or one that ends a turn.
+    /// Whether a token steers the model, so that no document may spell it: a special token other than
+    /// the unknown one, or one that begins a turn.
+    #[must_use]
+    pub fn is_control(&self, id: u32) -> bool {
+        usize::try_from(id).ok().and_then(|id| self.0.control.get(id)).copied().unwrap_or(false)
+    }
+
+    /// Whether a token ends a generation: an end token that the model's files state, or one that ends a
+    /// turn by its name.
     #[must_use]
     pub fn is_end(&self, id: u32) -> bool {
         self.0.ends.binary_search(&id).is_ok()

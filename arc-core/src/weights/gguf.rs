@@ -1,4 +1,5 @@
-//! The GGUF file format, versions 2 and 3, little-endian: metadata and quantised tensors in one file.
+//! The GGUF file format, versions 2 and 3, little-endian: metadata and quantised tensors in one file, or in
+//! several that llama.cpp's `gguf-split` has made of it.
 //!
 //! Layout, from the specification in ggml's `docs/gguf.md`: magic, version, the counts of tensors
 //! and metadata entries, the entries, the tensor descriptions, padding to `general.alignment`
@@ -15,13 +16,18 @@ use std::{
     sync::Arc,
 };
 
-use super::{MappedBytes, RawTensor, StorageType, TensorSource};
+use super::{MappedBytes, PartName, RawTensor, StorageType, TensorSource, foreign_format};
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const ARCHITECTURE: &str = "general.architecture";
 const ALIGNMENT: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: usize = 32;
+/// How many files a model was cut into, and the tensors of all of them.
+const SPLIT_COUNT: &str = "split.count";
+const SPLIT_TENSORS: &str = "split.tensors.count";
+/// Which of them a file is, from 0.
+const SPLIT_NUMBER: &str = "split.no";
 /// ggml's `GGML_MAX_DIMS`.
 const MAX_DIMENSIONS: u32 = 4;
 /// Arrays of arrays occur in no model known; the limit keeps a hostile file from exhausting the
@@ -97,6 +103,22 @@ impl GgufValue {
         }
     }
 
+    /// Whether it is an integer, of any type.
+    #[must_use]
+    pub const fn is_integer(&self) -> bool {
+        matches!(
+            self,
+            Self::U8(_)
+                | Self::I8(_)
+                | Self::U16(_)
+                | Self::I16(_)
+                | Self::U32(_)
+                | Self::I32(_)
+                | Self::U64(_)
+                | Self::I64(_)
+        )
+    }
+
     /// The value as a non-negative integer of at most 32 bits, whatever integer type it is stored
     /// as.
     #[must_use]
@@ -115,7 +137,7 @@ impl GgufValue {
     }
 }
 
-/// A GGUF file, mapped. Cloning is cheap.
+/// A GGUF file, or all parts of one, mapped. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct GgufFile {
     contents: Arc<Contents>,
@@ -127,11 +149,20 @@ struct Contents {
     version: u32,
     metadata: BTreeMap<String, GgufValue>,
     tensors: BTreeMap<String, TensorInfo>,
+    /// The files, in order; one, where the model is in one.
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
     bytes: MappedBytes,
 }
 
 #[derive(Debug)]
 struct TensorInfo {
+    /// The index of the file that holds it.
+    part: usize,
     /// Outermost first.
     shape: Vec<usize>,
     /// The stored type's number and, if it can be read, the type and where its bytes lie.
@@ -140,22 +171,100 @@ struct TensorInfo {
 }
 
 impl GgufFile {
-    /// Maps a file and reads its metadata and tensor descriptions; no tensor data is touched.
+    /// Maps a file and reads its metadata and tensor descriptions; no tensor data is touched. If it is
+    /// one part of a model, whichever it is, all parts that lie beside it are opened with it.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read; [`Error::InvalidFile`] if it is not GGUF version 2 or 3,
     /// or is cut off or corrupt: a tensor that reaches beyond the end of the file or into another
-    /// is found here.
+    /// is found here, and so is a part that is missing or belongs to another model;
+    /// [`Error::UnsupportedFormat`] for formats that are known by their first bytes.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::parse(MappedBytes::map_file(path)?, path)
+        let opened = Self::parse(MappedBytes::map_file(path)?, path)
+            .map_err(|error| foreign_format::of_file(path).unwrap_or(error))?;
+        match opened.split_number(SPLIT_COUNT)? {
+            None | Some(0 | 1) => Ok(opened),
+            Some(count) => opened.with_other_parts(count),
+        }
     }
 
     fn parse(bytes: MappedBytes, path: &Path) -> Result<Self> {
         let invalid = |reason| Error::InvalidFile { path: path.to_owned(), format: "GGUF", reason };
         let (version, metadata, tensors) = parse_header(&bytes).map_err(invalid)?;
         let path = path.to_owned();
-        Ok(Self { contents: Arc::new(Contents { path, version, metadata, tensors, bytes }) })
+        let parts = vec![Part { path: path.clone(), bytes }];
+        Ok(Self { contents: Arc::new(Contents { path, version, metadata, tensors, parts }) })
+    }
+
+    /// A number that says how the model was cut, where it was.
+    fn split_number(&self, key: &str) -> Result<Option<u32>> {
+        self.meta(key).map(|_| self.u32(key)).transpose()
+    }
+
+    /// This part together with the `count - 1` others.
+    fn with_other_parts(self, count: u32) -> Result<Self> {
+        let path = self.contents.path.clone();
+        let invalid =
+            |path: &Path, reason| Error::InvalidFile { path: path.to_owned(), format: "GGUF", reason };
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(name) = PartName::parse(name).filter(|name| name.count == count) else {
+            let reason = format!(
+                "it is a part of a model of {count} parts, whose names end in `-00001-of-{count:05}.gguf` \
+                 and so on: name it as it was"
+            );
+            return Err(invalid(&path, reason));
+        };
+        let paths: Vec<PathBuf> = name.all().iter().map(|name| path.with_file_name(name)).collect();
+        let missing: Vec<String> = (paths.iter().filter(|path| !path.exists()))
+            .filter_map(|path| Some(format!("`{}`", path.file_name()?.to_str()?)))
+            .collect();
+        if !missing.is_empty() {
+            let reason = format!("it is one of {count} parts, and {} is missing", missing.join(", "));
+            return Err(invalid(&path, reason));
+        }
+        let mut whole: Option<Contents> = None;
+        for (number, path) in (0..count).zip(&paths) {
+            let file = Self::parse(MappedBytes::map_file(path)?, path)?;
+            for (key, expected) in [(SPLIT_NUMBER, number), (SPLIT_COUNT, count)] {
+                let found = file.split_number(key)?;
+                if found != Some(expected) {
+                    let found = found.map_or_else(|| "missing".to_owned(), |found| found.to_string());
+                    return Err(invalid(path, format!("`{key}` is {found}, expected {expected}")));
+                }
+            }
+            // Nobody else has it yet.
+            let Some(mut part) = Arc::into_inner(file.contents) else { continue };
+            match &mut whole {
+                None => whole = Some(part),
+                Some(whole) => {
+                    let index = whole.parts.len();
+                    whole.parts.append(&mut part.parts);
+                    for (name, info) in part.tensors {
+                        let duplicate = format!("tensor `{name}` is in an earlier part too");
+                        if whole.tensors.insert(name, TensorInfo { part: index, ..info }).is_some() {
+                            return Err(invalid(path, duplicate));
+                        }
+                    }
+                }
+            }
+        }
+        let Some(mut whole) = whole else { return Ok(self) };
+        whole.path = path;
+        let whole = Self { contents: Arc::new(whole) };
+        if let Some(expected) = whole.split_number(SPLIT_TENSORS)?
+            && usize::try_from(expected).ok() != Some(whole.contents.tensors.len())
+        {
+            let found = whole.contents.tensors.len();
+            let reason = format!("its parts have {found} tensors, but `{SPLIT_TENSORS}` is {expected}");
+            return Err(invalid(&whole.contents.path, reason));
+        }
+        Ok(whole)
+    }
+
+    /// The files that it lies in, in order: several, where the model was cut into parts.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.contents.parts.iter().map(|part| part.path.as_path())
     }
 
     /// The format's version, 2 or 3.
@@ -275,8 +384,9 @@ impl GgufFile {
 
 impl TensorSource for GgufFile {
     fn tensor(&self, name: &str) -> Result<RawTensor> {
-        let Contents { path, tensors, bytes, .. } = &*self.contents;
+        let Contents { tensors, parts, .. } = &*self.contents;
         let info = tensors.get(name).ok_or_else(|| self.missing(name))?;
+        let Part { path, bytes } = parts.get(info.part).ok_or_else(|| self.missing(name))?;
         let Some((dtype, range)) = &info.stored else {
             return Err(Error::UnsupportedQuantisation {
                 path: path.clone(),
@@ -443,7 +553,7 @@ fn place(
             }
         };
         let duplicate = format!("tensor `{name}` is described twice");
-        if tensors.insert(name, TensorInfo { shape, type_id, stored }).is_some() {
+        if tensors.insert(name, TensorInfo { part: 0, shape, type_id, stored }).is_some() {
             return Err(duplicate);
         }
     }

@@ -1,19 +1,23 @@
 //! A model folder in Hugging Face's layout: `config.json` and one or several safetensors files.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
-use super::{RawTensor, SafetensorsFile, TensorSource};
+use super::{PartName, RawTensor, SafetensorsFile, TensorSource, foreign_format, text_tensors};
 use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const INDEX_SUFFIX: &str = ".safetensors.index.json";
+
+/// Parts of a configuration that only a model of more than text has.
+const OF_WRAPPERS: [&str; 4] = ["text_config", "llm_config", "vision_config", "audio_config"];
 
 /// A model folder, its weights mapped.
 #[derive(Clone, Debug)]
@@ -21,29 +25,74 @@ pub struct HfFolder {
     path: PathBuf,
     config: Value,
     shards: Vec<SafetensorsFile>,
-    /// The index in `shards` of the file that holds a tensor.
-    tensors: BTreeMap<String, usize>,
+    /// By the name that a plain language model has for it: the index in `shards` of the file that holds a
+    /// tensor, and its name there.
+    tensors: BTreeMap<String, (usize, String)>,
 }
 
 impl HfFolder {
     /// Reads `config.json` and maps `model.safetensors`, or else the files that
     /// `model.safetensors.index.json` lists.
     ///
+    /// Tensors are found by the names of a plain causal language model: those of a text model inside a
+    /// multimodal one, or of a base model that was saved by itself, under what they would be called there.
+    ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read; [`Error::InvalidFile`] if one is cut off or corrupt,
-    /// or if the index and its files do not hold the same tensors.
+    /// or if the index and its files do not hold the same tensors; [`Error::UnsupportedFormat`] if the
+    /// weights are in a format, or quantised by a method, that is not read.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let config = read_json(&dir.join(CONFIG), CONFIG)?;
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         // A folder with neither gets the error of the file that is usual.
-        let (shards, tensors) = if single.exists() || !index.exists() {
-            let shard = SafetensorsFile::open(&single)?;
-            let tensors = shard.names().into_iter().map(|name| (name.to_owned(), 0)).collect();
-            (vec![shard], tensors)
+        let weights = if single.exists() || !index.exists() { single } else { index };
+        Self::open_weights(dir, &weights)
+    }
+
+    /// As [`open`](Self::open), with the weights of a named file of a folder: one with all tensors, an
+    /// index of several, or any of those several.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_file(file: impl AsRef<Path>) -> Result<Self> {
+        let file = file.as_ref();
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let index =
+            PartName::parse(name).map(|part| file.with_file_name(format!("{}{INDEX_SUFFIX}", part.prefix())));
+        Self::open_weights(
+            file.parent().unwrap_or(Path::new("")),
+            &index.filter(|index| index.exists()).unwrap_or_else(|| file.to_owned()),
+        )
+    }
+
+    fn open_weights(dir: &Path, weights: &Path) -> Result<Self> {
+        let config = read_json(&dir.join(CONFIG), CONFIG)?;
+        let is_index = weights.to_str().is_some_and(|name| name.ends_with(INDEX_SUFFIX));
+        let opened = if is_index {
+            open_shards(dir, weights)
         } else {
-            open_shards(dir, &index)?
+            SafetensorsFile::open(weights).map(|shard| {
+                let tensors = shard.names().into_iter().map(|name| (name.to_owned(), 0)).collect();
+                (vec![shard], tensors)
+            })
         };
+        let (shards, stored) = opened.map_err(|error| {
+            let instead = if weights.exists() {
+                foreign_format::of_file(weights)
+            } else {
+                foreign_format::of_folder(dir)
+            };
+            instead.unwrap_or(error)
+        })?;
+        if let Some(error) = foreign_format::of_checkpoint(dir, &config, stored.keys().map(String::as_str)) {
+            return Err(error);
+        }
+        let wraps = OF_WRAPPERS.iter().any(|part| config.get(part).is_some_and(Value::is_object));
+        let names: Vec<&str> = stored.keys().map(String::as_str).collect();
+        let tensors = text_tensors::by_usual_names(&names, wraps)
+            .into_iter()
+            .filter_map(|(usual, name)| Some((usual, (*stored.get(name)?, name.to_owned()))))
+            .collect();
         Ok(Self { path: dir.to_owned(), config, shards, tensors })
     }
 
@@ -62,8 +111,8 @@ impl HfFolder {
 
 impl TensorSource for HfFolder {
     fn tensor(&self, name: &str) -> Result<RawTensor> {
-        let shard = self.tensors.get(name).and_then(|&shard| self.shards.get(shard));
-        shard.ok_or_else(|| self.missing(name))?.tensor(name)
+        let (shard, stored) = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        self.shards.get(*shard).ok_or_else(|| self.missing(name))?.tensor(stored)
     }
 
     fn has(&self, name: &str) -> bool {
@@ -96,9 +145,7 @@ fn open_shards(dir: &Path, index: &Path) -> Result<(Vec<SafetensorsFile>, BTreeM
     let weight_map = json.get("weight_map").and_then(Value::as_object);
     let weight_map = weight_map.ok_or_else(|| invalid("it has no `weight_map`".into()))?;
 
-    let mut by_file = BTreeMap::new();
-    let mut shards: Vec<SafetensorsFile> = Vec::new();
-    let mut tensors = BTreeMap::new();
+    let mut files = BTreeMap::new();
     for (tensor, file) in weight_map {
         let file =
             file.as_str().ok_or_else(|| invalid(format!("the file of tensor `{tensor}` is not a string")))?;
@@ -106,6 +153,23 @@ fn open_shards(dir: &Path, index: &Path) -> Result<(Vec<SafetensorsFile>, BTreeM
         if Path::new(file).file_name() != Some(file.as_ref()) {
             return Err(invalid(format!("`{file}` is not a plain file name")));
         }
+        files.insert(tensor, file);
+    }
+    let listed: BTreeSet<&str> = files.values().copied().collect();
+    let missing: Vec<String> =
+        listed.iter().filter(|file| !dir.join(file).exists()).map(|file| format!("`{file}`")).collect();
+    if !missing.is_empty() {
+        return Err(invalid(format!(
+            "of the {} files that it lists, {} is missing",
+            listed.len(),
+            missing.join(", ")
+        )));
+    }
+
+    let mut by_file = BTreeMap::new();
+    let mut shards: Vec<SafetensorsFile> = Vec::new();
+    let mut tensors = BTreeMap::new();
+    for (tensor, file) in files {
         let shard = match by_file.get(file) {
             Some(&shard) => shard,
             None => {
@@ -204,8 +268,10 @@ mod tests {
         assert!(reason.ends_with("`b.safetensors` does not hold its tensor `four`"), "{reason}");
         let reason = refusal(&sharded(&json!({ "one": "a.safetensors" })));
         assert!(reason.contains("it does not list tensor `two`"), "{reason}");
-        let reason = refusal(&sharded(&json!({ "one": "c.safetensors" })));
-        assert!(reason.contains("cannot open") && reason.contains("c.safetensors"), "{reason}");
+        let reason =
+            refusal(&sharded(&json!({ "one": "a.safetensors", "x": "c.safetensors", "y": "d.safetensors" })));
+        let expected = "of the 3 files that it lists, `c.safetensors`, `d.safetensors` is missing";
+        assert!(reason.ends_with(expected), "{reason}");
         assert!(refusal(&sharded(&json!({}))).ends_with("its `weight_map` is empty"));
         assert!(refusal(&sharded(&json!([]))).ends_with("it has no `weight_map`"));
     }
@@ -216,6 +282,42 @@ mod tests {
             let reason = refusal(&sharded(&json!({ "one": file })));
             assert!(reason.ends_with(&format!("`{file}` is not a plain file name")), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_named_file_is_opened_and_of_several_any_one_stands_for_all() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CONFIG), "{}").unwrap();
+        write_shard(&dir.path().join("other.safetensors"), &[("one", 1.0)]);
+        let folder = HfFolder::open_file(dir.path().join("other.safetensors")).unwrap();
+        assert_eq!(folder.names(), ["one"]);
+        for (name, tensor) in [("model-00001-of-00002", "two"), ("model-00002-of-00002", "three")] {
+            write_shard(&dir.path().join(format!("{name}.safetensors")), &[(tensor, 2.0)]);
+        }
+        let map =
+            json!({"two": "model-00001-of-00002.safetensors", "three": "model-00002-of-00002.safetensors"});
+        fs::write(dir.path().join(INDEX), json!({ "weight_map": map }).to_string()).unwrap();
+        for name in ["model-00002-of-00002.safetensors", INDEX] {
+            assert_eq!(HfFolder::open_file(dir.path().join(name)).unwrap().names(), ["three", "two"]);
+        }
+        fs::remove_file(dir.path().join("model-00001-of-00002.safetensors")).unwrap();
+        let reason =
+            HfFolder::open_file(dir.path().join("model-00002-of-00002.safetensors")).unwrap_err().to_string();
+        assert!(reason.contains("`model-00001-of-00002.safetensors` is missing"), "{reason}");
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_safetensors_is_called_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CONFIG), "{}").unwrap();
+        fs::write(dir.path().join("pytorch_model.bin"), b"PK").unwrap();
+        let reason = refusal(&dir);
+        assert!(
+            reason.ends_with("pytorch_model.bin` is a PyTorch checkpoint, which is not supported"),
+            "{reason}"
+        );
+        write_shard(&dir.path().join(SINGLE), &[("model.layers.0.mlp.up_proj.qzeros", 1.0)]);
+        assert!(refusal(&dir).ends_with("is quantised by GPTQ or AWQ, which is not supported"));
     }
 
     #[test]

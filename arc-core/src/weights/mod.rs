@@ -9,15 +9,18 @@
 
 mod arc_layout;
 pub(crate) mod eight_bit_blocks;
+pub(crate) mod foreign_format;
 mod gguf;
 mod hf_folder;
 mod mapped_bytes;
 mod meta_folder;
+mod part_name;
 mod quantisation;
 mod raw_tensor;
 mod safetensors_file;
 mod tensor_names;
 mod tensor_source;
+mod text_tensors;
 
 pub(crate) use arc_layout::write_tensors;
 pub use arc_layout::{
@@ -29,6 +32,7 @@ pub use gguf::{GgufFile, GgufValue};
 pub use hf_folder::HfFolder;
 pub use mapped_bytes::MappedBytes;
 pub use meta_folder::{MetaFolder, ModelArgs};
+pub(crate) use part_name::PartName;
 pub use quantisation::StorageType;
 pub use raw_tensor::RawTensor;
 pub use safetensors_file::SafetensorsFile;

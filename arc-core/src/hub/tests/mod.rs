@@ -14,7 +14,10 @@ use std::{
 use arc_adapters::{ModelFile, ModelSource};
 use sha2::{Digest, Sha256};
 
-use super::{Cache, Consent, Progress, Pull, Silent, environment::Environment};
+use super::{
+    Cache, Consent, Progress, Pull, Silent,
+    environment::{Environment, HubToken},
+};
 use crate::{Error, Result};
 
 const NAME: &str = "some-model";
@@ -24,9 +27,14 @@ fn environment() -> Environment {
     Environment {
         offline: false,
         pip: Some("/nonexistent/pip".into()),
+        hub_offline: None,
         hf_endpoint: "http://127.0.0.1:9".into(),
-        hf_token: None,
+        hf_token: HubToken::None,
     }
+}
+
+fn hub_token(token: &str) -> HubToken {
+    HubToken::Known { token: token.into(), place: "`HF_TOKEN`".into() }
 }
 
 fn pull(model: &ModelFile, cache: &Cache, environment: Environment) -> Result<PathBuf> {

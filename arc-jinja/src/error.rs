@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::python_text::is_printable;
+
 /// What kind of thing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -60,9 +62,19 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A template's own words may have lines.
-        let words: Vec<_> = self.reason.split_whitespace().collect();
-        formatter.write_str(&words.join(" "))?;
+        // A template's own words may have lines, and what would move a terminal's cursor or turn its text.
+        for (index, word) in self.reason.split_whitespace().enumerate() {
+            if index > 0 {
+                formatter.write_str(" ")?;
+            }
+            for character in word.chars() {
+                if is_printable(character) {
+                    write!(formatter, "{character}")?;
+                } else {
+                    write!(formatter, "{}", character.escape_unicode())?;
+                }
+            }
+        }
         if self.line > 0 {
             write!(formatter, " (line {})", self.line)?;
         }

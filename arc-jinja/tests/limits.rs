@@ -165,6 +165,14 @@ fn what_is_as_deep_as_it_may_be_runs_in_a_small_stack() {
     std::thread::Builder::new().stack_size(1 << 20).spawn(run).unwrap().join().unwrap();
 }
 
+/// What a template says of itself goes to a terminal.
+#[test]
+fn an_error_has_no_control_characters_and_one_line() {
+    let error = render("\n{{ raise_exception('a\\x1b[2J\\nb \\u202ec \u{7}é') }}").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Raised);
+    assert_eq!(error.to_string(), "a\\u{1b}[2J b \\u{202e}c \\u{7}é (line 2)");
+}
+
 #[test]
 fn templates_are_shared_between_threads() {
     fn is_shared<T: Send + Sync>() {}

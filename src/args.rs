@@ -8,6 +8,7 @@ use arc_adapters::AnswerEnd;
 use arc_core::decoder::{Decoder, GenerateOptions};
 use arc_core::device::DeviceName;
 use arc_core::eval::{ArmFamily, KeptEnd};
+use arc_core::nn::Precision;
 use arc_core::prompt::Prompt;
 use arc_core::sampling::SamplingOptions;
 use arc_core::train::Precision;
@@ -30,6 +31,9 @@ pub(crate) struct Global {
     /// Where to run: cpu, cuda, cuda:1, rocm, metal, vulkan, wgpu or auto
     #[arg(long, global = true, value_name = "NAME", env = "ARC_DEVICE", default_value = "cpu", value_parser = parse_device, overrides_with = "device")]
     pub device: DeviceName,
+    /// How inference on the CPU multiplies by stored weights: `exact` in float32, `fast` in 8-bit integers
+    #[arg(long, global = true, value_name = "NAME", env = "ARC_PRECISION", default_value_t, value_parser = parse_precision, overrides_with = "precision")]
+    pub precision: Precision,
     /// A registry file; may be repeated, later ones win
     #[arg(long, global = true, value_name = "FILE")]
     pub registry: Vec<PathBuf>,
@@ -490,7 +494,7 @@ pub(crate) struct Pull {
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// The decoder, by name or alias
-    #[arg(long, value_name = "NAME", required_unless_present = "training")]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["training", "encoder"])]
     pub decoder: Option<String>,
     /// Time the steps of a run instead, as its configuration has them, on synthetic text
     #[arg(long, value_name = "CONFIG", conflicts_with = "decoder")]
@@ -498,6 +502,19 @@ pub(crate) struct Bench {
     /// With `--training` on the CPU: through the graph that GPUs use, to compare
     #[arg(long, requires = "training")]
     pub through_graph: bool,
+    /// Measure instead how far `--precision fast` is from `exact` on a text
+    #[arg(long, value_name = "TEXT", requires = "decoder")]
+    pub divergence: Option<PathBuf>,
+    /// With `--divergence`: another program's logits of the same tokens too, float32, little-endian,
+    /// `[tokens, vocabulary]`
+    #[arg(long, value_name = "FILE", requires = "divergence")]
+    pub logits: Option<PathBuf>,
+    /// Time an encoder instead, on so many tokens to read
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["decoder", "training"])]
+    pub encoder: Option<String>,
+    /// Rows that are read and written together
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub batch: u16,
     /// Tokens to read; 512, or what the window has room for, where it is left out
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub prompt_tokens: Option<usize>,
@@ -711,6 +728,10 @@ fn parse_positive(text: &str) -> Result<usize, String> {
         Ok(number) => Ok(number),
         Err(_) => Err("expected a whole number".to_owned()),
     }
+}
+
+fn parse_precision(text: &str) -> Result<Precision, arc_core::Error> {
+    text.parse()
 }
 
 /// An unknown name is a usage error; a device that is not there is found out when it is opened.

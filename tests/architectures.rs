@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use arc_core::decoder::Decoder;
 use arc_core::device::DeviceName;
-use arc_core::nn::Residence;
+use arc_core::nn::{Precision, Residence};
 use arc_core::{Error, Result};
 use burn::tensor::Device;
 use reading::Reading;
@@ -51,7 +51,7 @@ fn for_each_model(claim: impl Fn(&Decoder, &[Golden], &dyn Fn(&Golden, &Reading)
         let golden: Vec<Golden> = serde_json::from_slice(&text).expect("golden data");
         assert_eq!(golden.iter().map(|golden| golden.ids.len()).collect::<Vec<_>>(), [5, 40]);
         for (device, residence, tolerance) in
-            [(&cpu(), Residence::Packed, TOLERANCE), (&device, Residence::Dense, tolerance)]
+            [(&cpu(), Residence::Packed(Precision::Exact), TOLERANCE), (&device, Residence::Dense, tolerance)]
         {
             let decoder = Decoder::open_as(name, &folder(name), device, residence)
                 .unwrap_or_else(|error| panic!("{name}: {error}"));

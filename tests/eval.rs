@@ -389,7 +389,7 @@ fn an_unknown_task_is_a_usage_error_that_lists_the_known_ones() {
 /// is 256, its encoder reads chunks of 64 and takes each byte for a latent, unless asked for a factor.
 mod tiny_model {
     use arc_core::decoder::{Decoder, GenerateOptions};
-    use arc_core::nn::Residence;
+    use arc_core::nn::{Precision, Residence};
 
     use super::*;
 
@@ -446,7 +446,7 @@ mod tiny_model {
         let place = Place::with_model(&tiny_llama());
         let device = arc_core::device::DeviceName::CPU.open().expect("the CPU");
         // Their keys and values lie in host memory, and in tensors.
-        for residence in [Residence::Packed, Residence::Dense] {
+        for residence in [Residence::Packed(Precision::Exact), Residence::Dense] {
             let path = place.path("tiny.gguf");
             let decoder = Decoder::open_as("tiny", &path, &device, residence).expect("a decoder");
             let prompts = ["a", "some longer prompt", "x y z", "of no great length"]

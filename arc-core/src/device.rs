@@ -136,6 +136,19 @@ pub struct Processor {
     pub threads: usize,
     /// The vector instructions that the kernels use: `AVX-512`, `AVX2`, `NEON`, or `none`.
     pub instructions: &'static str,
+    /// The sets that `ARC_INSTRUCTIONS` can force on this machine, best last.
+    pub instruction_sets: Vec<&'static str>,
+    /// What each kind of product is computed with.
+    pub products: Vec<ProcessorProduct>,
+}
+
+/// What a kind of product is computed with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProcessorProduct {
+    /// What is multiplied.
+    pub kind: &'static str,
+    /// By which instructions.
+    pub instructions: String,
 }
 
 impl Processor {
@@ -153,17 +166,41 @@ impl Processor {
                 .filter(|name: &String| !name.is_empty())
                 .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             threads: rayon::current_num_threads(),
-            instructions: match InstructionSet::best() {
-                #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx512 => "AVX-512",
-                #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx2 => "AVX2",
-                // Part of the architecture, so that the compiler uses it in portable code.
-                InstructionSet::Portable if cfg!(target_arch = "aarch64") => "NEON",
-                InstructionSet::Portable => "none",
-            },
+            instructions: described(InstructionSet::best()),
+            instruction_sets: InstructionSet::available().into_iter().map(InstructionSet::name).collect(),
+            products: products(),
         }
     }
+}
+
+fn described(set: InstructionSet) -> &'static str {
+    match set {
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512 => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 => "AVX2",
+        // Part of the architecture, so that the compiler uses it in portable code.
+        InstructionSet::Portable if cfg!(target_arch = "aarch64") => "NEON",
+        InstructionSet::Portable => "none",
+    }
+}
+
+fn products() -> Vec<ProcessorProduct> {
+    let set = InstructionSet::best();
+    let integers = match set {
+        // Integers are multiplied by the instructions of AVX2 there too.
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512 => "AVX2",
+        set => described(set),
+    };
+    let gemm = "the best that `gemm` finds, whatever `ARC_INSTRUCTIONS` says".to_owned();
+    [
+        ("float32, matrices", gemm),
+        ("float32, a few rows of stored weights", described(set).to_owned()),
+        ("8-bit integers (`--precision fast`)", integers.to_owned()),
+    ]
+    .map(|(kind, instructions)| ProcessorProduct { kind, instructions })
+    .into()
 }
 
 /// A device as users name it: `cpu`, `cuda`, `cuda:1`, `vulkan`, …, or `auto`.
@@ -199,11 +236,13 @@ impl DeviceName {
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] if this build lacks the backend or this machine the device.
+    /// [`Error::Device`] if this build lacks the backend or this machine the device, or if
+    /// `ARC_INSTRUCTIONS` names vector instructions that it does not have.
     pub fn open(self) -> Result<Device> {
         let Self::One { kind, index } = self else {
             return Self::automatic().open();
         };
+        InstructionSet::chosen()?;
         let name = self.to_string();
         if !kind.is_built() {
             return Err(Error::Device {

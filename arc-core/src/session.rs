@@ -18,7 +18,7 @@ use crate::decoder::{Decoder, ModelSettings};
 use crate::device::DeviceName;
 use crate::encoder::Encoder;
 use crate::hub::{self, Cache, Consent, Silent};
-use crate::nn::Residence;
+use crate::nn::{Precision, Residence};
 use crate::{Error, Result};
 
 /// Finds a model's file, pulling it where needed: the model and the name of its cache folder in,
@@ -36,6 +36,7 @@ pub struct Session {
     locate: Box<Locate>,
     plugins: PluginPolicy,
     pins: Pins,
+    precision: Precision,
     budget: Option<u64>,
     /// Grows with every use, so that the least recent one can be told.
     clock: AtomicU64,
@@ -91,11 +92,29 @@ impl Session {
             locate,
             plugins: PluginPolicy::default(),
             pins: Pins::Checked,
+            precision: Precision::default(),
             budget: None,
             clock: AtomicU64::new(0),
             names: RwLock::new(Arc::new(Names::new(registry))),
             reloading: Mutex::new(()),
         })
+    }
+
+    /// Says how inference on the CPU multiplies; see [`Precision`].
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// How inference on the CPU multiplies.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn residence(&self) -> Residence {
+        Residence::for_inference(&self.device, self.precision)
     }
 
     /// Says what code plugins may do, beside what the registries say.
@@ -304,7 +323,8 @@ impl Session {
             let manifest = EncoderManifest::open(&entry.package)?;
             let find = || self.find_backbone(&names.registry, &manifest);
             let backbone = manifest.backbone.is_some().then(find).transpose()?;
-            let encoder = Encoder::open(&manifest, &entry.package, backbone.as_deref(), &self.device)?;
+            let (package, residence) = (&entry.package, self.residence());
+            let encoder = Encoder::open_as(&manifest, package, backbone.as_deref(), &self.device, residence)?;
             let bytes = encoder.weight_bytes();
             Ok(Loaded { thing: Arc::new(encoder), bytes, stamp: stamp(&manifest) })
         })?;
@@ -317,7 +337,7 @@ impl Session {
     fn load_model(&self, names: &Names, entry: &DecoderEntry) -> Result<Arc<Decoder>> {
         let slot = names.models.get(&entry.name).ok_or_else(|| no_slot(&entry.name))?;
         let (model, is_new) = slot.get_or_load(self.tick(), || {
-            let decoder = self.open_model(entry, Residence::for_inference(&self.device))?;
+            let decoder = self.open_model(entry, self.residence())?;
             let bytes = decoder.network.weight_bytes();
             Ok(Loaded { thing: Arc::new(decoder), bytes, stamp: String::new() })
         })?;

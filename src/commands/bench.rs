@@ -1,7 +1,10 @@
 //! `arc bench`: how fast a decoder reads and writes here, and how fast a run would train.
 
 use std::path::Path;
+use std::time::Instant;
 
+use arc_core::encoder::CompressOptions;
+use arc_core::nn::Precision;
 use arc_core::train::{RunConfig, measure_peak, measure_steps, peak_memory};
 use bytesize::ByteSize;
 use serde_json::json;
@@ -15,30 +18,102 @@ pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), 
     if let Some(config) = &args.training {
         return training(global, config, args, output);
     }
+    if let Some(name) = &args.encoder {
+        return encoding(global, name, args, output);
+    }
     let name = args.decoder.as_deref().unwrap_or_default();
+    if let Some(text) = &args.divergence {
+        return divergence(global, name, text, args, output);
+    }
     let decoder = session(global)?.language_model(name)?;
     // The usual numbers are cut to what fits; those that were asked for are not.
     let window = decoder.network.config().context_length;
     let new_tokens = args.new_tokens.unwrap_or_else(|| 64.min(window / 4));
     let prompt_tokens =
         args.prompt_tokens.unwrap_or_else(|| 512.min(window.saturating_sub(new_tokens)).max(1));
-    let round = || decoder.measure_throughput(prompt_tokens, new_tokens);
+    let batch = usize::from(args.batch);
+    let round = || decoder.measure_throughput(batch, prompt_tokens, new_tokens);
     round()?;
     let rounds = (0..args.rounds).map(|_| round()).collect::<Result<Vec<_>, _>>()?;
-    let prefill: Vec<f64> =
-        rounds.iter().map(|round| prompt_tokens as f64 / round.prefill.as_secs_f64()).collect();
-    let decode: Vec<f64> =
-        rounds.iter().map(|round| new_tokens as f64 / round.decode.as_secs_f64()).collect();
-    for (what, tokens, rates) in [("prefill", prompt_tokens, &prefill), ("decode", new_tokens, &decode)] {
+    let (read, written) = (batch * prompt_tokens, batch * new_tokens);
+    let prefill: Vec<f64> = rounds.iter().map(|round| read as f64 / round.prefill.as_secs_f64()).collect();
+    let decode: Vec<f64> = rounds.iter().map(|round| written as f64 / round.decode.as_secs_f64()).collect();
+    for (what, tokens, rates) in [("prefill", read, &prefill), ("decode", written, &decode)] {
         output.line(format!("{what}, {tokens} tokens: {:.1} tokens/s (median)", median(rates)))?;
     }
     output.json(&json!({
         "decoder": decoder.name,
+        "precision": global.precision,
+        "batch": batch,
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
         "prefill_tokens_per_second": prefill,
         "decode_tokens_per_second": decode,
     }))
+}
+
+/// How fast a text is encoded, from token ids to latents.
+fn encoding(global: &Global, name: &str, args: &Bench, output: &Output) -> Result<(), Failure> {
+    let encoder = session(global)?.encoder_named(name)?;
+    let ids: Vec<u32> =
+        (0..args.prompt_tokens.unwrap_or(512) as u32).map(|i| 1000 + i.wrapping_mul(7919) % 9000).collect();
+    let round = || -> Result<f64, Failure> {
+        let start = Instant::now();
+        let chunks = encoder.encode_chunks(&ids, CompressOptions::default())?;
+        encoder.device().sync().ok();
+        drop(chunks);
+        Ok(ids.len() as f64 / start.elapsed().as_secs_f64())
+    };
+    round()?;
+    let rates = (0..args.rounds).map(|_| round()).collect::<Result<Vec<_>, _>>()?;
+    output.line(format!("encode, {} tokens: {:.1} tokens/s (median)", ids.len(), median(&rates)))?;
+    output.json(&json!({
+        "encoder": encoder.name,
+        "precision": global.precision,
+        "prompt_tokens": ids.len(),
+        "encode_tokens_per_second": rates,
+    }))
+}
+
+/// How far fast products, and another program's, are from exact ones.
+fn divergence(
+    global: &Global,
+    name: &str,
+    text: &Path,
+    args: &Bench,
+    output: &Output,
+) -> Result<(), Failure> {
+    let in_precision = |precision| session(global).map(|session| session.with_precision(precision));
+    let exact = in_precision(Precision::Exact)?.language_model(name)?;
+    let fast = in_precision(Precision::Fast)?.language_model(name)?;
+    let text = std::fs::read_to_string(text).map_err(arc_core::Error::io("read", text))?;
+    let tokenizer = &exact.tokenizer;
+    let beginning = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    let mut ids: Vec<u32> = beginning.into_iter().chain(tokenizer.encode(&text)?.ids).collect();
+    ids.truncate(args.prompt_tokens.unwrap_or(512));
+    let mut found = vec![("fast", exact.divergence_of(&ids, fast.logits_by_pieces(&ids)?)?)];
+    if let Some(path) = &args.logits {
+        let bytes = std::fs::read(path).map_err(arc_core::Error::io("read", path))?;
+        let vocabulary = exact.network.vocabulary();
+        let row = |piece: std::ops::Range<usize>| {
+            let (bytes, _) = bytes.as_chunks::<4>();
+            let piece = piece.start * vocabulary..piece.end * vocabulary;
+            let values = bytes.get(piece).unwrap_or_default();
+            Ok(values.iter().map(|&value| f32::from_le_bytes(value)).collect())
+        };
+        found.push(("other", exact.divergence_of(&ids, row)?));
+    }
+    for (what, found) in &found {
+        output.line(format!(
+            "{what}: mean divergence from exact {:.6} nats, the same most likely token at {:.2} % of {}",
+            found.mean_kl,
+            100.0 * found.same_top,
+            found.positions,
+        ))?;
+    }
+    let found: serde_json::Map<String, serde_json::Value> =
+        found.into_iter().map(|(what, found)| (what.to_owned(), json!(found))).collect();
+    output.json(&json!({ "decoder": exact.name, "token_ids": ids, "divergence": found }))
 }
 
 /// Steps of a run, beside the most that this device multiplies.

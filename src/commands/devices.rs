@@ -7,6 +7,8 @@ use crate::Failure;
 use crate::output::Output;
 
 pub(crate) fn run(output: &Output) -> Result<(), Failure> {
+    // Says so if the environment asks for instructions that are not there.
+    DeviceName::CPU.open()?;
     let processor = Processor::here();
     let mut kinds = Vec::new();
     for kind in DeviceKind::ALL {
@@ -35,6 +37,11 @@ pub(crate) fn run(output: &Output) -> Result<(), Failure> {
             "devices": found.len(),
             "found": found,
         }));
+    }
+    let sets = processor.instruction_sets.join(", ");
+    output.line(format!("sets that `ARC_INSTRUCTIONS` can force: {sets}"))?;
+    for product in &processor.products {
+        output.line(format!("products of {}: {}", product.kind, product.instructions))?;
     }
     let automatic = DeviceName::automatic().to_string();
     output.line(format!("`--device auto` takes `{automatic}`"))?;

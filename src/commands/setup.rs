@@ -71,7 +71,7 @@ pub(super) fn session(global: &Global) -> Result<Session, Failure> {
     let locate = move |model: &ModelFile, name: &str| locate(model, name, yes);
     let pins = if global.force { Pins::Overridden } else { Pins::Checked };
     let session = Session::new(registry, global.device, Box::new(locate))?;
-    Ok(session.with_plugins(plugin_policy(global)?).with_pins(pins))
+    Ok(session.with_plugins(plugin_policy(global)?).with_pins(pins).with_precision(global.precision))
 }
 
 /// What the command line says about code plugins.

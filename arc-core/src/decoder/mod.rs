@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod config;
+mod divergence;
 mod gemma3;
 mod generate;
 mod graph;
@@ -27,6 +28,7 @@ use burn::tensor::Device;
 
 pub(crate) use checkpoint::Checkpoint;
 pub use config::{Architecture, DecoderConfig, LocalLayers};
+pub use divergence::Divergence;
 pub(crate) use generate::PREFILL_CHUNK;
 pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Prefix, Timings, TokenScore};
 pub(crate) use host::HostDecoder;
@@ -37,7 +39,7 @@ pub(crate) use throughput::ordinary_ids;
 pub use transformer::Transformer;
 
 use crate::chat_template::ChatTemplate;
-use crate::nn::Residence;
+use crate::nn::{Precision, Residence};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{PartName, RawTensor};
 use crate::{Error, Result};
@@ -78,13 +80,13 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Loads a GGUF file, or a folder in Hugging Face's, Meta's or OLMo's layout, for inference.
+    /// Loads a GGUF file, or a folder in Hugging Face's, Meta's or OLMo's layout, for exact inference.
     ///
     /// # Errors
     ///
     /// Whatever is wrong with the file, by name: see [`crate::Error`].
     pub fn open(name: &str, path: &Path, device: &Device) -> Result<Self> {
-        Self::open_as(name, path, device, Residence::for_inference(device))
+        Self::open_as(name, path, device, Residence::for_inference(device, Precision::Exact))
     }
 
     /// Loads a model with its weights packed or dense.

@@ -16,6 +16,7 @@ use super::kv_cache::KvCache;
 use super::reading::Reading;
 use super::stored::StoredDecoder;
 use crate::Result;
+use crate::host::on_pool;
 use crate::nn::Residence;
 use crate::weights::{GgufFile, HfFolder, MetaFolder, TensorSource};
 
@@ -221,7 +222,8 @@ impl Transformer {
             Engine::Graph(graph) => graph.forward(&self.config, embeddings, cache),
             Engine::Host(host) => {
                 let shape = embeddings.dims();
-                let hidden = host.forward(&self.config, host_values(embeddings), shape[1], cache);
+                let x = host_values(embeddings);
+                let hidden = on_pool(|| host.forward(&self.config, x, shape[1], cache));
                 Tensor::from_data(TensorData::new(hidden, shape), &self.device)
             }
         }
@@ -289,7 +291,8 @@ impl Transformer {
             Engine::Graph(graph) => graph.logits(hidden),
             Engine::Host(host) => {
                 let [b, s, _] = hidden.dims();
-                let logits = host.logits(&host_values(hidden));
+                let hidden = host_values(hidden);
+                let logits = on_pool(|| host.logits(&hidden));
                 Tensor::from_data(TensorData::new(logits, [b, s, self.vocabulary()]), &self.device)
             }
         }

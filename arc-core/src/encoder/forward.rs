@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::{
     ArcEncoderConfig, EncodedBatch, PoolType, Pooling, PoolingGroups, PoolingPlace, PoolingRate, TokenRarity,
 };
-use crate::host::{BatchFrame, HostBlock, HostKeyValue};
+use crate::host::{BatchFrame, HostBlock, HostKeyValue, on_pool};
 use crate::nn::{Block, RopeConfig, Rotation, Visibility, Visible};
 
 /// An encoder's blocks on an engine. Tensors on the CPU device are moved to host memory and back.
@@ -89,9 +89,10 @@ pub(super) struct HostLayers<'a> {
 
 impl HostLayers<'_> {
     /// `run` on host memory.
-    fn on_host(x: Tensor<3>, run: impl FnOnce(Vec<f32>) -> Vec<f32>) -> Tensor<3> {
+    fn on_host(x: Tensor<3>, run: impl FnOnce(Vec<f32>) -> Vec<f32> + Send) -> Tensor<3> {
         let (shape, device) = (x.dims(), x.device());
-        Tensor::from_data(TensorData::new(run(values(x)), shape), &device)
+        let x = values(x);
+        Tensor::from_data(TensorData::new(on_pool(|| run(x)), shape), &device)
     }
 }
 

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::trained_weights::{MEMORY_TENSOR, TrainedWeights};
 use super::{ArcEncoder, ArcEncoderConfig, EncoderNetwork, Latents, Pooling, PoolingRate, TokenRarity};
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
-use crate::nn::{Loader, Residence, RopeConfig};
+use crate::nn::{Loader, Precision, Residence, RopeConfig};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{ModelArgs, SafetensorsFile, TensorNames, TensorSource};
 use crate::{Error, Result};
@@ -201,7 +201,7 @@ fn verified(folder: &Path, file: &str, expected: &str) -> Result<PathBuf> {
 }
 
 impl Encoder {
-    /// Loads an encoder package; `backbone` is the file or folder of its backbone, for one that
+    /// Loads an encoder package for exact inference; `backbone` is the file or folder of its backbone, for one that
     /// has a backbone.
     ///
     /// # Errors
@@ -216,7 +216,7 @@ impl Encoder {
         backbone: Option<&Path>,
         device: &Device,
     ) -> Result<Self> {
-        Self::open_as(manifest, folder, backbone, device, Residence::for_inference(device))
+        Self::open_as(manifest, folder, backbone, device, Residence::for_inference(device, Precision::Exact))
     }
 
     /// As [`Encoder::open`], with the weights packed or dense.

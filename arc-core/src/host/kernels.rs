@@ -33,6 +33,8 @@ macro_rules! for_each_instruction_set {
     };
 }
 
+pub(super) use for_each_instruction_set;
+
 for_each_instruction_set! {
     /// Replaces a row of scores by `exp(score − max)` and returns the sum. Scores are finite.
     fn exponentials(row: &mut [f32]) -> f32 {

@@ -82,7 +82,7 @@ impl HostTable {
     pub(crate) fn from_stored(table: RawTensor, residence: Residence) -> Result<Self> {
         Ok(match residence {
             Residence::Dense => Self::Dense(HostMatrix::from_stored(&table)),
-            Residence::Packed => Self::Packed(PackedMatrix::new(table)?),
+            Residence::Packed(precision) => Self::Packed(PackedMatrix::new(table)?.with_precision(precision)),
         })
     }
 
@@ -146,7 +146,9 @@ impl HostLinear {
     /// [`Error::InvalidFile`](crate::Error::InvalidFile) if its weight is no matrix.
     pub(crate) fn from_stored(stored: &StoredLinear, residence: Residence) -> Result<Self> {
         let weight = match residence {
-            Residence::Packed => HostWeight::Packed(PackedMatrix::new(stored.weight.clone())?),
+            Residence::Packed(precision) => {
+                HostWeight::Packed(PackedMatrix::new(stored.weight.clone())?.with_precision(precision))
+            }
             Residence::Dense => {
                 let matrix = HostMatrix::from_stored(&stored.weight);
                 // A weight is packed for a product by its inner width: where that is the longer one,

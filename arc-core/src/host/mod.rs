@@ -6,24 +6,29 @@
 //! | | |
 //! | --- | --- |
 //! | `instructions` | which vector instructions there are |
-//! | `kernels`, `quantised_rows` | loops over slices, compiled for each of them |
+//! | `kernels`, `quantised_rows`, `integer_rows` | loops over slices, for each of them |
+//! | `block_formats` | the storage types as vector instructions read them |
 //! | `product`, `packed_matrix` | products of dense matrices, and with weights as they are stored |
 //! | `linear`, `attend`, `attention`, `block` | the parts of a block, for inference and for training |
 //! | `frame`, `sequences`, `key_value` | positions, what sees what, and what was read before |
-//! | `stack` | blocks one after another, forward and backward |
+//! | `stack`, `pool` | blocks one after another, forward and backward, and the threads they run on |
 //! | `gradients`, `loss` | what training asks for besides |
 
 mod attend;
 mod attention;
 mod block;
+#[cfg(target_arch = "x86_64")]
+mod block_formats;
 mod frame;
 mod gradients;
 mod instructions;
+mod integer_rows;
 mod kernels;
 mod key_value;
 mod linear;
 mod loss;
 mod packed_matrix;
+mod pool;
 mod product;
 mod quantised_rows;
 mod sequences;
@@ -37,6 +42,7 @@ pub(crate) use key_value::HostKeyValue;
 pub(crate) use linear::{HostLinear, HostMatrix, HostNorm, HostTable, HostWeight};
 pub(crate) use loss::host_loss;
 pub use packed_matrix::PackedMatrix;
+pub(crate) use pool::on_pool;
 pub(crate) use sequences::{padded, without_padding};
 pub(crate) use stack::{HostStack, StackTape};
 

@@ -11,8 +11,10 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::InstructionSet;
+use super::integer_rows::{self, RoundedRows, Workspace};
 use super::product::{SharedOutput, View, multiply_into, multiply_tile};
 use super::quantised_rows;
+use crate::nn::Precision;
 use crate::weights::RawTensor;
 use crate::{Error, Result};
 
@@ -20,6 +22,8 @@ use crate::{Error, Result};
 /// Beyond, a tile's dequantisation and gemm's packing of it are paid for by gemm's higher speed
 /// (measured: they break even near 20).
 const FEW: usize = 16;
+/// The same of 8-bit integers, which are laid out in less time (measured: they break even near 4).
+const FEW_OF_INTEGERS: usize = 4;
 /// Values of a tile: 512 KiB, a quarter of the second-level cache of current server cores, half of
 /// that of current desktop cores.
 const TILE_VALUES: usize = 128 * 1024;
@@ -31,6 +35,8 @@ const WORTH_A_THREAD: usize = 64 * 1024;
 thread_local! {
     /// A thread's tile of dequantised rows.
     static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// A thread's rows of integers.
+    static LAID_OUT: RefCell<Workspace> = RefCell::default();
 }
 
 /// A two-dimensional weight `[rows, cols]`, left as stored. Cloning is cheap.
@@ -39,6 +45,7 @@ pub struct PackedMatrix {
     tensor: RawTensor,
     rows: usize,
     cols: usize,
+    precision: Precision,
 }
 
 impl PackedMatrix {
@@ -48,13 +55,27 @@ impl PackedMatrix {
     /// [`Error::InvalidFile`] if the tensor has another number of dimensions, or an empty one.
     pub fn new(tensor: RawTensor) -> Result<Self> {
         match *tensor.shape() {
-            [rows, cols] if rows > 0 && cols > 0 => Ok(Self { tensor, rows, cols }),
+            [rows, cols] if rows > 0 && cols > 0 => {
+                Ok(Self { tensor, rows, cols, precision: Precision::Exact })
+            }
             ref shape => Err(Error::InvalidFile {
                 path: tensor.path().to_owned(),
                 format: "tensor",
                 reason: format!("tensor `{}` has shape {shape:?}, not of a matrix", tensor.name()),
             }),
         }
+    }
+
+    /// The same matrix, multiplied in this precision.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Whether it is multiplied in 8-bit integers.
+    fn is_integer(&self) -> bool {
+        self.precision == Precision::Fast && integer_rows::has(self.tensor.dtype())
     }
 
     /// Output width: `d_out` of a linear layer.
@@ -115,10 +136,23 @@ impl PackedMatrix {
             assert_eq!(x.len(), m * matrix.cols, "x is [m, cols]");
             assert_eq!(y.len(), m * matrix.rows, "y is [m, rows]");
         }
-        match m {
-            0 => {}
-            1..=FEW => multiply_few(matrices, x, m, ys),
-            _ => multiply_many(matrices, x, ys),
+        let cols = matrices.first().map_or(1, |matrix| matrix.cols);
+        let x = Activations::new(x, cols, matrices.iter().any(|matrix| matrix.is_integer()));
+        if m == 0 {
+            return;
+        }
+        let (mut few, mut many) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        for (&matrix, y) in matrices.iter().zip(ys) {
+            let most = if matrix.is_integer() { FEW_OF_INTEGERS } else { FEW };
+            let of_kind = if m <= most { &mut few } else { &mut many };
+            of_kind.0.push(matrix);
+            of_kind.1.push(&mut **y);
+        }
+        if !few.0.is_empty() {
+            multiply_few(&few.0, &x, m, &mut few.1);
+        }
+        if !many.0.is_empty() {
+            multiply_many(&many.0, &x, &mut many.1);
         }
     }
 }
@@ -139,6 +173,25 @@ impl PackedMatrix {
     }
 }
 
+/// What matrices are multiplied by.
+struct Activations<'a> {
+    /// `[m, cols]`
+    values: &'a [f32],
+    /// The same in 8 bits, where a matrix asks for it.
+    rounded: Option<RoundedRows>,
+}
+
+impl<'a> Activations<'a> {
+    fn new(values: &'a [f32], cols: usize, is_rounded: bool) -> Self {
+        Self { values, rounded: is_rounded.then(|| RoundedRows::new(values, cols)) }
+    }
+
+    /// In 8 bits, if a matrix is multiplied so.
+    fn rounded_for(&self, matrix: &PackedMatrix) -> Option<&RoundedRows> {
+        self.rounded.as_ref().filter(|_| matrix.is_integer())
+    }
+}
+
 /// Rows `first..` of a matrix, of which `y` `[rows, m]` takes the products.
 struct RowsByFew<'a> {
     matrix: &'a PackedMatrix,
@@ -147,14 +200,17 @@ struct RowsByFew<'a> {
 }
 
 impl RowsByFew<'_> {
-    fn multiply(self, x: &[f32], m: usize) {
+    fn multiply(self, x: &Activations<'_>, m: usize) {
         let bytes = self.matrix.row_bytes(self.first, self.y.len() / m);
         let (set, dtype) = (InstructionSet::best(), self.matrix.tensor.dtype());
-        quantised_rows::dot(set, dtype, bytes, self.matrix.cols, x, self.y);
+        match x.rounded_for(self.matrix) {
+            Some(x) => integer_rows::dot(set, dtype, bytes, x, self.y),
+            None => quantised_rows::dot(set, dtype, bytes, self.matrix.cols, x.values, self.y),
+        }
     }
 }
 
-fn multiply_few(matrices: &[&PackedMatrix], x: &[f32], m: usize, ys: &mut [&mut [f32]]) {
+fn multiply_few(matrices: &[&PackedMatrix], x: &Activations<'_>, m: usize, ys: &mut [&mut [f32]]) {
     // Kernels write `[rows, m]`, so that threads write to slices of their own.
     let mut transposed: Vec<Vec<f32>> =
         if m == 1 { Vec::new() } else { ys.iter().map(|y| vec![0.0; y.len()]).collect() };
@@ -206,29 +262,37 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    fn multiply(&self, x: &[f32]) {
+    fn multiply(&self, x: &Activations<'_>) {
         let cols = self.matrix.cols;
+        let bytes = self.matrix.row_bytes(self.first, self.count);
+        let (set, dtype) = (InstructionSet::best(), self.matrix.tensor.dtype());
+        if let Some(x) = x.rounded_for(self.matrix) {
+            LAID_OUT.with_borrow_mut(|workspace| {
+                // SAFETY: as below.
+                unsafe { integer_rows::multiply(set, dtype, bytes, x, workspace, self.y, self.first) };
+            });
+            return;
+        }
         TILE.with_borrow_mut(|buffer| {
             buffer.resize(buffer.len().max(self.count * cols), 0.0);
             let w = &mut buffer[..self.count * cols];
-            let bytes = self.matrix.row_bytes(self.first, self.count);
-            let set = InstructionSet::best();
-            quantised_rows::decode(set, self.matrix.tensor.dtype(), bytes, cols, w);
+            quantised_rows::decode(set, dtype, bytes, cols, w);
             // SAFETY: tiles of one matrix have rows of their own, and the products of different
             // matrices are different slices, borrowed for as long as tiles exist.
-            unsafe { multiply_tile(w, x, cols, self.y, self.first) };
+            unsafe { multiply_tile(w, x.values, cols, self.y, self.first) };
         });
     }
 }
 
-fn multiply_many(matrices: &[&PackedMatrix], x: &[f32], ys: &mut [&mut [f32]]) {
+fn multiply_many(matrices: &[&PackedMatrix], x: &Activations<'_>, ys: &mut [&mut [f32]]) {
     let threads = rayon::current_num_threads();
     let mut tiles = Vec::new();
     for (&matrix, y) in matrices.iter().zip(ys) {
         let y = SharedOutput::new(y, matrix.rows);
         let fits = TILE_VALUES / matrix.cols / TILE_ROW_STEP * TILE_ROW_STEP;
         let fair = matrix.rows.div_ceil(threads).next_multiple_of(TILE_ROW_STEP);
-        let count = fits.min(fair).max(TILE_ROW_STEP);
+        // Integers are laid out a few rows at a time whatever the tile, so that small ones cost nothing.
+        let count = if matrix.is_integer() { TILE_ROW_STEP } else { fits.min(fair).max(TILE_ROW_STEP) };
         for first in (0..matrix.rows).step_by(count) {
             tiles.push(Tile { matrix, first, count: count.min(matrix.rows - first), y });
         }
@@ -321,6 +385,100 @@ mod tests {
                     let y: Vec<f32> = (0..m * 7).map(|i| transposed[i % 7 * m + i / 7]).collect();
                     assert_close(&y, &expected, &format!("{dtype} by {set:?}, m = {m}"));
                 }
+            }
+        }
+    }
+
+    /// A matrix `[rows, cols]` of golden blocks, from changing places of them.
+    fn drawn(dtype: StorageType, rows: usize, cols: usize, seed: usize) -> PackedMatrix {
+        let golden = golden(dtype);
+        let block = dtype.block_bytes();
+        // Not the last third, which has the extremes.
+        let blocks: Vec<&[u8]> = golden[..golden.len() / 3 * 2].chunks_exact(block).collect();
+        let count = rows * cols / dtype.block_len();
+        let bytes: Vec<u8> = (0..count)
+            .flat_map(|i| blocks[(i.wrapping_mul(2_654_435_761) >> 7).wrapping_add(seed) % blocks.len()])
+            .copied()
+            .collect();
+        let tensor = RawTensor::new("w", dtype, vec![rows, cols], bytes.into(), "golden").unwrap();
+        PackedMatrix::new(tensor).unwrap()
+    }
+
+    /// All instructions' products in 8-bit integers, `[m, rows]`, by rows as they lie and laid out.
+    fn integer_products(matrix: &PackedMatrix, x: &RoundedRows) -> Vec<(String, Vec<f32>)> {
+        let (rows, m, dtype) = (matrix.rows(), x.rows(), matrix.tensor().dtype());
+        let mut found = Vec::new();
+        for set in InstructionSet::available() {
+            let mut transposed = vec![f32::NAN; rows * m];
+            integer_rows::dot(set, dtype, matrix.tensor().bytes(), x, &mut transposed);
+            let y = (0..m * rows).map(|i| transposed[i % rows * m + i / rows]).collect();
+            found.push((format!("{dtype} {rows} by {m} as they lie, {set:?}"), y));
+            // Behind a first column that belongs to somebody else.
+            let mut wide = vec![f32::NAN; (rows + 1) * m];
+            let shared = SharedOutput::new(&mut wide, rows + 1);
+            let mut workspace = Workspace::default();
+            let bytes = matrix.tensor().bytes();
+            // SAFETY: nothing else writes there.
+            unsafe { integer_rows::multiply(set, dtype, bytes, x, &mut workspace, shared, 1) };
+            assert!(wide.iter().step_by(rows + 1).all(|value| value.is_nan()), "another's column");
+            let y = (0..m * rows).map(|i| wide[i / rows * (rows + 1) + 1 + i % rows]).collect();
+            found.push((format!("{dtype} {rows} by {m} laid out, {set:?}"), y));
+        }
+        found
+    }
+
+    #[test]
+    fn integer_products_are_those_of_the_rounded_activations_in_double_precision() {
+        for dtype in StorageType::ALL.into_iter().filter(|&dtype| integer_rows::has(dtype)) {
+            let step = dtype.block_len();
+            let shapes = [(1, 1), (2, 3), (5, 2), (15, 1), (16, 4), (17, 5), (33, 3), (40, 1)];
+            for (number, (rows, blocks)) in shapes.into_iter().enumerate() {
+                let cols = blocks * step;
+                let matrix = drawn(dtype, rows, cols, number);
+                for m in [1, 2, 3, 4, 5, 7, 8, 17] {
+                    let mut x = noise((number * 31 + m) as u64, m * cols);
+                    // One activation that is nothing, and one block that is much larger than its
+                    // neighbours.
+                    x[..cols].iter_mut().filter(|_| m == 3).for_each(|x| *x = 0.0);
+                    x[..32].iter_mut().filter(|_| m == 5).for_each(|x| *x *= 1000.0);
+                    let rounded = RoundedRows::new(&x, cols);
+                    let expected = reference(&matrix, &rounded.values());
+                    for (what, y) in integer_products(&matrix, &rounded) {
+                        // A weight of a type with an offset is the difference of two larger numbers.
+                        let slack: Vec<(f64, f64)> =
+                            expected.iter().map(|(sum, size)| (*sum, 4.0 * size + 1e-3)).collect();
+                        assert_close(&y, &slack, &what);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn activations_are_rounded_by_half_a_step_at_most() {
+        let x = noise(11, 96 * 40);
+        for (x, rounded) in x.chunks(32).zip(RoundedRows::new(&x, 96).values().chunks(32)) {
+            let step = x.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 127.0;
+            for (x, rounded) in x.iter().zip(rounded) {
+                assert!((x - rounded).abs() <= 0.5001 * step, "{rounded} for {x}");
+            }
+        }
+    }
+
+    #[test]
+    fn fast_products_do_not_depend_on_the_number_of_threads() {
+        let fast = |dtype| matrix(dtype, 200).with_precision(Precision::Fast);
+        for dtype in [StorageType::Q4_1, StorageType::Q6K, StorageType::Q8_0] {
+            let matrix = fast(dtype);
+            for m in [1, 4, 6, 40] {
+                let x = noise(m as u64, m * 512);
+                let on = |threads| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let mut y = vec![f32::NAN; m * 200];
+                    pool.install(|| matrix.matmul(&x, m, &mut y));
+                    y.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+                };
+                assert_eq!(on(1), on(3), "{dtype}, m = {m}");
             }
         }
     }

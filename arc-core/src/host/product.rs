@@ -116,7 +116,7 @@ pub(super) struct SharedOutput {
     row_stride: usize,
 }
 
-// SAFETY: it is only written through by `multiply_tile`, whose callers take disjoint columns.
+// SAFETY: it is only written through by functions whose callers take disjoint columns.
 unsafe impl Send for SharedOutput {}
 // SAFETY: as above.
 unsafe impl Sync for SharedOutput {}
@@ -124,6 +124,24 @@ unsafe impl Sync for SharedOutput {}
 impl SharedOutput {
     pub(super) fn new(y: &mut [f32], row_stride: usize) -> Self {
         Self { start: y.as_mut_ptr(), len: y.len(), row_stride }
+    }
+
+    /// Asserts that `count` columns from `first` on of `m` rows are inside.
+    pub(super) fn check(self, m: usize, first: usize, count: usize) {
+        assert!(first + count <= self.row_stride && m * self.row_stride <= self.len, "a tile is inside y");
+    }
+
+    /// Where a value is written.
+    ///
+    /// # Safety
+    /// The place is inside.
+    pub(super) unsafe fn at(self, row: usize, column: usize) -> *mut f32 {
+        // SAFETY: as the caller says.
+        unsafe { self.start.add(row * self.row_stride + column) }
+    }
+
+    pub(super) fn row_stride(self) -> usize {
+        self.row_stride
     }
 }
 
@@ -135,7 +153,7 @@ impl SharedOutput {
 pub(super) unsafe fn multiply_tile(w: &[f32], x: &[f32], cols: usize, y: SharedOutput, first: usize) {
     let (n, m) = (w.len() / cols, x.len() / cols);
     assert!(w.len() == n * cols && x.len() == m * cols, "w and x are whole rows");
-    assert!(first + n <= y.row_stride && m * y.row_stride <= y.len, "the tile is inside y");
+    y.check(m, first, n);
     let stride = |length: usize| isize::try_from(length).expect("a slice is at most isize::MAX long");
     // Transposed, `yᵀ = w xᵀ`, because gemm is fastest where a destination's columns are
     // contiguous.

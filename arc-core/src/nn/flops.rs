@@ -23,5 +23,10 @@ pub fn trace_flops<T>(work: impl FnOnce() -> T) -> (T, u64) {
 /// Reports `count` products of matrices `[m, k]` and `[k, n]`.
 pub(crate) fn count_products(count: usize, [m, k, n]: [usize; 3]) {
     let flops = [m, k, n].iter().fold(2 * count as u64, |flops, &size| flops.wrapping_mul(size as u64));
+    count_flops(flops);
+}
+
+/// Reports operations that were counted on another thread.
+pub(crate) fn count_flops(flops: u64) {
     COUNT.set(COUNT.get().wrapping_add(flops));
 }

@@ -7,15 +7,15 @@ use std::collections::HashSet;
 
 use burn::tensor::Device;
 
-use super::{BlockConfig, NormConfig};
+use super::{BlockConfig, NormConfig, Precision};
 use crate::weights::{RawTensor, TensorNames, TensorSource};
 use crate::{Error, Result};
 
 /// Whether weights stay in the mapped file or become `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residence {
-    /// As stored, read in place: inference on the CPU.
-    Packed,
+    /// As stored, read in place and multiplied in a precision: inference on the CPU.
+    Packed(Precision),
     /// As `f32` in memory: GPUs, and training.
     Dense,
 }
@@ -23,8 +23,9 @@ pub enum Residence {
 impl Residence {
     /// What inference on a device does best with.
     #[must_use]
-    pub fn for_inference(device: &Device) -> Self {
-        if !device.is_autodiff() && *device == Device::flex() { Self::Packed } else { Self::Dense }
+    pub fn for_inference(device: &Device, precision: Precision) -> Self {
+        let is_on_cpu = !device.is_autodiff() && *device == Device::flex();
+        if is_on_cpu { Self::Packed(precision) } else { Self::Dense }
     }
 }
 
@@ -135,7 +136,7 @@ impl<'a> Loader<'a> {
 
     fn count_matrix(&self, matrix: &RawTensor) {
         self.count(match self.residence {
-            Residence::Packed => matrix.bytes().len(),
+            Residence::Packed(_) => matrix.bytes().len(),
             Residence::Dense => size_of::<f32>() * matrix.shape().iter().product::<usize>(),
         });
     }

@@ -10,7 +10,7 @@ use arc_adapters::{AdapterManifest, Check, DecoderEntry};
 use arc_core::decoder::{Decoder, ModelSettings};
 use arc_core::device::DeviceName;
 use arc_core::hub::Cache;
-use arc_core::nn::Residence;
+use arc_core::nn::{Precision, Residence};
 
 use super::verify::PINS;
 use crate::Failure;
@@ -47,7 +47,8 @@ impl Models {
         }
         let (path, settings) = key.clone();
         let device = DeviceName::CPU.open()?;
-        let opened = Decoder::open_with(&entry.name, &path, settings, &device, Residence::Packed);
+        let opened =
+            Decoder::open_with(&entry.name, &path, settings, &device, Residence::Packed(Precision::Exact));
         let read = opened.map(|model| PinnedModel {
             architecture: model.network.config().architecture.name().to_owned(),
             d_model: model.network.config().d_model(),

@@ -27,6 +27,14 @@ bench:
 header:
     cargo run --manifest-path tools/abi-header/Cargo.toml
 
+# The picture of which rooms ask which, docs/rooms.md.
+rooms:
+    scripts/rooms
+
+# What the library crates offer, docs/public-api; takes a nightly toolchain.
+public-api:
+    scripts/public-api
+
 # Every fuzz target, so many runs each; see fuzz/README.md.
 fuzz runs="1000000":
     scripts/fuzz {{runs}}

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod hints;
 mod output;
 mod standard_output;
 mod terminal;
@@ -89,7 +90,7 @@ impl From<arc_core::Error> for Failure {
                 "free some space, or set `ARC_HOME` to a folder on another disk".to_owned()
             }
             arc_core::Error::InvalidArgument(_) => format!("correct that: {}", usage::where_to_look()),
-            _ => error.hint().unwrap_or_else(usage::where_to_look),
+            _ => hints::hint(&error).unwrap_or_else(usage::where_to_look),
         };
         Self { code, ..Self::failed(error.to_string(), hint) }
     }

@@ -172,6 +172,8 @@ mod answers {
         let ask = ["ask", "--decoder", "tiny", "--document", &text, "--max-tokens", "4"];
         let answer = BTreeSet::from([
             "decoder",
+            "encoder",
+            "adapter",
             "question",
             "text",
             "token_ids",

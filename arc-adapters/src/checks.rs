@@ -21,9 +21,24 @@ pub struct Check {
     /// How it went.
     #[serde(flatten)]
     pub outcome: Outcome,
+    /// What could be done beside what the outcome's hint says.
+    #[serde(skip)]
+    pub remedy: Option<Remedy>,
     /// What `doctor` says about it.
     #[serde(skip)]
     pub(crate) symptom: Option<Symptom>,
+}
+
+/// How an adapter that does not fit where it is to be added could be added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// To the decoder that it was made for, or with its pins overridden.
+    OtherDecoder,
+    /// For this encoder, which it was made for, or with its pins overridden.
+    ForEncoder(String),
+    /// With its pins overridden.
+    Override,
 }
 
 /// How a check went.
@@ -68,7 +83,7 @@ pub(crate) struct Symptom {
 
 impl Check {
     fn passed(what: impl Into<String>) -> Self {
-        Self { what: what.into(), outcome: Outcome::Passed, symptom: None }
+        Self { what: what.into(), outcome: Outcome::Passed, remedy: None, symptom: None }
     }
 
     fn failed_as(
@@ -78,7 +93,8 @@ impl Check {
         hint: Option<String>,
     ) -> Self {
         let symptom = Symptom { likelihood, problem: message.clone(), hint: hint.clone() };
-        Self { what: what.into(), outcome: Outcome::Failed { message, hint }, symptom: Some(symptom) }
+        let outcome = Outcome::Failed { message, hint };
+        Self { what: what.into(), outcome, remedy: None, symptom: Some(symptom) }
     }
 
     /// The check that failed if there is a fault, which comes with what to do about it.
@@ -114,7 +130,7 @@ impl Check {
     #[must_use]
     pub fn skipped(what: &str, reason: impl Into<String>) -> Self {
         let outcome = Outcome::Skipped { reason: reason.into() };
-        Self { what: what.to_owned(), outcome, symptom: None }
+        Self { what: what.to_owned(), outcome, remedy: None, symptom: None }
     }
 
     /// A check that was left out for a reason that may be what the user came about.
@@ -432,13 +448,13 @@ pub fn check_fit(
 ) -> Vec<Check> {
     let other = other_architecture(entry, manifest).map(|(message, _)| {
         let hint = format!(
-            "add it to the decoder that it was made for with `--name`, correct `architecture` in `{}`, or \
-             pass `--force` to add it all the same",
+            "correct `architecture` in `{}`, or add it to the decoder that it was made for",
             entry.origin.display()
         );
         (message, hint)
     });
-    let mut checks = vec![Check::unless("adapter: made for this decoder", other)];
+    let remedy = other.is_some().then_some(Remedy::OtherDecoder);
+    let mut checks = vec![Check { remedy, ..Check::unless("adapter: made for this decoder", other) }];
     checks.extend(entry.shape.as_ref().map(|shape| check_embeddings(manifest, shape.d_model)));
 
     let what = "adapter: made for this encoder";
@@ -452,13 +468,12 @@ pub fn check_fit(
         (_, Ok(None)) if for_encoder.is_none() => checks.push(Check::skipped(what, no_encoder(manifest))),
         (Some(encoder), own) => {
             let mut check = Check::of(what, manifest.check_encoder(&encoder.encoder_id)).0;
+            check.remedy = Some(Remedy::Override);
             if let (Outcome::Failed { hint, .. }, Ok(Some((name, own)))) = (&mut check.outcome, own)
                 && manifest.check_encoder(&own.encoder_id).is_ok()
             {
-                *hint = Some(format!(
-                    "add it for the encoder that it was made for with `--for-encoder {name}`, or pass \
-                     `--force` to add it all the same"
-                ));
+                *hint = Some(format!("add it for encoder `{name}`, which it was made for"));
+                check.remedy = Some(Remedy::ForEncoder(name.to_owned()));
             }
             checks.push(check);
         }

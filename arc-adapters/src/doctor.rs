@@ -61,7 +61,7 @@ pub fn doctor(
             likelihood: Likelihood::Certain,
             subject: "registry".to_owned(),
             problem: "no registry file was found".to_owned(),
-            hint: Some("run where a `registry.toml` is, or pass `--registry FILE`".to_owned()),
+            hint: Some("run where a `registry.toml` is, or name one".to_owned()),
         });
         return findings;
     }

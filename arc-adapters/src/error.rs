@@ -419,9 +419,8 @@ impl Error {
             Self::Locked { .. } => Some("wait for the other `arc` command to finish, or end it".to_owned()),
             Self::Exists { .. } => Some("remove it first, or choose another name".to_owned()),
             Self::PluginNotAllowed { .. } => Some(
-                "it runs foreign code with your rights: if you trust it, pass `--allow-plugins`, or have \
-                 the registry that names it, and your own, say `allow_code_plugins = true` and none \
-                 `false`"
+                "it runs foreign code with your rights: if you trust it, allow it, or have the registry \
+                 that names it, and your own, say `allow_code_plugins = true` and none `false`"
                     .to_owned(),
             ),
             Self::PluginOutsideFolders { folders, .. } => Some(if folders.is_empty() {
@@ -442,9 +441,9 @@ impl Error {
             Self::PluginFailed { .. } | Self::PluginOutput { .. } => {
                 Some("this is a bug in the plugin: tell its maker".to_owned())
             }
-            Self::PluginProcess { .. } => Some(
-                "this is a bug in the plugin, contained by `--isolate-plugins`: tell its maker".to_owned(),
-            ),
+            Self::PluginProcess { .. } => {
+                Some("this is a bug in the plugin, contained by its process: tell its maker".to_owned())
+            }
             Self::PluginRefused { hint, .. } => hint.clone(),
             Self::UnsupportedSchema { found, supported, .. } => Some(if *found > u64::from(*supported) {
                 "update arc to a version that reads this file".to_owned()
@@ -458,16 +457,14 @@ impl Error {
             ),
             Self::InvalidName { .. } => Some(format!("choose one of {NAME_FORM}")),
             Self::UnknownName { kind, searched, .. } => Some(if searched.is_empty() {
-                "no registry was read: run where a `registry.toml` is, or pass `--registry FILE`".to_owned()
+                "no registry was read: name a `registry.toml`".to_owned()
             } else {
                 format!("`arc adapters list` shows every {kind} that the registries know")
             }),
             Self::NamesNoEncoder { path, .. } => {
                 Some(format!("correct that name in `{}`, or add the encoder", path.display()))
             }
-            Self::NoEncoder { .. } => {
-                Some("name one with `--encoder`, or set `default_encoder` in a registry".to_owned())
-            }
+            Self::NoEncoder { .. } => Some("name one, or set `default_encoder` in a registry".to_owned()),
             // It may be an alias, and what has it may be in use: nothing is to be removed unseen.
             Self::NameTaken { .. } => {
                 Some("choose another name: `arc adapters list` shows what has this one".to_owned())
@@ -484,15 +481,12 @@ impl Error {
                     .to_owned(),
             ),
             Self::PackageChanged { .. } => Some(
-                "if the change is yours, pin it anew with `arc adapters add FOLDER --replace`; `--force` \
-                 uses it all the same, and the output will say so"
+                "if the change is yours, pin it anew by adding its folder again; overridden pins let it pass"
                     .to_owned(),
             ),
-            Self::PinMismatch { .. } => Some(
-                "use the model that the adapter was made for, or pass `--force` to go on; the output \
-                 will say so"
-                    .to_owned(),
-            ),
+            Self::PinMismatch { .. } => {
+                Some("use what the adapter was made for; overridden pins let it pass".to_owned())
+            }
             Self::MissingTensor { .. } | Self::UnexpectedTensor { .. } | Self::TensorShape { .. } => {
                 Some("`arc adapters inspect` lists the tensors that the manifest asks for".to_owned())
             }

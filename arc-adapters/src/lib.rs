@@ -47,8 +47,8 @@ pub use archive::{
     unpack_as,
 };
 pub use checks::{
-    Check, Likelihood, Outcome, TemplateFault, check_adapter, check_embeddings, check_encoder_of, check_fit,
-    check_template, verify,
+    Check, Likelihood, Outcome, Remedy, TemplateFault, check_adapter, check_embeddings, check_encoder_of,
+    check_fit, check_template, verify,
 };
 pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
 pub use doctor::{Finding, doctor};
@@ -70,7 +70,7 @@ pub use plugin::{Isolation, PluginPolicy, serve_plugin};
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};
 pub use registry::{
     Chosen, DecoderEntry, DecoderOptions, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA,
-    Registry, RegistryFile, RopeScalingOption, toml_reason,
+    Registry, RegistryFile, RopeScalingOption, from_toml,
 };
 pub use resolve::{AdapterFrom, AdapterPlace, EncoderFrom, Pair};
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};

@@ -212,7 +212,7 @@ impl Registry {
     /// that is not a registry, or where two entries claim one name.
     pub fn parse(text: &str, origin: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::Invalid { path: origin.to_owned(), what: WHAT, reason };
-        let head: SchemaText = toml::from_str(text).map_err(|e| invalid(toml_reason(text, &e)))?;
+        let head: SchemaText = from_toml(text).map_err(invalid)?;
         let Some(found) = head.schema else {
             return Err(invalid("`schema` is missing".to_owned()));
         };
@@ -224,7 +224,7 @@ impl Registry {
                 supported: REGISTRY_SCHEMA,
             });
         }
-        let file: RegistryText = toml::from_str(text).map_err(|e| invalid(toml_reason(text, &e)))?;
+        let file: RegistryText = from_toml(text).map_err(invalid)?;
         file.into_registry(origin).map_err(invalid)
     }
 
@@ -699,14 +699,18 @@ fn resolve(mut file: ModelFile, folder: &Path, at: &str) -> Result<ModelFile, St
     Ok(file)
 }
 
-/// The message of a TOML error on one line, with its place in the text.
-#[must_use]
-pub fn toml_reason(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().replace('\n', ", ");
-    match error.span().and_then(|span| text.get(..span.start)) {
-        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
-        None => message,
-    }
+/// What a TOML text says, or what is wrong with it: one line, with its place in the text.
+///
+/// # Errors
+/// The reason.
+pub fn from_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| {
+        let message = error.message().replace('\n', ", ");
+        match error.span().and_then(|span| text.get(..span.start)) {
+            Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+            None => message,
+        }
+    })
 }
 
 #[cfg(test)]

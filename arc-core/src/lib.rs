@@ -1,23 +1,4 @@
-//! The engine of arc-encoder: text is compressed once by a shared encoder, and any decoder of the
-//! registry reads the latents through its adapter.
-//!
-//! ```no_run
-//! use arc_core::Session;
-//! use arc_core::decoder::GenerateOptions;
-//! use arc_core::device::DeviceName;
-//! use arc_core::encoder::CompressOptions;
-//!
-//! # fn main() -> arc_core::Result<()> {
-//! let session = Session::open("registry.toml".as_ref(), DeviceName::CPU)?;
-//! let latents = session.encoder()?.compress("A long text …", CompressOptions::default())?;
-//! for name in ["smollm2-135m", "gemma3-270m"] {
-//!     let documents = std::slice::from_ref(&latents);
-//!     let answers = session.decoder(name)?.ask(documents, "Who …?", &GenerateOptions::default())?;
-//!     println!("{name}: {}", answers.rows[0].text);
-//! }
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
 //!
 //! Data moves one way: text → token ids → hidden states → latents → projected latents → spans of a
 //! prompt → logits → text. Each arrow is one function with one home.
@@ -40,6 +21,7 @@ pub mod import;
 pub mod json_lines;
 pub mod nn;
 pub mod plan;
+pub mod prelude;
 pub mod projector;
 pub mod prompt;
 pub mod prompt_forms;
@@ -59,6 +41,8 @@ struct FrontPage;
 #[cfg(test)]
 #[path = "../../tests/harness/notice.rs"]
 mod notice;
+
+pub use burn;
 
 pub use adapted::{AdaptedDecoder, OverriddenPin, Pins, SpecialVector};
 pub use error::{Error, Result};

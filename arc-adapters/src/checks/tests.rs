@@ -283,19 +283,20 @@ fn what_does_not_fit_is_told_before_it_is_added() {
     };
     assert_eq!(fault(None, &|_| {}), []);
     assert!(
-        hint(&fault(None, &|manifest| manifest.decoder.architecture = "gemma3".into())).contains("--force")
+        hint(&fault(None, &|manifest| manifest.decoder.architecture = "gemma3".into()))
+            .contains("the decoder that it was made for")
     );
     assert!(hint(&fault(None, &|manifest| manifest.d_decoder = 13)).contains("arc fit"));
     assert!(hint(&fault(None, &|manifest| manifest.d_encoder = 9)).contains("the encoder"));
     // It is here, and is not the usual one.
-    assert!(hint(&fault(None, &made_for("other", "other"))).contains("--for-encoder other"));
+    assert!(hint(&fault(None, &made_for("other", "other"))).contains("for encoder `other`"));
     assert_eq!(fault(Some("other"), &made_for("other", "other")), []);
-    assert!(hint(&fault(Some("other"), &|_| {})).contains("--for-encoder start"));
-    assert!(hint(&fault(None, &made_for("start", "another"))).contains("--force"));
+    assert!(hint(&fault(Some("other"), &|_| {})).contains("for encoder `start`"));
+    assert!(hint(&fault(None, &made_for("start", "another"))).contains("overridden pins"));
     // It is not here at all: its latents may come from elsewhere, unless another one is named.
     let elsewhere = made_for("far", "far");
     assert!(matches!(fault(None, &elsewhere).as_slice(), [Outcome::Skipped { .. }]));
-    assert!(hint(&fault(Some("start"), &elsewhere)).contains("--force"));
+    assert!(hint(&fault(Some("start"), &elsewhere)).contains("overridden pins"));
 
     // Without a usual encoder any that is here will do.
     let text = std::fs::read_to_string(&path).unwrap();
@@ -313,7 +314,7 @@ fn an_architecture_that_the_registry_has_wrong_is_to_be_corrected_there() {
     std::fs::write(&path, text.replace("'llama'", "'lama'")).unwrap();
     let findings = examine(&path);
     let hint = findings[0].hint.as_ref().unwrap();
-    assert!(hint.contains("correct `architecture` in `") && !hint.contains("--force"), "{hint}");
+    assert!(hint.contains("correct `architecture` in `") && !hint.contains("overridden"), "{hint}");
 }
 
 #[test]

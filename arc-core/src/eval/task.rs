@@ -170,8 +170,7 @@ impl Task {
     /// [`Error::InvalidConfig`] for an unknown, missing or senseless field.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidConfig { path: path.to_owned(), reason };
-        let mut task: Self =
-            toml::from_str(text).map_err(|error| invalid(arc_adapters::toml_reason(text, &error)))?;
+        let mut task: Self = arc_adapters::from_toml(text).map_err(invalid)?;
         task.check().map_err(invalid)?;
         task.sha256 = arc_adapters::sha256_hex(text.as_bytes());
         Ok(task)

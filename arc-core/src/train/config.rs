@@ -628,8 +628,7 @@ impl RunConfig {
     /// As [`RunConfig::open`].
     pub fn parse(text: &str, origin: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidConfig { path: origin.to_owned(), reason };
-        let config: Self =
-            toml::from_str(text).map_err(|error| invalid(arc_adapters::toml_reason(text, &error)))?;
+        let config: Self = arc_adapters::from_toml(text).map_err(invalid)?;
         match config.contradiction() {
             Some(reason) => Err(invalid(reason)),
             None => Ok(config),

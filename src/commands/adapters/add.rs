@@ -16,12 +16,12 @@ use super::models::Models;
 use super::shown;
 use super::subject::{Subject, policy_for};
 use super::verify::template_fault;
-use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Add;
 use crate::commands::setup::{consent, plugin_policy};
 use crate::commands::target::{folder_of, path_for, registry_now, sweep_left, target_file};
 use crate::output::{Output, TransferBar};
+use crate::{Failure, hints};
 
 pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Failure> {
     let file = target_file(global, &add.target)?;
@@ -379,10 +379,9 @@ fn check(
 
 /// Fails with the first check that failed.
 fn refuse<'a>(checks: impl IntoIterator<Item = &'a Check>) -> Result<(), Failure> {
-    let outcomes = checks.into_iter().map(|check| &check.outcome);
-    for outcome in outcomes {
-        if let Outcome::Failed { message, hint } = outcome {
-            return Err(Failure::failed(message, hint.as_deref().unwrap_or_default()));
+    for check in checks {
+        if let Outcome::Failed { message, .. } = &check.outcome {
+            return Err(Failure::failed(message, hints::of_refused(check)));
         }
     }
     Ok(())

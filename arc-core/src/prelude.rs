@@ -1,0 +1,6 @@
+//! What a first program needs.
+
+pub use crate::decoder::GenerateOptions;
+pub use crate::device::DeviceName;
+pub use crate::encoder::CompressOptions;
+pub use crate::{AdaptedDecoder, Error, Session};

@@ -11,7 +11,7 @@ use arc_core::eval::{ArmFamily, KeptEnd};
 use arc_core::nn::Precision;
 use arc_core::prompt::Prompt;
 use arc_core::sampling::SamplingOptions;
-use arc_core::train::Precision;
+use arc_core::train;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -312,8 +312,8 @@ pub(crate) struct Train {
     pub start_from: Option<PathBuf>,
     /// Compute products in this type, f32 or bf16, in place of what the configuration says; a run may change
     /// it where it is resumed
-    #[arg(long, value_name = "TYPE", value_parser = parse_precision)]
-    pub precision: Option<Precision>,
+    #[arg(long, value_name = "TYPE", value_parser = parse_training_precision)]
+    pub train_precision: Option<train::Precision>,
     /// After so many hours of steps, those before a resumption included, have the rate of an open-ended run
     /// come down and the run end; 0 is at once
     #[arg(long, value_name = "HOURS", allow_negative_numbers = true, value_parser = parse_hours)]
@@ -700,10 +700,10 @@ fn parse_arm(text: &str) -> Result<ArmFamily, String> {
         .ok_or_else(|| format!("there is no such arm, there are `{}`", names.join("`, `")))
 }
 
-fn parse_precision(text: &str) -> Result<Precision, String> {
+fn parse_training_precision(text: &str) -> Result<train::Precision, String> {
     match text {
-        "f32" => Ok(Precision::F32),
-        "bf16" => Ok(Precision::Bf16),
+        "f32" => Ok(train::Precision::F32),
+        "bf16" => Ok(train::Precision::Bf16),
         _ => Err("expected `f32` or `bf16`".into()),
     }
 }

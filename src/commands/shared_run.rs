@@ -107,8 +107,8 @@ fn worker_command(
     if let Some(start) = &args.start_from {
         command.arg("--start-from").arg(start);
     }
-    if let Some(precision) = args.precision {
-        command.args(["--precision", precision.name()]);
+    if let Some(precision) = args.train_precision {
+        command.args(["--train-precision", precision.name()]);
     }
     if let Some(hours) = args.decay_after {
         command.args(["--decay-after", &hours.to_string()]);

@@ -33,7 +33,7 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
     if let Some(start) = &args.start_from {
         config.start_from = Some(start_from(start));
     }
-    config.precision = args.precision.unwrap_or(config.precision);
+    config.precision = args.train_precision.unwrap_or(config.precision);
     if let Some(steps) = args.steps {
         if steps < config.schedule.warmup {
             return Err(Failure::usage(

@@ -199,18 +199,21 @@ mod answers {
     }
 
     #[test]
-    fn a_question_is_asked_once_whatever_characters_it_has() {
+    fn a_question_keeps_its_private_use_characters() {
         let place = Place::with_adapter();
         let text = place.file("text.txt", "a text of a few words");
-        let answer = |question| {
+        let answer = |question: &str| {
             place.succeeds(&["ask", "--decoder", "tiny", "--document", &text, "--max-tokens", "4", question])
         };
         let plain = answer("why");
-        // The characters that stand for the document and the question while a prompt is made.
-        for question in ["w\u{F8FE}hy", "why\u{F8FE}", "\u{F8FF}why"] {
-            let other = answer(question);
-            assert_eq!(other["prompt_tokens"], plain["prompt_tokens"], "{question:?}");
-            assert_eq!(other["token_ids"], plain["token_ids"], "{question:?}");
+        let tokens = |answer: &Value| answer["prompt_tokens"].as_u64().expect("a number");
+        // Private-use characters among them, by which nothing stands for anything else: a token for each byte.
+        for more in ["\u{F8FE}", "\u{F8FF}", "\u{100000}", "\u{10FFFD}"] {
+            for question in [format!("w{more}hy"), format!("why{more}"), format!("{more}why")] {
+                let other = answer(&question);
+                assert_eq!(tokens(&other), tokens(&plain) + more.len() as u64, "{question:?}");
+                assert_eq!(other["question"], question);
+            }
         }
     }
 

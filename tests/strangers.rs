@@ -27,6 +27,7 @@ fn packed_with(place: &Place, template: &str) -> String {
     manifest["name"] = "evil".into();
     place.file("evil/adapter.json", manifest.to_string());
     std::fs::copy(place.path("adapter/adapter.safetensors"), place.path("evil/adapter.safetensors")).unwrap();
+    let _ = std::fs::remove_file(place.path("evil.arc.tar.zst"));
     place.succeeds(&["adapters", "pack", "./evil"]);
     std::fs::remove_dir_all(place.path("evil")).unwrap();
     "evil.arc.tar.zst".to_owned()
@@ -115,7 +116,9 @@ fn what_is_no_file_is_refused_before_it_is_read() {
     );
     std::os::unix::fs::symlink(&pipe, place.path("pipe.arc.tar.zst")).unwrap();
     let generate = |decoder| ["generate", "--decoder", decoder, "--prompt", "a", "--max-tokens", "1"];
-    place.fails(FAILURE, &generate("piped")).says(&["it is a pipe, expected a file"]);
+    let refusal = place.fails(FAILURE, &generate("piped"));
+    refusal.says(&["it is a pipe, expected a file"]);
+    refusal.hints(&["name a file"]);
     place.fails(FAILURE, &generate("device")).says(&["it is a device, expected a file"]);
     place
         .fails(FAILURE, &["adapters", "add", "pipe.arc.tar.zst", "--name", "x"])

@@ -15,7 +15,7 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
 /// device has no end.
 ///
 /// # Errors
-/// The system's, and [`io::ErrorKind::InvalidInput`] for a pipe, a socket or a device.
+/// The system's, and [`io::ErrorKind::Unsupported`] for a pipe, a socket or a device.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true);
@@ -48,7 +48,7 @@ pub fn open_file(path: &Path) -> io::Result<File> {
 }
 
 fn no_file(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, expected a file"))
+    io::Error::new(io::ErrorKind::Unsupported, format!("it is {what}, expected a file"))
 }
 
 /// The content of a file of at most `limit` bytes.

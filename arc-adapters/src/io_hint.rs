@@ -9,7 +9,7 @@ pub fn io_hint(action: &str, error: &Error) -> &'static str {
     use ErrorKind::{
         AlreadyExists, DirectoryNotEmpty, FileTooLarge, InvalidData, InvalidFilename, InvalidInput,
         IsADirectory, NotADirectory, NotFound, OutOfMemory, PermissionDenied, QuotaExceeded,
-        ReadOnlyFilesystem, StorageFull,
+        ReadOnlyFilesystem, StorageFull, Unsupported,
     };
     let reads = matches!(action, "read" | "open" | "find" | "map");
     match error.kind() {
@@ -21,6 +21,8 @@ pub fn io_hint(action: &str, error: &Error) -> &'static str {
         }
         AlreadyExists | DirectoryNotEmpty => "something is there already: name another place",
         InvalidFilename | InvalidInput => "check the path: the system takes no such name",
+        // As `open_file` has it.
+        Unsupported if reads => "name a file: what comes through a pipe or a device has to be saved first",
         ReadOnlyFilesystem => "that disk can only be read: name a place on another",
         StorageFull | QuotaExceeded => {
             "there is no room left there: free some space, or name a place on another disk"

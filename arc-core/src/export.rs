@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::encoder::MEMORY_TENSOR;
 use crate::import::{Origin, encoder_name};
-use crate::weights::{ArcCheckpoint, RawTensor, SafetensorsFile, TensorSource as _};
+use crate::weights::{ArcCheckpoint, RawTensor, SafetensorsFile, StorageType, TensorSource as _};
 use crate::{Error, Result};
 
 /// The names of an encoder's decoders in the order of the checkpoint that it was imported from.
@@ -118,6 +118,12 @@ pub fn export(encoders: &[(EncoderManifest, PathBuf)], adapters: &[Adapter], out
     }
     let config = serde_json::to_string_pretty(&origin.config)
         .map_err(|error| Error::InvalidConfig { path: path.clone(), reason: error.to_string() })?;
+    // Released checkpoints have no blocks of 8 bits: those come out as the numbers that they mean.
+    let plain = |tensor: RawTensor| match tensor.dtype() {
+        StorageType::Q8_0 => RawTensor::from_f32(tensor.name(), tensor.shape().to_vec(), &tensor.to_f32()),
+        _ => Ok(tensor),
+    };
+    let tensors = tensors.into_iter().map(plain).collect::<Result<Vec<_>>>()?;
     ArcCheckpoint::from_tensors(&path, config, origin.metadata, tensors)?.write_released(output, &[])
 }
 

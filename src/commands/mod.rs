@@ -17,6 +17,7 @@ pub(crate) mod plan;
 pub(crate) mod prepare;
 mod prompt_form;
 pub(crate) mod pull;
+mod question_writing;
 pub(crate) mod register;
 mod setup;
 mod shared_run;

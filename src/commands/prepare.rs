@@ -10,6 +10,7 @@ use arc_core::train::{PrepareOptions, PrepareSource, prepare, prepare_questions}
 use serde_json::json;
 
 use super::destination::check_folder;
+use super::question_writing;
 use super::setup::session;
 use crate::Failure;
 use crate::args::{Global, Prepare, PrepareEval, PrepareQuestions, PrepareText, PrepareWhat};
@@ -25,7 +26,7 @@ const UNKNOWN_LICENCE: &str = "unknown";
 pub(crate) fn run(global: &Global, prepare: &Prepare, output: &Output) -> Result<(), Failure> {
     match (&prepare.what, &prepare.text) {
         (Some(PrepareWhat::Eval(eval)), _) => prepare_eval(eval, output),
-        (Some(PrepareWhat::Questions(questions)), _) => clean_questions(questions, output),
+        (Some(PrepareWhat::Questions(questions)), _) => prepare_questions_of(global, questions, output),
         (None, Some(text)) => prepare_text(global, text, output),
         (None, None) => Err(Failure::usage(
             "there is nothing to prepare",
@@ -65,6 +66,14 @@ fn prepare_eval(args: &PrepareEval, output: &Output) -> Result<(), Failure> {
     }
     output.line(folder.display().to_string())?;
     output.json(&json!({ "out": folder.to_string_lossy() }))
+}
+
+fn prepare_questions_of(global: &Global, args: &PrepareQuestions, output: &Output) -> Result<(), Failure> {
+    match &args.by {
+        Some(decoder) => question_writing::write(global, args, decoder, output),
+        None if !args.answered_by.is_empty() => question_writing::answer(global, args, output),
+        None => clean_questions(args, output),
+    }
 }
 
 fn clean_questions(args: &PrepareQuestions, output: &Output) -> Result<(), Failure> {

@@ -99,7 +99,10 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         context_tokens: usize::from(args.context_tokens),
         target_tokens: usize::from(args.target_tokens),
         // The encoder's own, where none is named: it is not loaded yet.
-        factor: args.factor.map_or(1, usize::from),
+        factors: match args.factor.as_slice() {
+            [] => vec![1],
+            factors => factors.iter().map(|&factor| usize::from(factor)).collect(),
+        },
         reconstruction: args.reconstruction,
         rate: args.rate,
         fit_latents: usize::from(args.fit_latents),
@@ -120,8 +123,8 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         Some(_) => Decoder::open_as(&name, &path, session.device(), Residence::Dense)?,
         None => session.dense_model(&name)?,
     };
-    if args.factor.is_none() {
-        options.factor = session.encoder_named(&encoder.name)?.default_factor();
+    if args.factor.is_empty() {
+        options.factors = vec![session.encoder_named(&encoder.name)?.default_factor()];
     }
     let mut progress = Progress::new(stop_on_interrupt(output));
     let registration = register(&options, &session, &decoder, &package, &mut progress)?;

@@ -104,6 +104,15 @@ fn worker_command(
     for registry in &global.registry {
         command.arg("--registry").arg(registry);
     }
+    if let Some(start) = &args.start_from {
+        command.arg("--start-from").arg(start);
+    }
+    if let Some(precision) = args.train_precision {
+        command.args(["--train-precision", precision.name()]);
+    }
+    if let Some(hours) = args.decay_after {
+        command.args(["--decay-after", &hours.to_string()]);
+    }
     if let Some(steps) = args.steps {
         command.args(["--steps", &steps.to_string()]);
     }

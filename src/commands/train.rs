@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_core::train::{
-    Ending, Evaluation, Observer, RunConfig, StepMetrics, TrainOptions, peak_memory, train,
+    Ending, Evaluation, Observer, RunConfig, StartFrom, StepMetrics, TrainOptions, peak_memory, train,
 };
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -30,6 +30,10 @@ const SMOOTHING: f64 = 0.1;
 
 pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Result<(), Failure> {
     let mut config = RunConfig::open(&args.config)?;
+    if let Some(start) = &args.start_from {
+        config.start_from = Some(start_from(start));
+    }
+    config.precision = args.train_precision.unwrap_or(config.precision);
     if let Some(steps) = args.steps {
         if steps < config.schedule.warmup {
             return Err(Failure::usage(
@@ -45,7 +49,8 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
     // Ctrl-C at a terminal reaches all processes of a shared run, and each tells the others.
     let mut progress = Progress::new(stop_on_interrupt(output));
     let role = shared_run::begin(global, args, &config, out)?;
-    let options = TrainOptions { resume: args.resume, role };
+    let decay_after = args.decay_after.map(|hours| hours * 3600.0);
+    let options = TrainOptions { resume: args.resume, decay_after, role };
     let report = train(&config, &session, out, options, &mut progress)?;
     progress.finish();
 
@@ -55,8 +60,12 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
     let most = memory.map_or_else(String::new, |bytes| format!(", at most {} of memory", HumanBytes(bytes)));
     output.line(format!(
         "{} of {} steps, {} tokens, {tokens_per_second:.0} tokens/s{most}",
-        report.steps, config.schedule.steps, report.tokens
+        report.steps, report.planned_steps, report.tokens
     ))?;
+    let tokens_in_all: u64 = report.parts.iter().map(|part| part.tokens).sum();
+    if tokens_in_all > report.tokens {
+        output.line(format!("{tokens_in_all} tokens with the runs before it"))?;
+    }
     for evaluation in &report.evaluations {
         output.line(describe(evaluation))?;
     }
@@ -70,6 +79,8 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
         "finished": finished,
         "steps": report.steps,
         "tokens": report.tokens,
+        "tokens_in_all": tokens_in_all,
+        "parts": report.parts,
         "seconds": report.seconds,
         "peak_memory": memory,
         "final": finished.then(|| folder.to_string_lossy()),
@@ -109,6 +120,15 @@ fn command_to_go_on(out: &Path) -> String {
         false => format!("'{}'", path.replace('\'', r"'\''")),
     };
     format!("arc train {path} --resume")
+}
+
+/// A folder where there is one, else an encoder of the registry.
+fn start_from(text: &Path) -> StartFrom {
+    let is_name = text.components().count() == 1 && !text.is_dir();
+    match text.to_str().filter(|_| is_name) {
+        Some(name) => StartFrom::Encoder(name.to_owned()),
+        None => StartFrom::Folder(text.to_owned()),
+    }
 }
 
 /// Set by the first Ctrl-C, or request to end; the second one ends the process at once.
@@ -194,7 +214,11 @@ impl Observer for Progress {
         let loss = smoothed(self.loss, metrics.loss);
         let speed = smoothed(self.tokens_per_second, metrics.tokens as f64 / metrics.seconds.max(1e-9));
         (self.loss, self.tokens_per_second) = (Some(loss), Some(speed));
-        let message = format!("loss {loss:.3}, {speed:.0} tokens/s, {}", HumanBytes(metrics.memory));
+        let seen = match metrics.tokens_seen {
+            0 => String::new(),
+            tokens => format!("{:.2} million tokens seen, ", tokens as f64 / 1e6),
+        };
+        let message = format!("loss {loss:.3}, {seen}{speed:.0} tokens/s, {}", HumanBytes(metrics.memory));
         if let Some(bar) = &self.bar {
             bar.set_length(steps);
             bar.set_position(metrics.step + 1);

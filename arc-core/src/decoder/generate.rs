@@ -317,6 +317,18 @@ impl Decoder {
         Ok(Prefix { cache, token_ids: prompt.token_ids() })
     }
 
+    /// Reads on after a prefix, which stays as it is: what several prompts begin with, as a whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::loss`]; the window must hold the prefix too.
+    pub fn read_on(&self, prefix: &Prefix, prompt: &Prompt) -> Result<Prefix> {
+        self.check_window(prompt, prefix.len(), 0)?;
+        let (_, cache) = self.prefill_after(Some(prefix), std::slice::from_ref(prompt));
+        let token_ids = [prefix.token_ids.as_slice(), &prompt.token_ids()].concat();
+        Ok(Prefix { cache, token_ids })
+    }
+
     /// How well each token after the first is foreseen, given the prefix and the tokens before it:
     /// one score less than there are tokens, since without a prefix nothing foresees the first.
     ///

@@ -16,6 +16,8 @@ pub enum SampleSpan {
     },
     /// The latents of one context of the sample, and the special vector after them.
     Context(usize),
+    /// The latents of one context whose document goes on in the next: nothing follows them.
+    Chunk(usize),
 }
 
 /// One row: the contexts to compress, and where they go.
@@ -29,6 +31,15 @@ pub struct Sample {
     pub spans: Vec<SampleSpan>,
     /// Where the text comes from, for messages.
     pub origin: String,
+}
+
+/// The spans of a document's contexts, one after the other.
+pub(super) fn document_spans(contexts: std::ops::Range<usize>) -> impl Iterator<Item = SampleSpan> {
+    let last = contexts.end.saturating_sub(1);
+    contexts.map(move |context| match context < last {
+        true => SampleSpan::Chunk(context),
+        false => SampleSpan::Context(context),
+    })
 }
 
 impl Sample {
@@ -49,7 +60,7 @@ impl Sample {
     /// The row with other tokens in place of its contexts.
     pub(super) fn with_contexts(&self, contexts: &[Vec<u32>]) -> Self {
         let spans = self.spans.iter().map(|span| match span {
-            SampleSpan::Context(context) => {
+            SampleSpan::Context(context) | SampleSpan::Chunk(context) => {
                 SampleSpan::Tokens { ids: contexts[*context].clone(), is_target: false }
             }
             SampleSpan::Tokens { .. } => span.clone(),
@@ -117,11 +128,11 @@ impl Layout {
                             tokens.push(id);
                         }
                     }
-                    SampleSpan::Context(context) => {
+                    SampleSpan::Context(context) | SampleSpan::Chunk(context) => {
                         let context = first_context + context;
                         let start = token_count + context * stride;
                         places.extend((start..start + latents[context]).map(|place| place as i64));
-                        if has_special {
+                        if has_special && matches!(span, SampleSpan::Context(_)) {
                             places.push(special as i64);
                         }
                     }
@@ -214,6 +225,21 @@ mod tests {
         assert_eq!(layout.targets, [8, 9, 6]);
         assert_eq!((layout.positions(), layout.padding()), (12, 1));
         assert_eq!((layout.lengths.as_slice(), layout.first_latents.as_slice()), (&[6, 5][..], &[1, 0][..]));
+    }
+
+    #[test]
+    fn the_chunks_of_a_document_are_followed_by_one_special_vector() {
+        let sample = Sample {
+            contexts: vec![vec![1; 4], vec![1; 4]],
+            plain_contexts: vec![vec![2], vec![3]],
+            spans: vec![SampleSpan::Chunk(0), SampleSpan::Context(1), tokens(&[6], true)],
+            origin: String::new(),
+        };
+        let layout = Layout::new(std::slice::from_ref(&sample), &[2, 1], 2, true);
+        // The token 0, latents 1..5 in twos, the special vector 5.
+        assert_eq!(layout.places, [1, 2, 3, 5, 0]);
+        let plain = sample.with_plain_contexts();
+        assert_eq!(plain.spans, [tokens(&[2], false), tokens(&[3], false), tokens(&[6], true)]);
     }
 
     #[test]

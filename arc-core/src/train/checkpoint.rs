@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
+use super::config::{RunConfig, ScheduleConfig};
 use super::model::TrainedModel;
 use super::optimizer::{AdamW, Moments};
 use super::parameters::{flat, named_parameters, with_parameters};
+use super::provenance::TrainingPart;
 use crate::atomic_file::write_atomically;
 use crate::hub::sha256::{hash_at_most, hexadecimal};
 use crate::weights::{SafetensorsFile, TensorSource as _};
@@ -57,6 +59,35 @@ pub struct CheckpointState {
     pub seconds: f64,
     /// Encoder and target tokens seen.
     pub tokens: u64,
+    /// The first step of the decay of an open-ended schedule, once it has been begun.
+    #[serde(default)]
+    pub decay_from: Option<u64>,
+    /// How many steps of this size went before in the runs that this one goes on from.
+    #[serde(default)]
+    pub steps_before: u64,
+    /// What was computed in which precision, by what.
+    #[serde(default)]
+    pub parts: Vec<TrainingPart>,
+}
+
+impl CheckpointState {
+    /// The state of a run that goes on as what `now` says of it. A checkpoint of an earlier build knows no
+    /// parts.
+    pub(super) fn going_on(self, now: Self, config: &RunConfig) -> Self {
+        let mut parts = self.parts;
+        if parts.is_empty() && self.step > 0 {
+            let ScheduleConfig { batch, accumulation, .. } = config.schedule;
+            parts.push(TrainingPart {
+                precision: config.precision,
+                steps: self.step,
+                samples: self.step * (batch * accumulation) as u64,
+                tokens: self.tokens,
+                seconds: self.seconds,
+                ..TrainingPart::default()
+            });
+        }
+        Self { config_sha256: now.config_sha256, inputs: now.inputs, parts, ..self }
+    }
 }
 
 /// A checkpoint that was read.

@@ -13,9 +13,13 @@ pub struct RunConfig {
     /// Everything that is drawn is drawn from this.
     #[serde(default)]
     pub seed: u64,
-    /// What products are computed in.
+    /// What products are computed in. A run that goes on may change it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub precision: Precision,
+    /// What an earlier run ended with, to go on from with a fresh optimiser: its encoder in place of what
+    /// `encoder` says, and its adapters in place of the `start` of the decoders that have one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub start_from: Option<StartFrom>,
     /// What compresses.
     pub encoder: EncoderConfig,
     /// Who reads: each step trains one of them.
@@ -35,6 +39,16 @@ pub struct RunConfig {
     pub evaluation: EvaluationConfig,
 }
 
+/// Packages that a run begins from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    /// A folder with a `registry.toml`, as a run's `final/` is, or of an encoder's package alone.
+    Folder(PathBuf),
+    /// An encoder of the registry, by its name or an alias.
+    Encoder(String),
+}
+
 /// What the products of matrices are computed in, forward and backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,6 +60,17 @@ pub enum Precision {
     /// Trained weights, their gradients, the optimiser, attention and everything between products
     /// stay in 32 bits; a decoder's matrices are kept in 16.
     Bf16,
+}
+
+impl Precision {
+    /// Its name in configurations.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 /// Settings that were added since, and that are not used, leave the hash of a run as it was.
@@ -71,6 +96,12 @@ pub struct EncoderConfig {
     /// How many tokens a latent stands for; each step draws one of several.
     #[serde(default = "default_factors")]
     pub pooling_factors: Vec<usize>,
+    /// How often each of them is drawn, on any scale; all alike where it is left out.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub factor_weights: Vec<f64>,
+    /// The same while the rate of a [`ScheduleShape::WarmupStableDecay`] comes down.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub factor_weights_in_decay: Vec<f64>,
     /// Train one factor after the other, in equal parts of the run, in place of drawing.
     #[serde(default)]
     pub factor_curriculum: bool,
@@ -121,12 +152,17 @@ pub enum StoredWeights {
     F32,
     /// Rounded, in half the space.
     F16,
+    /// Rounded to 8 bits with a scale for each block of [`BLOCK`](crate::weights::EIGHT_BIT_BLOCK)
+    /// weights, in about a quarter.
+    Q8,
 }
 
 fn default_factors() -> Vec<usize> {
     vec![4]
 }
 
+/// A shorter text has nothing to compress.
+const SHORTEST_CONTEXT: usize = 16;
 /// How groups are pooled where a configuration says nothing.
 pub(super) const DEFAULT_POOL_TYPE: &str = "mean_pooled_queries";
 /// The longest chunk where a configuration says nothing.
@@ -164,6 +200,9 @@ pub struct DecoderConfig {
     /// The width between the projector's layers; the decoder's own where it is left out.
     #[serde(default)]
     pub hidden: Option<usize>,
+    /// The full learning rate of its projector, where it is not `optimizer.projector_rate`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub projector_rate: Option<f64>,
     /// The prompt template of the package; asks plainly where it is left out.
     #[serde(default = "default_template")]
     pub template: String,
@@ -196,6 +235,10 @@ pub struct DataConfig {
     /// The most encoder tokens that are compressed.
     #[serde(default = "default_tokens")]
     pub context_tokens: usize,
+    /// How many encoder tokens are compressed, drawn for each step; `context_tokens` where it is empty.
+    /// More than `context_tokens` are compressed in several contexts of one length.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub context_lengths: Vec<usize>,
     /// The most decoder tokens that are continued or repeated.
     #[serde(default = "default_tokens")]
     pub target_tokens: usize,
@@ -211,6 +254,24 @@ pub struct DataConfig {
     /// Files of questions.
     #[serde(default)]
     pub questions: Vec<QuestionsConfig>,
+    /// Whether the contexts of a question's document are followed by one special vector, as where a
+    /// compressed document is asked about. Without it each of them is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub one_special: bool,
+    /// How questions are put.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub question_form: QuestionForm,
+}
+
+/// How a question about a document is put.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuestionForm {
+    /// In the same words for every decoder.
+    #[default]
+    Plain,
+    /// In the decoder's `template`, as it is asked when the run is over.
+    Template,
 }
 
 /// A file of questions and its share.
@@ -225,10 +286,26 @@ pub struct QuestionsConfig {
     /// The most examples, of the same file, before the question that counts.
     #[serde(default)]
     pub shots: usize,
+    /// What is to be answered.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub targets: AnswerTargets,
     /// The first so many questions, half of them at most, are measured and not trained on, nor is any
     /// other question about their documents.
     #[serde(default = "default_held_out")]
     pub held_out: usize,
+}
+
+/// Which answer to a question is learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerTargets {
+    /// The file's own.
+    #[default]
+    Answer,
+    /// What each decoder itself answers when it reads the whole document, which
+    /// `arc data prepare questions --answered-by NAME` has written into the file: what a reader says of
+    /// the text is what it should say of the latents.
+    Decoder,
 }
 
 fn default_held_out() -> usize {
@@ -299,6 +376,10 @@ pub struct OptimizerConfig {
     pub projector_rate: f64,
     /// The full learning rate of special vectors and memory tokens.
     pub special_rate: f64,
+    /// The full learning rate of the logarithm of a scale of each projector's output, which is part of the
+    /// projector in its package; 0 for none. Decoders differ in the size of their embeddings.
+    #[serde(skip_serializing_if = "is_default")]
+    pub scale_rate: f64,
     /// The decay of the running mean of gradients.
     pub beta1: f64,
     /// The decay of the running mean of their squares.
@@ -318,6 +399,7 @@ impl Default for OptimizerConfig {
             encoder_rate: 1e-5,
             projector_rate: 5e-5,
             special_rate: 1e-5,
+            scale_rate: 0.0,
             beta1: 0.9,
             beta2: 0.95,
             epsilon: 1e-8,
@@ -341,6 +423,13 @@ pub struct ScheduleConfig {
     /// Steps until the full learning rate.
     #[serde(default)]
     pub warmup: u64,
+    /// How the rate goes from there.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shape: ScheduleShape,
+    /// How many steps the rate of a [`ScheduleShape::WarmupStableDecay`] takes to come down: the last of
+    /// `steps`, or those after a run is told to end.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub decay_steps: u64,
     /// The first rate is the full one divided by this.
     #[serde(default = "default_start_divisor")]
     pub start_divisor: f64,
@@ -359,6 +448,18 @@ pub struct ScheduleConfig {
     /// A loss this much above its running mean stops the run, in nats.
     #[serde(default = "default_spike")]
     pub spike: f64,
+}
+
+/// How the rate goes after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleShape {
+    /// Down along a cosine over all the other steps.
+    #[default]
+    OneCycle,
+    /// Constant, and down over the last `decay_steps`, which may be begun at any time: such a run has no
+    /// length of its own.
+    WarmupStableDecay,
 }
 
 fn default_one() -> usize {
@@ -478,6 +579,17 @@ impl RunConfig {
         config
     }
 
+    /// What a run keeps from its beginning to its end: its precision may be another where it is resumed, and an
+    /// open-ended one may be told of more steps.
+    pub(super) fn lasting(&self) -> Self {
+        let mut config = self.clone();
+        config.precision = Precision::default();
+        if config.schedule.shape == ScheduleShape::WarmupStableDecay {
+            config.schedule.steps = 0;
+        }
+        config
+    }
+
     /// The configuration as it stands in the cards of packages, which are handed on: paths by their last
     /// part, since the others say something of the machine and nothing of the run.
     pub(super) fn for_cards(&self) -> Self {
@@ -487,7 +599,12 @@ impl RunConfig {
     }
 
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let start_from = match &mut self.start_from {
+            Some(StartFrom::Folder(folder)) => Some(folder),
+            _ => None,
+        };
         (self.data.sources.iter_mut().map(|source| &mut source.path))
+            .chain(start_from)
             .chain(self.data.questions.iter_mut().map(|questions| &mut questions.path))
             .chain(self.decoders.iter_mut().filter_map(|decoder| match &mut decoder.start {
                 Start::Package(path) => Some(path),
@@ -544,7 +661,9 @@ impl RunConfig {
                 (Some(_), Some(_)) => {
                     Some("`encoder.backbone` and `encoder.start` are both given: one is needed".into())
                 }
-                (None, None) => Some("`encoder` has neither `backbone` nor `start`".into()),
+                (None, None) if self.start_from.is_none() => {
+                    Some("`encoder` has neither `backbone` nor `start`".into())
+                }
                 (None, Some(_)) if encoder.layers.is_some() => {
                     Some("`encoder.layers` is given, but `encoder.start` says how many there are".into())
                 }
@@ -557,6 +676,19 @@ impl RunConfig {
                 .iter()
                 .find(|&&factor| !(1..=4096).contains(&factor))
                 .map(|factor| format!("`encoder.pooling_factors` has {factor}, expected 1 to 4096")),
+            factor_weights_fault("encoder.factor_weights", encoder, &encoder.factor_weights),
+            factor_weights_fault(
+                "encoder.factor_weights_in_decay",
+                encoder,
+                &encoder.factor_weights_in_decay,
+            ),
+            (!encoder.factor_weights_in_decay.is_empty()
+                && schedule.shape != ScheduleShape::WarmupStableDecay)
+                .then(|| {
+                    "`encoder.factor_weights_in_decay` is given, but `schedule.shape` is not \
+                     `warmup_stable_decay`"
+                        .into()
+                }),
             encoder.start.as_ref().and_then(|_| {
                 let given = [
                     ("pool_type", encoder.pool_type.is_some()),
@@ -570,6 +702,13 @@ impl RunConfig {
             encoder
                 .pool_type
                 .as_deref()
+                .filter(|name| encoder.groups == Groups::RareWords && name.contains("kmeans"))
+                .map(|name| {
+                    format!("`encoder.groups` is `rare_words`, but `{name}` makes groups of its own")
+                }),
+            encoder
+                .pool_type
+                .as_deref()
                 .filter(|name| name.contains("kmeans"))
                 .filter(|_| decoders.iter().any(|decoder| decoder.start == Start::Ridge))
                 .map(|name| {
@@ -577,13 +716,6 @@ impl RunConfig {
                         "`encoder.pool_type` is `{name}`, but a decoder's `start` is `ridge`, which is fitted \
                          on groups of consecutive positions"
                     )
-                }),
-            encoder
-                .pool_type
-                .as_deref()
-                .filter(|name| encoder.groups == Groups::RareWords && name.contains("kmeans"))
-                .map(|name| {
-                    format!("`encoder.groups` is `rare_words`, but `{name}` makes groups of its own")
                 }),
             encoder.chunk_tokens.and_then(|tokens| at_least_one("encoder.chunk_tokens", tokens)),
             match encoder.train {
@@ -606,6 +738,9 @@ impl RunConfig {
                     )
                 },
             ),
+            decoders.iter().find_map(|decoder| {
+                decoder.projector_rate.and_then(|rate| not_negative("decoders.projector_rate", rate))
+            }),
             twice.map(|name| format!("`decoders` has `{name}` twice")),
             (data.sources.is_empty() && objective.answer < 1.0).then(|| "`data.sources` is empty".into()),
             (data.sources.is_empty() && decoders.iter().any(|decoder| decoder.start == Start::Ridge)).then(
@@ -617,6 +752,9 @@ impl RunConfig {
             data.sources.iter().find_map(|source| positive("data.sources.weight", source.weight)),
             data.questions.iter().find_map(|file| positive("data.questions.weight", file.weight)),
             at_least_one("data.context_tokens", data.context_tokens),
+            data.context_lengths.iter().find(|&&length| length < SHORTEST_CONTEXT).map(|length| {
+                format!("`data.context_lengths` has {length}, expected at least {SHORTEST_CONTEXT}")
+            }),
             at_least_one("data.target_tokens", data.target_tokens),
             (data.shortest < 16)
                 .then(|| format!("`data.shortest` is {}, expected at least 16", data.shortest)),
@@ -647,6 +785,7 @@ impl RunConfig {
             not_negative("optimizer.encoder_rate", optimizer.encoder_rate),
             not_negative("optimizer.projector_rate", optimizer.projector_rate),
             not_negative("optimizer.special_rate", optimizer.special_rate),
+            not_negative("optimizer.scale_rate", optimizer.scale_rate),
             not_negative("optimizer.weight_decay", optimizer.weight_decay),
             positive("optimizer.clip_norm", optimizer.clip_norm),
             positive("optimizer.epsilon", optimizer.epsilon),
@@ -665,6 +804,24 @@ impl RunConfig {
                     schedule.warmup, schedule.steps
                 )
             }),
+            match schedule.shape {
+                ScheduleShape::OneCycle if schedule.decay_steps > 0 => Some(
+                    "`schedule.decay_steps` is given, but `schedule.shape` is not `warmup_stable_decay`"
+                        .into(),
+                ),
+                ScheduleShape::WarmupStableDecay if schedule.decay_steps == 0 => {
+                    Some("`schedule.decay_steps` is 0, expected at least 1".into())
+                }
+                ScheduleShape::WarmupStableDecay
+                    if schedule.warmup.saturating_add(schedule.decay_steps) > schedule.steps =>
+                {
+                    Some(format!(
+                        "`schedule.warmup` and `schedule.decay_steps` are {} and {}, but `schedule.steps` is {}",
+                        schedule.warmup, schedule.decay_steps, schedule.steps
+                    ))
+                }
+                _ => None,
+            },
             positive("schedule.start_divisor", schedule.start_divisor),
             positive("schedule.end_divisor", schedule.end_divisor),
             positive("schedule.spike", schedule.spike),
@@ -675,8 +832,32 @@ impl RunConfig {
     /// The most encoder tokens that a step reads of one document.
     pub(super) fn window_tokens(&self) -> usize {
         // A target token of a decoder may stand for more text than one of the encoder.
-        self.data.prefix_tokens + self.data.context_tokens + self.data.target_tokens + super::objective::SLACK
+        let context = self.data.context_lengths.iter().copied().max().unwrap_or(self.data.context_tokens);
+        self.data.prefix_tokens + context + self.data.target_tokens + super::objective::SLACK
     }
+}
+
+/// What is wrong with the weights of a run's pooling factors; none are all alike.
+fn factor_weights_fault(name: &str, encoder: &EncoderConfig, weights: &[f64]) -> Option<String> {
+    let factors = encoder.pooling_factors.len();
+    if weights.is_empty() {
+        return None;
+    }
+    if weights.len() != factors {
+        return Some(format!(
+            "`{name}` has {} weights, but `encoder.pooling_factors` has {factors}",
+            weights.len()
+        ));
+    }
+    if let Some(weight) = weights.iter().find(|weight| !(**weight >= 0.0 && weight.is_finite())) {
+        return Some(format!("`{name}` has {weight}, expected 0 or more"));
+    }
+    if weights.iter().sum::<f64>() <= 0.0 {
+        return Some(format!("`{name}` is all 0"));
+    }
+    encoder
+        .factor_curriculum
+        .then(|| format!("`{name}` is given, but with `encoder.factor_curriculum` no factor is drawn"))
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub(super) enum Purpose {
     Document,
     /// Questions and their examples.
     Question,
+    /// Passages that questions are written about.
+    Passage,
 }
 
 /// A generator for a purpose and its number.

@@ -169,7 +169,7 @@ fn text_scores(
     let (mut repeated, mut correct, mut repeated_tokens) = (Sum::default(), 0.0, 0);
     let mut batches = Vec::new();
     for windows in windows.chunks(config.schedule.batch) {
-        let plan = BatchPlan::plain(adapter, Objective::Continuation, factor);
+        let plan = BatchPlan::plain(config, adapter, Objective::Continuation, factor);
         let samples: Vec<Sample> =
             plan.samples_of(config, windows, decoder)?.into_iter().map(without_first_target).collect();
         if samples.iter().any(|sample| sample.target_count() > 0) {
@@ -210,7 +210,7 @@ fn text_scores(
             arms[4].add(loss.loss.sum);
         }
 
-        let plan = BatchPlan::plain(adapter, Objective::Reconstruction, factor);
+        let plan = BatchPlan::plain(config, adapter, Objective::Reconstruction, factor);
         let samples = plan.samples_of(config, windows, decoder)?;
         let loss = training_loss(model, network, adapter, Objective::Reconstruction, &samples, options)?;
         repeated.add(loss.loss.sum);

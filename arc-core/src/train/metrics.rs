@@ -28,6 +28,10 @@ pub struct StepMetrics {
     pub rate: f64,
     /// Encoder tokens and targets of the step.
     pub tokens: usize,
+    /// Encoder tokens and targets seen with this step, by the runs before too that the encoder goes on from;
+    /// 0 where they are not counted.
+    #[serde(default)]
+    pub tokens_seen: u64,
     /// The share of positions that were padding.
     pub padding: f64,
     /// Seconds that the step took; where losses are read every few steps, the mean of those.
@@ -134,6 +138,7 @@ mod tests {
             loss: 1.5,
             gradient_norm: 0.5,
             rate: 1.0,
+            tokens_seen: 0,
             tokens: 8,
             padding: 0.0,
             seconds: 0.1,

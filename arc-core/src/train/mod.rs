@@ -27,24 +27,30 @@ mod objective;
 mod optimizer;
 mod package;
 mod parameters;
+mod passages;
 mod prepare;
 mod process;
+mod provenance;
+mod question_prompts;
+mod question_writer;
 mod questions;
 mod ranks;
+mod reader_answers;
 mod register;
 mod report_page;
 mod run;
 mod runner;
 mod schedule;
+mod start_from;
 mod step;
 mod throughput;
 
 pub use batch::{Sample, SampleSpan};
 pub use checkpoint::{Checkpoint, CheckpointState, Checkpoints};
 pub use config::{
-    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, MeasuredText, ObjectiveConfig,
-    OptimizerConfig, Precision, QuestionsConfig, RunConfig, ScheduleConfig, SourceConfig, Start,
-    StoredWeights, TrainedPart,
+    AnswerTargets, DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, MeasuredText, ObjectiveConfig,
+    OptimizerConfig, Precision, QuestionForm, QuestionsConfig, RunConfig, ScheduleConfig, ScheduleShape,
+    SourceConfig, Start, StartFrom, StoredWeights, TrainedPart,
 };
 pub use corpus::{Corpus, CorpusManifest, Mixture, ShardRecord, SourceRecord, Window};
 pub use evaluation::{AnswerScore, Evaluation, ReconstructionScore};
@@ -56,8 +62,12 @@ pub use optimizer::{AdamW, Gradients, ParameterGroup};
 pub use parameters::{named_parameters, with_parameters};
 pub use prepare::{PrepareOptions, PrepareReport, PrepareSource, prepare, prepare_questions};
 pub use process::{cpu_seconds, peak_memory};
+pub use provenance::TrainingPart;
+pub use question_prompts::Rejected;
+pub use question_writer::{QuestionOptions, QuestionProgress, write_questions};
 pub use questions::Questions;
 pub use ranks::{Role, Workers};
+pub use reader_answers::answer_questions;
 pub use register::{RegisterOptions, Registration, register};
 pub use run::{Ending, Observer, RunReport, TrainOptions, train};
 pub use schedule::OneCycle;

@@ -1,6 +1,6 @@
 //! What a run trains: the encoder, and for each decoder a projector and two special vectors.
 
-use arc_adapters::{Adapter, ProjectorSpec, TensorF32};
+use arc_adapters::{Adapter, ProjectorLayer, ProjectorSpec, TensorF32};
 use burn::module::{Lora, Module, ModuleMapper, Param};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use rand::rngs::StdRng;
@@ -21,6 +21,8 @@ pub struct TrainedAdapter {
     pub cont: Param<Tensor<2>>,
     /// `<Rec>`, `[1, d_encoder]`: follows them when it is to repeat the text.
     pub rec: Param<Tensor<2>>,
+    /// The logarithm of what the projector's output is multiplied by, `[1]`, where it is learned.
+    pub log_scale: Option<Param<Tensor<1>>>,
 }
 
 /// Everything that can have a gradient.
@@ -57,7 +59,7 @@ impl TrainedAdapter {
         };
         let projector = Projector::from_weights(spec.clone(), &load, device)?;
         let ones = || Param::from_tensor(Tensor::ones([1, d_encoder], device));
-        Ok(Self { projector, cont: ones(), rec: ones() })
+        Ok(Self { projector, cont: ones(), rec: ones(), log_scale: None })
     }
 
     /// The adapter of a package.
@@ -87,7 +89,45 @@ impl TrainedAdapter {
             projector: Projector::from_adapter(adapter, device)?,
             cont: special("tokens.cont")?,
             rec: special("tokens.rec")?,
+            log_scale: None,
         })
+    }
+
+    /// The same with a scale of its output to be learned, 1 at first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for a projector that does not end with a linear layer, which alone takes
+    /// the scale up when it is stored.
+    pub fn with_scale(self) -> Result<Self> {
+        match self.projector.spec().layers.last() {
+            Some(ProjectorLayer::Linear { .. }) => {
+                let zero = Tensor::zeros([1], &self.cont.val().device());
+                Ok(Self { log_scale: Some(Param::from_tensor(zero)), ..self })
+            }
+            _ => Err(Error::InvalidArgument(
+                "`optimizer.scale_rate` is set, but a projector does not end with a linear layer".into(),
+            )),
+        }
+    }
+
+    /// Latents in the decoder's embedding space, `[n, d_encoder] → [n, d_decoder]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Projector::forward`].
+    pub fn project(&self, latents: Tensor<2>) -> Result<Tensor<2>> {
+        let projected = self.projector.forward(latents)?;
+        Ok(match &self.log_scale {
+            Some(log_scale) => projected * log_scale.val().exp().unsqueeze(),
+            None => projected,
+        })
+    }
+
+    /// What the projector's last layer is multiplied by when it is stored.
+    pub(super) fn scale(&self) -> f32 {
+        let log_scale = self.log_scale.as_ref().map(|log_scale| log_scale.val().into_scalar::<f32>());
+        log_scale.map_or(1.0, f32::exp)
     }
 }
 

@@ -4,7 +4,7 @@ use rand::RngExt as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 
 use super::RunConfig;
-use super::batch::{Sample, SampleSpan};
+use super::batch::{Sample, SampleSpan, document_spans};
 use super::corpus::{Mixture, Window};
 use super::draw::{Purpose, generator};
 use super::questions::Questions;
@@ -56,10 +56,23 @@ pub struct BatchPlan {
     pub factor: usize,
     /// Whether the task is put as an instruction.
     pub instruct: bool,
+    /// Encoder tokens that are compressed, at most.
+    context: usize,
     /// Tokens of text before the compressed span.
     prefix: usize,
     /// Where repetition begins, as a share of the places where it could.
     place: f64,
+}
+
+/// Which of a run's draws a step makes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draw {
+    /// The step, counted with those of the runs before that this one goes on from: it sees other text.
+    pub(super) number: u64,
+    /// The step of this run.
+    pub(super) step: u64,
+    /// Whether the rate comes down.
+    pub(super) decays: bool,
 }
 
 /// An objective as an instruction about the compressed text, in the decoder's chat template, or in
@@ -84,9 +97,23 @@ impl BatchPlan {
     /// What a step trains.
     #[must_use]
     pub fn of_step(config: &RunConfig, step: u64) -> Self {
-        let mut random = generator(config.seed, Purpose::Step, step);
+        Self::drawn(config, Draw { number: step, step, decays: false })
+    }
+
+    /// What a step trains in a run that others went before, or whose rate comes down.
+    pub(super) fn drawn(config: &RunConfig, draw: Draw) -> Self {
+        let Draw { number, step, decays } = draw;
+        let mut random = generator(config.seed, Purpose::Step, number);
         let factors = &config.encoder.pooling_factors;
-        let drawn = factors.choose(&mut random).copied().unwrap_or(1);
+        let weights = match &config.encoder.factor_weights_in_decay {
+            weights if decays && !weights.is_empty() => weights,
+            _ => &config.encoder.factor_weights,
+        };
+        let drawn = if weights.is_empty() {
+            factors.choose(&mut random).copied().unwrap_or(1)
+        } else {
+            weighted(factors, weights, random.random())
+        };
         let factor = if config.encoder.factor_curriculum {
             let place = u128::from(step) * factors.len() as u128 / u128::from(config.schedule.steps.max(1));
             factors.get(place as usize).or(factors.last()).copied().unwrap_or(1)
@@ -104,10 +131,13 @@ impl BatchPlan {
         };
         let prefix = random.random_range(0..=config.data.prefix_tokens);
         let place = random.random();
+        // Drawn last: what a run without lengths draws does not depend on them.
+        let context = config.data.context_lengths.choose(&mut random).copied();
         Self {
             decoder,
             objective,
             factor,
+            context: context.unwrap_or(config.data.context_tokens),
             instruct: objective != Objective::Answer && instruct < config.objective.instruct,
             prefix: if objective == Objective::Continuation { prefix } else { 0 },
             place,
@@ -115,8 +145,9 @@ impl BatchPlan {
     }
 
     /// A plan without draws, for evaluation.
-    pub(super) fn plain(decoder: usize, objective: Objective, factor: usize) -> Self {
-        Self { decoder, objective, factor, instruct: false, prefix: 0, place: 0.5 }
+    pub(super) fn plain(config: &RunConfig, decoder: usize, objective: Objective, factor: usize) -> Self {
+        let context = config.data.context_tokens;
+        Self { decoder, objective, factor, context, instruct: false, prefix: 0, place: 0.5 }
     }
 
     /// The samples of a batch, counted over the whole run.
@@ -151,17 +182,18 @@ impl BatchPlan {
         let (context, prefix) = match self.objective {
             Objective::Continuation => {
                 // Contexts and continuations of a short text are in the proportion of long ones.
-                let (context, target) = (config.data.context_tokens, config.data.target_tokens);
+                let (context, target) = (self.context, config.data.target_tokens);
                 let context = context.min((usable * context / (context + target)).max(1));
                 (context, self.prefix.min(usable.saturating_sub(context + target)))
             }
-            _ => (config.data.context_tokens.min(usable), 0),
+            _ => (self.context.min(usable), 0),
         };
         let mut cuts = Vec::with_capacity(windows.len());
         let (target, cue) = (config.data.target_tokens, config.objective.cue_tokens);
         for (row, window) in windows.iter().enumerate() {
             // The places of a batch lie evenly, from a drawn one on.
             let place = (self.place + row as f64 / windows.len() as f64).fract();
+            let context = (context, config.data.context_tokens);
             cuts.push(self.cut(window, (prefix, context), target, (cue, place), decoder)?);
         }
         let most = level(cuts.iter().map(|cut| cut.target.len()));
@@ -177,16 +209,14 @@ impl BatchPlan {
                 cut.target.truncate(most);
                 let mut text = before.clone();
                 text.extend(cut.prefix);
-                let spans = [
-                    SampleSpan::Tokens { ids: text, is_target: false },
-                    SampleSpan::Context(0),
-                    SampleSpan::Tokens { ids: [after.clone(), cut.cue].concat(), is_target: false },
-                    SampleSpan::Tokens { ids: cut.target, is_target: true },
-                ];
+                let mut spans = vec![SampleSpan::Tokens { ids: text, is_target: false }];
+                spans.extend(document_spans(0..cut.contexts.len()));
+                spans.push(SampleSpan::Tokens { ids: [after.clone(), cut.cue].concat(), is_target: false });
+                spans.push(SampleSpan::Tokens { ids: cut.target, is_target: true });
                 Sample {
-                    contexts: vec![cut.context],
-                    plain_contexts: vec![cut.plain_context],
-                    spans: spans.into(),
+                    contexts: cut.contexts,
+                    plain_contexts: cut.plain_contexts,
+                    spans,
                     origin: cut.origin,
                 }
             })
@@ -196,7 +226,7 @@ impl BatchPlan {
     fn cut(
         &self,
         window: &Window,
-        (prefix, context): (usize, usize),
+        (prefix, (context, longest)): (usize, (usize, usize)),
         target: usize,
         (cue, place): (usize, f64),
         decoder: &Decoder,
@@ -206,28 +236,27 @@ impl BatchPlan {
         let encode = |text: Option<&str>| -> Result<Vec<u32>> {
             Ok(decoder.tokenizer.encode(text.unwrap_or_default())?.ids)
         };
-        let plain_context = encode(text(start, end))?;
+        let mut plain_contexts = Vec::new();
+        let mut contexts = Vec::new();
+        for part in parts_of(start..end, longest, |token| window.can_cut_before(token)) {
+            plain_contexts.push(encode(text(part.start, part.end))?);
+            contexts.push(window.ids[part].to_vec());
+        }
         let mut cue_ids = Vec::new();
         let mut ids = match self.objective {
             Objective::Reconstruction if cue > 0 => {
+                let plain_context = plain_contexts.concat();
                 let places = plain_context.len().saturating_sub(cue + target) + 1;
                 let mut ids = plain_context[(place * places as f64) as usize..].to_vec();
                 cue_ids.extend(ids.drain(..cue.min(ids.len().saturating_sub(1))));
                 ids
             }
-            Objective::Reconstruction => plain_context.clone(),
+            Objective::Reconstruction => plain_contexts.concat(),
             _ => encode(text(end, window.ids.len()))?,
         };
         ids.truncate(target);
         let prefix = if prefix == 0 { Vec::new() } else { encode(text(0, start))? };
-        Ok(Cut {
-            context: window.ids[start..end].to_vec(),
-            plain_context,
-            prefix,
-            cue: cue_ids,
-            target: ids,
-            origin: window.origin.clone(),
-        })
+        Ok(Cut { contexts, plain_contexts, prefix, cue: cue_ids, target: ids, origin: window.origin.clone() })
     }
 }
 
@@ -248,10 +277,44 @@ fn compressed_span(window: &Window, prefix: usize, context: usize) -> std::ops::
     start..end
 }
 
+/// A span of tokens in parts of one length, rather than full ones and a rest, of at most `longest` tokens.
+/// They are cut where `can_cut` says, unless there is no such place.
+pub(super) fn parts_of(
+    span: std::ops::Range<usize>,
+    longest: usize,
+    can_cut: impl Fn(usize) -> bool,
+) -> Vec<std::ops::Range<usize>> {
+    let count = span.len().div_ceil(longest).max(1);
+    let length = span.len().div_ceil(count);
+    let mut parts = Vec::with_capacity(count);
+    let mut from = span.start;
+    while from < span.end {
+        let latest = (from + length).min(span.end);
+        let end = (from + 1..=latest).rev().find(|&end| end == span.end || can_cut(end)).unwrap_or(latest);
+        parts.push(from..end);
+        from = end;
+    }
+    parts
+}
+
+/// The value that a point of 0 to 1 falls on, where each has its weight's share of it.
+fn weighted(values: &[usize], weights: &[f64], point: f64) -> usize {
+    let mut point = point * weights.iter().sum::<f64>();
+    let found = values.iter().zip(weights).find(|&(_, weight)| {
+        point -= weight;
+        point < 0.0
+    });
+    // Rounding may leave a point beyond the last.
+    let last = || values.iter().zip(weights).rev().find(|&(_, &weight)| weight > 0.0);
+    found.or_else(last).map_or(1, |(&value, _)| value)
+}
+
 /// A window in the parts of a sample.
 struct Cut {
-    context: Vec<u32>,
-    plain_context: Vec<u32>,
+    /// In encoder tokens.
+    contexts: Vec<Vec<u32>>,
+    /// The same in decoder tokens.
+    plain_contexts: Vec<Vec<u32>>,
     prefix: Vec<u32>,
     /// What stands before the target, of the text that is repeated.
     cue: Vec<u32>,

@@ -24,6 +24,8 @@ pub enum ParameterGroup {
     Projector,
     /// `<Cont>`, `<Rec>` and memory tokens.
     Special,
+    /// The scales of projectors' outputs.
+    Scale,
 }
 
 impl ParameterGroup {
@@ -33,6 +35,8 @@ impl ParameterGroup {
         let field = name.rsplit('.').next().unwrap_or(name);
         if matches!(field, "cont" | "rec" | "memory") {
             Self::Special
+        } else if field == "log_scale" {
+            Self::Scale
         } else if name.starts_with("encoder.") {
             Self::Encoder
         } else {
@@ -57,6 +61,8 @@ pub(super) struct Moments {
 #[derive(Clone, Debug)]
 pub struct AdamW {
     config: OptimizerConfig,
+    /// The rates of projectors that have one of their own, by the names that their parameters begin with.
+    projector_rates: Vec<(String, f64)>,
     pub(super) moments: BTreeMap<String, Moments>,
 }
 
@@ -64,7 +70,16 @@ impl AdamW {
     /// An optimiser that has seen nothing.
     #[must_use]
     pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, moments: BTreeMap::new() }
+        Self { config, projector_rates: Vec::new(), moments: BTreeMap::new() }
+    }
+
+    /// The same with rates of their own for the projectors of some adapters, in the adapters' order.
+    #[must_use]
+    pub fn with_projector_rates(mut self, rates: impl IntoIterator<Item = Option<f64>>) -> Self {
+        let rates = rates.into_iter().enumerate();
+        self.projector_rates =
+            rates.filter_map(|(index, rate)| Some((format!("adapters.{index}."), rate?))).collect();
+        self
     }
 
     /// Moves the parameters that have a gradient, after clipping all gradients together to the
@@ -127,7 +142,11 @@ impl AdamW {
         let rate = factor
             * match group {
                 ParameterGroup::Encoder => self.config.encoder_rate,
-                ParameterGroup::Projector => self.config.projector_rate,
+                ParameterGroup::Projector => {
+                    let own = self.projector_rates.iter().find(|(prefix, _)| name.starts_with(prefix));
+                    own.map_or(self.config.projector_rate, |(_, rate)| *rate)
+                }
+                ParameterGroup::Scale => self.config.scale_rate,
                 ParameterGroup::Special => self.config.special_rate,
             };
         // Norms and special vectors have no preferred scale of zero.
@@ -262,12 +281,28 @@ mod tests {
     }
 
     #[test]
+    fn a_projector_has_the_rate_of_its_decoder() {
+        let config =
+            OptimizerConfig { projector_rate: 0.5, special_rate: 0.25, ..OptimizerConfig::default() };
+        let optimizer = AdamW::new(config).with_projector_rates([None, Some(2.0)]);
+        for (name, rate) in [
+            ("adapters.0.projector.layers.0.matrix", 0.5),
+            ("adapters.1.projector.layers.0.matrix", 2.0),
+            ("adapters.10.projector.layers.0.matrix", 0.5),
+            ("adapters.1.cont", 0.25),
+        ] {
+            assert_eq!(optimizer.rule(name, 2, 1.0).rate, rate, "{name}");
+        }
+    }
+
+    #[test]
     fn groups_follow_from_names() {
         for (name, group) in [
             ("encoder.blocks.3.attention.query.weight", ParameterGroup::Encoder),
             ("encoder.memory", ParameterGroup::Special),
             ("adapters.1.cont", ParameterGroup::Special),
             ("rec", ParameterGroup::Special),
+            ("adapters.0.log_scale", ParameterGroup::Scale),
             ("adapters.0.projector.layers.1.matrix", ParameterGroup::Projector),
         ] {
             assert_eq!(ParameterGroup::of(name), group, "{name}");

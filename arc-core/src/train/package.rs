@@ -16,8 +16,10 @@ use super::model::{TrainedAdapter, TrainedModel};
 use super::parameters::{effective_values, named_parameters};
 use crate::atomic_file::write_atomically;
 use crate::decoder::Decoder;
-use crate::encoder::{encoder_id, package_tensor_name};
-use crate::weights::{RawTensor, SafetensorsFile, StorageType, TensorSource as _, write_tensors};
+use crate::encoder::{MEMORY_TENSOR, encoder_id, package_tensor_name};
+use crate::weights::{
+    RawTensor, SafetensorsFile, StorageType, TensorSource as _, eight_bit_blocks, write_tensors,
+};
 use crate::{Error, Result};
 
 /// The weights of an encoder package.
@@ -205,7 +207,7 @@ fn stored(
     Ok(tensors)
 }
 
-/// Vectors are always f32.
+/// Vectors are always f32, and what does not fit into blocks of 8 bits is f16 in place of them.
 fn stored_tensor(
     name: String,
     shape: Vec<usize>,
@@ -214,6 +216,9 @@ fn stored_tensor(
 ) -> Result<RawTensor> {
     if shape.len() < 2 || weights == StoredWeights::F32 {
         return RawTensor::from_f32(name, shape, values);
+    }
+    if weights == StoredWeights::Q8 && name != MEMORY_TENSOR && eight_bit_blocks::fits(&shape) {
+        return eight_bit_blocks::quantise(&name, shape, values);
     }
     if let Some(value) = values.iter().find(|value| !f16::from_f32(**value).is_finite()) {
         return Err(Error::InvalidArgument(format!(
@@ -262,7 +267,10 @@ pub(super) fn write_adapter(
     let spec = adapter.projector.spec().clone();
     let slots = spec.weight_slots();
     let mut tensors = Vec::new();
+    // The last layer is linear where there is a scale: see `TrainedAdapter::with_scale`.
+    let (scale, last) = (adapter.scale(), format!("projector.{}.", spec.layers.len().saturating_sub(1)));
     for (name, (shape, value)) in adapter_parameters(adapter) {
+        let value = if scale != 1.0 && name.starts_with(&last) { value * scale } else { value };
         let (shape, values) = torch_layout(&shape, value)?;
         tensors.push(AdapterTensor::new(&name, &shape, &values, WeightType::F32));
     }
@@ -303,6 +311,8 @@ pub(super) fn write_adapter(
 fn adapter_parameters(adapter: &TrainedAdapter) -> BTreeMap<String, (Vec<usize>, Tensor<1>)> {
     named_parameters(adapter)
         .into_iter()
+        // A scale is a part of the projector in a package.
+        .filter(|(name, _)| name != "log_scale")
         .map(|(name, (shape, value))| match name.as_str() {
             // Vectors in a package.
             "cont" | "rec" => (format!("tokens.{name}"), (vec![shape.iter().product()], value)),

@@ -348,14 +348,14 @@ fn write_shard(
 }
 
 /// The runs of words of texts that must stay unseen, as hashes.
-struct Overlap {
+pub(super) struct Overlap {
     names: Vec<String>,
     /// The file and the document that a run is in.
     runs: HashMap<u64, (u32, u32)>,
 }
 
 impl Overlap {
-    fn open(paths: &[PathBuf]) -> Result<Self> {
+    pub(super) fn open(paths: &[PathBuf]) -> Result<Self> {
         let (mut names, mut runs) = (Vec::new(), HashMap::new());
         for (file, path) in (0..).zip(paths) {
             let mut document = 0;
@@ -372,7 +372,7 @@ impl Overlap {
     }
 
     /// The file and document that a text shares words with.
-    fn find(&self, text: &str) -> Option<String> {
+    pub(super) fn find(&self, text: &str) -> Option<String> {
         if self.runs.is_empty() {
             return None;
         }

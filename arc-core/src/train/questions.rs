@@ -1,6 +1,6 @@
 //! Questions about documents: every document is compressed, and only the last answer counts.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::BufRead as _;
 use std::path::Path;
 
@@ -8,12 +8,13 @@ use rand::RngExt as _;
 use rand::seq::{SliceRandom as _, index};
 use serde::Deserialize;
 
-use super::batch::{Sample, SampleSpan};
-use super::config::{QuestionsConfig, RunConfig};
+use super::batch::{Sample, SampleSpan, document_spans};
+use super::config::{AnswerTargets, DecoderConfig, QuestionForm, QuestionsConfig, RunConfig};
 use super::draw::{Purpose, generator};
-use super::objective::{POOL_BATCHES, beginning};
+use super::objective::{POOL_BATCHES, beginning, parts_of};
 use crate::decoder::Decoder;
 use crate::json_lines::parse_line;
+use crate::prompt_template::{PromptPart, PromptTemplate};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -26,6 +27,19 @@ pub(super) struct Question {
     pub(super) document: String,
     pub(super) question: String,
     pub(super) answer: String,
+    /// What decoders answered that read the document, by their names.
+    #[serde(default)]
+    pub(super) answered_by: BTreeMap<String, String>,
+}
+
+impl Question {
+    /// The answer that a decoder learns, if the file has it.
+    fn target(&self, targets: AnswerTargets, decoder: &str) -> Option<&str> {
+        match targets {
+            AnswerTargets::Answer => Some(&self.answer),
+            AnswerTargets::Decoder => self.answered_by.get(decoder).map(String::as_str),
+        }
+    }
 }
 
 /// The questions of one file.
@@ -42,6 +56,8 @@ struct QuestionSet {
     held_out: usize,
     /// The others, by the length of their documents.
     by_length: Vec<usize>,
+    /// Which answers are learned.
+    targets: AnswerTargets,
 }
 
 /// All questions of a run, in memory.
@@ -50,6 +66,70 @@ pub struct Questions {
     sets: Vec<QuestionSet>,
     encoder_tokenizer: Option<Tokenizer>,
     context_tokens: usize,
+    one_special: bool,
+    /// How each decoder is asked.
+    forms: BTreeMap<String, Form>,
+}
+
+/// How a question stands in a decoder's row.
+#[derive(Debug)]
+enum Form {
+    /// In the same words for every decoder; the answer ends with the end token.
+    Plain,
+    /// In the template of the decoder's package; `ends_with_line` says how the answer ends.
+    Template { template: PromptTemplate, ends_with_line: bool },
+}
+
+/// Between the answer of an example and what follows, as `arc eval` has it.
+const BETWEEN_EXAMPLES: &str = "\n\n";
+
+impl Form {
+    fn of(settings: &DecoderConfig, form: QuestionForm) -> Result<Self> {
+        match form {
+            QuestionForm::Plain => Ok(Self::Plain),
+            QuestionForm::Template => Ok(Self::Template {
+                template: PromptTemplate::parse(&settings.template)?,
+                // Where the template ends within a line, so does the answer.
+                ends_with_line: !settings.template.ends_with('\n') && !settings.template.ends_with('>'),
+            }),
+        }
+    }
+
+    /// What stands before a question's document and after it, up to the answer.
+    fn around(&self, question: &str, is_first: bool, decoder: &Decoder) -> Result<[Vec<u32>; 2]> {
+        let encode = |text: &str| -> Result<Vec<u32>> { Ok(decoder.tokenizer.encode(text)?.ids) };
+        match self {
+            Self::Plain => {
+                let between = if is_first { "" } else { BETWEEN_EXAMPLES };
+                let mut before = if is_first { beginning(decoder) } else { Vec::new() };
+                before.extend(encode(&format!("{between}Document: "))?);
+                Ok([before, encode(&format!("\nQuestion: {question}\nAnswer:"))?])
+            }
+            Self::Template { template, .. } => {
+                let start = if is_first { beginning(decoder) } else { encode(BETWEEN_EXAMPLES)? };
+                let bos = beginning(decoder);
+                let (mut around, mut place) = ([start, Vec::new()], 0);
+                for part in template.render(question, &decoder.tokenizer)? {
+                    match part {
+                        PromptPart::Document => place = 1,
+                        // The beginning token is there already, once for all examples.
+                        PromptPart::Tokens(ids) => {
+                            around[place].extend(ids.strip_prefix(&bos[..]).unwrap_or(&ids));
+                        }
+                    }
+                }
+                Ok(around)
+            }
+        }
+    }
+
+    /// What an answer ends with.
+    fn end(&self, decoder: &Decoder) -> Result<Vec<u32>> {
+        match self {
+            Self::Template { ends_with_line: true, .. } => Ok(decoder.tokenizer.encode("\n")?.ids),
+            _ => Ok(decoder.tokenizer.eos().into_iter().collect()),
+        }
+    }
 }
 
 impl Questions {
@@ -58,16 +138,28 @@ impl Questions {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], and [`Error::InvalidFile`] with the line for a row that lacks a field.
-    pub fn open(files: &[QuestionsConfig], tokenizer: &Tokenizer, context_tokens: usize) -> Result<Self> {
+    /// [`Error::Io`], and [`Error::InvalidFile`] with the line for a row that lacks a field, or the answer
+    /// of a decoder of the run that is to learn its own.
+    pub fn open(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Self> {
+        let files = &config.data.questions;
         let total: f64 = files.iter().map(|file| file.weight).sum();
-        let mut sets = files.iter().map(|file| QuestionSet::open(file, total)).collect::<Result<Vec<_>>>()?;
+        let decoders: Vec<&str> = config.decoders.iter().map(|decoder| decoder.name.as_str()).collect();
+        let open = |file| QuestionSet::open(file, total, &decoders);
+        let mut sets = files.iter().map(open).collect::<Result<Vec<_>>>()?;
         // What is measured is a document that no step has seen, in any of the files.
         let measured: HashSet<String> = sets.iter().flat_map(QuestionSet::held_out_documents).collect();
         for set in &mut sets {
             set.leave_out(&measured)?;
         }
-        Ok(Self { sets, encoder_tokenizer: Some(tokenizer.clone()), context_tokens })
+        Ok(Self {
+            sets,
+            encoder_tokenizer: Some(tokenizer.clone()),
+            context_tokens: config.data.context_tokens,
+            one_special: config.data.one_special,
+            forms: (config.decoders.iter())
+                .map(|decoder| Ok((decoder.name.clone(), Form::of(decoder, config.data.question_form)?)))
+                .collect::<Result<_>>()?,
+        })
     }
 
     /// The samples of a batch, all of one file: up to its number of examples, then a question.
@@ -97,7 +189,9 @@ impl Questions {
             .collect();
         let bytes = |chosen: &Vec<usize>| -> usize {
             let documents = chosen.iter().map(|&index| set.questions[index].0.document.len());
-            documents.sum::<usize>() + set.questions[chosen[shots]].0.answer.len()
+            let (asked, _) = &set.questions[chosen[shots]];
+            let answer = asked.target(set.targets, &decoder.name).unwrap_or(&asked.answer);
+            documents.sum::<usize>() + answer.len()
         };
         // Stable, so that the order does not depend on how equal lengths are sorted.
         drawn.sort_by_key(bytes);
@@ -123,27 +217,32 @@ impl Questions {
             spans: Vec::new(),
             origin: String::new(),
         };
-        let mut text = beginning(decoder);
-        text.extend(encode("Document: ")?);
+        let form = self.forms.get(&decoder.name).unwrap_or(&Form::Plain);
+        let mut text = Vec::new();
         for (place, &index) in chosen.iter().enumerate() {
-            let Some((Question { document, question, answer }, line)) = set.questions.get(index) else {
-                continue;
-            };
+            let Some((asked, line)) = set.questions.get(index) else { continue };
+            // A file was refused that lacks one.
+            let answer = asked.target(set.targets, &decoder.name).unwrap_or(&asked.answer);
+            let [before, after] = form.around(&asked.question, place == 0, decoder)?;
+            text.extend(before);
             sample.spans.push(SampleSpan::Tokens { ids: std::mem::take(&mut text), is_target: false });
-            for (context, plain) in self.contexts(document.trim())? {
-                sample.spans.push(SampleSpan::Context(sample.contexts.len()));
+            let first = sample.contexts.len();
+            for (context, plain) in self.contexts(asked.document.trim())? {
                 sample.contexts.push(context);
                 sample.plain_contexts.push(encode(plain)?);
             }
-            text = encode(&format!("\nQuestion: {question}\nAnswer:"))?;
+            let contexts = first..sample.contexts.len();
+            match self.one_special {
+                true => sample.spans.extend(document_spans(contexts)),
+                false => sample.spans.extend(contexts.map(SampleSpan::Context)),
+            }
+            text.extend(after);
             let answer = encode(&format!(" {answer}"))?;
             if place + 1 < chosen.len() {
                 text.extend(answer);
-                text.extend(encode("\n\nDocument: ")?);
             } else {
                 sample.spans.push(SampleSpan::Tokens { ids: std::mem::take(&mut text), is_target: false });
-                let end = decoder.tokenizer.eos().into_iter();
-                let ids = answer.into_iter().chain(end).collect();
+                let ids = [answer, form.end(decoder)?].concat();
                 sample.spans.push(SampleSpan::Tokens { ids, is_target: true });
                 sample.origin = format!("{} line {line}", set.name);
             }
@@ -158,19 +257,11 @@ impl Questions {
         let encoding = tokenizer.encode(document)?;
         let starts: Vec<usize> = encoding.offsets.iter().map(|&(start, _)| start).collect();
         let byte_of = |token: usize| starts.get(token).copied().unwrap_or(document.len());
-        // Of one length, rather than full ones and a rest.
-        let count = encoding.ids.len().div_ceil(self.context_tokens).max(1);
-        let length = encoding.ids.len().div_ceil(count);
+        let can_cut = |token: usize| document.is_char_boundary(byte_of(token));
         let mut contexts = Vec::new();
-        let mut from = 0;
-        while from < encoding.ids.len() {
-            let longest = (from + length).min(encoding.ids.len());
-            // Not within a character, unless there is no other place.
-            let cut = |end: &usize| document.is_char_boundary(byte_of(*end));
-            let end = (from + 1..=longest).rev().find(cut).unwrap_or(longest);
-            let plain = document.get(byte_of(from)..byte_of(end)).unwrap_or_default();
-            contexts.push((encoding.ids[from..end].to_vec(), plain));
-            from = end;
+        for part in parts_of(0..encoding.ids.len(), self.context_tokens, can_cut) {
+            let plain = document.get(byte_of(part.start)..byte_of(part.end)).unwrap_or_default();
+            contexts.push((encoding.ids[part].to_vec(), plain));
         }
         Ok(contexts)
     }
@@ -195,11 +286,22 @@ impl QuestionSet {
         Ok(())
     }
 
-    fn open(config: &QuestionsConfig, total: f64) -> Result<Self> {
+    fn open(config: &QuestionsConfig, total: f64, decoders: &[&str]) -> Result<Self> {
         let path = &config.path;
         let (mut questions, mut line) = (Vec::new(), 0);
         each_row(path, &mut |_, question| {
             line += 1;
+            let lacks = |decoder: &&&str| question.target(config.targets, decoder).is_none();
+            if let Some(decoder) = decoders.iter().find(lacks) {
+                return Err(Error::InvalidFile {
+                    path: path.clone(),
+                    format: "JSONL",
+                    reason: format!(
+                        "line {line}: it has no answer of `{decoder}`, which `targets` asks for: have it \
+                         written with `arc data prepare questions --answered-by {decoder}`"
+                    ),
+                });
+            }
             questions.push((question, line));
             Ok(())
         })?;
@@ -221,6 +323,7 @@ impl QuestionSet {
             share: config.weight / total,
             shots: config.shots,
             held_out,
+            targets: config.targets,
         })
     }
 }

@@ -8,7 +8,8 @@ use burn::module::Module as _;
 
 use super::config::{
     DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, Groups, ObjectiveConfig, OptimizerConfig,
-    Precision, RunConfig, ScheduleConfig, SourceConfig, Start, StoredWeights, TrainedPart,
+    Precision, QuestionForm, RunConfig, ScheduleConfig, ScheduleShape, SourceConfig, Start, StoredWeights,
+    TrainedPart,
 };
 use super::corpus::{Corpus, CorpusManifest, Mixture};
 use super::evaluation::{Evaluation, check_measurable, evaluate};
@@ -53,8 +54,9 @@ pub struct RegisterOptions {
     pub context_tokens: usize,
     /// Decoder tokens of a target.
     pub target_tokens: usize,
-    /// How many tokens a latent stands for.
-    pub factor: usize,
+    /// How many tokens a latent stands for; each batch draws one of several. The start is fitted at the
+    /// first.
+    pub factors: Vec<usize>,
     /// The share of reconstruction.
     pub reconstruction: f64,
     /// The full learning rate.
@@ -73,9 +75,9 @@ impl RegisterOptions {
     /// [`Error::InvalidArgument`] for options that make no sense, [`Error::Adapter`] for a name that cannot be
     /// one, and whatever keeps the text from being read.
     pub fn check(&self) -> Result<()> {
-        if self.batches == 0 || self.steps == 0 || self.factor == 0 {
+        if self.batches == 0 || self.steps == 0 || self.factors.is_empty() || self.factors.contains(&0) {
             return Err(Error::InvalidArgument(
-                "a registration needs steps, batches and a factor of 1 or more".into(),
+                "a registration needs steps, batches and factors of 1 or more".into(),
             ));
         }
         if !(self.rate > 0.0 && self.rate.is_finite()) {
@@ -134,6 +136,7 @@ pub fn register(
 ) -> Result<Registration> {
     let begun = Instant::now();
     options.check()?;
+    let first_factor = options.factors.first().copied().unwrap_or(1);
     let config = run_config(options);
     let device = session.device().clone();
     let registry = session.registry();
@@ -155,7 +158,7 @@ pub fn register(
         &config.data,
         &config.objective,
         options.batch,
-        options.factor,
+        &options.factors,
         options.seed,
         // Where a context is cut depends on nothing of the decoder.
     ]);
@@ -182,7 +185,7 @@ pub fn register(
             ridge_start(
                 &encoder,
                 decoder,
-                (options.factor, options.fit_latents),
+                (first_factor, options.fit_latents),
                 &mixture,
                 &options.template,
                 &start,
@@ -191,7 +194,6 @@ pub fn register(
         }
     };
 
-    let network = at_factor(trainable, options.factor);
     let batches = options.batches.min(options.steps);
     observer.message(&format!("encoding {batches} batches of text once, into {}", cache.folder().display()));
     for batch in (0..batches).filter(|&batch| !cache.has(batch)) {
@@ -201,14 +203,14 @@ pub fn register(
         let plan = BatchPlan::of_step(&config, batch);
         let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
         let contexts: Vec<Vec<u32>> = samples.iter().flat_map(|sample| sample.contexts.clone()).collect();
-        cache.fill(batch, &network, &contexts, &device)?;
+        cache.fill(batch, &at_factor(trainable, plan.factor), &contexts, &device)?;
     }
 
-    let score = |adapter: &TrainedAdapter| {
+    let score = |adapter: &TrainedAdapter, factor| {
         let model = TrainedModel { encoder: trainable.clone(), adapters: vec![adapter.valid()] };
-        evaluate((&config, &model, 0, decoder), &held_out, &[], options.factor)
+        evaluate((&config, &model, 0, decoder), &held_out, &[], factor)
     };
-    let before = score(&adapter)?;
+    let before = score(&adapter, first_factor)?;
     observer.evaluation(0, &before);
     let mut adapter = with_parameters(adapter.train(), &mut |_, _, value| value);
     let mut optimizer = AdamW::new(config.optimizer);
@@ -218,7 +220,6 @@ pub fn register(
         start_divisor: config.schedule.start_divisor,
         end_divisor: config.schedule.end_divisor,
     };
-    let step_options = StepOptions { factor: options.factor, distillation: 0.0, count_correct: false };
     let (mut pending, mut steps) = (Vec::new(), 0);
     let mut clock = Instant::now();
     for step in 0..options.steps {
@@ -230,6 +231,7 @@ pub fn register(
         let plan = BatchPlan::of_step(&config, batch);
         let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
         let encoded = cache.read(batch, &device)?;
+        let step_options = StepOptions { factor: plan.factor, distillation: 0.0, count_correct: false };
         let found =
             adapter_loss(&adapter, &decoder.network, plan.objective, &samples, encoded, step_options)?;
         let gradients = found.gradients(&adapter, 1.0);
@@ -245,6 +247,8 @@ pub fn register(
             rate,
             tokens: samples.iter().flat_map(|sample| &sample.contexts).map(Vec::len).sum::<usize>()
                 + found.targets,
+            context_tokens: samples.iter().flat_map(|sample| &sample.contexts).map(Vec::len).sum::<usize>()
+                as u64,
             padding: found.padding as f64 / found.positions.max(1) as f64,
         });
         // Reading a loss makes the host wait for the device.
@@ -266,8 +270,14 @@ pub fn register(
         }
     }
 
-    let after = score(&adapter)?;
+    let after = score(&adapter, first_factor)?;
     observer.evaluation(steps, &after);
+    let mut scores = vec![after.to_json()];
+    for &factor in options.factors.iter().skip(1) {
+        let at_factor = score(&adapter, factor)?;
+        observer.evaluation(steps, &at_factor);
+        scores.push(at_factor.to_json());
+    }
     let after_training = frozen();
     if after_training != before_training {
         return Err(Error::Mismatch {
@@ -281,7 +291,7 @@ pub fn register(
     let card = AdapterCard {
         decoder,
         encoder: &manifest,
-        factors: &[options.factor],
+        factors: &options.factors,
         template: &options.template,
         training: serde_json::json!({
             "method": "projector and special vectors alone, encoder and decoder frozen",
@@ -297,7 +307,7 @@ pub fn register(
             "encoder_sha256": encoder_sha256,
             "sources": mixture.corpora()[0].0.manifest.sources,
         }),
-        scores: serde_json::json!({ "held_out": [after.to_json()], "held_out_of_start": [before.to_json()] }),
+        scores: serde_json::json!({ "held_out": scores, "held_out_of_start": [before.to_json()] }),
     };
     let manifest = write_adapter(folder, &adapter, &card)?;
     Ok(Registration {
@@ -316,12 +326,15 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
     RunConfig {
         seed: options.seed,
         precision: Precision::default(),
+        start_from: None,
         encoder: EncoderConfig {
             name: options.encoder.clone(),
             backbone: None,
             layers: None,
             start: Some(options.encoder.clone()),
-            pooling_factors: vec![options.factor],
+            pooling_factors: options.factors.clone(),
+            factor_weights: Vec::new(),
+            factor_weights_in_decay: Vec::new(),
             factor_curriculum: false,
             pool_type: None,
             groups: Groups::Even,
@@ -336,16 +349,20 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             name: options.name.clone(),
             start: options.start.clone(),
             hidden: None,
+            projector_rate: None,
             template: options.template.clone(),
         }],
         data: DataConfig {
             sources: vec![SourceConfig { path: options.corpus.clone(), weight: 1.0 }],
             context_tokens: options.context_tokens,
+            context_lengths: Vec::new(),
             target_tokens: options.target_tokens,
             prefix_tokens: 0,
             fit_latents: options.fit_latents,
             shortest: 32,
             questions: Vec::new(),
+            one_special: false,
+            question_form: QuestionForm::default(),
         },
         objective: ObjectiveConfig { reconstruction: options.reconstruction, ..ObjectiveConfig::default() },
         optimizer: OptimizerConfig {
@@ -358,6 +375,8 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             batch: options.batch,
             accumulation: 1,
             warmup: options.steps / 20,
+            shape: ScheduleShape::default(),
+            decay_steps: 0,
             start_divisor: 25.0,
             end_divisor: 10.0,
             log_every: 10,

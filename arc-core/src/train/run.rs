@@ -9,7 +9,7 @@ use arc_adapters::{Adapter, EncoderManifest, sha256_file, sha256_hex};
 use burn::tensor::{Device, FloatDType};
 
 use super::checkpoint::{Checkpoint, CheckpointState, Checkpoints};
-use super::config::{EncoderConfig, Groups, Precision, RunConfig, Start, TrainedPart};
+use super::config::{EncoderConfig, Groups, Precision, RunConfig, ScheduleShape, Start, TrainedPart};
 use super::corpus::{Corpus, Mixture};
 use super::draw::{Purpose, mix};
 use super::evaluation::Evaluation;
@@ -21,10 +21,13 @@ use super::package::{
     write_registry,
 };
 use super::parameters::{parameters_sha256, with_parameters};
+use super::provenance::{self, TrainingPart};
 use super::questions::Questions;
 use super::ranks::{Ranks, Role, RunIdentity};
 use super::report_page::write_page;
 use super::runner::{MeasuredSamples, Pending, Runner};
+use super::schedule::Schedule;
+use super::start_from::Started;
 use super::step::synchronise;
 use crate::decoder::Decoder;
 use crate::encoder::{Encoder, TokenRarity, encoder_id};
@@ -40,6 +43,9 @@ const RIDGE_TEXTS: u64 = 40;
 const MEAN_WEIGHT: f64 = 0.05;
 /// A task's running mean is no measure before so many losses have gone into it.
 const MEAN_LOSSES: u64 = 20;
+/// What the hashes of a decoder's weights and of its table are called among a run's inputs, up to its name.
+const DECODER_INPUT: &str = "decoder `";
+const TABLE_INPUT: &str = "table of decoder `";
 
 /// Who watches a run.
 pub trait Observer {
@@ -79,6 +85,10 @@ pub struct RunReport {
     pub tokens: u64,
     /// Seconds spent in steps.
     pub seconds: f64,
+    /// What the encoder has been trained in so far, with the parts before this run.
+    pub parts: Vec<TrainingPart>,
+    /// The steps of the run, as far as it is known when it ends.
+    pub planned_steps: u64,
 }
 
 /// A run's parts, loaded.
@@ -96,6 +106,9 @@ struct Parts {
 pub struct TrainOptions {
     /// Whether to go on from the last checkpoint.
     pub resume: bool,
+    /// After so many seconds in steps, those before a resumption included, the rate of an open-ended run
+    /// comes down: 0 is at once.
+    pub decay_after: Option<f64>,
     /// The part of this process, where several share the run.
     pub role: Role,
 }
@@ -118,8 +131,20 @@ pub fn train(
     options: TrainOptions,
     observer: &mut dyn Observer,
 ) -> Result<RunReport> {
-    let TrainOptions { resume, role } = options;
+    let TrainOptions { resume, decay_after, role } = options;
     config.check_shared_by(role.count())?;
+    if decay_after.is_some() && config.schedule.shape != ScheduleShape::WarmupStableDecay {
+        return Err(Error::InvalidArgument(
+            "the rate of this run comes down all along: `schedule.shape` is not `warmup_stable_decay`".into(),
+        ));
+    }
+    if decay_after.is_some_and(|after| after > 0.0) && role.count() > 1 {
+        return Err(Error::InvalidArgument(
+            "processes that share a run keep time by themselves: interrupt it, and go on with its rate coming \
+             down after 0 hours"
+                .into(),
+        ));
+    }
     config.check_inputs(&session.registry())?;
     let checkpoints = Checkpoints::new(out.join("checkpoints"), config.schedule.keep);
     let json = |config: &RunConfig| {
@@ -130,7 +155,9 @@ pub fn train(
     let sha256 = |config: &RunConfig| -> Result<String> {
         Ok(sha256_hex(json(&config.with_paths(|_| PathBuf::new()))?.as_bytes()))
     };
-    let config_sha256 = sha256(config)?;
+    let config_sha256 = sha256(&config.lasting())?;
+    // Processes that share a run agree in the rest too.
+    let shared_sha256 = sha256(config)?;
     // As text, whatever the name of the folder is: JSON holds no other.
     let written = |path: &Path| {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -142,18 +169,23 @@ pub fn train(
     let of_so_many_steps = |steps: u64, config: &RunConfig| {
         let mut config = config.clone();
         config.schedule.steps = steps;
-        sha256(&config)
+        sha256(&config.lasting())
     };
     let longer_than = match &before {
         Some(before) if of_so_many_steps(config.schedule.steps, before)? == config_sha256 => {
-            Some(sha256(before)?)
+            Some(sha256(&before.lasting())?)
         }
         _ => None,
     };
-    let config_sha256s = [Some(config_sha256.clone()), longer_than].into_iter().flatten().collect::<Vec<_>>();
+    // The last is what a build wrote for which precision was a part of what lasts.
+    let config_sha256s = [Some(config_sha256.clone()), longer_than, Some(shared_sha256.clone())]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
     let Beginning { last, follows, damaged } =
-        begin(&checkpoints, (&config_sha256s, &config_json), out, resume, &role)?;
-    if let Some(last) = last.as_ref().filter(|last| last.state.step > config.schedule.steps) {
+        begin(&checkpoints, (&config_sha256s, &shared_sha256, &config_json), out, resume, &role)?;
+    let planned = |state: &CheckpointState| Schedule::new(&config.schedule, state.decay_from).steps();
+    if let Some(last) = last.as_ref().filter(|last| last.state.step > planned(&last.state)) {
         return Err(Error::InvalidArgument(format!(
             "{} steps are asked for in all, and the run in `{}` has done {}",
             config.schedule.steps,
@@ -164,16 +196,18 @@ pub fn train(
     for error in &damaged {
         observer.message(&format!("warning: {error}; going on from an older checkpoint"));
     }
+    let started = config.with_starts(session)?;
     let Parts { encoder_start, decoders, mixture, questions, model, device } =
-        load(config, session, out, last.is_some(), observer)?;
+        load(&started, session, out, last.is_some(), observer)?;
     let hashes: BTreeMap<String, String> =
         decoders.iter().map(|decoder| (decoder.name.clone(), decoder.network.weights_sha256())).collect();
-    let inputs = inputs(config, &encoder_start, &mixture, &hashes)?;
+    let inputs = inputs(&started.config, &encoder_start, &mixture, &decoders, &hashes)?;
     if let Some(checkpoint) = &last {
-        check_inputs(&checkpoint.state.inputs, &inputs)?;
+        check_inputs(&checkpoint.state, config.precision, &inputs)?;
     }
     let writes = follows.is_none();
-    let mut optimizer = AdamW::new(config.optimizer);
+    let projector_rates = config.decoders.iter().map(|decoder| decoder.projector_rate);
+    let mut optimizer = AdamW::new(config.optimizer).with_projector_rates(projector_rates);
     let mut model = model.with_gradients(
         &config.encoder.train,
         config.encoder.train_embedding,
@@ -195,20 +229,28 @@ pub fn train(
         best: None,
         seconds: 0.0,
         tokens: 0,
+        decay_from: None,
+        steps_before: 0,
+        parts: Vec::new(),
     };
+    let before = provenance::parts_of(&encoder_start.manifest.provenance);
     if let Some(checkpoint) = &last {
         model = checkpoint.restore(model, &mut optimizer, &device)?;
-        let config_sha256 = std::mem::take(&mut state.config_sha256);
-        state = checkpoint.state.clone();
+        let is_longer = checkpoint.state.config_sha256 != state.config_sha256;
+        state = checkpoint.state.clone().going_on(state, config);
         observer.message(&format!("going on after step {}", state.step));
-        if state.config_sha256 != config_sha256 {
-            state.config_sha256 = config_sha256;
+        if let Some(step) = state.decay_from {
+            observer.message(&format!("its rate comes down since step {step}"));
+        }
+        if is_longer && writes {
             // Before the configuration is, so that one that goes with the checkpoint is always there.
-            if writes {
-                checkpoints.save(&state, &model, &optimizer)?;
-            }
+            checkpoints.save(&state, &model, &optimizer)?;
         }
     } else {
+        if config.start_from.is_some() {
+            state.steps_before = provenance::steps_before(config, &before);
+        }
+
         checkpoints.save(&state, &model, &optimizer)?;
     }
     if writes {
@@ -220,25 +262,40 @@ pub fn train(
     let ranks = match (follows, role) {
         (Some(ranks), _) => ranks,
         (None, Role::Leader { listener, count, workers }) => {
-            let run = RunIdentity { config_sha256: &state.config_sha256, count };
+            let run = RunIdentity { config_sha256: &shared_sha256, count };
             Ranks::lead(&listener, run, state.step, workers, &|| observer.should_stop())?
         }
         (None, _) => Ranks::alone(),
     };
-    let mut runner =
-        Runner { config, decoders: &decoders, mixture: &mixture, questions: &questions, device, ranks };
+    let processor = if *session.device() == Device::flex() { provenance::processor() } else { None };
+    let goes_on = |part: &TrainingPart| part.is_of(config.precision, processor.as_deref());
+    if !state.parts.last().is_some_and(goes_on) {
+        state.parts.push(TrainingPart::beginning(config.precision, processor));
+    }
+    let mut runner = Runner {
+        config,
+        decoders: &decoders,
+        mixture: &mixture,
+        questions: &questions,
+        device,
+        ranks,
+        steps_before: state.steps_before,
+        decay_from: state.decay_from,
+    };
     let measured =
         writes.then(|| MeasuredSamples::new(config, &mixture, &questions, &decoders)).transpose()?;
     let metrics_path = out.join("metrics.jsonl");
     let mut metrics = writes.then(|| MetricsFile::open(&metrics_path, state.step)).transpose()?;
 
     let schedule = &config.schedule;
+    let mut steps = runner.schedule().steps();
+    let tokens_before: u64 = before.iter().map(|part| part.tokens).sum();
     let every = config.evaluation.every;
     let is_measured_after = |step: u64| every > 0 && step.is_multiple_of(every);
     let mut evaluations = Vec::new();
     // A run that was interrupted where it would have been measured is measured now.
     if let (Some(measured), Some(metrics)) = (&measured, &mut metrics)
-        && (1..schedule.steps).contains(&state.step)
+        && (1..steps).contains(&state.step)
         && is_measured_after(state.step)
         && !metrics.has_evaluation(state.step)?
     {
@@ -248,14 +305,28 @@ pub fn train(
     let mut pending: Vec<Pending> = Vec::new();
     let mut clock = Instant::now();
     let mut ending = Ending::Finished;
-    while state.step < schedule.steps && ending == Ending::Finished {
+    while state.step < steps && ending == Ending::Finished {
         let stops = observer.should_stop();
+        let is_time = decay_after.is_some_and(|after| state.seconds >= after);
+        if state.decay_from.is_none() && (is_time || runner.schedule().decays(state.step)) {
+            // From here on it is known, whatever a configuration or a command says later.
+            state.decay_from = Some(state.step);
+            runner.decay_from = state.decay_from;
+            steps = runner.schedule().steps();
+            observer.message(&format!("the rate comes down from step {} to {steps}", state.step));
+        }
         let (next, done) = runner.step(model, &mut optimizer, state.step, stops)?;
         model = next;
         state.tokens += done.pending.tokens as u64;
+        if let Some(part) = state.parts.last_mut() {
+            part.steps += 1;
+            part.samples += (schedule.batch * schedule.accumulation) as u64;
+            part.tokens += done.pending.tokens as u64;
+            part.context_tokens = part.context_tokens.map(|tokens| tokens + done.pending.context_tokens);
+        }
         pending.push(done.pending);
         state.step += 1;
-        let is_last = state.step == schedule.steps;
+        let is_last = state.step == steps;
         if done.stops && !is_last {
             ending = Ending::Interrupted;
         }
@@ -268,14 +339,22 @@ pub fn train(
         if saves || evaluates || state.step.is_multiple_of(schedule.log_every) {
             synchronise(&runner.device)?;
             let seconds = clock.elapsed().as_secs_f64() / pending.len().max(1) as f64;
-            state.seconds += clock.elapsed().as_secs_f64();
+            let elapsed = clock.elapsed().as_secs_f64();
+            state.seconds += elapsed;
+            if let Some(part) = state.parts.last_mut() {
+                part.seconds += elapsed;
+            }
+            let unread: u64 = pending.iter().map(|step| step.tokens as u64).sum();
+            let mut tokens_seen = tokens_before + state.tokens - unread;
             for step in pending.drain(..) {
-                let line = step.read(&decoders[step.plan.decoder].name, seconds);
+                let mut line = step.read(&decoders[step.plan.decoder].name, seconds);
+                tokens_seen += line.tokens as u64;
+                line.tokens_seen = tokens_seen;
                 judge(&line, config, &mut state, || runner.origins(line.step))?;
                 if let Some(metrics) = &mut metrics {
                     metrics.write(&Event::Step(line.clone()))?;
                 }
-                observer.step(&line, schedule.steps);
+                observer.step(&line, steps);
             }
         }
         if let (Some(measured), Some(metrics)) = (&measured, &mut metrics) {
@@ -316,6 +395,8 @@ pub fn train(
         checkpoint_sha256: writes.then(|| sha256_file(&checkpoints.path(state.step))).transpose()?,
         tokens: state.tokens,
         seconds: state.seconds,
+        parts: before.into_iter().chain(state.parts).collect(),
+        planned_steps: steps,
     };
     if writes && ending == Ending::Finished {
         write_final(config, session, out, &encoder_start, &decoders, &model, &report)?;
@@ -355,7 +436,7 @@ struct Beginning {
 /// Finds the checkpoint that a run goes on from, and refuses one of another run.
 fn begin(
     checkpoints: &Checkpoints,
-    (config_sha256s, config_json): (&[String], &str),
+    (config_sha256s, shared_sha256, config_json): (&[String], &str, &str),
     out: &Path,
     resume: bool,
     role: &Role,
@@ -363,7 +444,7 @@ fn begin(
     let follows = match role {
         // Rank 0 answers once there is a checkpoint to begin from.
         Role::Follower { leader, rank, count } => {
-            let run = RunIdentity { config_sha256: &config_sha256s[0], count: *count };
+            let run = RunIdentity { config_sha256: shared_sha256, count: *count };
             Some(Ranks::join(leader, *rank, run)?)
         }
         Role::Alone | Role::Leader { .. } => None,
@@ -421,7 +502,8 @@ fn inputs(
     config: &RunConfig,
     start: &EncoderStart,
     mixture: &Mixture,
-    decoders: &BTreeMap<String, String>,
+    decoders: &[Decoder],
+    hashes: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>> {
     let mut inputs = BTreeMap::from([("encoder".to_owned(), encoder_id(&start.manifest))]);
     for (number, (corpus, _)) in mixture.corpora().iter().enumerate() {
@@ -437,15 +519,31 @@ fn inputs(
             inputs.insert(format!("start of decoder `{}`", decoder.name), sha256);
         }
     }
-    inputs.extend(decoders.iter().map(|(name, sha256)| (format!("decoder `{name}`"), sha256.clone())));
+    for decoder in decoders {
+        inputs.insert(format!("{DECODER_INPUT}{}`", decoder.name), hashes[&decoder.name].clone());
+        inputs.insert(format!("{TABLE_INPUT}{}`", decoder.name), decoder.embedding_sha256().to_owned());
+    }
     Ok(inputs)
 }
 
 /// Refuses to go on with other text or models than a run began with.
-fn check_inputs(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Result<()> {
+fn check_inputs(
+    before: &CheckpointState,
+    precision: Precision,
+    now: &BTreeMap<String, String>,
+) -> Result<()> {
+    // A decoder's weights in memory are others in another precision; its table is not.
+    let same_precision = before.parts.last().is_none_or(|part| part.precision == precision);
     for (name, found) in now {
-        let expected = before.get(name).map_or("none", String::as_str);
-        if expected != found {
+        let expected = before.inputs.get(name).map(String::as_str);
+        let is_compared = match name {
+            name if name.starts_with(DECODER_INPUT) => same_precision,
+            // Checkpoints of earlier builds have none.
+            name if name.starts_with(TABLE_INPUT) => expected.is_some(),
+            _ => true,
+        };
+        let expected = expected.unwrap_or("none");
+        if is_compared && expected != found {
             return Err(Error::Mismatch {
                 what: format!("{name} (sha256 since the run began)"),
                 expected: expected.to_owned(),
@@ -460,14 +558,15 @@ fn check_inputs(before: &BTreeMap<String, String>, now: &BTreeMap<String, String
 /// Loads everything that a run needs. A run that goes on takes its weights from the checkpoint, so
 /// nothing is fitted for it.
 fn load(
-    config: &RunConfig,
+    started: &Started,
     session: &Session,
     out: &Path,
     resumes: bool,
     observer: &mut dyn Observer,
 ) -> Result<Parts> {
     let device = session.device().clone();
-    let (encoder_start, mut encoder) = open_encoder(config, session, &device)?;
+    let config = &started.config;
+    let (encoder_start, mut encoder) = open_encoder(started, session, &device)?;
     let products = Products::of(config, &device)?;
     let decoders = config
         .decoders
@@ -495,7 +594,7 @@ fn load(
     }
     let questions = match config.data.questions.as_slice() {
         [] => Questions::default(),
-        paths => Questions::open(paths, &encoder.tokenizer, config.data.context_tokens)?,
+        _ => Questions::open(config, &encoder.tokenizer)?,
     };
     let mut adapters = Vec::new();
     for (index, (decoder, settings)) in decoders.iter().zip(&config.decoders).enumerate() {
@@ -522,6 +621,9 @@ fn load(
                 TrainedAdapter::from_scratch(spec, d_encoder, seed, &device)?
             }
         });
+    }
+    if config.optimizer.scale_rate > 0.0 {
+        adapters = adapters.into_iter().map(TrainedAdapter::with_scale).collect::<Result<_>>()?;
     }
     let model = products.model(TrainedModel { encoder: encoder.trainable()?.clone(), adapters });
     Ok(Parts { encoder_start, decoders, mixture, questions, model, device })
@@ -566,24 +668,38 @@ impl Products {
 
 /// The encoder that a run starts from, with the manifest of its package.
 pub(super) fn open_encoder(
-    config: &RunConfig,
+    started: &Started,
     session: &Session,
     device: &Device,
 ) -> Result<(EncoderStart, Encoder)> {
+    let Started { config, package } = started;
     let settings = &config.encoder;
-    if let Some(name) = &settings.start {
-        let registry = session.registry();
-        let entry = registry.encoder(name)?;
-        let mut manifest = EncoderManifest::open(&entry.package)?;
-        let encoder = open_encoder_of(&manifest, &entry.package, session, device)?;
-        check_start(config, name, &manifest)?;
-        manifest.name.clone_from(&settings.name);
+    let named = match (package, &settings.start) {
+        (Some(package), _) => Some(package.clone()),
+        (None, Some(name)) => Some(session.registry().encoder(name)?.package.clone()),
+        (None, None) => None,
+    };
+    if let Some(package) = named {
+        let mut manifest = EncoderManifest::open(&package)?;
+        let encoder = open_encoder_of(&manifest, &package, session, device)?;
+        check_start(config, &manifest.name, &manifest)?;
+        match settings.layers {
+            // Said again by a configuration that goes on from what it made.
+            Some(layers) if layers != encoder.network.config().n_layers => {
+                return Err(Error::Mismatch {
+                    what: format!("encoder `{}` (`encoder.layers`)", manifest.name),
+                    expected: layers.to_string(),
+                    found: encoder.network.config().n_layers.to_string(),
+                    hint: "leave out `encoder.layers`: it is that of what the run starts from".into(),
+                });
+            }
+            _ => manifest.name.clone_from(&settings.name),
+        }
         if manifest.memory_tokens == 0 {
             manifest.compress_rates = compress_rates(settings);
         }
-        let start = EncoderStart { manifest, package: Some(entry.package.clone()) };
         check_layers(settings, &encoder)?;
-        return Ok((start, encoder));
+        return Ok((EncoderStart { manifest, package: Some(package) }, encoder));
     }
     let name = settings.backbone.as_deref().unwrap_or_default();
     let model = session.language_model(name)?;
@@ -708,7 +824,7 @@ fn write_final(
     report: &RunReport,
 ) -> Result<()> {
     let folder = out.join("final");
-    let training = serde_json::json!({
+    let mut training = serde_json::json!({
         "method": "ARC-Encoder pretraining (arXiv 2510.20535)",
         "config": config.for_cards(),
         "steps": report.steps,
@@ -716,6 +832,11 @@ fn write_final(
         "seconds": report.seconds,
         "decoder_sha256": report.decoder_sha256,
     });
+    if let (Some(training), serde_json::Value::Object(sums)) =
+        (training.as_object_mut(), provenance::for_cards(&report.parts))
+    {
+        training.extend(sums);
+    }
     let manifest = write_encoder(&folder.join("encoder"), start, &config.encoder, model, training.clone())?;
     for (index, decoder) in decoders.iter().enumerate() {
         let scores: Vec<_> = report

@@ -8,13 +8,13 @@ use super::corpus::{Mixture, Window};
 use super::evaluation::{Evaluation, evaluate};
 use super::metrics::StepMetrics;
 use super::model::TrainedModel;
-use super::objective::BatchPlan;
+use super::objective::{BatchPlan, Draw};
 use super::optimizer::{AdamW, Gradients};
 use super::parameters::flat;
 use super::process::peak_memory;
 use super::questions::Questions;
 use super::ranks::Ranks;
-use super::schedule::OneCycle;
+use super::schedule::Schedule;
 use super::step::{StepOptions, training_loss, without_graph};
 use crate::Result;
 use crate::decoder::Decoder;
@@ -60,6 +60,8 @@ pub(super) struct Pending {
     pub(super) gradient_norm: Tensor<1>,
     pub(super) rate: f64,
     pub(super) tokens: usize,
+    /// Those of them that the encoder read.
+    pub(super) context_tokens: u64,
     pub(super) padding: f64,
 }
 
@@ -75,6 +77,7 @@ impl Pending {
             gradient_norm: scalar(&self.gradient_norm),
             rate: self.rate,
             tokens: self.tokens,
+            tokens_seen: 0,
             padding: self.padding,
             seconds,
             memory: memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64),
@@ -91,6 +94,10 @@ pub(super) struct Runner<'a> {
     pub(super) questions: &'a Questions,
     pub(super) device: Device,
     pub(super) ranks: Ranks,
+    /// Steps of the runs that this one goes on from.
+    pub(super) steps_before: u64,
+    /// Where the decay of an open-ended run begins, if it was told to.
+    pub(super) decay_from: Option<u64>,
 }
 
 /// What a step did, besides moving the model.
@@ -107,6 +114,8 @@ struct StepSums {
     loss: Tensor<1>,
     /// Tokens read by the encoder and predicted.
     tokens: usize,
+    /// Tokens read by the encoder.
+    context_tokens: usize,
     /// Positions that the encoder and the decoder read.
     positions: usize,
     /// Those of them that were padding.
@@ -124,7 +133,8 @@ impl StepSums {
             return Ok(self);
         }
         // Counts in f32 are exact up to 16 million, far above what a step reads.
-        let counts = [self.tokens, self.positions, self.padding, self.stops].map(|count| count as f32);
+        let counts = [self.tokens, self.context_tokens, self.positions, self.padding, self.stops]
+            .map(|count| count as f32);
         let mut values = counts.to_vec();
         let lengths: Vec<usize> = self.gradients.values().map(|gradient| gradient.dims()[0]).collect();
         for tensor in std::iter::once(self.loss).chain(self.gradients.values().cloned()) {
@@ -138,7 +148,8 @@ impl StepSums {
             taken.to_vec()
         };
         let counts = take(counts.len());
-        let [tokens, positions, padding, stops] = [0, 1, 2, 3].map(|place| counts[place] as usize);
+        let [tokens, context_tokens, positions, padding, stops] =
+            [0, 1, 2, 3, 4].map(|place| counts[place] as usize);
         let loss = flat(take(1), device);
         // GPUs add in no fixed order, and ranks that clip by other factors drift apart. The CPU does,
         // and its sum is that of a process alone.
@@ -147,11 +158,22 @@ impl StepSums {
         });
         let names = self.gradients.into_keys();
         let gradients = names.zip(lengths).map(|(name, length)| (name, flat(take(length), device))).collect();
-        Ok(Self { gradients, loss, tokens, positions, padding, stops, norm })
+        Ok(Self { gradients, loss, tokens, context_tokens, positions, padding, stops, norm })
     }
 }
 
 impl Runner<'_> {
+    /// How the rate goes, as far as it is known.
+    pub(super) fn schedule(&self) -> Schedule<'_> {
+        Schedule::new(&self.config.schedule, self.decay_from)
+    }
+
+    /// What a step trains.
+    fn plan(&self, step: u64) -> BatchPlan {
+        let draw = Draw { number: self.steps_before + step, step, decays: self.schedule().decays(step) };
+        BatchPlan::drawn(self.config, draw)
+    }
+
     /// One step of the optimiser. With several ranks it is one step of all of them.
     pub(super) fn step(
         &mut self,
@@ -161,7 +183,7 @@ impl Runner<'_> {
         stops: bool,
     ) -> Result<(TrainedModel, StepDone)> {
         let schedule = &self.config.schedule;
-        let plan = BatchPlan::of_step(self.config, step);
+        let plan = self.plan(step);
         let decoder = &self.decoders[plan.decoder];
         let options = StepOptions {
             factor: plan.factor,
@@ -172,6 +194,7 @@ impl Runner<'_> {
             gradients: Gradients::new(),
             loss: Tensor::zeros([1], &self.device),
             tokens: 0,
+            context_tokens: 0,
             positions: 0,
             padding: 0,
             stops: usize::from(stops),
@@ -193,33 +216,30 @@ impl Runner<'_> {
             }
             sums.loss = sums.loss + found.loss.sum * (share / found.targets as f64);
             sums.tokens += found.context_tokens + found.targets;
+            sums.context_tokens += found.context_tokens;
             sums.positions += found.context_tokens + found.positions;
             sums.padding += found.padding;
         }
-        let StepSums { gradients, loss, tokens, positions, padding, stops, norm } =
+        let StepSums { gradients, loss, tokens, context_tokens, positions, padding, stops, norm } =
             sums.over(&mut self.ranks, &self.device)?;
-        let cycle = OneCycle {
-            steps: schedule.steps,
-            warmup: schedule.warmup,
-            start_divisor: schedule.start_divisor,
-            end_divisor: schedule.end_divisor,
-        };
-        let rate = cycle.factor(step);
+        let rate = self.schedule().factor(step);
         let (model, gradient_norm) = optimizer.step_of_norm(model, gradients, norm, rate, &self.device);
         let padding = padding as f64 / positions.max(1) as f64;
-        let pending = Pending { step, plan, loss, gradient_norm, rate, tokens, padding };
+        let context_tokens = context_tokens as u64;
+        let pending = Pending { step, plan, loss, gradient_norm, rate, tokens, context_tokens, padding };
         Ok((model, StepDone { pending, stops: stops > 0 }))
     }
 
     /// The samples of one of a step's batches.
     fn samples(&self, plan: &BatchPlan, step: u64, part: usize) -> Result<Vec<Sample>> {
-        let batch = step * self.config.schedule.accumulation as u64 + part as u64;
+        let number = self.steps_before + step;
+        let batch = number * self.config.schedule.accumulation as u64 + part as u64;
         plan.samples(self.config, batch, self.mixture, self.questions, &self.decoders[plan.decoder])
     }
 
     /// Where the text of a step comes from, of all ranks.
     pub(super) fn origins(&self, step: u64) -> Result<Vec<String>> {
-        let plan = BatchPlan::of_step(self.config, step);
+        let plan = self.plan(step);
         let mut origins = Vec::new();
         for part in 0..self.config.schedule.accumulation {
             origins.extend(self.samples(&plan, step, part)?.into_iter().map(|sample| sample.origin));

@@ -102,7 +102,7 @@ pub(super) fn adapter_loss(
     };
     let [b, stride, d_encoder] = encoded.states.dims();
     let rows = Tensor::cat(vec![encoded.states.reshape([b * stride, d_encoder]), special.val()], 0);
-    let projected = adapter.projector.forward(rows)?;
+    let projected = adapter.project(rows)?;
     let latents = projected.clone().narrow(0, 0, b * stride);
     let special = projected.narrow(0, b * stride, 1);
 

@@ -55,7 +55,8 @@ pub fn measure_steps(
 ) -> Result<Vec<StepThroughput>> {
     let device = session.device().clone();
     let products = Products::of(config, &device)?;
-    let (_, encoder) = open_encoder(config, session, &device)?;
+    let started = config.with_starts(session)?;
+    let (_, encoder) = open_encoder(&started, session, &device)?;
     let d_encoder = encoder.network.d_model();
     let of_encoder = encoder.network.vocabulary();
     let mut measured = Vec::new();
@@ -166,7 +167,7 @@ fn step_flops(
     let (encoded, encoding) = trace_flops(|| encoder.forward(&contexts, device));
     let [b, stride, d] = encoded.states.dims();
     let latents = encoded.states.reshape([b * stride, d]);
-    let (projected, projecting) = trace_flops(|| model.adapters[0].projector.forward(latents));
+    let (projected, projecting) = trace_flops(|| model.adapters[0].project(latents));
     let layout = Layout::new(samples, &encoded.lengths, stride, false);
     let embedded = layout.assemble(decoder.embed(&layout.tokens), projected?, None, device);
     let mut cache = decoder.new_cache(vec![0; samples.len()]);

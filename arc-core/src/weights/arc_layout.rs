@@ -10,6 +10,7 @@
 //! Decoders have an index here and nowhere else: the layouts know them by no name.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashSet},
     fmt,
     fs::{self, File},
@@ -24,6 +25,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     HfFolder, MappedBytes, MetaFolder, ModelArgs, RawTensor, SafetensorsFile, StorageType, TensorSource,
+    eight_bit_blocks::{SCALES_SUFFIX, split},
     meta_folder::read_model_args,
 };
 use crate::{Error, Result, atomic_file::write_atomically};
@@ -877,19 +879,17 @@ pub(crate) fn write_tensors(
 ) -> Result<()> {
     let mut typed = Vec::with_capacity(tensors.len());
     for tensor in tensors {
-        typed.push((safetensors_type(tensor)?, tensor));
+        typed.extend(StoredTensor::of(tensor)?);
     }
     // The order of the safetensors library: the widest type first, then by name.
-    typed.sort_by(|(left_type, left), (right_type, right)| {
-        right_type.cmp(left_type).then_with(|| left.name().cmp(right.name()))
-    });
+    typed.sort_by(|left, right| right.dtype.cmp(&left.dtype).then_with(|| left.name.cmp(&right.name)));
     let header = header(&typed, metadata).map_err(|error| Error::InvalidFile {
         path: path.to_owned(),
         format: "safetensors",
         reason: error.to_string(),
     })?;
     write_atomically(path, |file: &mut BufWriter<File>| {
-        let parts = typed.iter().map(|(_, tensor)| &**tensor.bytes());
+        let parts = typed.iter().map(|tensor| &*tensor.bytes);
         let length = (header.len() as u64).to_le_bytes();
         for part in [length.as_slice(), &header].into_iter().chain(parts) {
             file.write_all(part).map_err(Error::io("write", path))?;
@@ -898,21 +898,50 @@ pub(crate) fn write_tensors(
     })
 }
 
-fn safetensors_type(tensor: &RawTensor) -> Result<Dtype> {
-    match tensor.dtype() {
-        StorageType::F32 => Ok(Dtype::F32),
-        StorageType::F16 => Ok(Dtype::F16),
-        StorageType::BF16 => Ok(Dtype::BF16),
-        other => Err(Error::UnsupportedQuantisation {
-            path: tensor.path().to_owned(),
-            tensor: tensor.name().to_owned(),
-            found: other.to_string(),
-        }),
+/// A tensor as it stands in a safetensors file.
+struct StoredTensor<'a> {
+    dtype: Dtype,
+    name: Cow<'a, str>,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> StoredTensor<'a> {
+    /// The tensors that a file needs for one: `Q8_0` is integers and their scales.
+    fn of(tensor: &'a RawTensor) -> Result<Vec<Self>> {
+        let as_it_is = |dtype| Self {
+            dtype,
+            name: tensor.name().into(),
+            shape: tensor.shape().to_vec(),
+            bytes: Cow::Borrowed(&**tensor.bytes()),
+        };
+        match tensor.dtype() {
+            StorageType::F32 => Ok(vec![as_it_is(Dtype::F32)]),
+            StorageType::F16 => Ok(vec![as_it_is(Dtype::F16)]),
+            StorageType::BF16 => Ok(vec![as_it_is(Dtype::BF16)]),
+            StorageType::Q8_0 => {
+                let (integers, scales, scales_shape) = split(tensor);
+                Ok(vec![
+                    Self { dtype: Dtype::I8, bytes: integers.into(), ..as_it_is(Dtype::I8) },
+                    Self {
+                        dtype: Dtype::F16,
+                        name: format!("{}{SCALES_SUFFIX}", tensor.name()).into(),
+                        shape: scales_shape,
+                        bytes: scales.into(),
+                    },
+                ])
+            }
+            other => Err(Error::UnsupportedQuantisation {
+                path: tensor.path().to_owned(),
+                tensor: tensor.name().to_owned(),
+                found: other.to_string(),
+            }),
+        }
     }
 }
 
 /// The header without its length. Built here and not by the library, whose metadata has no order.
-fn header(typed: &[(Dtype, &RawTensor)], metadata: &BTreeMap<String, String>) -> serde_json::Result<Vec<u8>> {
+fn header(typed: &[StoredTensor], metadata: &BTreeMap<String, String>) -> serde_json::Result<Vec<u8>> {
     /// The header is padded to a multiple of this.
     const ALIGNMENT: usize = 8;
 
@@ -921,10 +950,11 @@ fn header(typed: &[(Dtype, &RawTensor)], metadata: &BTreeMap<String, String>) ->
         header.insert("__metadata__".to_owned(), json!(metadata));
     }
     let mut start = 0;
-    for (dtype, tensor) in typed {
-        let end = start + tensor.bytes().len();
-        let info = TensorInfo { dtype: *dtype, shape: tensor.shape().to_vec(), data_offsets: (start, end) };
-        header.insert(tensor.name().to_owned(), serde_json::to_value(info)?);
+    for tensor in typed {
+        let end = start + tensor.bytes.len();
+        let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
+        let info = TensorInfo { dtype, shape, data_offsets: (start, end) };
+        header.insert(tensor.name.to_string(), serde_json::to_value(info)?);
         start = end;
     }
     let mut bytes = serde_json::to_vec(&header)?;

@@ -8,6 +8,7 @@
 //! No burn type appears here.
 
 mod arc_layout;
+pub(crate) mod eight_bit_blocks;
 pub(crate) mod foreign_format;
 mod gguf;
 mod hf_folder;
@@ -26,6 +27,7 @@ pub use arc_layout::{
     ArcCheckpoint, ArcConfig, BridgeArgs, BridgeType, EmbedderArgs, PoolingArgs, ProjectorTensors, Special,
     TrainingSources, write_released,
 };
+pub use eight_bit_blocks::EIGHT_BIT_BLOCK;
 pub use gguf::{GgufFile, GgufValue};
 pub use hf_folder::HfFolder;
 pub use mapped_bytes::MappedBytes;

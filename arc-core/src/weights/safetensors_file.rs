@@ -8,6 +8,7 @@ use std::{
 
 use safetensors::{Dtype, SafeTensors};
 
+use super::eight_bit_blocks::{SCALES_SUFFIX, join};
 use super::{MappedBytes, RawTensor, StorageType, TensorSource};
 use crate::{Error, Result};
 
@@ -69,6 +70,36 @@ impl SafetensorsFile {
     pub fn meta(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
+
+    fn bytes_of(&self, name: &str, info: &TensorInfo) -> Result<MappedBytes> {
+        self.bytes.slice(info.range.clone()).ok_or_else(|| Error::InvalidFile {
+            path: self.path.clone(),
+            format: "safetensors",
+            reason: format!("tensor `{name}` reaches beyond the end of the file"),
+        })
+    }
+
+    /// The scales of a matrix in 8 bits, if it has some.
+    fn scales_of(&self, name: &str) -> Option<(String, &TensorInfo)> {
+        let scales = format!("{name}{SCALES_SUFFIX}");
+        let info = self.tensors.get(&scales).filter(|info| info.dtype == Dtype::F16)?;
+        Some((scales, info))
+    }
+
+    /// Whether a tensor is the scales of another: it is no tensor of its own then.
+    fn is_scales(&self, name: &str) -> bool {
+        let matrix = name.strip_suffix(SCALES_SUFFIX).and_then(|matrix| {
+            self.tensors.get(matrix).filter(|info| info.dtype == Dtype::I8)?;
+            self.scales_of(matrix)
+        });
+        matrix.is_some()
+    }
+
+    fn eight_bit_tensor(&self, name: &str, info: &TensorInfo) -> Result<RawTensor> {
+        let (scales_name, scales) = self.scales_of(name).ok_or_else(|| self.missing(name))?;
+        let (integers, scale_bytes) = (self.bytes_of(name, info)?, self.bytes_of(&scales_name, scales)?);
+        join(name, (&info.shape, &integers), (&scales.shape, &scale_bytes), &self.path)
+    }
 }
 
 impl TensorSource for SafetensorsFile {
@@ -78,6 +109,7 @@ impl TensorSource for SafetensorsFile {
             Dtype::F32 => StorageType::F32,
             Dtype::F16 => StorageType::F16,
             Dtype::BF16 => StorageType::BF16,
+            Dtype::I8 if self.scales_of(name).is_some() => return self.eight_bit_tensor(name, info),
             other => {
                 return Err(Error::UnsupportedQuantisation {
                     path: self.path.clone(),
@@ -86,20 +118,15 @@ impl TensorSource for SafetensorsFile {
                 });
             }
         };
-        let bytes = self.bytes.slice(info.range.clone()).ok_or_else(|| Error::InvalidFile {
-            path: self.path.clone(),
-            format: "safetensors",
-            reason: format!("tensor `{name}` reaches beyond the end of the file"),
-        })?;
-        RawTensor::new(name, dtype, info.shape.clone(), bytes, &self.path)
+        RawTensor::new(name, dtype, info.shape.clone(), self.bytes_of(name, info)?, &self.path)
     }
 
     fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) && !self.is_scales(name)
     }
 
     fn names(&self) -> Vec<&str> {
-        self.tensors.keys().map(String::as_str).collect()
+        self.tensors.keys().map(String::as_str).filter(|name| !self.is_scales(name)).collect()
     }
 
     fn path(&self) -> &Path {

@@ -1,13 +1,23 @@
 //! What to do about an error, in the words of the command line: the libraries know no flags.
 
+use std::path::Path;
+
 use arc_adapters::{Check, Error, Outcome, Remedy};
+use arc_core::hub::Cache;
 
 /// What to do about an error.
 pub(crate) fn hint(error: &arc_core::Error) -> Option<String> {
     match error {
         arc_core::Error::Adapter(error) => of_adapter(error),
+        arc_core::Error::Io { path, .. } if error.is_disk_full() && is_cached(path) => {
+            Some("there is no room left for models: free some space, or set `ARC_HOME` to a folder on another disk".to_owned())
+        }
         error => error.hint(),
     }
+}
+
+fn is_cached(path: &Path) -> bool {
+    Cache::from_env().is_ok_and(|cache| path.starts_with(cache.folder()))
 }
 
 fn of_adapter(error: &Error) -> Option<String> {

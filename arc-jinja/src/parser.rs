@@ -14,6 +14,9 @@ use crate::syntax::{
 /// What is read here is walked by functions that call themselves.
 const MAX_NESTING: usize = 150;
 
+/// What an operator makes of the two sides of it.
+type Join = fn(Box<Expr>, Box<Expr>) -> Expr;
+
 pub(crate) fn parse(tokens: Vec<Spanned>) -> Result<Program> {
     let mut parser =
         Parser { tokens, at: 0, depth: 0, blocks: BTreeMap::new(), macros: Vec::new(), loops: 0 };
@@ -490,7 +493,7 @@ impl Parser {
     fn chain(
         &mut self,
         next: fn(&mut Self) -> Result<Expr>,
-        joined: fn(&mut Self) -> Option<fn(Box<Expr>, Box<Expr>) -> Expr>,
+        joined: fn(&mut Self) -> Option<Join>,
     ) -> Result<Expr> {
         let mut left = next(self)?;
         let mut length = 0;

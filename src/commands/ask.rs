@@ -242,6 +242,7 @@ impl Compression {
 }
 
 /// A document as it was named, read.
+#[expect(clippy::large_enum_variant, reason = "there are as many as documents")]
 enum Source<'a> {
     /// Of an answered question, or a file's.
     Text {

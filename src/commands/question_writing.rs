@@ -45,8 +45,7 @@ pub(super) fn write(
         output.line(format!("left out {count}: {}", reason.describe()))?;
     }
     if progress.questions < args.count {
-        output
-            .line("there are fewer than asked for: the same command goes on, if text is left".to_owned())?;
+        output.line("there are fewer than asked for: the same command goes on, if text is left")?;
     }
     output.json(&json!({ "out": args.out, "progress": progress }))
 }
@@ -81,7 +80,7 @@ pub(super) fn answer(global: &Global, args: &PrepareQuestions, output: &Output) 
             output.line(format!("{}: answered by {}", out.display(), args.answered_by.join(" and ")))?;
         } else {
             finished = false;
-            output.line("interrupted: the same command goes on".to_owned())?;
+            output.line("interrupted: the same command goes on")?;
             break;
         }
     }

@@ -18,7 +18,6 @@ pub struct Reading<'a> {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum States<'a> {
     /// `[b, s, d]`, with a graph if the embeddings have one.
     Graph(Tensor<3>),

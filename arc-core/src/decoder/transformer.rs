@@ -50,7 +50,6 @@ pub struct Transformer {
 
 /// What a decoder runs on.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there are few")]
 enum Engine {
     /// burn: GPUs.
     Graph(GraphDecoder),

@@ -12,7 +12,6 @@ use crate::nn::{Loader, Residence};
 
 /// An encoder's weights with what they compute. Cloning is cheap.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there are few")]
 pub enum EncoderNetwork {
     /// In burn: on GPUs, and wherever it is trained.
     Graph(ArcEncoder),

@@ -428,6 +428,7 @@ mod x86 {
     ///
     /// # Safety
     /// The CPU has AVX2, FMA and F16C; `bytes` holds `rows` rows of `groups` groups.
+    #[expect(clippy::needless_range_loop, reason = "rows and groups index memory too")]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn lay_out<F: Integers>(bytes: &[u8], rows: usize, groups: usize, panel: &mut Panel) {
         let Panel { quants, scales, shifts } = panel;
@@ -547,6 +548,7 @@ mod x86 {
     }
 
     /// Sixteen rows by `M` activations; returns `M`.
+    #[expect(clippy::needless_range_loop, reason = "activations index memory too")]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn multiply_columns<F: Integers, const M: usize>(
         panel: &Panel,

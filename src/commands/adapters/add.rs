@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use arc_adapters::{
     Adapter, AdapterManifest, AdapterPlace, Check, DecoderEntry, ENCODER_FILE, EncoderEntry, EncoderManifest,
     MANIFEST_FILE, ModelFile, ModelSource, NewAdapter, NewDecoder, Outcome, PluginEntry, Registry,
-    RegistryEditor, StagedArchive, archive_manifest, is_name, sha256_file,
+    RegistryEditor, Remedy, StagedArchive, archive_manifest, is_name, sha256_file,
 };
 use arc_core::Error;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::models::Models;
 use super::shown;
 use super::subject::{Subject, policy_for};
-use super::verify::template_fault;
+use super::verify::{PINS, template_fault};
 use crate::args::Global;
 use crate::args::adapters::Add;
 use crate::commands::setup::{consent, plugin_policy};
@@ -368,13 +368,22 @@ fn check(
     }
     // The model knows the rest, where it is here. One that cannot be read is not the adapter's fault.
     if let Ok(model) = &*Models::default().of(entry)? {
-        checks.extend(model.checks(manifest));
+        checks.extend(model.checks(manifest).into_iter().map(of_another_decoder));
         if !global.force {
             refuse(&checks)?;
         }
     }
     checks.retain(|check| check.outcome != Outcome::Passed);
     Ok(checks)
+}
+
+/// A pin that does not hold speaks of another decoder, which the adapter can be added to.
+fn of_another_decoder(mut check: Check) -> Check {
+    if let (PINS, Outcome::Failed { hint, .. }) = (check.what.as_str(), &mut check.outcome) {
+        *hint = Some("add it to the decoder that it was made for".to_owned());
+        check.remedy = Some(Remedy::OtherDecoder);
+    }
+    check
 }
 
 /// Fails with the first check that failed.

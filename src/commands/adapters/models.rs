@@ -23,15 +23,18 @@ pub(super) struct PinnedModel {
     tokenizer_sha256: String,
 }
 
+/// A model, or the check that its absence or its fault makes.
+type Read = Rc<Result<PinnedModel, Check>>;
+
 /// The models that were read so far.
 #[derive(Default)]
 pub(super) struct Models {
-    read: RefCell<HashMap<(PathBuf, ModelSettings), Rc<Result<PinnedModel, Check>>>>,
+    read: RefCell<HashMap<(PathBuf, ModelSettings), Read>>,
 }
 
 impl Models {
     /// The model of an entry, if it is here and can be read; else the check that this makes.
-    pub(super) fn of(&self, entry: &DecoderEntry) -> Result<Rc<Result<PinnedModel, Check>>, Failure> {
+    pub(super) fn of(&self, entry: &DecoderEntry) -> Result<Read, Failure> {
         let skipped = |reason: &str| Ok(Rc::new(Err(Check::skipped(PINS, reason))));
         let cache = Cache::from_env()?;
         let Some(path) = cache.find(&entry.model, &entry.name) else {

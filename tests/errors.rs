@@ -142,7 +142,7 @@ mod model_files {
         };
         let place = Place::empty();
         for (model, says) in [
-            (with(0, b"PK\x03\x04"), "not with `GGUF`"),
+            (with(0, b"FUGG"), "not with `GGUF`"),
             (with(4, &7_u32.to_le_bytes()), "version 7"),
             (with(4, &3_u32.to_be_bytes()), "big-endian"),
             (with(8, &u64::MAX.to_le_bytes()), "the count of tensors"),
@@ -155,6 +155,15 @@ mod model_files {
             refusal.says(&["not a valid GGUF file", says]);
             refusal.hints(&["cut off or corrupt"]);
         }
+    }
+
+    #[test]
+    fn a_file_of_another_format_is_called_by_its_name() {
+        let place = Place::empty();
+        let mut archive = tiny_llama().to_bytes();
+        archive[..4].copy_from_slice(b"PK\x03\x04");
+        place.decoder(&archive, "");
+        place.fails(FAILURE, &GENERATE).says(&["tiny.gguf", "zip archive", "PyTorch", "not supported"]);
     }
 
     #[test]
@@ -210,7 +219,6 @@ mod model_files {
             ("llama.embedding_length", Some(Meta::Text("wide".into())), "`llama.embedding_length`"),
             ("tokenizer.ggml.tokens", None, "`tokenizer.ggml.tokens` is missing"),
             ("tokenizer.ggml.model", Some(Meta::Text("rwkv".into())), "`rwkv` is not supported"),
-            ("tokenizer.ggml.bos_token_id", Some(Meta::U32(5000)), "5000"),
             ("tokenizer.ggml.scores", Some(Meta::Floats(vec![0.0])), "1 values"),
         ] {
             let mut model = tiny_llama();
@@ -219,6 +227,16 @@ mod model_files {
                 None => model.metadata.retain(|(other, _)| *other != key),
             }
             Place::with_model(&model).fails(FAILURE, &GENERATE).says(&["tiny.gguf", says]);
+        }
+    }
+
+    #[test]
+    fn an_id_that_no_token_has_is_none() {
+        for id in [5000, u32::MAX] {
+            let mut model = tiny_llama();
+            model.set("tokenizer.ggml.padding_token_id", Meta::U32(id));
+            model.set("tokenizer.ggml.bos_token_id", Meta::U32(id));
+            Place::with_model(&model).succeeds(&GENERATE);
         }
     }
 

@@ -147,7 +147,7 @@ fn a_chat_template_that_fails_is_an_error_of_who_needs_it() {
         place.file("chat.gguf", model.to_bytes());
         place.file("text.txt", "a text");
         place.registry(
-            "default_encoder = 'start'\n[encoders.start]\npackage = 'start'\n[decoders.tiny]\nsource = 'file:tiny.gguf'\n\
+            "default_encoder = 'start'\n[encoders.start]\npackage = 'encoder'\n[decoders.tiny]\nsource = 'file:tiny.gguf'\n\
              [decoders.chat]\nsource = 'file:chat.gguf'\nadapter = 'adapter'\n",
         );
         place.succeeds(&["generate", "--decoder", "chat", "--prompt", "a", "--max-tokens", "1"]);

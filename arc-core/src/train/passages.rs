@@ -7,8 +7,9 @@ use rand::rngs::StdRng;
 const CHARACTERS: std::ops::RangeInclusive<usize> = 300..=1200;
 /// A passage has so many sentences at least.
 const SENTENCES: usize = 3;
-/// So much of a passage is letters, or it is a table, an index or code.
-const LETTERS: f64 = 0.75;
+/// So much of what is no white space is letters, or it is a table, an index or code. Prose with years and
+/// numbers in it has more.
+const LETTERS: f64 = 0.85;
 /// A sentence of more characters is none.
 const LONGEST_SENTENCE: usize = 600;
 
@@ -39,7 +40,8 @@ fn passage(sentences: &[String]) -> Option<String> {
     let text = sentences.join(" ");
     let characters = text.chars().count();
     let letters = text.chars().filter(|character| character.is_alphabetic()).count();
-    let is_prose = letters as f64 >= LETTERS * characters as f64
+    let written = text.chars().filter(|character| !character.is_whitespace()).count();
+    let is_prose = letters as f64 >= LETTERS * written as f64
         && sentences.iter().all(|sentence| sentence.len() <= LONGEST_SENTENCE);
     (sentences.len() >= SENTENCES && CHARACTERS.contains(&characters) && is_prose).then_some(text)
 }

@@ -26,7 +26,7 @@ const struct ArcAdapter *arc_adapter(void);
 #define ARC_ABI_MAJOR 1
 
 /**
- * The minor version that this host knows. Minor 1 added `project`.
+ * The minor version of this file. Minor 1 added `project`.
  */
 #define ARC_ABI_MINOR 1
 

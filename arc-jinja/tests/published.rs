@@ -7,23 +7,13 @@ use arc_jinja::{ErrorKind, Limits, Moment, Options, Template, Value};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
+mod json_value;
+
+use json_value::value;
+
 fn golden() -> Json {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/published.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn value(json: &Json) -> Value {
-    match json {
-        Json::Null => Value::NONE,
-        Json::Bool(truth) => Value::from(*truth),
-        Json::Number(number) => match number.as_i64() {
-            Some(whole) => Value::from(whole),
-            None => Value::from(number.as_f64().unwrap()),
-        },
-        Json::String(text) => Value::from(text.as_str()),
-        Json::Array(items) => Value::list(items.iter().map(value)),
-        Json::Object(pairs) => Value::dict(pairs.iter().map(|(key, json)| (key.as_str(), value(json)))),
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -3,22 +3,12 @@
 
 use std::path::Path;
 
-use arc_jinja::{Limits, Moment, Options, Template, Value};
+use arc_jinja::{Limits, Moment, Options, Template};
 use serde_json::Value as Json;
 
-fn value(json: &Json) -> Value {
-    match json {
-        Json::Null => Value::NONE,
-        Json::Bool(truth) => Value::from(*truth),
-        Json::Number(number) => match number.as_i64() {
-            Some(whole) => Value::from(whole),
-            None => Value::from(number.as_f64().unwrap()),
-        },
-        Json::String(text) => Value::from(text.as_str()),
-        Json::Array(items) => Value::list(items.iter().map(value)),
-        Json::Object(pairs) => Value::dict(pairs.iter().map(|(key, json)| (key.as_str(), value(json)))),
-    }
-}
+mod json_value;
+
+use json_value::value;
 
 #[test]
 fn snippets_render_as_transformers_renders_them() {

@@ -3,8 +3,8 @@
 use crate::nn::{count_flops, trace_flops};
 
 /// Runs a pass on a thread of the pool. From outside, every product of it would wake the pool's
-/// threads and be woken by them: in decoding, which takes some hundred products a token, that is a
-/// large part of the time. Inside, the others still look for work when the next product comes.
+/// threads and be woken by them, some hundred times for a token. Inside, the others still look for
+/// work when the next product comes. What that saves has not been measured.
 pub(crate) fn on_pool<T: Send>(pass: impl FnOnce() -> T + Send) -> T {
     // Operations are counted on the thread that asks for them.
     let (result, flops) = rayon::scope(|_| trace_flops(pass));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use burn::tensor::Device;
 use serde::Serialize;
 
-use crate::host::InstructionSet;
+use crate::host::{InstructionSet, Vectors, bfloat16_products};
 use crate::{Error, Result};
 
 /// A kind of device, as users name it.
@@ -166,40 +166,41 @@ impl Processor {
                 .filter(|name: &String| !name.is_empty())
                 .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             threads: rayon::current_num_threads(),
-            instructions: described(InstructionSet::best()),
+            instructions: described(Vectors::best()),
             instruction_sets: InstructionSet::available().into_iter().map(InstructionSet::name).collect(),
             products: products(),
         }
     }
 }
 
-fn described(set: InstructionSet) -> &'static str {
-    match set {
+fn described(vectors: Vectors) -> &'static str {
+    match vectors {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => "AVX-512",
+        Vectors::Avx512 => "AVX-512",
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => "AVX2",
+        Vectors::Avx2 => "AVX2",
         // Part of the architecture, so that the compiler uses it in portable code.
-        InstructionSet::Portable if cfg!(target_arch = "aarch64") => "NEON",
-        InstructionSet::Portable => "none",
+        Vectors::Portable if cfg!(target_arch = "aarch64") => "NEON",
+        Vectors::Portable => "none",
     }
 }
 
 fn products() -> Vec<ProcessorProduct> {
-    let set = InstructionSet::best();
-    let integers = match set {
+    let vectors = Vectors::best();
+    let integers = match vectors {
         // Integers are multiplied by the instructions of AVX2 there too.
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => "AVX2",
-        set => described(set),
+        Vectors::Avx512 => "AVX2",
+        vectors => described(vectors),
     };
-    let gemm = "the best that `gemm` finds, whatever `ARC_INSTRUCTIONS` says".to_owned();
+    let gemm = "the best that `gemm` finds, whatever `ARC_INSTRUCTIONS` says";
     [
         ("float32, matrices", gemm),
-        ("float32, a few rows of stored weights", described(set).to_owned()),
-        ("8-bit integers (`--precision fast`)", integers.to_owned()),
+        ("float32, a few rows of stored weights", described(vectors)),
+        ("bfloat16 (training)", bfloat16_products()),
+        ("8-bit integers (`--precision fast`)", integers),
     ]
-    .map(|(kind, instructions)| ProcessorProduct { kind, instructions })
+    .map(|(kind, instructions)| ProcessorProduct { kind, instructions: instructions.to_owned() })
     .into()
 }
 

@@ -12,8 +12,8 @@ use super::kv_cache::KvCache;
 use super::stored::StoredDecoder;
 use crate::Result;
 use crate::host::{
-    BatchFrame, HostBlock, HostFrame, HostLinear, HostMatrix, HostNorm, HostStack, HostTable, HostVisibility,
-    HostWeight, Keep, StackTape,
+    BatchFrame, HostBlock, HostFrame, HostLinear, HostLoss, HostMatrix, HostNorm, HostStack, HostTable,
+    HostVisibility, HostWeight, Keep, StackTape, TiledHead, host_loss,
 };
 use crate::nn::{Block, Embedding, Linear, Norm, Residence};
 
@@ -25,6 +25,8 @@ pub(crate) struct HostDecoder {
     norm: HostNorm,
     /// The output head, `[d, vocabulary]`.
     head: HostLinear,
+    /// The same, where the loss multiplies in bfloat16.
+    tiled_head: Option<TiledHead>,
 }
 
 /// What reading left for [`HostDecoder::gradient`].
@@ -46,7 +48,7 @@ impl HostDecoder {
         };
         let blocks = stored.blocks.iter().map(|block| HostBlock::from_stored(block, residence));
         let blocks = blocks.collect::<Result<_>>()?;
-        Ok(Self { embedding, blocks, norm: HostNorm::from_stored(&stored.norm, d), head })
+        Ok(Self { embedding, blocks, norm: HostNorm::from_stored(&stored.norm, d), head, tiled_head: None })
     }
 
     pub(super) fn vocabulary(&self) -> usize {
@@ -90,12 +92,25 @@ impl HostDecoder {
         self.head.read(hidden)
     }
 
+    /// The same decoder, which training multiplies in bfloat16 where this machine has instructions for it.
+    pub(super) fn in_bfloat16(mut self) -> Self {
+        self.blocks = self.blocks.into_iter().map(HostBlock::in_bfloat16).collect();
+        self.tiled_head = self.dense_head().and_then(TiledHead::new);
+        self
+    }
+
     /// The output head, `[vocabulary, d]`, unless it stays as stored.
-    pub(crate) fn head(&self) -> Option<&HostMatrix> {
+    pub(super) fn dense_head(&self) -> Option<&HostMatrix> {
         match self.head.weight() {
             HostWeight::Dense { matrix, is_transposed: true } => Some(matrix),
             _ => None,
         }
+    }
+
+    /// The loss of hidden states, `[n, d]`, at targets, and its gradient; `None` if the head stays as stored.
+    pub(crate) fn loss(&self, hidden: &[f32], targets: &[u32]) -> Option<HostLoss> {
+        let head = self.dense_head()?;
+        Some(host_loss(hidden, head, self.tiled_head.as_ref(), targets))
     }
 
     /// Reads whole sequences, one after another without padding, and returns their normalised

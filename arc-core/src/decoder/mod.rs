@@ -31,7 +31,7 @@ pub use config::{Architecture, DecoderConfig, LocalLayers};
 pub use divergence::Divergence;
 pub(crate) use generate::PREFILL_CHUNK;
 pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Prefix, Timings, TokenScore};
-pub(crate) use host::HostDecoder;
+
 pub use kv_cache::KvCache;
 pub use reading::Reading;
 pub use throughput::Throughput;

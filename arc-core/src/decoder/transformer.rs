@@ -147,10 +147,16 @@ impl Transformer {
     }
 
     /// Keeps the matrices in this type and multiplies in it. The embedding table stays as it is, so
-    /// that a head which shared it has a copy of its own then.
+    /// that a head which shared it has a copy of its own then. On host memory it is what training
+    /// multiplies by in `BF16`, where the machine has instructions for it.
     #[must_use]
     pub fn with_matrices_in(self, products: FloatDType) -> Self {
-        self.with_engine(|graph| graph.with_matrices_in(products))
+        match self.engine {
+            Engine::Host(host) if products == FloatDType::BF16 => {
+                Self { engine: Engine::Host(host.in_bfloat16()), ..self }
+            }
+            _ => self.with_engine(|graph| graph.with_matrices_in(products)),
+        }
     }
 
     /// What the checkpoint states about the model.
@@ -267,7 +273,7 @@ impl Transformer {
     pub fn head_weight(&self) -> Option<Tensor<2>> {
         match &self.engine {
             Engine::Graph(graph) => Some(graph.head_weight()),
-            Engine::Host(host) => host.head().map(|head| head.tensor(&self.device).transpose()),
+            Engine::Host(host) => host.dense_head().map(|head| head.tensor(&self.device).transpose()),
         }
     }
 

@@ -130,8 +130,7 @@ impl HostAttention {
         keep: Keep,
     ) -> (Vec<f32>, Option<AttentionTape>) {
         let AttentionConfig { n_heads: h, n_kv_heads: g, head_dim: k, .. } = self.config;
-        let heads = |linear: &HostLinear, norm: &Option<HostNorm>| {
-            let plain = linear.forward(x);
+        let heads = |plain: Vec<f32>, norm: &Option<HostNorm>| {
             let (mut heads, plain) = match norm {
                 Some(norm) => (norm.forward(&plain), Some(plain)),
                 None => (plain, None),
@@ -140,9 +139,9 @@ impl HostAttention {
             frame.rotate(&mut heads, k, positions, 1.0);
             (heads, plain)
         };
-        let (queries, plain_queries) = heads(&self.query, &self.query_norm);
-        let (keys, plain_keys) = heads(&self.key, &self.key_norm);
-        let values = self.value.forward(x);
+        let [queries, keys, values] = HostLinear::forward_together([&self.query, &self.key, &self.value], x);
+        let (queries, plain_queries) = heads(queries, &self.query_norm);
+        let (keys, plain_keys) = heads(keys, &self.key_norm);
 
         let mut attended = vec![0.0; queries.len()];
         let mut probabilities = Vec::new();

@@ -116,6 +116,16 @@ impl HostBlock {
         })
     }
 
+    /// The same block, which training multiplies in bfloat16 where this machine has instructions for it.
+    pub(crate) fn in_bfloat16(mut self) -> Self {
+        let HostAttention { query, key, value, output, .. } = &mut self.attention;
+        let HostFeedForward { gate, up, down, .. } = &mut self.feed_forward;
+        for linear in [query, key, value, output, gate, up, down] {
+            *linear = linear.clone().in_bfloat16();
+        }
+        self
+    }
+
     /// Reads the next positions of a batch, `[b·s, d] → [b·s, d]`; their keys and values go into a
     /// context that has `from`.
     pub(crate) fn read(
@@ -320,7 +330,7 @@ impl HostFeedForward {
 
     /// `[r, d] → [r, d]`
     fn forward(&self, x: &[f32], sequences: &Sequences, keeps: bool) -> (Vec<f32>, Option<FeedForwardTape>) {
-        let (gate, up) = (self.gate.forward(x), self.up.forward(x));
+        let [gate, up] = HostLinear::forward_together([&self.gate, &self.up], x);
         let (mut hidden, gate) = if keeps { (gate.clone(), Some(gate)) } else { (gate, None) };
         self.activate(&mut hidden, &up);
         let y = self.down.forward(&hidden);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::kernels::add;
 use super::linear::{HostLinear, HostNorm};
 use super::product::{View, multiply_into};
+use super::tiles::{Part, TileKernel, Tiles, multiply_tiles};
 
 /// What a forward pass keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +29,22 @@ pub(super) struct LinearGradient {
     d_in: usize,
     d_out: usize,
     has_bias: bool,
+    /// What multiplies them, if in bfloat16.
+    kernel: Option<TileKernel>,
 }
 
 impl LinearGradient {
     pub(super) fn new(name: &'static str, linear: &HostLinear, x: &Arc<Vec<f32>>, dy: Vec<f32>) -> Self {
         let [d_in, d_out] = linear.dims();
-        Self { name, x: Arc::clone(x), dy, d_in, d_out, has_bias: linear.has_bias() }
+        Self {
+            name,
+            x: Arc::clone(x),
+            dy,
+            d_in,
+            d_out,
+            has_bias: linear.has_bias(),
+            kernel: linear.tile_kernel(),
+        }
     }
 }
 
@@ -57,7 +68,7 @@ impl BlockGradients {
     /// The gradients of one linear map, summed over the parts of a batch: of the weight,
     /// `[d_in, d_out]`, and of the bias.
     pub(crate) fn of_map(parts: &[&Self], map: usize) -> Vec<(String, Vec<f32>)> {
-        let Some(&LinearGradient { name, d_in, d_out, has_bias, .. }) =
+        let Some(&LinearGradient { name, d_in, d_out, has_bias, kernel, .. }) =
             parts.first().and_then(|part| part.linear.get(map))
         else {
             return Vec::new();
@@ -68,7 +79,15 @@ impl BlockGradients {
             let LinearGradient { x, dy, .. } = &part.linear[map];
             let rows = dy.len() / d_out;
             let inputs = View::rows_of(x, rows, d_in).transposed();
-            multiply_into(inputs, View::rows_of(dy, rows, d_out), 1.0, number > 0, &mut weight, d_out);
+            let outputs = View::rows_of(dy, rows, d_out);
+            match kernel {
+                Some(kernel) => {
+                    let (inputs, outputs) = (Tiles::left(inputs), Tiles::right(outputs));
+                    let outputs = Part::all(&outputs);
+                    multiply_tiles(kernel, &inputs, &outputs, number > 0, &mut weight, d_out);
+                }
+                None => multiply_into(inputs, outputs, 1.0, number > 0, &mut weight, d_out),
+            }
             if has_bias {
                 dy.chunks_exact(d_out).for_each(|row| add(&mut bias, row));
             }

@@ -16,7 +16,7 @@
 
 use rayon::prelude::*;
 
-use super::InstructionSet;
+use super::Vectors;
 use super::kernels::for_each_instruction_set;
 use super::product::SharedOutput;
 use crate::weights::StorageType;
@@ -123,7 +123,7 @@ pub(super) struct Workspace {
 /// The slice that `y` was made of is still borrowed for it, and no other thread writes the same
 /// columns meanwhile.
 pub(super) unsafe fn multiply(
-    set: InstructionSet,
+    set: Vectors,
     dtype: StorageType,
     rows: &[u8],
     x: &RoundedRows,
@@ -136,14 +136,14 @@ pub(super) unsafe fn multiply(
     let count = rows.len() / row_bytes.max(1);
     y.check(x.rows(), first, count);
     let together = match set {
-        InstructionSet::Portable => 1,
+        Vectors::Portable => 1,
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 | InstructionSet::Avx512 => ROWS_TOGETHER,
+        Vectors::Avx2 | Vectors::Avx512 => ROWS_TOGETHER,
     };
     for (index, rows) in rows.chunks(together * row_bytes).enumerate() {
         let first = first + index * together;
         match set {
-            InstructionSet::Portable => {
+            Vectors::Portable => {
                 let _ = &workspace;
                 let mut products = vec![0.0; x.rows()];
                 portable::dot(dtype, rows, x, x.rows(), &mut products);
@@ -155,7 +155,7 @@ pub(super) unsafe fn multiply(
             // SAFETY: the set was detected; that the places are inside `y` was checked above, and the
             // caller promises that nobody else writes there.
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 | InstructionSet::Avx512 => unsafe {
+            Vectors::Avx2 | Vectors::Avx512 => unsafe {
                 let count = rows.len() / row_bytes;
                 let to = y.at(0, first);
                 x86::multiply(dtype, rows, count, x, &mut workspace.panel, to, y.row_stride());
@@ -165,15 +165,15 @@ pub(super) unsafe fn multiply(
 }
 
 /// Multiplies whole rows by a few activations; `y` is `[rows, m]`.
-pub(super) fn dot(set: InstructionSet, dtype: StorageType, rows: &[u8], x: &RoundedRows, y: &mut [f32]) {
+pub(super) fn dot(set: Vectors, dtype: StorageType, rows: &[u8], x: &RoundedRows, y: &mut [f32]) {
     let m = x.rows();
     assert!(has(dtype) && m > 0 && y.len().is_multiple_of(m), "y is [rows, m]");
     assert_eq!(dtype.bytes_of_shape(&[y.len() / m, x.cols]), Some(rows.len()), "rows of {}", x.cols);
     match set {
-        InstructionSet::Portable => portable::dot(dtype, rows, x, m, y),
+        Vectors::Portable => portable::dot(dtype, rows, x, m, y),
         // SAFETY: the set was detected; rows, x and y have the lengths asserted above.
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 | InstructionSet::Avx512 => unsafe { x86::dot(dtype, rows, x, m, y) },
+        Vectors::Avx2 | Vectors::Avx512 => unsafe { x86::dot(dtype, rows, x, m, y) },
     }
 }
 

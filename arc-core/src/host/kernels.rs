@@ -5,7 +5,7 @@
 //! compiler vectorises it, what it computes is the same but for rounding. The unsafe code here is
 //! the call of a function whose instructions the CPU was found to have.
 
-use super::InstructionSet;
+use super::Vectors;
 
 /// Defines a function that runs its body with the best instructions of this CPU.
 macro_rules! for_each_instruction_set {
@@ -20,14 +20,14 @@ macro_rules! for_each_instruction_set {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             fn avx512($($argument: $kind),*) $(-> $result)? { portable($($argument),*) }
-            match InstructionSet::best() {
-                InstructionSet::Portable => portable($($argument),*),
+            match Vectors::best() {
+                Vectors::Portable => portable($($argument),*),
                 // SAFETY: `best` names only instructions that this CPU has.
                 #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx2 => unsafe { avx2($($argument),*) },
+                Vectors::Avx2 => unsafe { avx2($($argument),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx512 => unsafe { avx512($($argument),*) },
+                Vectors::Avx512 => unsafe { avx512($($argument),*) },
             }
         }
     };

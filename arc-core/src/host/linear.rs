@@ -1,12 +1,15 @@
 //! Linear maps, tables and normalisations on host memory.
 
-use burn::tensor::{Tensor, TensorData};
+use std::sync::Arc;
+
+use burn::tensor::{FloatDType, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::kernels::{
     add, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward, rms_norm_weight_gradient,
 };
 use super::product::{View, multiply, multiply_into, multiply_on_all_threads};
+use super::tiles::{Part, TileKernel, Tiles, multiply_tiles};
 use super::{PackedMatrix, VALUES_OF_A_JOB};
 use crate::Result;
 use crate::nn::{Linear, Norm, Residence, StoredLinear, StoredNorm, count_products};
@@ -117,8 +120,18 @@ impl HostTable {
             Self::Dense(table) => HostWeight::Dense { matrix: table.clone(), is_transposed: true },
             Self::Packed(table) => HostWeight::Packed(table.clone()),
         };
-        HostLinear { weight, bias: None }
+        HostLinear { weight, bias: None, tiles: None }
     }
+}
+
+/// A weight that training multiplies in bfloat16, laid out for both directions.
+#[derive(Debug)]
+struct TiledWeight {
+    kernel: TileKernel,
+    /// Of `y = x W`
+    forward: Tiles,
+    /// Of `dx = dy Wᵀ`
+    backward: Tiles,
 }
 
 /// The weight of a linear map.
@@ -136,6 +149,8 @@ pub(crate) enum HostWeight {
 pub(crate) struct HostLinear {
     weight: HostWeight,
     bias: Option<Vec<f32>>,
+    /// What training multiplies by in place of the weight.
+    tiles: Option<Arc<TiledWeight>>,
 }
 
 impl HostLinear {
@@ -160,7 +175,26 @@ impl HostLinear {
                 HostWeight::Dense { matrix, is_transposed }
             }
         };
-        Ok(Self { weight, bias: stored.bias.clone() })
+        Ok(Self { weight, bias: stored.bias.clone(), tiles: None })
+    }
+
+    /// The same map, which training multiplies in bfloat16 where this machine has instructions for it and
+    /// the weight is dense. The weight in float32 is kept: it is what hashes and copies are made of.
+    pub(crate) fn in_bfloat16(mut self) -> Self {
+        if let (HostWeight::Dense { matrix, is_transposed }, Some(kernel)) =
+            (&self.weight, TileKernel::here())
+        {
+            let weight = dense(matrix, *is_transposed);
+            let (forward, backward) =
+                rayon::join(|| Tiles::right(weight), || Tiles::right(weight.transposed()));
+            self.tiles = Some(Arc::new(TiledWeight { kernel, forward, backward }));
+        }
+        self
+    }
+
+    /// What gradients of the weight are multiplied with, if in bfloat16.
+    pub(super) fn tile_kernel(&self) -> Option<TileKernel> {
+        self.tiles.as_ref().map(|tiles| tiles.kernel)
     }
 
     /// A copy of a map that is trained; `None` if it stands beside a LoRA delta.
@@ -170,7 +204,8 @@ impl HostLinear {
         }
         let matrix = HostMatrix::new(linear.weight().inner().into_data());
         let bias = linear.bias().map(|bias| bias.inner().into_data().try_into_vec().expect(F32));
-        Some(Self { weight: HostWeight::Dense { matrix, is_transposed: false }, bias })
+        let copy = Self { weight: HostWeight::Dense { matrix, is_transposed: false }, bias, tiles: None };
+        Some(if linear.products() == Some(FloatDType::BF16) { copy.in_bfloat16() } else { copy })
     }
 
     /// `[d_in, d_out]`
@@ -219,17 +254,36 @@ impl HostLinear {
     /// `[r, d_in] → [r, d_out]`, on this thread where the weight is dense: the level above shares
     /// sequences out to threads.
     pub(super) fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let [d_in, d_out] = self.dims();
-        let rows = x.len() / d_in;
-        let mut y = vec![0.0; rows * d_out];
-        match &self.weight {
-            HostWeight::Dense { matrix, is_transposed } => {
-                multiply(View::rows_of(x, rows, d_in), dense(matrix, *is_transposed), 1.0, &mut y);
-            }
-            HostWeight::Packed(matrix) => matrix.matmul(x, rows, &mut y),
-        }
-        self.add_bias(&mut y);
+        let [y] = Self::forward_together([self], x);
         y
+    }
+
+    /// The products of several maps with the same `x`, which is laid out once for those in bfloat16.
+    pub(super) fn forward_together<const N: usize>(maps: [&Self; N], x: &[f32]) -> [Vec<f32>; N] {
+        let d_in = maps.first().map_or(1, |map| map.dims()[0]);
+        let rows = x.len() / d_in;
+        let view = View::rows_of(x, rows, d_in);
+        let forward = |tiles: Option<&Tiles>| {
+            maps.map(|map| {
+                let [_, d_out] = map.dims();
+                let mut y = vec![0.0; rows * d_out];
+                match (&map.weight, map.tiles.as_deref().zip(tiles)) {
+                    (_, Some((TiledWeight { kernel, forward, .. }, left))) => {
+                        multiply_tiles(*kernel, left, &Part::all(forward), false, &mut y, d_out);
+                    }
+                    (HostWeight::Dense { matrix, is_transposed }, None) => {
+                        multiply(view, dense(matrix, *is_transposed), 1.0, &mut y);
+                    }
+                    (HostWeight::Packed(matrix), None) => matrix.matmul(x, rows, &mut y),
+                }
+                map.add_bias(&mut y);
+                y
+            })
+        };
+        match maps.iter().any(|map| map.tiles.is_some()) {
+            true => Tiles::with_left(view, |tiles| forward(Some(tiles))),
+            false => forward(None),
+        }
     }
 
     /// `[r, d_in] → [r, d_out]` on all threads.
@@ -283,11 +337,15 @@ impl HostLinear {
         let [d_in, d_out] = self.dims();
         let rows = dy.len() / d_out;
         let dy = View::rows_of(dy, rows, d_out);
-        match &self.weight {
-            HostWeight::Dense { matrix, is_transposed } => {
+        match (&self.weight, &self.tiles) {
+            (_, Some(tiles)) => {
+                let weight = Part::all(&tiles.backward);
+                Tiles::with_left(dy, |dy| multiply_tiles(tiles.kernel, dy, &weight, sum, dx, d_in));
+            }
+            (HostWeight::Dense { matrix, is_transposed }, None) => {
                 multiply_into(dy, dense(matrix, *is_transposed).transposed(), 1.0, sum, dx, d_in);
             }
-            HostWeight::Packed(matrix) => matrix.matmul_back(dy, sum, dx),
+            (HostWeight::Packed(matrix), None) => matrix.matmul_back(dy, sum, dx),
         }
     }
 }

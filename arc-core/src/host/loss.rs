@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::kernels::{add, exponentials_above, largest};
 use super::linear::HostMatrix;
 use super::product::{View, multiply, multiply_into};
+use super::tiles::{Part, TileKernel, Tiles, multiply_tiles};
 
 /// Targets that meet a slice together: their sums, 1 MiB for 512 of width 576, stay in a cache.
 const TARGETS_TOGETHER: usize = 512;
@@ -35,18 +36,49 @@ pub(crate) struct HostLoss {
     pub(crate) gradient: Vec<f32>,
 }
 
-/// The loss of hidden states `[n, d]` under a head `[v, d]`.
-pub(crate) fn host_loss(hidden: &[f32], head: &HostMatrix, targets: &[u32]) -> HostLoss {
+/// An output head that is multiplied in bfloat16.
+#[derive(Debug)]
+pub(crate) struct TiledHead {
+    kernel: TileKernel,
+    /// Of `logits = hidden Wᵀ`, `[d, v]`
+    logits: Tiles,
+    /// Of `Σ weight · row`, `[v, d]`
+    rows: Tiles,
+}
+
+impl TiledHead {
+    /// A head `[v, d]`, if this machine has instructions for it.
+    pub(crate) fn new(head: &HostMatrix) -> Option<Self> {
+        let kernel = TileKernel::here()?;
+        let table = View::rows_of(head.values(), head.rows(), head.columns());
+        let (logits, rows) = rayon::join(|| Tiles::right(table.transposed()), || Tiles::right(table));
+        Some(Self { kernel, logits, rows })
+    }
+}
+
+/// The loss of hidden states `[n, d]` under a head `[v, d]`, whose products are those of `tiles` where there
+/// are some.
+pub(crate) fn host_loss(
+    hidden: &[f32],
+    head: &HostMatrix,
+    tiles: Option<&TiledHead>,
+    targets: &[u32],
+) -> HostLoss {
     let d = head.columns();
     assert_eq!(hidden.len(), targets.len() * d, "one target per hidden state");
     let mut loss = HostLoss { sum: 0.0, correct: 0, gradient: Vec::with_capacity(hidden.len()) };
     for (hidden, targets) in hidden.chunks(TARGETS_TOGETHER * d).zip(targets.chunks(TARGETS_TOGETHER)) {
-        let part = head.rows().div_ceil(PARTS).max(1);
+        let mut part = head.rows().div_ceil(PARTS).max(1);
+        if tiles.is_some() {
+            // Slices are whole tiles.
+            part = part.next_multiple_of(TOKENS_TOGETHER);
+        }
+        let hidden = Hidden::new(hidden, d, tiles);
         let found: Vec<Expectation> = (0..head.rows())
             .step_by(part)
             .collect::<Vec<_>>()
             .into_par_iter()
-            .map(|start| Expectation::over(hidden, head, start..(start + part).min(head.rows()), targets))
+            .map(|start| Expectation::over(&hidden, head, start..(start + part).min(head.rows()), targets))
             .collect();
         let all = found.into_iter().reduce(|all, part| all.joined_with(&part, d));
         let Some(Expectation { maxima, sums, rows, target_logits }) = all else { continue };
@@ -64,6 +96,20 @@ pub(crate) fn host_loss(hidden: &[f32], head: &HostMatrix, targets: &[u32]) -> H
     loss
 }
 
+/// Hidden states, and what multiplies them.
+struct Hidden<'a> {
+    /// `[n, d]`
+    values: &'a [f32],
+    tiled: Option<(&'a TiledHead, Tiles)>,
+}
+
+impl<'a> Hidden<'a> {
+    fn new(values: &'a [f32], d: usize, head: Option<&'a TiledHead>) -> Self {
+        let left = || Tiles::left(View::rows_of(values, values.len() / d, d));
+        Self { values, tiled: head.map(|head| (head, left())) }
+    }
+}
+
 /// What a softmax over some of the vocabulary says of the head's rows.
 struct Expectation {
     /// The largest logit of each position, `[n]`
@@ -77,7 +123,7 @@ struct Expectation {
 }
 
 impl Expectation {
-    fn over(hidden: &[f32], head: &HostMatrix, tokens: Range<usize>, targets: &[u32]) -> Self {
+    fn over(hidden: &Hidden<'_>, head: &HostMatrix, tokens: Range<usize>, targets: &[u32]) -> Self {
         let (n, d) = (targets.len(), head.columns());
         let mut found = Self {
             maxima: vec![f32::NEG_INFINITY; n],
@@ -91,7 +137,13 @@ impl Expectation {
             let width = slice.len();
             let table = View::rows_of(&head.values()[start * d..slice.end * d], width, d);
             let logits = &mut logits[..n * width];
-            multiply(View::rows_of(hidden, n, d), table.transposed(), 1.0, logits);
+            match &hidden.tiled {
+                Some((TiledHead { kernel, logits: table, .. }, hidden)) => {
+                    let table = Part { tiles: table, columns: slice.clone(), inner: 0..d };
+                    multiply_tiles(*kernel, hidden, &table, false, logits, width);
+                }
+                None => multiply(View::rows_of(hidden.values, n, d), table.transposed(), 1.0, logits),
+            }
             for (place, logits) in logits.chunks_exact_mut(width).enumerate() {
                 if slice.contains(&(targets[place] as usize)) {
                     found.target_logits[place] = logits[targets[place] as usize - start];
@@ -102,7 +154,16 @@ impl Expectation {
                 }
                 found.sums[place] += f64::from(exponentials_above(logits, found.maxima[place]));
             }
-            multiply_into(View::rows_of(logits, n, width), table, 1.0, true, &mut found.rows, d);
+            let weights = View::rows_of(logits, n, width);
+            match &hidden.tiled {
+                Some((TiledHead { kernel, rows: table, .. }, _)) => {
+                    let table = Part { tiles: table, columns: 0..d, inner: slice };
+                    Tiles::with_left(weights, |weights| {
+                        multiply_tiles(*kernel, weights, &table, true, &mut found.rows, d);
+                    });
+                }
+                None => multiply_into(weights, table, 1.0, true, &mut found.rows, d),
+            }
         }
         found
     }
@@ -150,7 +211,8 @@ mod tests {
         let values = |tensor: Tensor<2>| tensor.into_data().try_into_vec::<f32>().expect("f32");
         let head = HostMatrix::new(table.clone().into_data());
 
-        let found = host_loss(&values(hidden.clone()), &head, &ids);
+        let hidden_values = values(hidden.clone());
+        let found = host_loss(&hidden_values, &head, None, &ids);
         let targets = Targets { ids: &ids, teacher: None, count_correct: true };
         let expected = target_loss(hidden, &table.transpose(), &targets);
         let sum = f64::from(expected.sum.into_scalar::<f32>());
@@ -159,13 +221,22 @@ mod tests {
         for (found, expected) in found.gradient.iter().zip(values(expected.gradient)) {
             assert!((found - expected).abs() < 2e-5, "{found} for {expected}");
         }
+
+        if let Some(tiles) = TiledHead::new(&head) {
+            let rounded = host_loss(&hidden_values, &head, Some(&tiles), &ids);
+            assert!((rounded.sum - found.sum).abs() < 1e-3 * sum, "{} for {sum}", rounded.sum);
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            let (a, b) = (&rounded.gradient[..], &found.gradient[..]);
+            let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+            assert!(cosine > 0.9999, "gradients in bfloat16 have a cosine of {cosine}");
+        }
     }
 
     #[test]
     fn a_target_that_is_the_most_likely_token_is_correct_and_one_without_a_number_is_not() {
         let head =
             HostMatrix::new(Tensor::<2>::from_data([[1.0, 0.0], [0.0, 1.0]], &Device::flex()).into_data());
-        assert_eq!(host_loss(&[3.0, 0.0, 3.0, 0.0], &head, &[0, 1]).correct, 1);
-        assert_eq!(host_loss(&[f32::NAN, 0.0], &head, &[0]).correct, 0);
+        assert_eq!(host_loss(&[3.0, 0.0, 3.0, 0.0], &head, None, &[0, 1]).correct, 1);
+        assert_eq!(host_loss(&[f32::NAN, 0.0], &head, None, &[0]).correct, 0);
     }
 }

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::InstructionSet;
+use super::Vectors;
 use super::integer_rows::{self, RoundedRows, Workspace};
 use super::product::{SharedOutput, View, multiply_into, multiply_tile};
 use super::quantised_rows;
@@ -110,7 +110,7 @@ impl PackedMatrix {
     pub fn row(&self, i: usize, values: &mut [f32]) {
         assert!(i < self.rows, "row {i} of a matrix of {} rows", self.rows);
         assert_eq!(values.len(), self.cols, "a row's values");
-        let set = InstructionSet::best();
+        let set = Vectors::best();
         quantised_rows::decode(set, self.tensor.dtype(), self.row_bytes(i, 1), self.cols, values);
     }
 
@@ -165,7 +165,7 @@ impl PackedMatrix {
         for first in (0..self.rows).step_by(together) {
             let count = together.min(self.rows - first);
             let w = &mut tile[..count * cols];
-            let set = InstructionSet::best();
+            let set = Vectors::best();
             quantised_rows::decode(set, self.tensor.dtype(), self.row_bytes(first, count), cols, w);
             let part = dy.columns_from(first, count);
             multiply_into(part, View::rows_of(w, count, cols), 1.0, sum || first > 0, dx, cols);
@@ -202,7 +202,7 @@ struct RowsByFew<'a> {
 impl RowsByFew<'_> {
     fn multiply(self, x: &Activations<'_>, m: usize) {
         let bytes = self.matrix.row_bytes(self.first, self.y.len() / m);
-        let (set, dtype) = (InstructionSet::best(), self.matrix.tensor.dtype());
+        let (set, dtype) = (Vectors::best(), self.matrix.tensor.dtype());
         match x.rounded_for(self.matrix) {
             Some(x) => integer_rows::dot(set, dtype, bytes, x, self.y),
             None => quantised_rows::dot(set, dtype, bytes, self.matrix.cols, x.values, self.y),
@@ -265,7 +265,7 @@ impl Tile<'_> {
     fn multiply(&self, x: &Activations<'_>) {
         let cols = self.matrix.cols;
         let bytes = self.matrix.row_bytes(self.first, self.count);
-        let (set, dtype) = (InstructionSet::best(), self.matrix.tensor.dtype());
+        let (set, dtype) = (Vectors::best(), self.matrix.tensor.dtype());
         if let Some(x) = x.rounded_for(self.matrix) {
             LAID_OUT.with_borrow_mut(|workspace| {
                 // SAFETY: as below.
@@ -361,7 +361,7 @@ mod tests {
             let bytes = golden(dtype);
             let mut expected = vec![f32::NAN; 3 * 256];
             dtype.dequantise(&bytes, &mut expected);
-            for set in InstructionSet::available() {
+            for set in Vectors::available() {
                 let mut values = vec![f32::NAN; expected.len()];
                 quantised_rows::decode(set, dtype, &bytes, 256, &mut values);
                 let same = values.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
@@ -378,7 +378,7 @@ mod tests {
             for m in 1..=9 {
                 let x = noise(m as u64, m * 512);
                 let expected = reference(&matrix, &x);
-                for set in InstructionSet::available() {
+                for set in Vectors::available() {
                     let mut transposed = vec![f32::NAN; 7 * m];
                     let bytes = matrix.tensor().bytes();
                     quantised_rows::dot(set, dtype, bytes, 512, &x, &mut transposed);
@@ -408,7 +408,7 @@ mod tests {
     fn integer_products(matrix: &PackedMatrix, x: &RoundedRows) -> Vec<(String, Vec<f32>)> {
         let (rows, m, dtype) = (matrix.rows(), x.rows(), matrix.tensor().dtype());
         let mut found = Vec::new();
-        for set in InstructionSet::available() {
+        for set in Vectors::available() {
             let mut transposed = vec![f32::NAN; rows * m];
             integer_rows::dot(set, dtype, matrix.tensor().bytes(), x, &mut transposed);
             let y = (0..m * rows).map(|i| transposed[i % rows * m + i / rows]).collect();

@@ -35,7 +35,7 @@ impl<'a> View<'a> {
     }
 
     /// Whether every element lies in the slice.
-    fn fits(&self) -> bool {
+    pub(super) fn fits(&self) -> bool {
         let last = self.rows.checked_sub(1).zip(self.columns.checked_sub(1));
         last.is_none_or(|(i, j)| i * self.row_stride + j * self.column_stride < self.values.len())
     }

@@ -10,33 +10,26 @@
 //! instructions, and pointers must be good for the blocks and values that the lengths say. Helpers
 //! are `inline(always)` because only then do they take on the instructions of their caller.
 
-use super::InstructionSet;
+use super::Vectors;
 use crate::weights::StorageType;
 
 /// Dequantises whole rows; `rows` are stored bytes, `values` is `[rows, cols]`.
-pub(super) fn decode(set: InstructionSet, dtype: StorageType, rows: &[u8], cols: usize, values: &mut [f32]) {
+pub(super) fn decode(set: Vectors, dtype: StorageType, rows: &[u8], cols: usize, values: &mut [f32]) {
     check_rows(dtype, rows, cols, values.len() / cols);
     assert_eq!(values.len() % cols, 0, "values are whole rows");
     match set {
-        InstructionSet::Portable => dtype.dequantise(rows, values),
+        Vectors::Portable => dtype.dequantise(rows, values),
         // SAFETY: the set was detected; `rows` and `values` are whole rows of equal number.
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => unsafe { x86::decode_avx2(dtype, rows, values) },
+        Vectors::Avx2 => unsafe { x86::decode_avx2(dtype, rows, values) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => unsafe { x86::decode_avx512(dtype, rows, values) },
+        Vectors::Avx512 => unsafe { x86::decode_avx512(dtype, rows, values) },
     }
 }
 
 /// Multiplies whole rows by activations: `x` is `[m, cols]`, `y` is `[rows, m]`.
-pub(super) fn dot(
-    set: InstructionSet,
-    dtype: StorageType,
-    rows: &[u8],
-    cols: usize,
-    x: &[f32],
-    y: &mut [f32],
-) {
+pub(super) fn dot(set: Vectors, dtype: StorageType, rows: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
     let m = x.len() / cols;
     assert_eq!(x.len(), m * cols, "x is [m, cols]");
     assert_eq!(y.len() % m.max(1), 0, "y is [rows, m]");
@@ -45,13 +38,13 @@ pub(super) fn dot(
     }
     check_rows(dtype, rows, cols, y.len() / m);
     match set {
-        InstructionSet::Portable => dot_portable(dtype, rows, cols, x, m, y),
+        Vectors::Portable => dot_portable(dtype, rows, cols, x, m, y),
         // SAFETY: the set was detected; rows, x and y have the lengths asserted above.
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => unsafe { x86::dot_avx2(dtype, rows, cols, x, m, y) },
+        Vectors::Avx2 => unsafe { x86::dot_avx2(dtype, rows, cols, x, m, y) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => unsafe { x86::dot_avx512(dtype, rows, cols, x, m, y) },
+        Vectors::Avx512 => unsafe { x86::dot_avx512(dtype, rows, cols, x, m, y) },
     }
 }
 

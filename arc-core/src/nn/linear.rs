@@ -65,6 +65,11 @@ impl Linear {
         self.products = Some(products);
     }
 
+    /// The type that products are computed in, where it is not that of the activations.
+    pub(crate) fn products(&self) -> Option<FloatDType> {
+        self.products
+    }
+
     /// Keeps the weight in this type too: for weights that are not trained.
     pub(crate) fn keep_in(&mut self, products: FloatDType) {
         self.multiply_in(products);

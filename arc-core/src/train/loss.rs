@@ -10,8 +10,7 @@
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::decoder::{HostDecoder, Transformer};
-use crate::host::host_loss;
+use crate::decoder::Transformer;
 use crate::nn::product_in;
 use crate::{Error, Result};
 
@@ -113,17 +112,18 @@ pub(super) fn decoder_loss(
     hidden: Tensor<2>,
     targets: &Targets,
 ) -> Result<TargetLoss> {
-    let on_host = decoder.host().and_then(HostDecoder::head).filter(|_| targets.teacher.is_none());
-    let Some(head) = on_host else {
+    let (shape, device) = (hidden.dims(), hidden.device());
+    let on_host = decoder.host().filter(|_| targets.teacher.is_none()).and_then(|decoder| {
+        let hidden = hidden.clone().inner().into_data();
+        let hidden = hidden.as_slice::<f32>().expect("activations are f32 on the CPU device");
+        decoder.loss(hidden, targets.ids)
+    });
+    let Some(found) = on_host else {
         let head = decoder.head_weight().ok_or_else(|| {
             Error::InvalidArgument("a decoder with packed weights cannot be trained through".into())
         })?;
         return Ok(target_loss(hidden, &head, targets));
     };
-    let (shape, device) = (hidden.dims(), hidden.device());
-    let hidden = hidden.inner().into_data();
-    let hidden = hidden.as_slice::<f32>().expect("activations are f32 on the CPU device");
-    let found = host_loss(hidden, head, targets.ids);
     let scalar = |value: f32| Tensor::from_data([value], &device);
     Ok(TargetLoss {
         sum: scalar(found.sum as f32),

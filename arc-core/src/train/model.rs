@@ -176,6 +176,16 @@ impl TrainedModel {
         self
     }
 
+    /// The same for the blocks that run outside burn's graph, on host memory, where the machine has
+    /// instructions for it.
+    #[must_use]
+    pub fn with_products_on_host_in(mut self, products: FloatDType) -> Self {
+        let plain = self.encoder.layers_before_pooling();
+        let linears = self.encoder.blocks[..plain].iter_mut().flat_map(Block::linears_mut);
+        linears.for_each(|linear| linear.multiply_in(products));
+        self
+    }
+
     /// Lets the backward pass compute activations of cheap operations again instead of keeping
     /// them.
     #[must_use]

@@ -32,6 +32,7 @@ use super::step::synchronise;
 use crate::decoder::Decoder;
 use crate::encoder::{Encoder, TokenRarity, encoder_id};
 use crate::fit::Fit;
+use crate::host::multiplies_bfloat16;
 use crate::nn::Residence;
 use crate::{Error, Result, Session};
 
@@ -629,39 +630,47 @@ fn load(
     Ok(Parts { encoder_start, decoders, mixture, questions, model, device })
 }
 
-/// The type that a run computes products in, where it is not that of everything else.
+/// What a run computes products in.
 #[derive(Clone, Copy)]
-pub(super) struct Products(Option<FloatDType>);
+pub(super) enum Products {
+    /// As everything else.
+    Float32,
+    /// On host memory, which has products of its own.
+    OnHost(FloatDType),
+    /// In burn's graph.
+    InGraph(FloatDType),
+}
 
 impl Products {
     pub(super) fn of(config: &RunConfig, device: &Device) -> Result<Self> {
+        let is_on_host = *device == Device::flex();
         match config.precision {
-            Precision::F32 => Ok(Self(None)),
-            // The CPU takes bfloat16 only to compute in 32 bits.
-            Precision::Bf16 if *device == Device::flex() || !device.supports_dtype(FloatDType::BF16) => {
-                Err(Error::Device {
-                    name: if *device == Device::flex() { "cpu".into() } else { format!("{device:?}") },
-                    reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
-                    hint: "leave out `precision`, or train on a GPU that has it".into(),
-                })
-            }
-            Precision::Bf16 => Ok(Self(Some(FloatDType::BF16))),
+            Precision::F32 => Ok(Self::Float32),
+            Precision::Bf16 if is_on_host && multiplies_bfloat16() => Ok(Self::OnHost(FloatDType::BF16)),
+            Precision::Bf16 if is_on_host || !device.supports_dtype(FloatDType::BF16) => Err(Error::Device {
+                name: if is_on_host { "cpu".into() } else { format!("{device:?}") },
+                reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
+                hint: "leave out `precision`, or train on a processor or GPU that has it".into(),
+            }),
+            Precision::Bf16 => Ok(Self::InGraph(FloatDType::BF16)),
         }
     }
 
     /// A decoder of the registry, its matrices kept in this type.
     pub(super) fn decoder(self, session: &Session, name: &str) -> Result<Decoder> {
         let mut decoder = session.dense_model(name)?;
-        if let Some(products) = self.0 {
+        if let Self::OnHost(products) | Self::InGraph(products) = self {
             decoder.network = decoder.network.with_matrices_in(products);
         }
         Ok(decoder)
     }
 
     pub(super) fn model(self, model: TrainedModel) -> TrainedModel {
-        match self.0 {
-            Some(products) => model.with_products_in(products),
-            None => model,
+        match self {
+            Self::Float32 => model,
+            Self::InGraph(products) => model.with_products_in(products),
+            // burn takes bfloat16 on the CPU only to compute in 32 bits.
+            Self::OnHost(products) => model.with_products_on_host_in(products),
         }
     }
 }

@@ -9,10 +9,7 @@ mod terminal;
 mod threads;
 mod usage;
 
-use std::path::Path;
 use std::process::ExitCode;
-
-use arc_core::hub::Cache;
 
 use crate::args::{Arguments, Command};
 use crate::output::{Output, note};
@@ -73,25 +70,22 @@ impl Failure {
 
 impl From<arc_core::Error> for Failure {
     fn from(error: arc_core::Error) -> Self {
-        // An argument that no library function accepts is a mistake in the command line.
+        use arc_core::Error;
+        // What a function does not accept was asked for by the command line.
         let is_usage = matches!(
             error,
-            arc_core::Error::InvalidArgument(_)
-                | arc_core::Error::Adapter(arc_adapters::Error::NoEncoder { .. })
+            Error::InvalidValue { .. }
+                | Error::NotFound { .. }
+                | Error::Occupied { .. }
+                | Error::NotEnough { .. }
+                | Error::WrongCount { .. }
+                | Error::InvalidEncoder { .. }
+                | Error::NotTrainable { .. }
+                | Error::NoCacheFolder
+                | Error::Adapter(arc_adapters::Error::NoEncoder { .. })
         );
         let code = if is_usage { 2 } else { 1 };
-        let hint = match &error {
-            // Only `arc eval` can go on without a row.
-            arc_core::Error::DataRow { .. } if usage::is_named("eval") => {
-                "correct that row, or leave out malformed ones with `--skip-bad`".to_owned()
-            }
-            // The cache is the one place that is not named on the command line.
-            arc_core::Error::Io { path, .. } if error.is_disk_full() && is_in_cache(path) => {
-                "free some space, or set `ARC_HOME` to a folder on another disk".to_owned()
-            }
-            arc_core::Error::InvalidArgument(_) => format!("correct that: {}", usage::where_to_look()),
-            _ => hints::hint(&error).unwrap_or_else(usage::where_to_look),
-        };
+        let hint = hints::of_error(&error).unwrap_or_else(usage::where_to_look);
         Self { code, ..Self::failed(error.to_string(), hint) }
     }
 }
@@ -100,12 +94,6 @@ impl From<arc_adapters::Error> for Failure {
     fn from(error: arc_adapters::Error) -> Self {
         arc_core::Error::from(error).into()
     }
-}
-
-/// Whether a path lies in the folder that models are pulled into.
-fn is_in_cache(path: &Path) -> bool {
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    Cache::from_env().is_ok_and(|cache| absolute(path).starts_with(absolute(cache.folder())))
 }
 
 fn main() -> ExitCode {

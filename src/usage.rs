@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _, Parser as _};
 
 use crate::args::Arguments;
-use crate::{Failure, output};
+use crate::{Failure, hints, output};
 
 /// Reads the command line. Help and the version are printed as clap prints them, and leave nothing to do.
 pub(crate) fn arguments() -> Result<Option<Arguments>, Failure> {
@@ -98,7 +98,7 @@ fn hint(error: &clap::Error) -> String {
     if let Some(hint) =
         error.source().and_then(|source| source.downcast_ref()).and_then(arc_core::Error::hint)
     {
-        return hint;
+        return hints::worded(&hint);
     }
     let text = error.render().to_string();
     let tips: Vec<_> = text.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).collect();

@@ -985,7 +985,7 @@ mod code {
         assert_eq!(projector.forward(rows.clone()).expect("rows").to_data(), rows.to_data(), "it copies");
         let error = projector.forward(rows.autodiff()).expect_err("no gradient passes through it");
         assert!(error.to_string().contains("a function of a code plugin"), "{error}");
-        assert!(error.hint().expect("a hint").contains("describe the projector by its layers"));
+        assert!(error.hint().expect("a hint").to_string().contains("describe the projector by its layers"));
     }
 
     #[cfg(target_os = "linux")]

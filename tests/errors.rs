@@ -948,7 +948,7 @@ mod outputs {
             || (place.listing(), std::fs::read(place.path("adapter/adapter.json")).expect("an adapter"));
         let before = listing();
         for output in ["new", "adapter"] {
-            place.fails(USAGE, &fit(output)).says(&["a sample takes"]);
+            place.fails(USAGE, &fit(output)).says(&["tokens in the text for a sample"]);
             assert_eq!(listing(), before);
         }
         let unasked = ["fit", "--decoder", "tiny", "--text", "texts.jsonl", "-o", "adapter"];

@@ -1278,7 +1278,10 @@ mod refusals {
         let place = Place::with_decoders_of(&fixture);
         let source = fixture.to_str().expect("UTF-8");
         let error = place.refuses(&["import", source, "--name", "imported", "--decoder-names", "one,one"]);
-        assert!(error.contains("decoder `one` is named twice"), "{error}");
+        assert!(
+            error.contains("the name of a decoder is `one`, expected one that no other decoder has"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -241,7 +241,7 @@ fn a_decoder_without_sizes_is_refused_with_what_to_do() {
     assert!(!success && stderr.contains("the sizes of `gemma3-270m` are not known"), "{stderr}");
     assert!(stderr.contains("hint: pull it with `arc pull gemma3-270m`"), "{stderr}");
     let (success, _, stderr) = arc(&["plan", "--decoder", "llama-3.1-8b", "--context", "40000"]);
-    assert!(!success && stderr.contains("makes 40 chunks of 1024"), "{stderr}");
+    assert!(!success && stderr.contains("40 chunks of 1024`, expected at most"), "{stderr}");
 }
 
 #[test]

@@ -207,5 +207,5 @@ fn a_finished_run_is_given_more_steps() {
     place.fails(FAILURE, &[&TRAIN as &[&str], &["--resume"]].concat()).says(&["sha256 of its configuration"]);
     // A run has no fewer steps than it has done.
     let refusal = place.fails(USAGE, &["train", "run/config.json", "--resume", "--steps", "5"]);
-    refusal.says(&["5 steps", "20"]);
+    refusal.says(&["`schedule.steps`", "`5`", "20"]);
 }

@@ -222,7 +222,7 @@ fn an_open_ended_run_ends_when_it_is_told_to_and_goes_on_for_longer_until_then()
     place.fails(
         USAGE,
         &["train", "run.toml", "--out", "cycle", "--decay-after", "1"],
-        &["`schedule.shape` is not `warmup_stable_decay`"],
+        &["`schedule.shape` is `one_cycle`, expected `warmup_stable_decay`"],
     );
 }
 
@@ -328,5 +328,6 @@ fn a_decoder_learns_what_it_says_itself_where_that_is_asked_for() {
 
     place.file("questions.jsonl", questions(false));
     let output = run("none", ", targets = \"decoder\"", "");
-    refuses(&output, FAILURE, &["line 1", "no answer of `tiny`", "--answered-by tiny"]);
+    refuses(&output, FAILURE, &["no answer of `tiny` in line 1"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--answered-by tiny"));
 }

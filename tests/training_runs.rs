@@ -240,7 +240,7 @@ fn a_start_that_a_run_cannot_go_on_from_is_refused_before_it_begins() {
         "run.toml",
         start.replace("start = \"tiny-encoder\"", "start = \"tiny-encoder\"\ntrain = { last_layers = 9 }"),
     );
-    place.fails(USAGE, &again, &["the last 9 layers", "has 2"]);
+    place.fails(USAGE, &again, &["the last 9 layers", "the 2 that the encoder has"]);
     place.file("run.toml", start.replace("context_tokens = 24", "context_tokens = 300"));
     place.fails(USAGE, &again, &["chunks of 256 tokens", "`data.context_tokens` is 300"]);
     let manifest = place.path("first/final/encoder/encoder.json");
@@ -584,7 +584,7 @@ fn two_processes_share_a_run_and_end_with_the_bits_of_one() {
     place.fails(
         USAGE,
         &["train", "run.toml", "--out", "three", "--processes", "3"],
-        &["`schedule.accumulation` is 2: 3 processes cannot share"],
+        &["`schedule.accumulation` is `2`", "3 processes can share evenly"],
     );
     assert!(!place.path("three").exists() && !place.path("three.rank-1.log").exists());
 }

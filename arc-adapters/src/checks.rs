@@ -9,7 +9,7 @@ use crate::read_once::ReadOnce;
 use crate::resolve::Pair;
 use crate::{
     Adapter, AdapterManifest, Backbone, DecoderEntry, EncoderEntry, EncoderManifest, EncoderWeights, Error,
-    MANIFEST_FILE, ModelSource, PluginPolicy, Registry, Result, sha256_file,
+    Hint, MANIFEST_FILE, ModelSource, PluginPolicy, Registry, Result, sha256_file,
 };
 
 /// One thing that was looked at.
@@ -52,12 +52,15 @@ pub enum Outcome {
         /// The error.
         message: String,
         /// What to do about it.
-        hint: Option<String>,
+        hint: Option<Hint>,
     },
     /// Not looked at.
     Skipped {
         /// Why.
         reason: String,
+        /// What to do to have it looked at.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<Hint>,
     },
 }
 
@@ -78,7 +81,7 @@ pub enum Likelihood {
 pub(crate) struct Symptom {
     pub(crate) likelihood: Likelihood,
     pub(crate) problem: String,
-    pub(crate) hint: Option<String>,
+    pub(crate) hint: Option<Hint>,
 }
 
 impl Check {
@@ -90,7 +93,7 @@ impl Check {
         likelihood: Likelihood,
         what: impl Into<String>,
         message: String,
-        hint: Option<String>,
+        hint: Option<Hint>,
     ) -> Self {
         let symptom = Symptom { likelihood, problem: message.clone(), hint: hint.clone() };
         let outcome = Outcome::Failed { message, hint };
@@ -98,7 +101,7 @@ impl Check {
     }
 
     /// The check that failed if there is a fault, which comes with what to do about it.
-    fn unless(what: impl Into<String>, fault: Option<(String, String)>) -> Self {
+    fn unless(what: impl Into<String>, fault: Option<(String, Hint)>) -> Self {
         match fault {
             None => Self::passed(what),
             Some((message, hint)) => Self::failed_as(Likelihood::Likely, what, message, Some(hint)),
@@ -122,22 +125,23 @@ impl Check {
 
     /// A check that failed for a reason that is no [`Error`].
     #[must_use]
-    pub fn failed_with(what: &str, message: String, hint: Option<String>) -> Self {
+    pub fn failed_with(what: &str, message: String, hint: Option<Hint>) -> Self {
         Self::failed_as(Likelihood::Likely, what, message, hint)
     }
 
     /// A check that was left out.
     #[must_use]
     pub fn skipped(what: &str, reason: impl Into<String>) -> Self {
-        let outcome = Outcome::Skipped { reason: reason.into() };
+        let outcome = Outcome::Skipped { reason: reason.into(), hint: None };
         Self { what: what.to_owned(), outcome, remedy: None, symptom: None }
     }
 
     /// A check that was left out for a reason that may be what the user came about.
-    fn skipped_for(what: &str, problem: String, hint: String) -> Self {
-        let symptom = Symptom { likelihood: Likelihood::Possible, problem, hint: Some(hint) };
-        let reason = format!("{}; {}", symptom.problem, symptom.hint.as_deref().unwrap_or_default());
-        Self { symptom: Some(symptom), ..Self::skipped(what, reason) }
+    fn skipped_for(what: &str, problem: String, hint: impl Into<Hint>) -> Self {
+        let hint = Some(hint.into());
+        let outcome = Outcome::Skipped { reason: problem.clone(), hint: hint.clone() };
+        let symptom = Symptom { likelihood: Likelihood::Possible, problem, hint };
+        Self { what: what.to_owned(), outcome, remedy: None, symptom: Some(symptom) }
     }
 
     /// Whether it failed.
@@ -280,7 +284,7 @@ pub(crate) fn check_options(entry: &DecoderEntry, template: &TemplateFault<'_>) 
     let source = entry.options.prompt_template.as_ref()?;
     let fault = template(source).map(|fault| {
         let hint = format!("correct `prompt_template` there in `{}`", entry.origin.display());
-        (format!("`options` of decoder `{}`: {fault}", entry.name), hint)
+        (format!("`options` of decoder `{}`: {fault}", entry.name), hint.into())
     });
     Some(Check::unless("options: prompt template", fault))
 }
@@ -304,11 +308,11 @@ pub(crate) fn check_model_file<'a>(
     let fault = match (found, entry.model.bytes) {
         _ if !path.exists() => Some((
             format!("its model file `{}` is not there", path.display()),
-            "put the file there, or change `source` in the registry".to_owned(),
+            "put the file there, or change `source` in the registry".into(),
         )),
         (Some(found), Some(expected)) if found != expected => Some((
             format!("its model file has {found} bytes, the registry says {expected}"),
-            "put the file there that the registry means, or correct `bytes` and `sha256`".to_owned(),
+            "put the file there that the registry means, or correct `bytes` and `sha256`".into(),
         )),
         _ => None,
     };
@@ -330,7 +334,7 @@ fn check_opened(label: &str, opened: Result<Adapter>) -> (Vec<Check>, Option<Ada
     let what = what_is_opened(label);
     if let Err(error @ Error::NotImported { .. }) = &opened {
         // Nothing is wrong with it: its weights are its makers' to give.
-        let hint = error.hint().unwrap_or_default();
+        let hint = error.hint().unwrap_or_else(|| "import it".into());
         return (vec![Check::skipped_for(&what, error.to_string(), hint)], None);
     }
     let (check, adapter) = Check::of(what, opened);
@@ -351,15 +355,15 @@ pub fn check_template(manifest: &AdapterManifest, template: &TemplateFault<'_>) 
     Check::unless("adapter: prompt template", bad_template(manifest, template))
 }
 
-fn bad_template(manifest: &AdapterManifest, template: &TemplateFault<'_>) -> Option<(String, String)> {
+fn bad_template(manifest: &AdapterManifest, template: &TemplateFault<'_>) -> Option<(String, Hint)> {
     let fault = template(&manifest.prompt_template)?;
     let message = format!("adapter `{}`: {fault}", manifest.name);
-    Some((message, format!("correct `prompt_template` in its `{MANIFEST_FILE}`")))
+    Some((message, format!("correct `prompt_template` in its `{MANIFEST_FILE}`").into()))
 }
 
 /// What is wrong where an adapter is for another architecture than an entry says. Either may be the
 /// wrong one: no model was looked at.
-fn other_architecture(entry: &DecoderEntry, manifest: &AdapterManifest) -> Option<(String, String)> {
+fn other_architecture(entry: &DecoderEntry, manifest: &AdapterManifest) -> Option<(String, Hint)> {
     // Names differ between registries, so the name alone proves nothing; the architecture must fit.
     let said = entry.architecture.as_ref()?;
     let made_for = &manifest.decoder.architecture;
@@ -374,7 +378,8 @@ fn other_architecture(entry: &DecoderEntry, manifest: &AdapterManifest) -> Optio
                 "correct `architecture` in `{}` if that is not the model's, or use the model that the \
                  adapter was made for",
                 entry.origin.display()
-            ),
+            )
+            .into(),
         )
     })
 }
@@ -386,7 +391,7 @@ pub fn check_embeddings(manifest: &AdapterManifest, d_model: usize) -> Check {
     let fault = (given != d_model).then(|| {
         (
             format!("adapter `{adapter}` gives embeddings of width {given}, the decoder reads {d_model}"),
-            "fit an adapter for this decoder with `arc fit`".to_owned(),
+            "fit an adapter for this decoder".into(),
         )
     });
     Check::unless("adapter: width of the embeddings", fault)
@@ -451,7 +456,7 @@ pub fn check_fit(
             "correct `architecture` in `{}`, or add it to the decoder that it was made for",
             entry.origin.display()
         );
-        (message, hint)
+        (message, hint.into())
     });
     let remedy = other.is_some().then_some(Remedy::OtherDecoder);
     let mut checks = vec![Check { remedy, ..Check::unless("adapter: made for this decoder", other) }];
@@ -472,7 +477,7 @@ pub fn check_fit(
             if let (Outcome::Failed { hint, .. }, Ok(Some((name, own)))) = (&mut check.outcome, own)
                 && manifest.check_encoder(&own.encoder_id).is_ok()
             {
-                *hint = Some(format!("add it for encoder `{name}`, which it was made for"));
+                *hint = Some(format!("add it for encoder `{name}`, which it was made for").into());
                 check.remedy = Some(Remedy::ForEncoder(name.to_owned()));
             }
             checks.push(check);
@@ -495,17 +500,14 @@ pub(crate) fn check_encoder(registry: &Registry, entry: &EncoderEntry, read: &Re
         checks.push(Check::skipped_for(
             &format!("encoder `{name}`: weights"),
             "it is only described: its weights are published elsewhere and were not imported".to_owned(),
-            format!("`arc import --name {name}` fetches and imports its checkpoint"),
+            Hint::Import { encoder: name.clone() },
         ));
     }
     let Some(Backbone { decoder: Some(backbone), sha256, .. }) = &manifest.backbone else { return checks };
     let fault = match registry.decoder(backbone) {
         Err(error) => Some((
             format!("its backbone is not in the registry: {error}"),
-            format!(
-                "add decoder `{backbone}` with `arc adapters add --name {backbone} --source SOURCE`, \
-                 pinned as `{sha256}`"
-            ),
+            Hint::AddBackbone { decoder: backbone.clone(), sha256: sha256.clone() },
         )),
         Ok(found) => found.model.sha256.as_ref().filter(|pinned| *pinned != sha256).map(|pinned| {
             (
@@ -513,7 +515,7 @@ pub(crate) fn check_encoder(registry: &Registry, entry: &EncoderEntry, read: &Re
                     "it was made from backbone `{backbone}` with sha256 `{sha256}`, the registry pins \
                      `{pinned}`"
                 ),
-                format!("point decoder `{backbone}` at the file that the encoder was made from"),
+                format!("point decoder `{backbone}` at the file that the encoder was made from").into(),
             )
         }),
     };
@@ -522,12 +524,12 @@ pub(crate) fn check_encoder(registry: &Registry, entry: &EncoderEntry, read: &Re
 }
 
 /// What is wrong where an adapter does not read what an encoder gives, and what to do about it.
-fn other_width(manifest: &AdapterManifest, encoder: &EncoderManifest) -> Option<(String, String)> {
+fn other_width(manifest: &AdapterManifest, encoder: &EncoderManifest) -> Option<(String, Hint)> {
     let (read, given) = (manifest.d_encoder, encoder.d_encoder);
     (read != given).then(|| {
         (
             format!("the adapter reads latents of width {read}, the encoder gives {given}"),
-            "use the encoder that the adapter was made for".to_owned(),
+            "use the encoder that the adapter was made for".into(),
         )
     })
 }

@@ -8,7 +8,7 @@ use crate::checks::{
     Check, Likelihood, Symptom, TemplateFault, check_encoder, check_model_file, check_options, check_pairs,
 };
 use crate::read_once::ReadOnce;
-use crate::{DecoderEntry, EncoderEntry, Error, PluginPolicy, Registry, RegistryFile};
+use crate::{DecoderEntry, EncoderEntry, Error, Hint, PluginPolicy, Registry, RegistryFile};
 
 /// A cause of trouble that [`doctor`] found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,7 +21,7 @@ pub struct Finding {
     /// What is wrong.
     pub problem: String,
     /// What to do about it.
-    pub hint: Option<String>,
+    pub hint: Option<Hint>,
 }
 
 impl Finding {
@@ -61,7 +61,7 @@ pub fn doctor(
             likelihood: Likelihood::Certain,
             subject: "registry".to_owned(),
             problem: "no registry file was found".to_owned(),
-            hint: Some("run where a `registry.toml` is, or name one".to_owned()),
+            hint: Some(Hint::NameRegistry),
         });
         return findings;
     }
@@ -82,7 +82,7 @@ pub fn doctor(
             likelihood: Likelihood::Possible,
             subject: "default_encoder".to_owned(),
             problem: "no default encoder is set".to_owned(),
-            hint: Some("set `default_encoder` in a registry, or name an encoder in each call".to_owned()),
+            hint: Some("set `default_encoder` in a registry, or name an encoder in each call".into()),
         }),
         Ok(_) => {}
     }
@@ -109,10 +109,8 @@ fn of_encoder(registry: &Registry, entry: &EncoderEntry, is_default: bool, read:
     if is_default {
         for finding in &mut findings {
             // Without the default encoder nothing is compressed.
-            if finding.likelihood == Likelihood::Possible
-                && let Some(hint) = &mut finding.hint
-            {
-                hint.push_str(", or set another `default_encoder`");
+            if finding.likelihood == Likelihood::Possible {
+                finding.hint = finding.hint.take().map(|hint| Hint::OrOtherDefault(Box::new(hint)));
             }
             finding.likelihood = Likelihood::Certain;
         }

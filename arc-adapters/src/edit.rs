@@ -718,10 +718,10 @@ mod tests {
         let error = editor.add_encoder("start", Path::new("p")).unwrap_err();
         assert!(error.to_string().starts_with("`start` already names an encoder in"), "{error}");
         // What `remove` does to an alias takes away what has it, so that it is not hinted at.
-        let hint = error.hint().unwrap();
+        let hint = error.hint().unwrap().to_string();
         assert!(hint.contains("another name") && !hint.contains("remove"), "{hint}");
         let error = editor.add_alias(EntryKind::Decoder, "aardvark", "aa").unwrap_err();
-        assert!(!error.hint().unwrap().contains("remove"), "{error}");
+        assert!(!error.hint().unwrap().to_string().contains("remove"), "{error}");
         assert_eq!(editor.text(), TEXT);
     }
 
@@ -736,7 +736,7 @@ mod tests {
         }
         let error = editor.add_encoder("a b", Path::new("p")).unwrap_err();
         assert_eq!(error.to_string(), "`a b` cannot be a name");
-        assert!(error.hint().unwrap().contains("letters, digits"));
+        assert!(error.hint().unwrap().to_string().contains("letters, digits"));
         assert_eq!(editor.text(), TEXT);
     }
 
@@ -791,7 +791,7 @@ mod tests {
         let error = RegistryEditor::open_within(&path, Duration::from_millis(30)).unwrap_err();
         assert!(matches!(&error, Error::Locked { path: locked } if *locked == path), "{error}");
         assert_eq!(error.to_string(), format!("`{}` is locked by another process", path.display()));
-        assert!(error.hint().unwrap().starts_with("wait for the other `arc` command"));
+        assert!(error.hint().unwrap().to_string().starts_with("wait for the other `arc` command"));
         drop(editor);
         RegistryEditor::open_within(&path, Duration::ZERO).unwrap();
     }

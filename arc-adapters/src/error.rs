@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::hint::Hint;
 use crate::io_hint::io_hint;
 use crate::names::NAME_FORM;
 
@@ -244,6 +245,13 @@ pub enum Error {
         index: usize,
     },
 
+    /// The layers of a projector do not fit one another, or not what they stand between.
+    #[error("{reason}")]
+    InvalidProjector {
+        /// What is wrong, and in which layer.
+        reason: String,
+    },
+
     /// Rows given to a projector do not have its input width.
     #[error("the projector takes {n} rows of width {d_in}, it is given {found} values")]
     InputShape {
@@ -405,96 +413,74 @@ impl std::fmt::Display for Pin {
 impl Error {
     /// What to do about it, where there is something to do.
     #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Io { action, source, .. } => Some(io_hint(action, source).to_owned()),
-            Self::TooLarge { what, .. } => Some(format!("name another file: this one is no {what}")),
+    pub fn hint(&self) -> Option<Hint> {
+        Some(match self {
+            Self::Io { action, source, .. } => io_hint(action, source).into(),
+            Self::TooLarge { what, .. } => format!("name another file: this one is no {what}").into(),
             Self::Invalid { what: "registry", .. } => {
-                Some("correct that place: `docs/registry.md` has every key".to_owned())
+                "correct that place: `docs/registry.md` has every key".into()
             }
-            Self::Invalid { .. } => Some("correct that place, or make or fetch the file again".to_owned()),
-            Self::InputShape { .. } => {
-                Some("give rows of the projector's input width, one after the other".to_owned())
+            Self::Invalid { .. } => "correct that place, or make or fetch the file again".into(),
+            Self::InvalidProjector { .. } => "describe layers that fit one another".into(),
+            Self::InputShape { .. } => "give rows of the projector's input width, one after the other".into(),
+            Self::Locked { .. } => "wait for the other `arc` command to finish, or end it".into(),
+            Self::Exists { .. } => "remove it first, or choose another name".into(),
+            Self::PluginNotAllowed { .. } => Hint::AllowPlugins,
+            Self::PluginOutsideFolders { folders, .. } if folders.is_empty() => {
+                "list its folder in `plugin_folders` of the registry that names it".into()
             }
-            Self::Locked { .. } => Some("wait for the other `arc` command to finish, or end it".to_owned()),
-            Self::Exists { .. } => Some("remove it first, or choose another name".to_owned()),
-            Self::PluginNotAllowed { .. } => Some(
-                "it runs foreign code with your rights: if you trust it, allow it, or have the registry \
-                 that names it, and your own, say `allow_code_plugins = true` and none `false`"
-                    .to_owned(),
-            ),
-            Self::PluginOutsideFolders { folders, .. } => Some(if folders.is_empty() {
-                "list its folder in `plugin_folders` of the registry that names it".to_owned()
-            } else {
+            Self::PluginOutsideFolders { folders, .. } => {
                 let listed: Vec<_> = folders.iter().map(|f| format!("`{}`", f.display())).collect();
                 format!("move it into one of {}, or add its folder to `plugin_folders`", listed.join(", "))
-            }),
+                    .into()
+            }
             Self::PluginWritable { writable, .. } => {
-                Some(format!("take the right away with `chmod o-w {}`", writable.display()))
+                format!("take the right away with `chmod o-w {}`", writable.display()).into()
             }
             Self::PluginLoad { .. } => {
-                Some("build the plugin on this machine, for the target that arc was built for".to_owned())
+                "build the plugin on this machine, for the target that arc was built for".into()
             }
-            Self::PluginSymbol { .. } | Self::PluginAbi { .. } | Self::PluginContract { .. } => Some(
-                "build the plugin again with the `arc_adapter.h` or `arc-plugin` of this version".to_owned(),
-            ),
+            Self::PluginSymbol { .. } | Self::PluginAbi { .. } | Self::PluginContract { .. } => {
+                "build the plugin again with the `arc_adapter.h` or `arc-plugin` of this version".into()
+            }
             Self::PluginFailed { .. } | Self::PluginOutput { .. } => {
-                Some("this is a bug in the plugin: tell its maker".to_owned())
+                "this is a bug in the plugin: tell its maker".into()
             }
-            Self::PluginProcess { .. } => {
-                Some("this is a bug in the plugin, contained by its process: tell its maker".to_owned())
+            Self::PluginProcess { .. } => Hint::IsolatedPlugin,
+            Self::PluginRefused { hint, .. } => hint.clone()?.into(),
+            Self::UnsupportedSchema { found, supported, .. } if *found > u64::from(*supported) => {
+                "update arc to a version that reads this file".into()
             }
-            Self::PluginRefused { hint, .. } => hint.clone(),
-            Self::UnsupportedSchema { found, supported, .. } => Some(if *found > u64::from(*supported) {
-                "update arc to a version that reads this file".to_owned()
-            } else {
-                "make the file again with this version of arc".to_owned()
-            }),
-            Self::InvalidSource { .. } => Some(
-                "write `file:PATH`, `pip:PACKAGE==VERSION#FILE-IN-WHEEL` or \
-                 `hf:ORG/REPO@REVISION#FILE`"
-                    .to_owned(),
-            ),
-            Self::InvalidName { .. } => Some(format!("choose one of {NAME_FORM}")),
-            Self::UnknownName { kind, searched, .. } => Some(if searched.is_empty() {
-                "no registry was read: name a `registry.toml`".to_owned()
-            } else {
-                format!("`arc adapters list` shows every {kind} that the registries know")
-            }),
+            Self::UnsupportedSchema { .. } => "make the file again with this version of arc".into(),
+            Self::InvalidSource { .. } => {
+                "write `file:PATH`, `pip:PACKAGE==VERSION#FILE-IN-WHEEL` or `hf:ORG/REPO@REVISION#FILE`"
+                    .into()
+            }
+            Self::InvalidName { .. } => format!("choose one of {NAME_FORM}").into(),
+            Self::UnknownName { searched, .. } if searched.is_empty() => Hint::NameRegistry,
+            Self::UnknownName { kind, .. } => {
+                format!("`arc adapters list` shows every {kind} that the registries know").into()
+            }
             Self::NamesNoEncoder { path, .. } => {
-                Some(format!("correct that name in `{}`, or add the encoder", path.display()))
+                format!("correct that name in `{}`, or add the encoder", path.display()).into()
             }
-            Self::NoEncoder { .. } => Some("name one, or set `default_encoder` in a registry".to_owned()),
-            // It may be an alias, and what has it may be in use: nothing is to be removed unseen.
-            Self::NameTaken { .. } => {
-                Some("choose another name: `arc adapters list` shows what has this one".to_owned())
-            }
-            Self::NotImported { encoder, .. } => {
-                Some(format!("`arc import --name {encoder}` fetches and imports its checkpoint"))
-            }
-            Self::NoAdapter { decoder, .. } => Some(format!(
-                "fit one with `arc fit --decoder {decoder}`, or add a package with `arc adapters add`"
-            )),
-            Self::Sha256Mismatch { .. } => Some(
+            Self::NoEncoder { .. } => Hint::NameEncoder,
+            Self::NameTaken { kind, .. } => Hint::OtherName { kind },
+            Self::NotImported { encoder, .. } => Hint::Import { encoder: encoder.clone() },
+            Self::NoAdapter { decoder, .. } => Hint::Fit { decoder: decoder.clone() },
+            Self::Sha256Mismatch { .. } => {
                 "the file was changed or damaged since it was pinned: fetch it again, or pin it anew if \
                  the change is yours"
-                    .to_owned(),
-            ),
-            Self::PackageChanged { .. } => Some(
-                "if the change is yours, pin it anew by adding its folder again; overridden pins let it pass"
-                    .to_owned(),
-            ),
-            Self::PinMismatch { .. } => {
-                Some("use what the adapter was made for; overridden pins let it pass".to_owned())
+                    .into()
             }
+            Self::PackageChanged { .. } => Hint::PinAnew,
+            Self::PinMismatch { .. } => Hint::OverridePin,
             Self::MissingTensor { .. } | Self::UnexpectedTensor { .. } | Self::TensorShape { .. } => {
-                Some("`arc adapters inspect` lists the tensors that the manifest asks for".to_owned())
+                "`arc adapters inspect` lists the tensors that the manifest asks for".into()
             }
-            Self::TensorDtype { .. } => {
-                Some("store adapter weights as float32, float16 or bfloat16".to_owned())
-            }
-            Self::NotFinite { .. } => Some("the training that made these weights diverged".to_owned()),
-        }
+            Self::TensorDtype { .. } => "store adapter weights as float32, float16 or bfloat16".into(),
+            Self::NotFinite { .. } => "the training that made these weights diverged".into(),
+        })
     }
 }
 

@@ -25,6 +25,7 @@ mod edit;
 mod encoder;
 mod error;
 mod files;
+mod hint;
 mod io_hint;
 mod line_ends;
 mod list;
@@ -56,6 +57,7 @@ pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor, tell_of_waitin
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
 pub use files::open_file;
+pub use hint::Hint;
 pub use io_hint::io_hint;
 pub use list::{InspectedTensor, Inspection, ListedDecoder, inspect, inspect_manifest, list};
 pub use manifest::{

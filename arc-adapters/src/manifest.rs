@@ -225,7 +225,7 @@ impl AdapterManifest {
             }
         }
         check_file_name("weights.file", &self.weights.file).or_else(fail)?;
-        self.projector.check(self.d_encoder, self.d_decoder).or_else(fail)?;
+        self.projector.fault(self.d_encoder, self.d_decoder).or_else(fail)?;
         if let Some(d_hidden) = self.d_hidden {
             use crate::ProjectorLayer::Linear;
             if !self.projector.layers.iter().any(|l| matches!(l, Linear { d_out, .. } if *d_out == d_hidden))
@@ -433,7 +433,7 @@ pub(crate) mod tests {
     fn a_newer_schema_is_called_newer_and_not_malformed() {
         let error = parse(&json!({"schema": 2, "flavour": "new"})).unwrap_err();
         assert!(matches!(error, Error::UnsupportedSchema { found: 2, supported: 1, .. }), "{error}");
-        assert!(error.hint().unwrap().contains("update"));
+        assert!(error.hint().unwrap().to_string().contains("update"));
     }
 
     #[test]

@@ -107,8 +107,13 @@ impl ProjectorSpec {
     /// Checks that each layer takes the width that the one before gives, from `d_in` to `d_out`.
     ///
     /// # Errors
-    /// What is wrong and where, as one line.
-    pub fn check(&self, d_in: usize, d_out: usize) -> Result<(), String> {
+    /// [`Error::InvalidProjector`] says what is wrong, and where.
+    pub fn check(&self, d_in: usize, d_out: usize) -> Result<()> {
+        self.fault(d_in, d_out).map_err(|reason| Error::InvalidProjector { reason })
+    }
+
+    /// What is wrong with the layers, and where, as one line.
+    pub(crate) fn fault(&self, d_in: usize, d_out: usize) -> Result<(), String> {
         for (what, d) in [("d_encoder", d_in), ("d_decoder", d_out)] {
             check_width(what, d)?;
         }

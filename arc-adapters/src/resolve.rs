@@ -446,7 +446,7 @@ mod tests {
             let text = error.to_string();
             assert!(text.starts_with(key), "{text}");
             assert!(text.ends_with("no encoder is called `thre`, the nearest name is `three`"), "{text}");
-            assert!(error.hint().unwrap().contains("/r/registry.toml"), "{:?}", error.hint());
+            assert!(error.hint().unwrap().to_string().contains("/r/registry.toml"), "{:?}", error.hint());
         }
         let error = registry(TEXT).resolve("d", Some("thre")).unwrap_err();
         assert!(matches!(error, Error::UnknownName { .. }), "{error}");

@@ -111,10 +111,10 @@ mod tests {
         let result = write_atomically(&path, |file| {
             file.write_all(b"half of the n").unwrap();
             file.flush().unwrap();
-            Err::<(), _>(Error::InvalidArgument("no more".into()))
+            Err::<(), _>(Error::NoCacheFolder)
         });
 
-        assert!(matches!(result, Err(Error::InvalidArgument(_))));
+        assert!(matches!(result, Err(Error::NoCacheFolder)));
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(names_in(folder.path()), ["registry.toml"]);
     }

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use crate::host::{InstructionSet, Vectors, bfloat16_products};
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// A kind of device, as users name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,7 +119,7 @@ impl DeviceKind {
 /// A device of this machine, as users see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceDescription {
-    /// What `--device` takes.
+    /// What a device can be named.
     pub name: String,
     /// What the hardware calls itself.
     pub hardware: String,
@@ -198,7 +198,7 @@ fn products() -> Vec<ProcessorProduct> {
         ("float32, matrices", gemm),
         ("float32, a few rows of stored weights", described(vectors)),
         ("bfloat16 (training)", bfloat16_products()),
-        ("8-bit integers (`--precision fast`)", integers),
+        ("8-bit integers (precision `fast`)", integers),
     ]
     .map(|(kind, instructions)| ProcessorProduct { kind, instructions: instructions.to_owned() })
     .into()
@@ -247,7 +247,7 @@ impl DeviceName {
         let name = self.to_string();
         if !kind.is_built() {
             return Err(Error::Device {
-                hint: format!("build with `cargo build --release --features {kind}`, or use `--device cpu`"),
+                hint: Hint::BuildOrCpu { feature: kind.to_string() },
                 reason: format!("this build has no {kind} backend"),
                 name,
             });
@@ -317,7 +317,7 @@ mod tests {
     fn nonsense_is_refused_with_the_names_that_exist() {
         for name in ["", "gpu", "cuda:", "cuda:x", "cpu:-1", "CPU"] {
             let error = name.parse::<DeviceName>().expect_err(name);
-            assert!(error.hint().is_some_and(|hint| hint.contains("vulkan")), "{name}");
+            assert!(error.hint().is_some_and(|hint| hint.to_string().contains("vulkan")), "{name}");
         }
     }
 

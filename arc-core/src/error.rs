@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::hint::Hint;
+
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -131,7 +133,7 @@ pub enum Error {
         /// Why not.
         reason: String,
         /// What to do.
-        hint: String,
+        hint: Hint,
     },
 
     /// A document cannot be compressed as it is.
@@ -142,7 +144,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
         /// What to do.
-        hint: String,
+        hint: Hint,
     },
 
     /// A row of a data file is malformed.
@@ -191,7 +193,7 @@ pub enum Error {
         /// What happened.
         reason: String,
         /// What to do.
-        hint: String,
+        hint: Hint,
     },
 
     /// A model's source can be reached and has no such file.
@@ -211,7 +213,7 @@ pub enum Error {
         /// The value found.
         found: String,
         /// What to do.
-        hint: String,
+        hint: Hint,
     },
 
     /// A training run met a loss that is not a number, or far above what it was.
@@ -245,13 +247,120 @@ pub enum Error {
         reason: String,
     },
 
-    /// An argument is outside what the function accepts.
-    #[error("{0}")]
-    InvalidArgument(String),
+    /// A value is not one of those that are accepted.
+    #[error("{what} is `{found}`, expected {expected}")]
+    InvalidValue {
+        /// Which value: `temperature`, `` `schedule.steps` ``, `the name of a decoder`.
+        what: String,
+        /// The value.
+        found: String,
+        /// What it may be.
+        expected: String,
+    },
+
+    /// Nothing has the name that was given.
+    #[error("there is no {kind} `{name}` {place}{}", listed(known))]
+    NotFound {
+        /// What was looked for: `task`, `decoder`, `model`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// Where it was looked for, beginning with a preposition: ``in the cache `/…` ``.
+        place: String,
+        /// The names that are there, where they are few.
+        known: Vec<String>,
+    },
+
+    /// A file or folder that is to be written, or removed, is in use or holds something.
+    #[error("`{}` {state}", path.display())]
+    Occupied {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found there.
+        state: String,
+        /// What to do.
+        hint: Hint,
+    },
+
+    /// There is less of something than a computation needs.
+    #[error("found {found} {what}, expected at least {needed}")]
+    NotEnough {
+        /// What is counted, and where: ``examples in task `squad` ``.
+        what: String,
+        /// How many there are.
+        found: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+
+    /// Two things that go one with the other are not equally many.
+    #[error("found {found} {what}, expected {expected}")]
+    WrongCount {
+        /// What is counted.
+        what: String,
+        /// How many there are.
+        found: usize,
+        /// How many there have to be.
+        expected: usize,
+    },
+
+    /// An encoder's description contradicts itself, its backbone, or what is asked of it.
+    #[error("encoder `{encoder}`: {reason}")]
+    InvalidEncoder {
+        /// The encoder's name.
+        encoder: String,
+        /// What it is or has, and what was expected.
+        reason: String,
+    },
+
+    /// Something that no gradient passes through, or that has no weights, is to be trained.
+    #[error("{what} cannot be trained: {reason}")]
+    NotTrainable {
+        /// What: ``the projector of adapter `x` ``.
+        what: String,
+        /// Why not.
+        reason: &'static str,
+    },
+
+    /// A weight is larger than the format that it is to be stored in can express.
+    #[error("tensor `{tensor}` has a weight of {value}, which does not fit into {bits} bits")]
+    DoesNotFit {
+        /// The tensor.
+        tensor: String,
+        /// The weight, or the largest of its block.
+        value: f32,
+        /// The bits of a weight in that format.
+        bits: u32,
+    },
+
+    /// A regression has no answer.
+    #[error("the regression has no solution: {reason}")]
+    Regression {
+        /// Why not.
+        reason: &'static str,
+    },
+
+    /// What a device computed cannot be read, or is not what was asked for.
+    #[error("cannot read {what} from the device: {reason}")]
+    DeviceData {
+        /// What was to be read.
+        what: &'static str,
+        /// The backend's reason.
+        reason: String,
+    },
+
+    /// The user has no home folder that a cache could lie in.
+    #[error("there is no folder for caches, since the user has no home folder")]
+    NoCacheFolder,
 
     /// The registry, an adapter package or a plugin is at fault.
     #[error(transparent)]
     Adapter(#[from] arc_adapters::Error),
+}
+
+/// A trailing “; there are `x`, `y`”, or nothing.
+fn listed(known: &[String]) -> String {
+    if known.is_empty() { String::new() } else { format!("; there are `{}`", known.join("`, `")) }
 }
 
 /// A trailing “, the nearest is `x`”, or nothing.
@@ -260,6 +369,15 @@ fn nearest(name: &Option<String>) -> String {
 }
 
 impl Error {
+    /// A pooling factor of 0 leaves nothing of a text.
+    pub(crate) fn factor_of_0() -> Self {
+        Self::InvalidValue {
+            what: "the pooling factor".into(),
+            found: "0".into(),
+            expected: "1 or more".into(),
+        }
+    }
+
     /// Wraps an I/O error with the path and what was tried.
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
@@ -275,77 +393,83 @@ impl Error {
             if matches!(source.kind(), FileTooLarge | QuotaExceeded | StorageFull))
     }
 
-    /// What to do about it, in one line, where there is something to say.
+    /// What to do about it, where there is something to say.
     #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
+    pub fn hint(&self) -> Option<Hint> {
+        Some(match self {
             Self::Device { hint, .. }
             | Self::Document { hint, .. }
             | Self::Pull { hint, .. }
-            | Self::Mismatch { hint, .. } => Some(hint.clone()),
-            Self::Io { action, source, .. } => Some(arc_adapters::io_hint(action, source).into()),
+            | Self::Occupied { hint, .. }
+            | Self::Mismatch { hint, .. } => hint.clone(),
+            Self::Io { action, source, .. } => arc_adapters::io_hint(action, source).into(),
             Self::InvalidFile { format: "latents", .. } => {
-                Some("make the latents again with `arc compress`".into())
+                "make the latents again with `arc compress`".into()
             }
-            Self::InvalidFile { format: "answers", .. } => {
-                Some("delete it: what it holds is asked again".into())
-            }
+            Self::InvalidFile { format: "answers", .. } => "delete it: what it holds is asked again".into(),
             Self::InvalidFile { format: "JSONL", .. } => {
-                Some("each line is one JSON object with the text in its field `text`".into())
+                "each line is one JSON object with the text in its field `text`".into()
             }
             Self::InvalidFile { format: "checkpoint", .. } => {
-                Some("a run goes on from an older one where there is a sound one, else it has to begin again".into())
+                "a run goes on from an older one where there is a sound one, else it has to begin again"
+                    .into()
             }
             Self::InvalidFile { .. } => {
-                Some("the file may be cut off or corrupt: make or fetch it again (`arc pull` fetches models)".into())
+                "the file may be cut off or corrupt: make or fetch it again (`arc pull` fetches models)"
+                    .into()
             }
-            Self::InvalidConfig { .. } => Some("correct that field, or name another file".into()),
-            Self::Tokenizer { .. } => Some(
-                "the tokenizer may belong to another model: name the file that came with this one".into(),
-            ),
+            Self::InvalidConfig { .. } => "correct that field, or name another file".into(),
+            Self::Tokenizer { .. } => {
+                "the tokenizer may belong to another model: name the file that came with this one".into()
+            }
             Self::MissingTensor { .. } | Self::TensorShape { .. } => {
-                Some("the file may hold another model than its configuration says".into())
+                "the file may hold another model than its configuration says".into()
             }
             Self::UnusedTensors { .. } => {
-                Some("the model is of a variant that is not supported: it would run without them".into())
+                "the model is of a variant that is not supported: it would run without them".into()
             }
             Self::UnsupportedQuantisation { .. } => {
-                Some("supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K".into())
+                "supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K".into()
             }
-            Self::UnsupportedFormat { .. } => Some(
-                "read are safetensors with a `config.json`, unquantised, and GGUF: name a file in one of them".into(),
-            ),
+            Self::UnsupportedFormat { .. } => {
+                "read are safetensors with a `config.json`, unquantised, and GGUF: name a file in one of them"
+                    .into()
+            }
             Self::UnsupportedArchitecture { .. } => {
-                Some("supported are llama (Llama 2 and 3, Mistral, SmolLM2), qwen2, gemma3 and olmo".into())
+                "supported are llama (Llama 2 and 3, Mistral, SmolLM2), qwen2, gemma3 and olmo".into()
             }
             Self::WindowExceeded { .. } => {
-                Some("fewer new tokens, a shorter prompt or a larger pooling factor take fewer positions".into())
+                "fewer new tokens, a shorter prompt or a larger pooling factor take fewer positions".into()
             }
             Self::Checksum { .. } => {
-                Some("delete the file and pull again; if it differs again, the source has changed".into())
+                "delete the file and pull again; if it differs again, the source has changed".into()
             }
-            Self::DataRow { .. } => Some("correct that row".into()),
-            Self::Diverged { .. } => Some(
-                "the last checkpoint is as it was: look at the text named, or lower the learning rates"
-                    .into(),
-            ),
-            Self::Ranks { .. } => Some(
-                "the last checkpoint is as it was: look at the `rank-N.log` files beside its folder, and go on with `--resume`"
-                    .into(),
-            ),
-            Self::NotAtSource { .. } => Some("check the repository, the revision and the file's name".into()),
-            Self::Template { what, .. } if what == "chat" => Some(
-                "it is the model's own: ask with another `--form`, or put a `chat_template.jinja` beside its weights"
-                    .into(),
-            ),
+            Self::DataRow { .. } => Hint::CorrectRow,
+            Self::Diverged { .. } => {
+                "the last checkpoint is as it was: look at the text named, or lower the learning rates".into()
+            }
+            Self::Ranks { .. } => Hint::ResumeAllRanks,
+            Self::NotAtSource { .. } => "check the repository, the revision and the file's name".into(),
+            Self::Template { what, .. } if what == "chat" => Hint::OtherForm,
             Self::Template { .. } => {
-                Some("correct the template: it is Jinja, with `document` and `question`".into())
+                "correct the template: it is Jinja, with `document` and `question`".into()
             }
             Self::NotFinite { .. } => {
-                Some("the weights may be damaged: delete the model's file and run `arc pull` again".into())
+                "the weights may be damaged: delete the model's file and run `arc pull` again".into()
             }
-            Self::InvalidArgument(_) => Some("correct that argument".into()),
-            Self::Adapter(error) => error.hint(),
-        }
+            Self::InvalidValue { .. } | Self::WrongCount { .. } => Hint::CorrectValue,
+            Self::NotFound { known, .. } if known.is_empty() => "correct that name".into(),
+            Self::NotFound { .. } => "name one of those".into(),
+            Self::NotEnough { .. } => "give more, or ask for less".into(),
+            Self::InvalidEncoder { .. } => "correct its description, or name another encoder".into(),
+            Self::NotTrainable { .. } => "train something else".into(),
+            Self::DoesNotFit { .. } => {
+                "store them as `f32` (`encoder.weights` of a run's configuration)".into()
+            }
+            Self::Regression { .. } => "give other texts, or more of them".into(),
+            Self::DeviceData { .. } => "the device failed: try again, or compute on the CPU".into(),
+            Self::NoCacheFolder => "set `ARC_HOME` to a folder for them".into(),
+            Self::Adapter(error) => Hint::Adapter(error.hint()?),
+        })
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::encoder::MEMORY_TENSOR;
 use crate::import::{Origin, encoder_name};
 use crate::weights::{ArcCheckpoint, RawTensor, SafetensorsFile, StorageType, TensorSource as _};
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// The names of an encoder's decoders in the order of the checkpoint that it was imported from.
 ///
@@ -44,8 +44,11 @@ pub fn own_encoder_of(encoder: &EncoderManifest, decoder: &str) -> Result<Option
 /// all; [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::InvalidFile`] for tensors that
 /// do not fit; [`Error::Io`].
 pub fn export(encoders: &[(EncoderManifest, PathBuf)], adapters: &[Adapter], output: &Path) -> Result<()> {
-    let (encoder, encoder_folder) =
-        encoders.first().ok_or_else(|| Error::InvalidArgument("there is no encoder to export".into()))?;
+    let (encoder, encoder_folder) = encoders.first().ok_or_else(|| Error::NotEnough {
+        what: "encoders to export".into(),
+        found: 0,
+        needed: 1,
+    })?;
     let mut origin = origin(encoder)?;
     let EncoderWeights::Full { file, .. } = &encoder.weights else {
         return Err(not_imported(encoder));
@@ -69,7 +72,7 @@ pub fn export(encoders: &[(EncoderManifest, PathBuf)], adapters: &[Adapter], out
                 what: format!("encoder `{}` beside `{}`", other.name, encoder.name),
                 expected: "the same weights".into(),
                 found: "others".into(),
-                hint: "export one decoder, with `--decoder-names`".into(),
+                hint: Hint::ExportOne,
             });
         }
         if let Some(memory) = &other.memory {
@@ -105,7 +108,7 @@ pub fn export(encoders: &[(EncoderManifest, PathBuf)], adapters: &[Adapter], out
                         what: format!("a checkpoint with one projector (`{}`)", tensor.name()),
                         expected: "the same in every adapter".into(),
                         found: format!("another in adapter `{}`", adapter.manifest.name),
-                        hint: "export one decoder, with `--decoder-names`".into(),
+                        hint: Hint::ExportOne,
                     });
                 }
             }

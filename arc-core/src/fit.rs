@@ -184,11 +184,11 @@ impl<'a> Fit<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for factor 0; [`Error::Mismatch`] for an encoder that merges by
+    /// [`Error::InvalidValue`] for factor 0; [`Error::Mismatch`] for an encoder that merges by
     /// similarity, since the clusters that it makes end nowhere in the text.
     pub fn new(encoder: &'a Encoder, decoder: &'a Decoder, factor: usize) -> Result<Self> {
         if factor == 0 {
-            return Err(Error::InvalidArgument("a pooling factor of 0 leaves nothing to fit".into()));
+            return Err(Error::factor_of_0());
         }
         let pool_type = encoder.network.config().pooling.pool_type;
         if matches!(pool_type.kind, PoolingKind::KMeans(_)) && factor > 1 {
@@ -352,24 +352,29 @@ impl<'a> Fit<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if the texts were too short for a regression.
+    /// [`Error::NotEnough`] if the texts were too short or few for a regression, [`Error::Regression`].
     pub fn finish(self, name: &str, prompt_template: &str) -> Result<FitReport> {
         let Self { encoder, decoder, ref fitted, ref held_out, .. } = self;
         let (e, d) = (encoder.network.d_model(), decoder.network.config().d_model());
-        if fitted.samples < e || held_out.samples == 0 {
-            return Err(Error::InvalidArgument(format!(
-                "the texts give {} aligned latents in {} texts, a regression of width {e} needs at least {e} and \
-                 {HELD_OUT_EVERY} texts",
-                fitted.samples, self.texts
-            )));
+        if fitted.samples < e {
+            return Err(Error::NotEnough {
+                what: format!("aligned latents in {} texts for a regression of width {e}", self.texts),
+                found: fitted.samples,
+                needed: e,
+            });
+        }
+        if held_out.samples == 0 {
+            return Err(Error::NotEnough {
+                what: "texts that give aligned latents, of which some are held out".into(),
+                found: self.texts,
+                needed: HELD_OUT_EVERY,
+            });
         }
         let (strength, map) = STRENGTHS
             .into_iter()
             .filter_map(|strength| Some((strength, fitted.solve(strength)?)))
             .max_by(|(_, a), (_, b)| held_out.r_squared(a).total_cmp(&held_out.r_squared(b)))
-            .ok_or_else(|| {
-                Error::InvalidArgument("the regression has no solution: the latents are degenerate".into())
-            })?;
+            .ok_or_else(|| Error::Regression { reason: "the latents are degenerate" })?;
         let (r_squared, r_squared_held_out) = (fitted.r_squared(&map), held_out.r_squared(&map));
 
         let special: Vec<f32> = self.special_vector(&map)?.iter().map(|&value| value as f32).collect();
@@ -377,7 +382,7 @@ impl<'a> Fit<'a> {
         let rank = e.min(d);
         let decomposition = map.svd(true, true);
         let (Some(u), Some(vt)) = (decomposition.u, decomposition.v_t) else {
-            return Err(Error::InvalidArgument("the regression's map has no decomposition".into()));
+            return Err(Error::Regression { reason: "its map has no decomposition" });
         };
         let root = decomposition.singular_values.map(f64::sqrt);
         // Torch layout, `[d_out, d_in]`, row by row.

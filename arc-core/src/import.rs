@@ -135,8 +135,8 @@ fn has_memory_per_decoder(checkpoint: &ArcCheckpoint) -> bool {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if there are more or fewer names than decoders, or if one is named
-/// twice; [`Error::Mismatch`] for a decoder of another width than its projector gives, and for a
+/// [`Error::WrongCount`] if there are more or fewer names than decoders, [`Error::InvalidValue`] if one
+/// is named twice; [`Error::Mismatch`] for a decoder of another width than its projector gives, and for a
 /// tokenizer with more tokens than the encoder has embeddings; [`Error::InvalidFile`] for a value
 /// that is not finite; [`Error::InvalidConfig`] for a configuration that packages cannot express;
 /// and whatever the system refuses.
@@ -250,17 +250,20 @@ fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
 
 fn check_decoders(checkpoint: &ArcCheckpoint, decoders: &[ImportedDecoder]) -> Result<()> {
     if decoders.len() != checkpoint.decoders() {
-        return Err(Error::InvalidArgument(format!(
-            "`{}` was trained with {} decoders, but {} names are given",
-            checkpoint.path().display(),
-            checkpoint.decoders(),
-            decoders.len()
-        )));
+        return Err(Error::WrongCount {
+            what: format!("names for the decoders that `{}` was trained with", checkpoint.path().display()),
+            found: decoders.len(),
+            expected: checkpoint.decoders(),
+        });
     }
     for (index, decoder) in decoders.iter().enumerate() {
         let name = &decoder.pin.name;
         if decoders.iter().take(index).any(|other| other.pin.name == *name) {
-            return Err(Error::InvalidArgument(format!("decoder `{name}` is named twice")));
+            return Err(Error::InvalidValue {
+                what: "the name of a decoder".into(),
+                found: name.clone(),
+                expected: "one that no other decoder has".into(),
+            });
         }
         let bridge = &checkpoint.config().bridge_args;
         let gives = match bridge.bridge_type {

@@ -15,6 +15,7 @@ mod error;
 pub mod eval;
 pub mod export;
 pub mod fit;
+mod hint;
 pub mod host;
 pub mod hub;
 pub mod import;
@@ -46,4 +47,5 @@ pub use burn;
 
 pub use adapted::{AdaptedDecoder, OverriddenPin, Pins, SpecialVector};
 pub use error::{Error, Result};
+pub use hint::Hint;
 pub use session::{LoadedModel, Locate, Reloaded, Session};

@@ -131,13 +131,15 @@ impl DecoderSizes {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for an architecture that such a description does not cover.
+    /// [`Error::InvalidValue`] for an architecture that such a description does not cover.
     pub fn from_shape(architecture: &str, shape: &ModelShape) -> Result<Self> {
         let olmo = architecture == Architecture::Olmo.name();
         if !olmo && architecture != Architecture::Llama.name() {
-            return Err(Error::InvalidArgument(format!(
-                "a shape describes a model of architecture `llama` or `olmo`, this one is `{architecture}`"
-            )));
+            return Err(Error::InvalidValue {
+                what: "the architecture of a model that is described by its shape".into(),
+                found: architecture.to_owned(),
+                expected: "`llama` or `olmo`".into(),
+            });
         }
         let mut config = DecoderConfig::from_meta(&ModelArgs::from_shape(shape, olmo));
         if let Some(length) = shape.context_length {
@@ -222,18 +224,16 @@ impl EncoderSizes {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for a package that contradicts its backbone, or whose backbone is
+    /// [`Error::InvalidEncoder`] for a package that contradicts its backbone, or whose backbone is
     /// not given.
     pub fn new(manifest: &EncoderManifest, backbone: Option<&DecoderSizes>) -> Result<Self> {
         let described = match &manifest.shape {
             Some(shape) => Some(DecoderSizes::from_shape(&manifest.architecture, shape)?),
             None => backbone.cloned(),
         };
-        let base = described.ok_or_else(|| {
-            Error::InvalidArgument(format!(
-                "encoder `{}` has a backbone whose sizes are not known",
-                manifest.name
-            ))
+        let base = described.ok_or_else(|| Error::InvalidEncoder {
+            encoder: manifest.name.clone(),
+            reason: "it has a backbone whose sizes are not known".into(),
         })?;
         Ok(Self {
             config: encoder_config(manifest, &base.config)?,
@@ -253,10 +253,12 @@ impl EncoderSizes {
     fn rates(&self, factor: Option<usize>) -> Result<Vec<PoolingRate>> {
         match factor {
             None => Ok(self.config.compress_rates.clone()),
-            Some(_) if self.config.memory_tokens > 0 => {
-                Err(Error::InvalidArgument("an encoder with memory tokens has no pooling factor".into()))
-            }
-            Some(0) => Err(Error::InvalidArgument("a pooling factor of 0 leaves nothing".into())),
+            Some(_) if self.config.memory_tokens > 0 => Err(Error::InvalidValue {
+                what: "the pooling factor".into(),
+                found: factor.to_string(),
+                expected: "none: the encoder has memory tokens and pools nothing".into(),
+            }),
+            Some(0) => Err(Error::factor_of_0()),
             Some(1) => Ok(vec![PoolingRate::Off]),
             Some(factor) => {
                 let own = self.config.compress_rates.iter().map(|rate| match rate {
@@ -299,7 +301,7 @@ impl EncoderSizes {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] for a context that is empty or has more chunks than the encoder
+/// [`Error::InvalidValue`] for a context that is empty or has more chunks than the encoder
 /// takes, for a factor that the encoder cannot pool by, and for a projector that does not lie
 /// between the two.
 pub fn plan(
@@ -310,16 +312,21 @@ pub fn plan(
     request: &PlanRequest,
 ) -> Result<Plan> {
     let (d_encoder, d_decoder) = (encoder.config.block.d_model, decoder.config.block.d_model);
-    projector.check(d_encoder, d_decoder).map_err(Error::InvalidArgument)?;
+    projector.check(d_encoder, d_decoder)?;
     if request.context == 0 {
-        return Err(Error::InvalidArgument("a context of 0 tokens costs nothing".into()));
+        return Err(Error::InvalidValue {
+            what: "the context".into(),
+            found: "0 tokens".into(),
+            expected: "1 or more".into(),
+        });
     }
     let chunks = request.context.div_ceil(encoder.chunk_tokens);
     if chunks > encoder.max_chunks {
-        return Err(Error::InvalidArgument(format!(
-            "a context of {} tokens makes {chunks} chunks of {}, the encoder takes at most {}",
-            request.context, encoder.chunk_tokens, encoder.max_chunks
-        )));
+        return Err(Error::InvalidValue {
+            what: "the context".into(),
+            found: format!("{} tokens, {chunks} chunks of {}", request.context, encoder.chunk_tokens),
+            expected: format!("at most the {} chunks that the encoder takes", encoder.max_chunks),
+        });
     }
 
     let rates = encoder.rates(request.factor)?;

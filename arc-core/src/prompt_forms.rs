@@ -67,10 +67,11 @@ impl std::str::FromStr for Instruction {
     fn from_str(text: &str) -> Result<Self> {
         let parts: Vec<&str> = text.split("||").collect();
         let [prefix, instruction, suffix] = parts[..] else {
-            return Err(Error::InvalidArgument(format!(
-                "an instruction has {} parts between `||`, expected prefix, instruction and suffix",
-                parts.len()
-            )));
+            return Err(Error::WrongCount {
+                what: "parts between `||` in an instruction (prefix, instruction and suffix)".into(),
+                found: parts.len(),
+                expected: 3,
+            });
         };
         let owned = str::to_owned;
         Ok(Self { prefix: owned(prefix), instruction: owned(instruction), suffix: owned(suffix) })
@@ -183,23 +184,26 @@ impl PromptForm {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] unless there is one entry of `contexts` for each place, and
+    /// [`Error::WrongCount`] unless there is one entry of `contexts` for each place, and
     /// [`Error::Tokenizer`].
     pub fn assemble(&self, tokenizer: &Tokenizer, contexts: &[Span]) -> Result<Prompt> {
         if contexts.len() != self.context_count() {
-            return Err(Error::InvalidArgument(format!(
-                "the prompt has places for {} contexts, {} are given",
-                self.context_count(),
-                contexts.len()
-            )));
+            return Err(Error::WrongCount {
+                what: "contexts for the prompt's places".into(),
+                found: contexts.len(),
+                expected: self.context_count(),
+            });
         }
         let mut prompt = Prompt::new();
         for part in self.encode(tokenizer)? {
             prompt = match part {
                 EncodedPart::Tokens(ids) => prompt.tokens(ids),
                 EncodedPart::Context(index) => {
-                    let span = contexts.get(index).cloned().ok_or_else(|| {
-                        Error::InvalidArgument(format!("the prompt has no context {index}"))
+                    // A form may name a place twice, and leave out another.
+                    let span = contexts.get(index).cloned().ok_or_else(|| Error::WrongCount {
+                        what: "contexts for the prompt's places".into(),
+                        found: contexts.len(),
+                        expected: index + 1,
                     })?;
                     prompt.push(span);
                     prompt

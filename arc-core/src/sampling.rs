@@ -44,13 +44,17 @@ impl SamplingOptions {
     /// Checks that every option is in its range.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] names the option, what it is and what it may be.
+    /// [`Error::InvalidValue`] names the option, what it is and what it may be.
     pub fn validate(&self) -> Result<()> {
         let check = |good: bool, name: &str, value: f32, range: &str| {
             if good {
                 return Ok(());
             }
-            Err(Error::InvalidArgument(format!("{name} is `{value}`, expected {range}")))
+            Err(Error::InvalidValue {
+                what: name.to_owned(),
+                found: value.to_string(),
+                expected: range.to_owned(),
+            })
         };
         let Self { temperature, top_p, min_p, repetition_penalty, .. } = *self;
         check(

@@ -192,7 +192,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`Session::encoder_named`], and [`Error::InvalidArgument`] for an encoder that has all of
+    /// As [`Session::encoder_named`], and [`Error::InvalidEncoder`] for an encoder that has all of
     /// its weights in its package.
     pub fn backbone(&self, manifest: &EncoderManifest) -> Result<PathBuf> {
         self.find_backbone(&self.names().registry, manifest)
@@ -367,8 +367,10 @@ impl Session {
 
     fn find_backbone(&self, registry: &Registry, manifest: &EncoderManifest) -> Result<PathBuf> {
         let Some(backbone) = &manifest.backbone else {
-            let reason = format!("encoder `{}` has no backbone: its package is all of it", manifest.name);
-            return Err(Error::InvalidArgument(reason));
+            return Err(Error::InvalidEncoder {
+                encoder: manifest.name.clone(),
+                reason: "it has no backbone: its package is all of it".into(),
+            });
         };
         match (&backbone.decoder, &backbone.source) {
             (Some(name), _) => {
@@ -395,9 +397,10 @@ impl Session {
                 };
                 (self.locate)(&model, &manifest.name)
             }
-            (None, None) => {
-                Err(Error::InvalidArgument(format!("encoder `{}` names no backbone", manifest.name)))
-            }
+            (None, None) => Err(Error::InvalidEncoder {
+                encoder: manifest.name.clone(),
+                reason: "it names no backbone".into(),
+            }),
         }
     }
 
@@ -675,7 +678,12 @@ impl<T> Slot<T> {
 
 /// Slots are made for all names of a registry together with it.
 fn no_slot(name: &str) -> Error {
-    Error::InvalidArgument(format!("`{name}` is not of this registry"))
+    Error::NotFound {
+        kind: "model",
+        name: name.to_owned(),
+        place: "in this registry".into(),
+        known: Vec::new(),
+    }
 }
 
 /// A lock that a panicking thread held guards only a finished or an empty slot.

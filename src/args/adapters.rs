@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use arc_adapters::{ModelSource, NAME_FORM, is_name, is_sha256_hex};
 use clap::{Args, Subcommand};
 
+use crate::hints;
+
 #[derive(Debug, Args)]
 pub(crate) struct Adapters {
     #[command(subcommand)]
@@ -184,6 +186,9 @@ fn parse_sha256(text: &str) -> Result<String, String> {
 
 fn parse_source(text: &str) -> Result<ModelSource, String> {
     text.parse().map_err(|error: arc_adapters::Error| {
-        error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}\n\nhint: {hint}"))
+        error.hint().map_or_else(
+            || error.to_string(),
+            |hint| format!("{error}\n\nhint: {}", hints::of_adapter(&hint)),
+        )
     })
 }

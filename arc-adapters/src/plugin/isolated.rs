@@ -183,7 +183,10 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
                 }
             }
             Err(error) => {
-                let reply = ErrorReply { message: error.to_string(), hint: error.hint() };
+                let reply = ErrorReply {
+                    message: error.to_string(),
+                    hint: error.hint().map(|hint| hint.to_string()),
+                };
                 write_frame(output, Tag::Error, &serde_json::to_vec(&reply)?)?;
             }
         }

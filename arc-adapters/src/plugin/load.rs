@@ -15,7 +15,7 @@ use crate::{Adapter, PluginEntry, Result};
 /// What the user of this process lets plugins do, beside what the registries say.
 #[derive(Debug, Clone, Default)]
 pub struct PluginPolicy {
-    /// Run plugins even though their registry does not allow it (`--allow-plugins`).
+    /// Run plugins even though their registry does not allow it.
     pub allow: bool,
     /// Folders that plugins may lie in, beside those that their registry lists.
     pub folders: Vec<PathBuf>,

@@ -62,7 +62,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// As [`Decoder::loss`], what `other` gives, and [`Error::InvalidArgument`] if it gives another
+    /// As [`Decoder::loss`], what `other` gives, and [`Error::WrongCount`] if it gives another
     /// number of logits.
     pub fn divergence_of(
         &self,
@@ -75,11 +75,11 @@ impl Decoder {
             let piece = start..(start + AT_ONCE).min(token_ids.len());
             let (exact, other) = (own(piece.clone())?, other(piece)?);
             if exact.len() != other.len() {
-                return Err(Error::InvalidArgument(format!(
-                    "{} logits are compared with {}",
-                    exact.len(),
-                    other.len()
-                )));
+                return Err(Error::WrongCount {
+                    what: "logits to compare".into(),
+                    found: other.len(),
+                    expected: exact.len(),
+                });
             }
             let vocabulary = self.network.vocabulary();
             for (exact, other) in exact.chunks_exact(vocabulary).zip(other.chunks_exact(vocabulary)) {
@@ -108,7 +108,7 @@ impl Decoder {
                 .into_data()
                 .convert::<f32>()
                 .try_into_vec()
-                .map_err(|error| Error::InvalidArgument(format!("logits cannot be read: {error:?}")))
+                .map_err(|error| Error::DeviceData { what: "logits", reason: format!("{error:?}") })
         })
     }
 }

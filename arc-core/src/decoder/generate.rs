@@ -41,7 +41,7 @@ impl GenerateOptions {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`].
+    /// [`Error::InvalidValue`].
     pub fn check(&self) -> Result<()> {
         self.sampling.validate()?;
         StopStrings::new(self.stop.clone()).map(drop)
@@ -151,7 +151,7 @@ impl Decoder {
     /// # Errors
     ///
     /// [`Error::WindowExceeded`] if a prompt and its new tokens exceed the decoder's window, and
-    /// [`Error::InvalidArgument`] for an empty prompt or senseless sampling options.
+    /// [`Error::NotEnough`] for an empty prompt, [`Error::InvalidValue`] for senseless sampling options.
     pub fn generate(
         &self,
         prompts: &[Prompt],
@@ -356,7 +356,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// [`Error::WindowExceeded`], and [`Error::InvalidArgument`] for an empty prompt.
+    /// [`Error::WindowExceeded`], and [`Error::NotEnough`] for an empty prompt.
     pub fn loss(&self, prompt: &Prompt) -> Result<Option<f64>> {
         let losses = self.token_losses(prompt)?;
         let count = losses.iter().flatten().count();
@@ -410,9 +410,11 @@ impl Decoder {
     /// tokens.
     pub(super) fn check_window(&self, prompt: &Prompt, read: usize, max_new: usize) -> Result<()> {
         if prompt.is_empty() {
-            return Err(Error::InvalidArgument(
-                "the prompt is empty: it has neither tokens nor latents".into(),
-            ));
+            return Err(Error::NotEnough {
+                what: "tokens and latents in the prompt".into(),
+                found: 0,
+                needed: 1,
+            });
         }
         self.check_tokens(&prompt.token_ids())?;
         let window = self.network.config().context_length;

@@ -33,7 +33,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// [`Error::WindowExceeded`], and [`Error::InvalidArgument`] for a prompt of no tokens.
+    /// [`Error::WindowExceeded`], and [`Error::NotEnough`] for a prompt of no tokens.
     pub fn measure_throughput(
         &self,
         rows: usize,
@@ -63,7 +63,8 @@ impl Decoder {
     fn most_likely(&self, hidden: Tensor<3>) -> Result<Vec<u32>> {
         let ids = self.network.logits(hidden).argmax(2).into_data();
         let id = |id| {
-            u32::try_from(id).map_err(|_| Error::InvalidArgument(format!("the device found token {id}")))
+            u32::try_from(id)
+                .map_err(|_| Error::DeviceData { what: "a token id", reason: format!("it found {id}") })
         };
         ids.iter::<i64>().map(id).collect()
     }

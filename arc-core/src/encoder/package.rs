@@ -14,7 +14,7 @@ use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
 use crate::nn::{Loader, Precision, Residence, RopeConfig};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{ModelArgs, SafetensorsFile, TensorNames, TensorSource};
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// Chunks of a long document are encoded this many at a time, which bounds the memory.
 pub(crate) const CHUNKS_AT_ONCE: usize = 4;
@@ -113,9 +113,9 @@ fn check_encoder_id(manifest: &EncoderManifest) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] that names the field.
+/// [`Error::InvalidEncoder`], and [`Error::InvalidValue`] for a field that is wrong by itself.
 pub(crate) fn encoder_config(manifest: &EncoderManifest, base: &DecoderConfig) -> Result<ArcEncoderConfig> {
-    let invalid = |reason: String| Err(Error::InvalidArgument(reason));
+    let invalid = |reason: String| Err(Error::InvalidEncoder { encoder: manifest.name.clone(), reason });
     let architecture = base.architecture.name();
     if !matches!(base.architecture, Architecture::Llama | Architecture::Olmo) {
         return invalid(format!("its backbone is of architecture `{architecture}`, expected `llama`"));
@@ -247,7 +247,8 @@ impl Encoder {
             (None, None) => return Err(invalid("it has neither `backbone` nor `shape`".into())),
         };
         let config = encoder_config(manifest, &base).map_err(|error| match error {
-            Error::InvalidArgument(reason) => invalid(reason),
+            Error::InvalidEncoder { reason, .. } => invalid(reason),
+            value @ Error::InvalidValue { .. } => invalid(value.to_string()),
             other => other,
         })?;
         let (network, weight_bytes) = match (&manifest.weights, &checkpoint) {
@@ -288,7 +289,7 @@ impl Encoder {
                     what: format!("encoder `{}`", manifest.name),
                     expected: "its weights".into(),
                     found: "only their description".into(),
-                    hint: format!("`arc import --name {}` fetches and imports `{source}`", manifest.name),
+                    hint: Hint::Import { encoder: manifest.name.clone(), source: source.to_string() },
                 });
             }
             _ => return Err(invalid("its weights are of a kind that this build cannot read".into())),
@@ -311,7 +312,7 @@ impl Encoder {
                     what: format!("encoder `{}`", manifest.name),
                     expected: "a tokenizer".into(),
                     found: "none in its package".into(),
-                    hint: "import it again with `--tokenizer FILE`".into(),
+                    hint: Hint::ImportWithTokenizer,
                 });
             }
         };
@@ -331,14 +332,14 @@ impl Encoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for an encoder whose weights stay as stored.
+    /// [`Error::NotTrainable`] for an encoder whose weights stay as stored.
     pub fn trainable(&self) -> Result<&ArcEncoder> {
         match &self.network {
             EncoderNetwork::Graph(network) => Ok(network),
-            EncoderNetwork::Host(_) => Err(Error::InvalidArgument(format!(
-                "the weights of encoder `{}` stay as stored: open it with dense weights to train it",
-                self.name
-            ))),
+            EncoderNetwork::Host(_) => Err(Error::NotTrainable {
+                what: format!("encoder `{}`", self.name),
+                reason: "its weights stay as stored, and would have to be opened as dense ones",
+            }),
         }
     }
 
@@ -442,19 +443,19 @@ impl Encoder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for factor 0, and for any factor of an encoder with memory tokens.
+    /// [`Error::InvalidValue`] for factor 0, and for any factor of an encoder with memory tokens.
     pub fn encode_chunks(&self, ids: &[u32], options: CompressOptions) -> Result<Vec<Tensor<2>>> {
         let network = match options.factor {
             None => &self.network,
             Some(factor) if self.pools_by_factor() && factor == self.default_factor() => &self.network,
             Some(factor) if self.network.config().memory_tokens > 0 => {
-                return Err(Error::InvalidArgument(format!(
-                    "a pooling factor of {factor} is asked for, but encoder `{}` has memory tokens and \
-                     pools nothing",
-                    self.name
-                )));
+                return Err(Error::InvalidValue {
+                    what: "the pooling factor".into(),
+                    found: factor.to_string(),
+                    expected: format!("none: encoder `{}` has memory tokens and pools nothing", self.name),
+                });
             }
-            Some(0) => return Err(Error::InvalidArgument("a pooling factor of 0 leaves nothing".into())),
+            Some(0) => return Err(Error::factor_of_0()),
             Some(1) => &self.network.with_rates(vec![PoolingRate::Off]),
             Some(factor) => &self.network.with_rates(vec![PoolingRate::Factor(factor)]),
         };

@@ -44,7 +44,11 @@ impl TryFrom<i64> for PoolingRate {
 
     fn try_from(rate: i64) -> Result<Self> {
         let size = usize::try_from(rate.unsigned_abs());
-        let size = size.map_err(|_| Error::InvalidArgument(format!("pooling rate `{rate}` is too large")))?;
+        let size = size.map_err(|_| Error::InvalidValue {
+            what: "pooling rate".into(),
+            found: rate.to_string(),
+            expected: format!("at most {} either way", usize::MAX),
+        })?;
         Ok(match rate {
             -1 => Self::Off,
             0 => Self::Whole,
@@ -203,10 +207,11 @@ impl FromStr for PoolType {
         let found = KIND_NAMES.iter().find(|(known, _)| *known == kind);
         found.map(|&(_, kind)| Self { kind, queries_only }).ok_or_else(|| {
             let known: Vec<_> = KIND_NAMES.iter().map(|(known, _)| format!("`{known}`")).collect();
-            Error::InvalidArgument(format!(
-                "pool_type `{name}` is unknown, expected {}, or one of them with `{QUERIES_ONLY}`",
-                known.join(", ")
-            ))
+            Error::InvalidValue {
+                what: "pool_type".into(),
+                found: name.to_owned(),
+                expected: format!("{}, or one of them with `{QUERIES_ONLY}`", known.join(", ")),
+            }
         })
     }
 }
@@ -269,7 +274,7 @@ impl Pooling {
     /// the factor of this size.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a rate that is too large.
+    /// [`Error::InvalidValue`] for a rate that is too large.
     pub fn rates(&self, compress_rates: &[i64]) -> Result<Vec<PoolingRate>> {
         let rate = |&rate: &i64| {
             Ok(match (self.pool_type.kind, PoolingRate::try_from(rate)?) {

@@ -46,7 +46,7 @@ impl Projector {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if there is no such decoder.
+    /// [`Error::NotFound`] if there is no such decoder.
     pub fn from_checkpoint(
         checkpoint: &ArcCheckpoint,
         decoder: usize,
@@ -90,7 +90,7 @@ pub(crate) fn pooling(checkpoint: &ArcCheckpoint) -> Result<Pooling> {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if there is no such decoder.
+/// [`Error::NotFound`] if there is no such decoder.
 pub(crate) fn projector_spec(checkpoint: &ArcCheckpoint, decoder: usize) -> Result<Option<ProjectorSpec>> {
     let Some(tensors) = checkpoint.projector(decoder)? else { return Ok(None) };
     let mut layers = Vec::new();
@@ -112,7 +112,7 @@ pub(crate) fn projector_spec(checkpoint: &ArcCheckpoint, decoder: usize) -> Resu
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if there is no such decoder.
+/// [`Error::NotFound`] if there is no such decoder.
 pub fn special_vector(
     checkpoint: &ArcCheckpoint,
     special: Special,

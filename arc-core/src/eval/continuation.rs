@@ -101,7 +101,7 @@ impl ContinuationTask {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if it is too short for one sample.
+    /// [`Error::NotEnough`] if it is too short for one sample.
     pub fn check(&self, decoder: &Decoder, text: &str) -> Result<()> {
         let tokens = decoder.tokenizer.encode(text)?.ids.len();
         if tokens < self.context_tokens + self.continuation_tokens {
@@ -112,7 +112,7 @@ impl ContinuationTask {
 
     fn too_short(&self, tokens: usize) -> Error {
         let length = self.context_tokens + self.continuation_tokens;
-        Error::InvalidArgument(format!("the text has {tokens} tokens, a sample takes {length}"))
+        Error::NotEnough { what: "tokens in the text for a sample".into(), found: tokens, needed: length }
     }
 
     /// Measures all arms on at most `limit` samples of `text`, which is cut from its beginning on.
@@ -120,7 +120,7 @@ impl ContinuationTask {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if the text is too short for one sample, and what `project`
+    /// [`Error::NotEnough`] if the text is too short for one sample, and what `project`
     /// returns.
     pub fn measure(
         &self,

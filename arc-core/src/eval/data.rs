@@ -163,7 +163,7 @@ mod tests {
             let error = read(&text, false).unwrap_err();
             let message = error.to_string();
             assert!(message.contains("line 3") && message.contains(reason), "{message}");
-            assert_eq!(error.hint().unwrap(), "correct that row");
+            assert_eq!(error.hint().unwrap().to_string(), "correct that row");
             let rows = read(&text, true).unwrap();
             assert_eq!((rows.rows.len(), rows.skipped.len()), (2, 1));
             assert!(rows.skipped[0].contains("line 3"), "{}", rows.skipped[0]);

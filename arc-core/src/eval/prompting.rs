@@ -12,7 +12,7 @@ use crate::decoder::Decoder;
 use crate::encoder::{CompressOptions, Encoder, Latents, TokenRarity};
 use crate::nn::trace_flops;
 use crate::prompt::{Prompt, Span};
-use crate::{AdaptedDecoder, Error, OverriddenPin, Result, SpecialVector};
+use crate::{AdaptedDecoder, Error, Hint, OverriddenPin, Result, SpecialVector};
 
 /// Self-information is computed in pieces of this many tokens, which bounds the window it takes.
 const INFORMATION_PIECE: usize = 1024;
@@ -206,8 +206,10 @@ impl Contestant {
             }
             Arm::RareWords(_) => {
                 let rarity =
-                    self.rarity.as_ref().map(|(_, rarity)| rarity).ok_or_else(|| {
-                        Error::InvalidArgument("no documents say which words are rare".into())
+                    self.rarity.as_ref().map(|(_, rarity)| rarity).ok_or_else(|| Error::NotEnough {
+                        what: "documents that say which words are rare".into(),
+                        found: 0,
+                        needed: 1,
                     })?;
                 let kept = rarity.rarest(ids, budget).into_iter().map(|place| ids[place]).collect();
                 (Some(Span::Tokens(kept)), 0.0)
@@ -217,7 +219,7 @@ impl Contestant {
                     what: format!("`{}`", self.decoder.name),
                     expected: "an adapter".into(),
                     found: "none in the registry".into(),
-                    hint: format!("make one with `arc fit --decoder {}`", self.decoder.name),
+                    hint: Hint::Fit { decoder: self.decoder.name.clone() },
                 })?;
                 let latents = self.compress(document.text, factor)?;
                 let encoding = flops::encoding(

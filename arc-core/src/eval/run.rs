@@ -16,7 +16,7 @@ use super::prompting::{Built, Contestant, Piece, Tokens, beginning_of, question_
 use super::task::{GenerateTask, KeptEnd, Kind, Task};
 use crate::decoder::{Decoder, GenerateOptions, Prefix};
 use crate::prompt::{Prompt, Span};
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// Batches whose prompts are made at once, and sorted by length among each other.
 const BATCHES_AT_ONCE: usize = 8;
@@ -93,7 +93,7 @@ impl LoadedTask {
     ///
     /// # Errors
     ///
-    /// [`Error::DataRow`] for a malformed row, [`Error::InvalidArgument`] if there are not as many
+    /// [`Error::DataRow`] for a malformed row, [`Error::NotEnough`] if there are not as many
     /// examples as shots, or no questions; [`Error::Mismatch`] if an example's document is among the
     /// questions'.
     pub fn load(task: Task, options: &EvalOptions) -> Result<Self> {
@@ -111,16 +111,14 @@ impl LoadedTask {
                     what: format!("the data of task `{}`", task.name),
                     expected: "at least 2 different texts".into(),
                     found: "fewer".into(),
-                    hint: "examples hide their facts in texts of their own: add texts, or say `--shots 0`"
-                        .into(),
+                    hint: Hint::MoreTextsOrNoShots,
                 });
             }
         } else if let (Some(generate), true) = (&task.generate, shots > 0) {
-            let path = generate.examples.as_ref().ok_or_else(|| {
-                Error::InvalidArgument(format!(
-                    "task `{}` has no examples, {shots} shots are asked for",
-                    task.name
-                ))
+            let path = generate.examples.as_ref().ok_or_else(|| Error::NotEnough {
+                what: format!("examples for the shots of task `{}`", task.name),
+                found: 0,
+                needed: shots,
             })?;
             let all = Rows::read(path, &task.fields, true, options.skip_bad)?;
             skipped.extend(all.skipped);
@@ -128,11 +126,11 @@ impl LoadedTask {
             examples = all.rows;
             examples.shuffle(&mut StdRng::seed_from_u64(options.seed));
             if examples.len() < shots {
-                return Err(Error::InvalidArgument(format!(
-                    "task `{}` has {} examples, {shots} shots are asked for",
-                    task.name,
-                    examples.len()
-                )));
+                return Err(Error::NotEnough {
+                    what: format!("examples for the shots of task `{}`", task.name),
+                    found: examples.len(),
+                    needed: shots,
+                });
             }
             examples.truncate(shots);
             check_apart(&task.name, &data.rows, &examples)?;
@@ -146,7 +144,11 @@ impl LoadedTask {
         }
         rows.truncate(options.limit.or(task.limit).unwrap_or(usize::MAX));
         if rows.is_empty() {
-            return Err(Error::InvalidArgument(format!("task `{}` has no questions", task.name)));
+            return Err(Error::NotEnough {
+                what: format!("questions in task `{}`", task.name),
+                found: 0,
+                needed: 1,
+            });
         }
         let truncate = options.truncate.unwrap_or(task.truncate);
         Ok(Self { task, rows, examples, truncate, skipped, data_sha256 })
@@ -300,11 +302,15 @@ impl LoadedTask {
                 return Ok(found);
             }
         }
-        Err(Error::InvalidArgument(format!(
-            "task `{}` has no second document, which the arm `{}` needs: ask more questions, or leave it out",
-            self.task.name,
-            ArmFamily::Control.name()
-        )))
+        Err(Error::NotEnough {
+            what: format!(
+                "documents in task `{}` for the arm `{}`",
+                self.task.name,
+                ArmFamily::Control.name()
+            ),
+            found: 1,
+            needed: 2,
+        })
     }
 
     fn document_tokens(&self, contestant: &Contestant, index: usize) -> Result<usize> {
@@ -368,10 +374,14 @@ impl LoadedTask {
         }
         on_progress(arm, self.rows.len(), self.rows.len());
         if all.is_empty() {
-            return Err(Error::InvalidArgument(format!(
-                "no document of task `{}` has {length} tokens of `{}`",
-                self.task.name, decoder.name
-            )));
+            return Err(Error::NotEnough {
+                what: format!(
+                    "documents in task `{}` of {length} tokens of `{}`",
+                    self.task.name, decoder.name
+                ),
+                found: 0,
+                needed: 1,
+            });
         }
         let too_short = self.rows.len() - all.len();
         Ok((all, too_short))
@@ -471,7 +481,7 @@ fn check_apart(task: &str, rows: &[Row], examples: &[Row]) -> Result<()> {
             what: format!("task `{task}`"),
             expected: "examples on documents apart from the data's".into(),
             found: example.document.chars().take(60).map(|c| if c == '\n' { ' ' } else { c }).collect(),
-            hint: "take the examples from another split, or say `--shots 0`".into(),
+            hint: Hint::OtherSplitOrNoShots,
         }),
     }
 }

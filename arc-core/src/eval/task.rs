@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::data::Fields;
 use super::metrics::Metric;
 use super::needle::Needle;
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// The version of the task format that this build reads.
 const SCHEMA: u32 = 1;
@@ -140,7 +140,7 @@ impl Task {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if there is no such task, [`Error::InvalidConfig`] for a file
+    /// [`Error::NotFound`] if there is no such task, [`Error::InvalidConfig`] for a file
     /// that is no task.
     pub fn open(name: &str, data_folders: &[PathBuf], shipped: &[(&str, &str)]) -> Result<Self> {
         let (mut task, beside) = match (locate(name)?, shipped.iter().find(|(known, _)| *known == name)) {
@@ -272,11 +272,12 @@ fn unknown(name: &str, shipped: &[(&str, &str)]) -> Error {
     names.extend(shipped.iter().map(|&(name, _)| name.to_owned()));
     names.sort();
     names.dedup();
-    let known =
-        if names.is_empty() { String::new() } else { format!("; there are `{}`", names.join("`, `")) };
-    Error::InvalidArgument(format!(
-        "there is no task `{name}`: name a file that ends in `.toml`, or one of `tasks/`{known}"
-    ))
+    Error::NotFound {
+        kind: "task",
+        name: name.to_owned(),
+        place: "in `tasks/`, and it is no file that ends in `.toml`".into(),
+        known: names,
+    }
 }
 
 /// The tasks in a folder, by name.
@@ -298,10 +299,7 @@ fn find_data(task: &str, file: &Path, folders: &[PathBuf]) -> Result<PathBuf> {
         what: format!("the data of task `{task}`"),
         expected: file.display().to_string(),
         found: "no such file".into(),
-        hint:
-            "fetch SQuAD and BoolQ with `arc data prepare eval`; other data lie beside the task's file, or in a \
-               folder named with `--data DIR`"
-                .into(),
+        hint: Hint::FetchData,
     })
 }
 

@@ -216,7 +216,7 @@ mod tests {
         for name in ["avx", "AVX2", "amx-fp16", ""] {
             let error = InstructionSet::named(name).unwrap_err();
             assert!(error.to_string().contains("`ARC_INSTRUCTIONS`"), "{error}");
-            let hint = error.hint().unwrap();
+            let hint = error.hint().unwrap().to_string();
             assert!(InstructionSet::available().iter().all(|set| hint.contains(set.name())), "{hint}");
         }
     }

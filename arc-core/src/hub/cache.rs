@@ -76,16 +76,14 @@ impl Cache {
     /// The user's cache: `ARC_HOME`, else `arc-encoder` in the system's folder for caches.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if `ARC_HOME` is unset and the user has no home folder.
+    /// [`Error::NoCacheFolder`] if `ARC_HOME` is unset and the user has no home folder.
     pub fn from_env() -> Result<Self> {
         if let Some(folder) = env::var_os("ARC_HOME").filter(|folder| !folder.is_empty()) {
             return Ok(Self::at(folder));
         }
         match directories::ProjectDirs::from("", "", "arc-encoder") {
             Some(folders) => Ok(Self::at(folders.cache_dir())),
-            None => Err(Error::InvalidArgument(
-                "there is no folder for caches, since the user has no home folder: set `ARC_HOME`".into(),
-            )),
+            None => Err(Error::NoCacheFolder),
         }
     }
 
@@ -143,7 +141,7 @@ impl Cache {
     /// Hashes all files that were pulled as `name` again, and records what was found good.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if the cache has no such name, [`Error::Checksum`] for the first
+    /// [`Error::NotFound`] if the cache has no such name, [`Error::Checksum`] for the first
     /// file that is no longer what was pulled, [`Error::Io`] if one cannot be read.
     pub fn verify(&self, name: &str) -> Result<CachedModel> {
         let model = self.cached_model(name)?.ok_or_else(|| self.not_cached(name))?;
@@ -166,14 +164,16 @@ impl Cache {
     /// Removes all that was pulled as `name`, and says how many bytes that were.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if the cache has no such name or another process is pulling it,
+    /// [`Error::NotFound`] if the cache has no such name, [`Error::Occupied`] if another process is pulling it,
     /// [`Error::Io`] if the system refuses.
     pub fn remove(&self, name: &str) -> Result<u64> {
         let model = self.cached_model(name)?.ok_or_else(|| self.not_cached(name))?;
         let Some(_lock) = self.try_lock(name)? else {
-            return Err(Error::InvalidArgument(format!(
-                "`{name}` is being pulled by another process: wait for it or end it first"
-            )));
+            return Err(Error::Occupied {
+                path: model.folder,
+                state: "is being pulled by another process".into(),
+                hint: "wait for it or end it first".into(),
+            });
         };
         remove_folder(&model.folder)?;
         Ok(model.bytes())
@@ -186,7 +186,12 @@ impl Cache {
     }
 
     fn not_cached(&self, name: &str) -> Error {
-        Error::InvalidArgument(format!("`{name}` is not in the cache `{}`", self.folder.display()))
+        Error::NotFound {
+            kind: "model",
+            name: name.to_owned(),
+            place: format!("in the cache `{}`", self.folder.display()),
+            known: Vec::new(),
+        }
     }
 
     /// What is there as `name`, or none.
@@ -438,10 +443,11 @@ fn check_name(name: &str) -> Result<()> {
     if is_plain(name) {
         Ok(())
     } else {
-        Err(Error::InvalidArgument(format!(
-            "`{name}` cannot be the name of a model in the cache: letters, digits, `.`, `-`, `_` \
-             and `+` can, and not a `.` first"
-        )))
+        Err(Error::InvalidValue {
+            what: "the name of a model in the cache".into(),
+            found: name.to_owned(),
+            expected: "letters, digits, `.`, `-`, `_` and `+`, and not a `.` first".into(),
+        })
     }
 }
 
@@ -479,9 +485,11 @@ fn cached_file_name(source: &ModelSource, name: &str) -> Result<String> {
     if is_plain(&file_name) {
         Ok(file_name)
     } else {
-        Err(Error::InvalidArgument(format!(
-            "the source `{source}` of `{name}` does not end in a plain file name"
-        )))
+        Err(Error::InvalidValue {
+            what: format!("the source of `{name}`"),
+            found: source.to_string(),
+            expected: "one that ends in a plain file name".into(),
+        })
     }
 }
 
@@ -517,7 +525,7 @@ mod tests {
         let cache = Cache::at(root.path());
         for name in ["", ".", "..", "../x", "a/b", "a\\b", "/etc", "c:x", ".hidden", "a b"] {
             let error = cache.remove(name).unwrap_err();
-            assert!(matches!(error, Error::InvalidArgument(_)), "{name}: {error}");
+            assert!(matches!(error, Error::InvalidValue { .. }), "{name}: {error}");
         }
         for file in ["", "..", "a/..", "a/", "c:\\x", ".hidden"] {
             assert!(cached_file_name(&pip(&[file]), "m").is_err(), "{file}");
@@ -529,8 +537,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let cache = Cache::at(root.path().join("none"));
         assert_eq!(cache.list().unwrap(), []);
-        assert!(matches!(cache.remove("x"), Err(Error::InvalidArgument(_))));
-        assert!(matches!(cache.verify("x"), Err(Error::InvalidArgument(_))));
+        assert!(matches!(cache.remove("x"), Err(Error::NotFound { .. })));
+        assert!(matches!(cache.verify("x"), Err(Error::NotFound { .. })));
         assert!(!cache.folder().exists());
     }
 }

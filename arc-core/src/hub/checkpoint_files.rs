@@ -104,15 +104,16 @@ pub(super) fn check_format(source: &ModelSource) -> Result<()> {
 /// Refuses a pin of a file that does not belong to the checkpoint: it would be obeyed nowhere.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] that names the file.
+/// [`Error::InvalidValue`] that names the file.
 pub(super) fn check_pins(model: &ModelFile, companions: &[Companion]) -> Result<()> {
     let belongs = |name: &str| companions.iter().any(|companion| companion.file_name() == Some(name));
     match model.files.keys().find(|name| !belongs(name)) {
         None => Ok(()),
-        Some(name) => Err(Error::InvalidArgument(format!(
-            "`files` pins `{name}`, which does not belong to `{}`",
-            model.source
-        ))),
+        Some(name) => Err(Error::InvalidValue {
+            what: "a file that `files` pins".into(),
+            found: name.clone(),
+            expected: format!("one that belongs to `{}`", model.source),
+        }),
     }
 }
 
@@ -242,7 +243,7 @@ mod tests {
                 error.to_string().ends_with(&format!("it is {found}, which is not supported")),
                 "{error}"
             );
-            assert!(error.hint().unwrap().contains(".gguf"));
+            assert!(error.hint().unwrap().to_string().contains(".gguf"));
         }
         for file in ["model.safetensors", "m.Q4_K_M.gguf", "tokenizer.json", "README"] {
             check(file).unwrap();

@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::sha256::{BLOCK, hexadecimal};
 use super::{Consent, LARGE_DOWNLOAD, Progress, pull_error};
 use crate::atomic_file::write_atomically;
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// An adapter of the widest decoder takes less; a server that sends more sends something else.
 const LIMIT: u64 = 5 << 30;
@@ -45,7 +45,7 @@ pub fn download(
         return Err(pull_error(
             url,
             "anybody on the way could change what an `http:` address gives",
-            "give its `--sha256`, or an `https:` address",
+            Hint::Sha256OrHttps,
         ));
     }
     if Environment::read().offline {
@@ -73,7 +73,7 @@ pub fn download(
         && total.is_none_or(|bytes| bytes > LARGE_DOWNLOAD)
         && !ask(url, total)
     {
-        return Err(pull_error(url, "the download was declined", "pass `--yes` to agree to downloads"));
+        return Err(pull_error(url, "the download was declined", Hint::AgreeToDownloads));
     }
     progress.begin(total);
     let found = write_atomically(path, |file| {

@@ -44,7 +44,7 @@ use environment::Environment;
 use partial::Partial;
 use sha256::sha256_of_file;
 
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// A download of more bytes than this is asked about first.
 pub const LARGE_DOWNLOAD: u64 = 50_000_000;
@@ -97,7 +97,7 @@ pub fn is_offline() -> bool {
 /// - [`Error::Checksum`] if the file is not the pinned one; what was fetched is removed;
 /// - [`Error::Io`] if the disk is full or the cache cannot be written; with a full disk, what was
 ///   fetched is removed too;
-/// - [`Error::InvalidArgument`] if `name` or the source's file name cannot be a file name.
+/// - [`Error::InvalidValue`] if `name` or the source's file name cannot be a file name.
 pub fn pull(
     model: &ModelFile,
     name: &str,
@@ -319,14 +319,14 @@ impl Pull<'_> {
             Consent::Ask(ask)
                 if bytes.is_none_or(|bytes| bytes > LARGE_DOWNLOAD) && !ask(self.name, bytes) =>
             {
-                Err(pull_error(self.name, "the download was declined", "pass `--yes` to agree to downloads"))
+                Err(pull_error(self.name, "the download was declined", Hint::AgreeToDownloads))
             }
             _ => Ok(()),
         }
     }
 }
 
-fn pull_error(what: &str, reason: impl Into<String>, hint: impl Into<String>) -> Error {
+fn pull_error(what: &str, reason: impl Into<String>, hint: impl Into<Hint>) -> Error {
     Error::Pull { what: what.into(), reason: reason.into(), hint: hint.into() }
 }
 

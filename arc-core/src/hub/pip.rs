@@ -390,7 +390,7 @@ mod tests {
         let say = |log: &str| {
             let error = failure(&part("x", "1"), Path::new("s"), log, failed);
             assert!(!error.to_string().contains(['\n', '\u{1b}']), "{error}");
-            (error.to_string(), error.hint().unwrap())
+            (error.to_string(), error.hint().unwrap().to_string())
         };
         let none = "ERROR: Could not find a version that satisfies the requirement x==1 (from versions: none)\n\
                     ERROR: No matching distribution found for x==1\n";

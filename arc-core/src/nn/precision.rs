@@ -44,6 +44,10 @@ impl FromStr for Precision {
 
     fn from_str(text: &str) -> Result<Self> {
         let known = Self::ALL.into_iter().find(|precision| precision.name() == text);
-        known.ok_or_else(|| Error::InvalidArgument(format!("precision `{text}` is not `exact` or `fast`")))
+        known.ok_or_else(|| Error::InvalidValue {
+            what: "precision".into(),
+            found: text.to_owned(),
+            expected: "`exact` or `fast`".into(),
+        })
     }
 }

@@ -17,11 +17,15 @@ impl StopStrings {
     /// Watches for any of `stops`; with none, everything passes at once.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if one is empty: it would stop before the first character.
+    /// [`Error::InvalidValue`] if one is empty: it would stop before the first character.
     pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Result<Self> {
         let stops: Vec<String> = stops.into_iter().map(Into::into).collect();
         if stops.iter().any(String::is_empty) {
-            return Err(Error::InvalidArgument("a stop string is empty".into()));
+            return Err(Error::InvalidValue {
+                what: "a stop string".into(),
+                found: String::new(),
+                expected: "one character or more".into(),
+            });
         }
         Ok(Self { stops, held: String::new(), stopped: false })
     }

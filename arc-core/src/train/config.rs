@@ -303,7 +303,7 @@ pub enum AnswerTargets {
     #[default]
     Answer,
     /// What each decoder itself answers when it reads the whole document, which
-    /// `arc data prepare questions --answered-by NAME` has written into the file: what a reader says of
+    /// a reader has written into the file: what a reader says of
     /// the text is what it should say of the latents.
     Decoder,
 }
@@ -462,6 +462,17 @@ pub enum ScheduleShape {
     WarmupStableDecay,
 }
 
+impl ScheduleShape {
+    /// The name that a configuration has for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OneCycle => "one_cycle",
+            Self::WarmupStableDecay => "warmup_stable_decay",
+        }
+    }
+}
+
 fn default_one() -> usize {
     1
 }
@@ -560,15 +571,17 @@ impl RunConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if they cannot.
+    /// [`Error::InvalidValue`] if they cannot.
     pub fn check_shared_by(&self, processes: usize) -> Result<()> {
         let batches = self.schedule.accumulation;
         if processes > 0 && batches.is_multiple_of(processes) {
             return Ok(());
         }
-        Err(Error::InvalidArgument(format!(
-            "`schedule.accumulation` is {batches}: {processes} processes cannot share the batches of a step evenly"
-        )))
+        Err(Error::InvalidValue {
+            what: "`schedule.accumulation`".into(),
+            found: batches.to_string(),
+            expected: format!("a number of batches that {processes} processes can share evenly"),
+        })
     }
 
     /// The configuration with what `replace` makes of each of its paths.

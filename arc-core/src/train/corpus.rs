@@ -458,11 +458,16 @@ impl Mixture {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if a weight is not above 0.
+    /// [`Error::InvalidValue`] if a weight is not above 0.
     pub fn new(corpora: Vec<(Corpus, f64)>, seed: u64) -> Result<Self> {
         let total: f64 = corpora.iter().map(|(_, weight)| weight).sum();
         if corpora.iter().any(|(_, weight)| *weight <= 0.0) || !total.is_finite() {
-            return Err(Error::InvalidArgument("the sources of a mixture need weights above 0".into()));
+            let weights: Vec<_> = corpora.iter().map(|(_, weight)| weight).collect();
+            return Err(Error::InvalidValue {
+                what: "the weights of the sources of a mixture".into(),
+                found: format!("{weights:?}"),
+                expected: "numbers above 0".into(),
+            });
         }
         Ok(Self {
             corpora: corpora.into_iter().map(|(corpus, weight)| (corpus, weight / total)).collect(),

@@ -13,7 +13,7 @@ use super::objective::{BatchPlan, Objective};
 use super::step::{StepOptions, at_factor, predicting_states, training_loss};
 use crate::decoder::{Decoder, Transformer};
 use crate::eval::ContinuationArms;
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// How well a decoder repeats a text from its latents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ pub(super) fn check_measurable(windows: &[Window], questions: &[Sample]) -> Resu
         return Err(Error::Document {
             name: "held-out text".into(),
             reason: "is empty".into(),
-            hint: "prepare the corpus again with a larger `--held-out`".into(),
+            hint: Hint::LargerHeldOut,
         });
     }
     Ok(())

@@ -20,10 +20,11 @@ impl RunConfig {
     pub fn check_inputs(&self, registry: &Registry) -> Result<()> {
         // The package at the end of the run has it, and its registry.
         if !is_name(&self.encoder.name) {
-            return Err(Error::InvalidArgument(format!(
-                "`encoder.name` is `{}`, expected {NAME_FORM}",
-                self.encoder.name.escape_debug()
-            )));
+            return Err(Error::InvalidValue {
+                what: "`encoder.name`".into(),
+                found: self.encoder.name.escape_debug().to_string(),
+                expected: NAME_FORM.into(),
+            });
         }
         if let Some(name) = &self.encoder.start {
             EncoderManifest::open(&registry.encoder(name)?.package)?;

@@ -106,7 +106,7 @@ pub fn target_loss(hidden: Tensor<2>, head: &Tensor<2>, targets: &Targets) -> Ta
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if the head stays as stored.
+/// [`Error::NotTrainable`] if the head stays as stored.
 pub(super) fn decoder_loss(
     decoder: &Transformer,
     hidden: Tensor<2>,
@@ -119,8 +119,9 @@ pub(super) fn decoder_loss(
         decoder.loss(hidden, targets.ids)
     });
     let Some(found) = on_host else {
-        let head = decoder.head_weight().ok_or_else(|| {
-            Error::InvalidArgument("a decoder with packed weights cannot be trained through".into())
+        let head = decoder.head_weight().ok_or_else(|| Error::NotTrainable {
+            what: "what a decoder reads".into(),
+            reason: "the decoder's weights are packed, and no gradient passes through them",
         })?;
         return Ok(target_loss(hidden, &head, targets));
     };

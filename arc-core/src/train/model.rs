@@ -39,7 +39,7 @@ impl TrainedAdapter {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for a projector that is not made of linear layers.
+    /// [`Error::NotTrainable`] for a projector that is not made of linear layers.
     pub fn from_scratch(spec: ProjectorSpec, d_encoder: usize, seed: u64, device: &Device) -> Result<Self> {
         let mut random = StdRng::seed_from_u64(seed);
         let slots = spec.weight_slots();
@@ -47,9 +47,10 @@ impl TrainedAdapter {
         let load = |name: &str| {
             let slot = slots.iter().find(|slot| slot.name == name);
             let Some(&[d_out, d_in]) = slot.map(|slot| slot.shape.as_slice()) else {
-                return Err(Error::InvalidArgument(format!(
-                    "`{name}` of the projector has no start of its own: only linear layers have"
-                )));
+                return Err(Error::NotTrainable {
+                    what: format!("`{name}` of the projector"),
+                    reason: "it has no start of its own, only linear layers have",
+                });
             };
             // Kaiming-uniform with a = √5, as torch initialises a linear layer.
             let bound = 1.0 / (d_in.max(1) as f32).sqrt();
@@ -66,14 +67,14 @@ impl TrainedAdapter {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if its projector is a plugin's code, and an error of the adapter
+    /// [`Error::NotTrainable`] if its projector is a plugin's code, and an error of the adapter
     /// if a weight is missing.
     pub fn from_package(adapter: &Adapter, device: &Device) -> Result<Self> {
         if !adapter.is_trainable() {
-            return Err(Error::InvalidArgument(format!(
-                "the projector of adapter `{}` is a plugin's code and cannot be trained",
-                adapter.manifest.name
-            )));
+            return Err(Error::NotTrainable {
+                what: format!("the projector of adapter `{}`", adapter.manifest.name),
+                reason: "it is a plugin's code",
+            });
         }
         let vector = |name: &str| -> Result<Param<Tensor<2>>> {
             let tensor = adapter.weights.tensor(name)?;
@@ -97,7 +98,7 @@ impl TrainedAdapter {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for a projector that does not end with a linear layer, which alone takes
+    /// [`Error::NotTrainable`] for a projector that does not end with a linear layer, which alone takes
     /// the scale up when it is stored.
     pub fn with_scale(self) -> Result<Self> {
         match self.projector.spec().layers.last() {
@@ -105,9 +106,10 @@ impl TrainedAdapter {
                 let zero = Tensor::zeros([1], &self.cont.val().device());
                 Ok(Self { log_scale: Some(Param::from_tensor(zero)), ..self })
             }
-            _ => Err(Error::InvalidArgument(
-                "`optimizer.scale_rate` is set, but a projector does not end with a linear layer".into(),
-            )),
+            _ => Err(Error::NotTrainable {
+                what: "the scale of a projector, as `optimizer.scale_rate` asks,".into(),
+                reason: "the projector does not end with a linear layer",
+            }),
         }
     }
 

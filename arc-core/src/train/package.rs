@@ -36,7 +36,7 @@ pub(super) fn backbone_manifest(
     d_encoder: usize,
     n_layers: usize,
 ) -> Result<EncoderManifest> {
-    let invalid = |reason: String| Error::InvalidArgument(format!("encoder `{}`: {reason}", config.name));
+    let invalid = |reason: String| Error::InvalidEncoder { encoder: config.name.clone(), reason };
     let layers = config.layers.unwrap_or(n_layers);
     let n_truncated = n_layers
         .checked_sub(layers)
@@ -195,7 +195,12 @@ fn stored(
     let mut tensors = BTreeMap::new();
     for (path, (shape, value)) in parameters {
         let Some(name) = package_tensor_name(&path) else {
-            return Err(Error::InvalidArgument(format!("`{path}` has no name in an encoder package")));
+            return Err(Error::NotFound {
+                kind: "tensor of an encoder package for",
+                name: path,
+                place: "among the reference's names".into(),
+                known: Vec::new(),
+            });
         };
         // Tables have a row for each token in burn as in torch.
         let (shape, values) = match path.as_str() {
@@ -221,10 +226,7 @@ fn stored_tensor(
         return eight_bit_blocks::quantise(&name, shape, values);
     }
     if let Some(value) = values.iter().find(|value| !f16::from_f32(**value).is_finite()) {
-        return Err(Error::InvalidArgument(format!(
-            "`{name}` has a weight of {value}, which does not fit into 16 bits: resume with `encoder.weights` as \
-             `f32`"
-        )));
+        return Err(Error::DoesNotFit { tensor: name, value: *value, bits: 16 });
     }
     let bytes: Vec<u8> = values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
     RawTensor::new(name, StorageType::F16, shape, bytes.into(), PathBuf::new())
@@ -244,7 +246,7 @@ fn torch_layout(shape: &[usize], value: Tensor<1>) -> Result<(Vec<usize>, Vec<f3
 fn host_values(data: TensorData) -> Result<Vec<f32>> {
     data.convert::<f32>()
         .try_into_vec::<f32>()
-        .map_err(|error| Error::InvalidArgument(format!("a tensor cannot be read: {error:?}")))
+        .map_err(|error| Error::DeviceData { what: "a tensor", reason: format!("{error:?}") })
 }
 
 /// What an adapter package says besides its weights.

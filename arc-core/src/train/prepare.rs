@@ -72,7 +72,7 @@ pub struct PrepareReport {
 /// # Errors
 ///
 /// [`Error::Io`], [`Error::InvalidFile`] for a malformed source, [`Error::Document`] if there is no
-/// text, [`Error::InvalidArgument`] if `out` holds something or the options make no sense.
+/// text, [`Error::Occupied`] if `out` holds something, [`Error::InvalidValue`] if the options make no sense.
 pub fn prepare(
     sources: &[PrepareSource],
     tokenizer: &Tokenizer,
@@ -80,10 +80,19 @@ pub fn prepare(
     out: &Path,
     options: &PrepareOptions,
 ) -> Result<PrepareReport> {
-    if !(0.0..1.0).contains(&options.held_out) || options.shard_bytes == 0 {
-        return Err(Error::InvalidArgument(
-            "the held-out share must be from 0 to less than 1, and shards not empty".into(),
-        ));
+    if !(0.0..1.0).contains(&options.held_out) {
+        return Err(Error::InvalidValue {
+            what: "the held-out share".into(),
+            found: options.held_out.to_string(),
+            expected: "0 to less than 1".into(),
+        });
+    }
+    if options.shard_bytes == 0 {
+        return Err(Error::InvalidValue {
+            what: "the length of a shard".into(),
+            found: "0".into(),
+            expected: "1 byte or more".into(),
+        });
     }
     check_empty(out)?;
     let unseen = Overlap::open(&options.unseen)?;
@@ -203,12 +212,17 @@ fn check_empty(out: &Path) -> Result<()> {
     let names: Vec<String> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     match names.iter().find(|name| name.starts_with(BUCKETS)) {
-        Some(left) => Err(Error::InvalidArgument(format!(
-            "`{}` holds `{left}` of a preparation that was interrupted, or goes on: delete it, or name another folder",
-            out.display()
-        ))),
+        Some(left) => Err(Error::Occupied {
+            path: out.to_owned(),
+            state: format!("holds `{left}` of a preparation that was interrupted, or goes on"),
+            hint: "delete it, or name another folder".into(),
+        }),
         None if names.is_empty() => Ok(()),
-        None => Err(Error::InvalidArgument(format!("`{}` is not empty: name another folder", out.display()))),
+        None => Err(Error::Occupied {
+            path: out.to_owned(),
+            state: "is not empty".into(),
+            hint: "name another folder".into(),
+        }),
     }
 }
 
@@ -414,16 +428,18 @@ pub fn prepare_questions(
         let same =
             |path: &PathBuf| path.canonicalize().is_ok_and(|a| target.canonicalize().is_ok_and(|b| a == b));
         if files.iter().any(same) {
-            return Err(Error::InvalidArgument(format!(
-                "`{}` would be written over itself: name another folder",
-                target.display()
-            )));
+            return Err(Error::Occupied {
+                path: target,
+                state: "would be written over itself".into(),
+                hint: "name another folder".into(),
+            });
         }
         if targets[..index].contains(target) {
-            return Err(Error::InvalidArgument(format!(
-                "two files of questions would both become `{}`",
-                target.display()
-            )));
+            return Err(Error::Occupied {
+                path: target,
+                state: "would be written for two files of questions".into(),
+                hint: "give them different names".into(),
+            });
         }
     }
     let unseen = Overlap::open(unseen)?;

@@ -169,10 +169,11 @@ impl QuestionFile {
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
-                    return Err(Error::InvalidArgument(format!(
-                        "`{}` is there already, and nothing says how far it has come: name another file",
-                        path.display()
-                    )));
+                    return Err(Error::Occupied {
+                        path: path.clone(),
+                        state: "is there already, and nothing says how far it has come".into(),
+                        hint: "name another file".into(),
+                    });
                 }
                 QuestionProgress { identity: identity.clone(), ..QuestionProgress::default() }
             }

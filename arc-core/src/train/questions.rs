@@ -16,7 +16,7 @@ use crate::decoder::Decoder;
 use crate::json_lines::parse_line;
 use crate::prompt_template::{PromptPart, PromptTemplate};
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// Questions are drawn with examples out of so many classes of length.
 const LENGTH_CLASSES: usize = 16;
@@ -293,13 +293,10 @@ impl QuestionSet {
             line += 1;
             let lacks = |decoder: &&&str| question.target(config.targets, decoder).is_none();
             if let Some(decoder) = decoders.iter().find(lacks) {
-                return Err(Error::InvalidFile {
-                    path: path.clone(),
-                    format: "JSONL",
-                    reason: format!(
-                        "line {line}: it has no answer of `{decoder}`, which `targets` asks for: have it \
-                         written with `arc data prepare questions --answered-by {decoder}`"
-                    ),
+                return Err(Error::Document {
+                    name: path.display().to_string(),
+                    reason: format!("has no answer of `{decoder}` in line {line}, which `targets` asks for"),
+                    hint: Hint::AnswersOf { decoder: (**decoder).to_owned() },
                 });
             }
             questions.push((question, line));

@@ -92,10 +92,11 @@ fn begun(partial: &Path, rows: &[Map<String, Value>]) -> Result<usize> {
         let Some(row) = row.filter(|_| line.ends_with('\n')) else { break };
         let same = |field: &str| rows.get(done).is_some_and(|expected| expected.get(field) == row.get(field));
         if !same("document") || !same("question") {
-            return Err(Error::InvalidArgument(format!(
-                "`{}` holds answers to other questions: delete it to begin again",
-                partial.display()
-            )));
+            return Err(Error::Occupied {
+                path: partial,
+                state: "holds answers to other questions".into(),
+                hint: "delete it to begin again".into(),
+            });
         }
         done += 1;
         bytes += line.len() as u64;

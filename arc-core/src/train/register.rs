@@ -72,25 +72,30 @@ impl RegisterOptions {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for options that make no sense, [`Error::Adapter`] for a name that cannot be
+    /// [`Error::InvalidValue`] for options that make no sense, [`Error::Adapter`] for a name that cannot be
     /// one, and whatever keeps the text from being read.
     pub fn check(&self) -> Result<()> {
-        if self.batches == 0 || self.steps == 0 || self.factors.is_empty() || self.factors.contains(&0) {
-            return Err(Error::InvalidArgument(
-                "a registration needs steps, batches and factors of 1 or more".into(),
-            ));
+        let invalid = |what: &str, found: String, expected: &str| {
+            Err(Error::InvalidValue { what: what.to_owned(), found, expected: expected.to_owned() })
+        };
+        if self.steps == 0 {
+            return invalid("the steps of a registration", "0".into(), "1 or more");
+        }
+        if self.batches == 0 {
+            return invalid("the batches of a registration", "0".into(), "1 or more");
+        }
+        if self.factors.is_empty() || self.factors.contains(&0) {
+            return invalid(
+                "the factors of a registration",
+                format!("{:?}", self.factors),
+                "some of 1 or more",
+            );
         }
         if !(self.rate > 0.0 && self.rate.is_finite()) {
-            return Err(Error::InvalidArgument(format!(
-                "the rate is {}, expected a number above 0",
-                self.rate
-            )));
+            return invalid("the rate", self.rate.to_string(), "a number above 0");
         }
         if !(0.0..=1.0).contains(&self.reconstruction) {
-            return Err(Error::InvalidArgument(format!(
-                "the share of reconstruction is {}, expected 0 to 1",
-                self.reconstruction
-            )));
+            return invalid("the share of reconstruction", self.reconstruction.to_string(), "0 to 1");
         }
         if !is_name(&self.name) {
             return Err(arc_adapters::Error::InvalidName { name: self.name.clone() }.into());
@@ -125,7 +130,7 @@ pub struct Registration {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] for options that make no sense; whatever is wrong with the encoder,
+/// [`Error::InvalidValue`] for options that make no sense; whatever is wrong with the encoder,
 /// the text or the disk.
 pub fn register(
     options: &RegisterOptions,

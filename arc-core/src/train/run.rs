@@ -34,7 +34,7 @@ use crate::encoder::{Encoder, TokenRarity, encoder_id};
 use crate::fit::Fit;
 use crate::host::multiplies_bfloat16;
 use crate::nn::Residence;
-use crate::{Error, Result, Session};
+use crate::{Error, Hint, Result, Session};
 
 /// The configuration of a run, in its folder.
 const CONFIG_FILE: &str = "config.json";
@@ -121,8 +121,8 @@ pub struct TrainOptions {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if `out` holds a run and `resume` is not set, or the other way round,
-/// or if the ranks cannot share the batches of a step evenly; [`Error::Diverged`] if a loss is not a
+/// [`Error::Occupied`] if `out` holds a run and `resume` is not set, or the other way round;
+/// [`Error::InvalidValue`] if the ranks cannot share the batches of a step evenly; [`Error::Diverged`] if a loss is not a
 /// number or leaps; [`Error::Ranks`] if another rank is lost; and whatever is wrong with the models,
 /// the text or the disk.
 pub fn train(
@@ -135,22 +135,30 @@ pub fn train(
     let TrainOptions { resume, decay_after, role } = options;
     config.check_shared_by(role.count())?;
     if decay_after.is_some() && config.schedule.shape != ScheduleShape::WarmupStableDecay {
-        return Err(Error::InvalidArgument(
-            "the rate of this run comes down all along: `schedule.shape` is not `warmup_stable_decay`".into(),
-        ));
+        return Err(Error::InvalidValue {
+            what: "`schedule.shape`".into(),
+            found: config.schedule.shape.name().into(),
+            expected: "`warmup_stable_decay`: the rate of another shape comes down all along".into(),
+        });
     }
     if decay_after.is_some_and(|after| after > 0.0) && role.count() > 1 {
-        return Err(Error::InvalidArgument(
-            "processes that share a run keep time by themselves: interrupt it, and go on with its rate coming \
-             down after 0 hours"
-                .into(),
-        ));
+        return Err(Error::InvalidValue {
+            what: "the time after which the rate comes down".into(),
+            found: format!("{:.2} hours", decay_after.unwrap_or_default() / 3600.0),
+            expected:
+                "0 where processes share a run, since they keep time by themselves: interrupt it, and go \
+                       on with its rate coming down at once"
+                    .into(),
+        });
     }
     config.check_inputs(&session.registry())?;
     let checkpoints = Checkpoints::new(out.join("checkpoints"), config.schedule.keep);
     let json = |config: &RunConfig| {
-        serde_json::to_string_pretty(config)
-            .map_err(|error| Error::InvalidArgument(format!("the configuration cannot be written: {error}")))
+        serde_json::to_string_pretty(config).map_err(|error| Error::Io {
+            action: "write",
+            path: out.join(CONFIG_FILE),
+            source: error.into(),
+        })
     };
     // What lies at the paths counts, and not how they are spelled.
     let sha256 = |config: &RunConfig| -> Result<String> {
@@ -187,12 +195,15 @@ pub fn train(
         begin(&checkpoints, (&config_sha256s, &shared_sha256, &config_json), out, resume, &role)?;
     let planned = |state: &CheckpointState| Schedule::new(&config.schedule, state.decay_from).steps();
     if let Some(last) = last.as_ref().filter(|last| last.state.step > planned(&last.state)) {
-        return Err(Error::InvalidArgument(format!(
-            "{} steps are asked for in all, and the run in `{}` has done {}",
-            config.schedule.steps,
-            out.display(),
-            last.state.step
-        )));
+        return Err(Error::InvalidValue {
+            what: "`schedule.steps`, all of the run,".into(),
+            found: config.schedule.steps.to_string(),
+            expected: format!(
+                "at least the {} that the run in `{}` has done",
+                last.state.step,
+                out.display()
+            ),
+        });
     }
     for error in &damaged {
         observer.message(&format!("warning: {error}; going on from an older checkpoint"));
@@ -454,10 +465,11 @@ fn begin(
     let follows = match follows {
         Some((ranks, step)) if last.as_ref().is_some_and(|last| last.state.step == step) => Some(ranks),
         Some((_, step)) => {
-            return Err(Error::InvalidArgument(format!(
-                "`{}` does not have rank 0's checkpoint of step {step} as its last: all ranks need the same folder",
-                out.display()
-            )));
+            return Err(Error::Occupied {
+                path: out.to_owned(),
+                state: format!("does not have rank 0's checkpoint of step {step} as its last"),
+                hint: "give all ranks the same folder".into(),
+            });
         }
         None => None,
     };
@@ -470,17 +482,19 @@ fn begin(
         let is_left = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(".tmp");
         let holds_more = out.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| !is_left(entry)));
         if !is_run && holds_more {
-            return Err(Error::InvalidArgument(format!(
-                "`{}` holds no run of this configuration to go on with: name another folder",
-                out.display()
-            )));
+            return Err(Error::Occupied {
+                path: out.to_owned(),
+                state: "holds no run of this configuration to go on with".into(),
+                hint: "name another folder".into(),
+            });
         }
         checkpoints.sweep(out)?;
     } else if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::InvalidArgument(format!(
-            "`{}` is not empty: go on with `--resume`, or name another folder",
-            out.display()
-        )));
+        return Err(Error::Occupied {
+            path: out.to_owned(),
+            state: "is not empty".into(),
+            hint: Hint::ResumeOrElsewhere,
+        });
     }
     match &last {
         Some(checkpoint) if !config_sha256s.contains(&checkpoint.state.config_sha256) => {
@@ -488,10 +502,7 @@ fn begin(
                 what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
                 expected: checkpoint.state.config_sha256.clone(),
                 found: config_sha256s[0].clone(),
-                hint: format!(
-                    "a run goes on with the configuration that it began with: `arc train {} --resume`",
-                    out.join(CONFIG_FILE).display()
-                ),
+                hint: Hint::ResumeWith(out.join(CONFIG_FILE)),
             })
         }
         _ => Ok(Beginning { last, follows, damaged }),
@@ -549,7 +560,7 @@ fn check_inputs(
                 what: format!("{name} (sha256 since the run began)"),
                 expected: expected.to_owned(),
                 found: found.clone(),
-                hint: "put back what the run began with, or begin another with `--out`".into(),
+                hint: Hint::PutBackOrElsewhere,
             });
         }
     }
@@ -728,21 +739,23 @@ pub(super) fn open_encoder(
 
 /// Refuses a start that a run cannot go on from: a step pools once, by one factor.
 fn check_start(config: &RunConfig, name: &str, manifest: &EncoderManifest) -> Result<()> {
-    let invalid = |reason: String| Err(Error::InvalidArgument(format!("encoder `{name}` {reason}")));
+    let invalid = |reason: String| Err(Error::InvalidEncoder { encoder: name.to_owned(), reason });
     let rates = &manifest.compress_rates;
     let is_one_factor =
         rates.last().is_none_or(|&rate| rate < 0) && rates.iter().rev().skip(1).all(|&rate| rate == -1);
     if !is_one_factor {
         return invalid(format!(
-            "pools with rates {rates:?}: only one layer that pools by a factor can be trained"
+            "it pools with rates {rates:?}: only one layer that pools by a factor can be trained"
         ));
     }
     if manifest.memory_tokens > 0 && config.encoder.pooling_factors.len() > 1 {
-        return invalid("has memory tokens and pools nothing: give one of `encoder.pooling_factors`".into());
+        return invalid(
+            "it has memory tokens and pools nothing: give one of `encoder.pooling_factors`".into(),
+        );
     }
     if config.data.context_tokens > manifest.chunk_tokens {
         return invalid(format!(
-            "has chunks of {} tokens, but `data.context_tokens` is {}",
+            "it has chunks of {} tokens, but `data.context_tokens` is {}",
             manifest.chunk_tokens, config.data.context_tokens
         ));
     }
@@ -751,9 +764,11 @@ fn check_start(config: &RunConfig, name: &str, manifest: &EncoderManifest) -> Re
 
 fn check_layers(settings: &EncoderConfig, encoder: &Encoder) -> Result<()> {
     match (&settings.train, encoder.network.config().n_layers) {
-        (&TrainedPart::LastLayers(count), layers) if count > layers => Err(Error::InvalidArgument(format!(
-            "`encoder.train` has the last {count} layers, but the encoder has {layers}"
-        ))),
+        (&TrainedPart::LastLayers(count), layers) if count > layers => Err(Error::InvalidValue {
+            what: "`encoder.train`".into(),
+            found: format!("the last {count} layers"),
+            expected: format!("at most the {layers} that the encoder has"),
+        }),
         _ => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use super::objective::Objective;
 use super::parameters::named_gradients;
 use crate::decoder::Transformer;
 use crate::encoder::{ArcEncoder, EncodedBatch, PoolingRate};
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// A batch's loss before its backward pass.
 #[derive(Debug)]
@@ -58,7 +58,8 @@ pub(super) fn at_factor(encoder: &ArcEncoder, factor: usize) -> ArcEncoder {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] for a batch without targets, or a decoder whose weights are packed.
+/// [`Error::NotEnough`] for a batch without targets, [`Error::NotTrainable`] for a decoder whose weights
+/// are packed.
 pub fn training_loss(
     model: &TrainedModel,
     decoder: &Transformer,
@@ -108,7 +109,7 @@ pub(super) fn adapter_loss(
 
     let layout = Layout::new(samples, &encoded.lengths, stride, true);
     if layout.targets.is_empty() {
-        return Err(Error::InvalidArgument("a batch has no token to predict".into()));
+        return Err(Error::NotEnough { what: "tokens to predict in a batch".into(), found: 0, needed: 1 });
     }
     let embedded = layout.assemble(decoder.embed(&layout.tokens), latents, Some(special), device);
 
@@ -164,6 +165,6 @@ pub(super) fn synchronise(device: &Device) -> Result<()> {
     device.sync().map_err(|error| Error::Device {
         name: format!("{device:?}"),
         reason: error.to_string(),
-        hint: "the device failed: start the run again with `--resume`".into(),
+        hint: Hint::ResumeAfterFailure,
     })
 }

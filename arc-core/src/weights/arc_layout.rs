@@ -513,7 +513,7 @@ impl ArcCheckpoint {
     /// A learned vector of a decoder, `[1, d_encoder]`; nothing where the configuration has none.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if there is no such decoder.
+    /// [`Error::NotFound`] if there is no such decoder.
     pub fn special(&self, special: Special, decoder: usize) -> Result<Option<RawTensor>> {
         let group = match special {
             Special::Cont => "cont_tok",
@@ -525,7 +525,7 @@ impl ArcCheckpoint {
     /// The memory vectors of a decoder, `[memory_tokens, d_encoder]`, where there are any.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if there is no such decoder.
+    /// [`Error::NotFound`] if there is no such decoder.
     pub fn memory(&self, decoder: usize) -> Result<Option<RawTensor>> {
         self.of_decoder("mem_embeddings", decoder)
     }
@@ -539,7 +539,7 @@ impl ArcCheckpoint {
     /// The projector of a decoder; nothing where latents go to it as they are.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if there is no such decoder.
+    /// [`Error::NotFound`] if there is no such decoder.
     pub fn projector(&self, decoder: usize) -> Result<Option<ProjectorTensors>> {
         self.expect_decoder(decoder)?;
         let prefix = match self.config.bridge_args.bridge_type {
@@ -560,11 +560,12 @@ impl ArcCheckpoint {
         if decoder < self.decoders {
             return Ok(());
         }
-        Err(Error::InvalidArgument(format!(
-            "`{}` has no decoder {decoder}, expected less than {}",
-            self.path.display(),
-            self.decoders
-        )))
+        Err(Error::NotFound {
+            kind: "decoder",
+            name: decoder.to_string(),
+            place: format!("in `{}`", self.path.display()),
+            known: (0..self.decoders).map(|decoder| decoder.to_string()).collect(),
+        })
     }
 
     /// Reads every tensor and refuses values that are not finite.

@@ -29,7 +29,7 @@ pub(crate) fn fits(shape: &[usize]) -> bool {
 /// Rounds a matrix `[d_out, d_in]`, whose `d_in` is a whole number of blocks.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a weight that is not finite or whose block's scale does not fit into 16
+/// [`Error::DoesNotFit`] for a weight that is not finite or whose block's scale does not fit into 16
 /// bits; as [`RawTensor::new`].
 pub(crate) fn quantise(name: &str, shape: Vec<usize>, values: &[f32]) -> Result<RawTensor> {
     let mut bytes = Vec::with_capacity(values.len() / HALF * HALF_BYTES);
@@ -37,10 +37,7 @@ pub(crate) fn quantise(name: &str, shape: Vec<usize>, values: &[f32]) -> Result<
         let largest = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         let scale = f16::from_f32(largest / LARGEST);
         if !scale.is_finite() || block.iter().any(|value| !value.is_finite()) {
-            return Err(Error::InvalidArgument(format!(
-                "`{name}` has a block of weights up to {largest}, which does not fit into 8 bits: resume with \
-                 `encoder.weights` as `f32`"
-            )));
+            return Err(Error::DoesNotFit { tensor: name.to_owned(), value: largest, bits: 8 });
         }
         // The integers are those of the scale as it is stored.
         let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };

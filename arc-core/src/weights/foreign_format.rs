@@ -223,6 +223,6 @@ mod tests {
         }
         assert_eq!(found("m.gguf", b"GGUG"), None);
         let error = of_folder(folder.path()).unwrap();
-        assert!(error.hint().unwrap().contains("GGUF"));
+        assert!(error.hint().unwrap().to_string().contains("GGUF"));
     }
 }

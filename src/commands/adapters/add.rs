@@ -380,7 +380,7 @@ fn check(
 /// A pin that does not hold speaks of another decoder, which the adapter can be added to.
 fn of_another_decoder(mut check: Check) -> Check {
     if let (PINS, Outcome::Failed { hint, .. }) = (check.what.as_str(), &mut check.outcome) {
-        *hint = Some("add it to the decoder that it was made for".to_owned());
+        *hint = Some("add it to the decoder that it was made for".into());
         check.remedy = Some(Remedy::OtherDecoder);
     }
     check
@@ -410,11 +410,16 @@ fn warnings(global: &Global, decoder: &str, remarks: &[Check]) -> Result<Vec<Str
     };
     let remarks = remarks.iter().filter_map(|check| match &check.outcome {
         Outcome::Failed { message, .. } => Some(format!("{message}; added all the same")),
-        Outcome::Skipped { reason } => Some(reason.clone()),
+        Outcome::Skipped { reason, hint, .. } => Some(match hint {
+            Some(hint) => format!("{reason}; {}", hints::of_adapter(hint)),
+            None => reason.clone(),
+        }),
         Outcome::Passed => None,
     });
     let faults = checks.iter().filter(|check| is_new(check)).filter_map(|check| match &check.outcome {
-        Outcome::Failed { message, hint: Some(hint) } => Some(format!("{message}; {hint}")),
+        Outcome::Failed { message, hint: Some(hint), .. } => {
+            Some(format!("{message}; {}", hints::of_adapter(hint)))
+        }
         _ => message(check),
     });
     Ok(remarks.chain(faults).collect())

@@ -7,12 +7,12 @@ use arc_core::hub::Cache;
 use serde_json::json;
 
 use super::models::Models;
-use crate::Failure;
 use crate::args::Global;
 use crate::commands::adapters::verify::{check_model_of, template_fault};
 use crate::commands::setup::{plugin_policy, registry_files};
 use crate::commands::target::sweep_left;
 use crate::output::Output;
+use crate::{Failure, hints};
 
 /// The decoders whose model is not the one that their adapters were made for.
 fn faults_of_models(
@@ -58,6 +58,9 @@ pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     if let Ok(registry) = Registry::layered(&files) {
         findings.extend(faults_of_models(&registry, &policy, &findings)?);
         findings.sort_by_key(|finding| finding.likelihood);
+    }
+    for finding in &mut findings {
+        finding.hint = hints::reworded(finding.hint.take());
     }
     for finding in &findings {
         let likelihood = match finding.likelihood {

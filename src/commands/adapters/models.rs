@@ -13,7 +13,7 @@ use arc_core::hub::Cache;
 use arc_core::nn::{Precision, Residence};
 
 use super::verify::PINS;
-use crate::Failure;
+use crate::{Failure, hints};
 
 /// What an adapter pins of a model, or fits into.
 pub(super) struct PinnedModel {
@@ -58,7 +58,9 @@ impl Models {
             embedding_sha256: model.embedding_sha256().to_owned(),
             tokenizer_sha256: model.tokenizer.sha256().to_owned(),
         });
-        let read = Rc::new(read.map_err(|error| Check::failed_with(PINS, error.to_string(), error.hint())));
+        let read = Rc::new(read.map_err(|error| {
+            Check::failed_with(PINS, error.to_string(), hints::of_error(&error).map(Into::into))
+        }));
         self.read.borrow_mut().insert(key, Rc::clone(&read));
         Ok(read)
     }

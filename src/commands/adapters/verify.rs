@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::models::Models;
 use super::subject::Subject;
-use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Verify;
 use crate::commands::setup::{plugin_policy, registry};
 use crate::output::Output;
+use crate::{Failure, hints};
 
 pub(super) fn run(global: &Global, verify: &Verify, output: &Output) -> Result<(), Failure> {
     let names = if verify.adapters.is_empty() {
@@ -23,12 +23,16 @@ pub(super) fn run(global: &Global, verify: &Verify, output: &Output) -> Result<(
     };
     let (mut objects, mut failed, mut total) = (Vec::new(), 0, 0);
     for name in &names {
-        let checks = checks(global, name)?;
+        let mut checks = checks(global, name)?;
+        checks.iter_mut().for_each(reword);
         output.line(name)?;
         for check in &checks {
             output.line(match &check.outcome {
                 Outcome::Passed => format!("  ok       {}", check.what),
-                Outcome::Skipped { reason } => format!("  skipped  {}: {reason}", check.what),
+                Outcome::Skipped { reason, hint: None, .. } => format!("  skipped  {}: {reason}", check.what),
+                Outcome::Skipped { reason, hint: Some(hint), .. } => {
+                    format!("  skipped  {}: {reason}; {hint}", check.what)
+                }
                 Outcome::Failed { message, .. } => format!("  FAILED   {}: {message}", check.what),
             })?;
             if let Outcome::Failed { hint: Some(hint), .. } = &check.outcome {
@@ -47,6 +51,13 @@ pub(super) fn run(global: &Global, verify: &Verify, output: &Output) -> Result<(
         ));
     }
     Ok(())
+}
+
+/// Puts the hint of a check into the words of the command line.
+fn reword(check: &mut Check) {
+    if let Outcome::Failed { hint, .. } | Outcome::Skipped { hint, .. } = &mut check.outcome {
+        *hint = hints::reworded(hint.take());
+    }
 }
 
 fn checks(global: &Global, name: &str) -> Result<Vec<Check>, Failure> {

@@ -184,7 +184,7 @@ fn a_pull_that_gave_up_is_taken_up_by_the_next() {
     let error = pull(&model, &cache, server.environment()).unwrap_err();
     assert!(matches!(error, Error::Pull { .. }), "{error}");
     assert_one_line(&error);
-    assert!(error.hint().unwrap().starts_with("100000 bytes are kept"));
+    assert!(error.hint().unwrap().to_string().starts_with("100000 bytes are kept"));
     assert!(cache.find(&model, NAME).is_none());
     let listed = &cache.list().unwrap()[0];
     assert!(listed.files.is_empty() && listed.partial_bytes >= 100_000, "{listed:?}");
@@ -276,7 +276,7 @@ fn a_refusal_is_said_once_with_what_to_do() {
         let error = pull(&hub_model(None, None), &Cache::at(root.path()), environment).unwrap_err();
         assert_one_line(&error);
         assert!(error.to_string().contains(told), "{error}");
-        assert!(error.hint().unwrap().contains(hinted), "{error:?}");
+        assert!(error.hint().unwrap().to_string().contains(hinted), "{error:?}");
         assert_eq!(server.requests().len(), 1);
         assert!(!root.path().join("models/some-model/model.gguf").exists());
     }
@@ -335,7 +335,7 @@ fn a_redirect_that_never_ends_or_leads_nowhere_is_an_error() {
         let error = pull(&hub_model(None, None), &Cache::at(root.path()), server.environment()).unwrap_err();
         assert_one_line(&error);
         assert!(error.to_string().contains(told), "{error}");
-        assert!(error.hint().unwrap().contains("`HF_ENDPOINT`"));
+        assert!(error.hint().unwrap().to_string().contains("`HF_ENDPOINT`"));
     }
 }
 
@@ -378,7 +378,7 @@ fn a_hub_that_may_not_be_asked_is_named_by_its_variable() {
     let offline = Environment { hub_offline: Some("HF_HUB_OFFLINE"), ..environment() };
     let error = pull(&hub_model(None, None), &cache, offline.clone()).unwrap_err();
     assert!(error.to_string().ends_with("it is not in the cache, and `HF_HUB_OFFLINE` is set"), "{error}");
-    assert!(error.hint().unwrap().contains("unset `HF_HUB_OFFLINE`"));
+    assert!(error.hint().unwrap().to_string().contains("unset `HF_HUB_OFFLINE`"));
     // What is here is used, and packages are not the hub's.
     let server = Server::start(vec![whole(b"here")]);
     let path = pull(&hub_model(None, None), &cache, server.environment()).unwrap();
@@ -417,7 +417,7 @@ fn what_the_hub_says_of_a_refusal_is_passed_on() {
         assert_one_line(&error);
         assert!(matches!(error, Error::Pull { .. }), "{error}");
         assert!(error.to_string().contains(told), "{error}");
-        assert!(error.hint().unwrap().contains(hinted), "{:?}", error.hint());
+        assert!(error.hint().unwrap().to_string().contains(hinted), "{:?}", error.hint());
     }
 }
 
@@ -450,7 +450,7 @@ fn a_file_of_unknown_length_must_be_pinned() {
     let server = Server::start(vec![endless(), endless()]);
     let cache = Cache::at(root.path());
     let error = pull(&hub_model(None, None), &cache, server.environment()).unwrap_err();
-    assert!(error.hint().unwrap().contains("pin its `sha256`"), "{error:?}");
+    assert!(error.hint().unwrap().to_string().contains("pin its `sha256`"), "{error:?}");
     let pinned = hub_model(Some(sha256(b"some bytes")), None);
     let path = pull(&pinned, &cache, server.environment()).unwrap();
     assert_eq!(fs::read(path).unwrap(), b"some bytes");

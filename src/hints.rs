@@ -34,8 +34,8 @@ pub(crate) fn worded(hint: &Hint) -> String {
         Hint::Adapter(hint) => of_adapter(hint),
         Hint::AgreeToDownloads => "pass `--yes` to agree to downloads".to_owned(),
         Hint::Sha256OrHttps => "give its `--sha256`, or an `https:` address".to_owned(),
-        Hint::Import { encoder, source } => {
-            format!("`arc import --name {encoder}` fetches and imports `{source}`")
+        Hint::Import { encoder } => {
+            format!("`arc import --name {encoder}` fetches and imports its checkpoint")
         }
         Hint::ImportWithTokenizer => "import it again with `--tokenizer FILE`".to_owned(),
         Hint::Fit { decoder } => format!("make one with `arc fit --decoder {decoder}`"),

@@ -7,9 +7,9 @@ mod tiny;
 
 use std::path::Path;
 
-use arc_core::chat_template::ChatTemplate;
-use arc_core::prompt_forms::{EncodedPart, Instruction, PromptForm, Shot};
-use arc_core::prompt_template::{PromptPart, PromptTemplate};
+use arc_core::prompt::ChatTemplate;
+use arc_core::prompt::{EncodedPart, Instruction, PromptForm, Shot};
+use arc_core::prompt::{PromptPart, PromptTemplate};
 use arc_core::tokenizer::{SpecialTokens, Tokenizer};
 use arc_core::weights::GgufFile;
 use serde_json::{Value, json};

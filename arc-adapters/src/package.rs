@@ -437,7 +437,7 @@ pub(crate) mod tests {
             error.to_string(),
             "the weights of adapter `tiny` are not here: they belong to encoder `start`, which was not imported"
         );
-        assert!(error.hint() == Some(Hint::Import { encoder: "start".to_owned() }));
+        assert!(error.hint() == Some(crate::Hint::Import { encoder: "start".to_owned() }));
         let read = AdapterManifest::open(root.path()).unwrap();
         assert_eq!(read, manifest);
         assert_eq!(read.unpinned(), [crate::Pin::Tokenizer]);

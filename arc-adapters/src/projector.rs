@@ -107,9 +107,9 @@ impl ProjectorSpec {
     /// Checks that each layer takes the width that the one before gives, from `d_in` to `d_out`.
     ///
     /// # Errors
-    /// [`Error::InvalidProjector`] says what is wrong, and where.
-    pub fn check(&self, d_in: usize, d_out: usize) -> Result<()> {
-        self.fault(d_in, d_out).map_err(|reason| Error::InvalidProjector { reason })
+    /// [`Error::InvalidProjector`](crate::Error::InvalidProjector) says what is wrong, and where.
+    pub fn check(&self, d_in: usize, d_out: usize) -> crate::Result<()> {
+        self.fault(d_in, d_out).map_err(|reason| crate::Error::InvalidProjector { reason })
     }
 
     /// What is wrong with the layers, and where, as one line.
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn the_papers_projector_is_two_linear_weights() {
         let spec = ProjectorSpec::two_linear(4, 2, 6);
-        assert_eq!(spec.check(4, 6), Ok(()));
+        assert_eq!(spec.fault(4, 6), Ok(()));
         let slots = spec.weight_slots();
         assert_eq!(slots[0], WeightSlot { name: "projector.0.weight".into(), shape: vec![2, 4] });
         assert_eq!(slots[1], WeightSlot { name: "projector.1.weight".into(), shape: vec![6, 2] });
@@ -249,7 +249,7 @@ mod tests {
                 {"kind": "gelu"}, {"kind": "silu"}]},
             {"kind": "scale", "factor": 0.5}]}"#;
         let spec: ProjectorSpec = serde_json::from_str(json).unwrap();
-        assert_eq!(spec.check(4, 6), Ok(()));
+        assert_eq!(spec.fault(4, 6), Ok(()));
         assert_eq!(
             names(&spec),
             [
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn widths_that_do_not_fit_are_named() {
         let linear = |d_in, d_out| ProjectorLayer::Linear { d_in, d_out, bias: false };
-        let check = |layers: Vec<ProjectorLayer>| ProjectorSpec { layers }.check(4, 6).unwrap_err();
+        let check = |layers: Vec<ProjectorLayer>| ProjectorSpec { layers }.fault(4, 6).unwrap_err();
         assert!(check(vec![]).contains("no layers"));
         assert!(check(vec![linear(5, 6)]).contains("`projector.0` takes width 5, it is given 4"));
         assert!(check(vec![linear(4, 5)]).contains("gives width 5, d_decoder is 6"));

@@ -10,7 +10,7 @@ use crate::decoder::{Decoder, GenerateOptions, Generations};
 use crate::encoder::Latents;
 use crate::projector::Projector;
 use crate::prompt::Prompt;
-use crate::prompt_template::{PromptPart, PromptTemplate};
+use crate::prompt::{PromptPart, PromptTemplate};
 use crate::{Error, Result};
 
 /// Which learned vector follows the latents of a context.

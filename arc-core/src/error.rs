@@ -469,7 +469,7 @@ impl Error {
             Self::Regression { .. } => "give other texts, or more of them".into(),
             Self::DeviceData { .. } => "the device failed: try again, or compute on the CPU".into(),
             Self::NoCacheFolder => "set `ARC_HOME` to a folder for them".into(),
-            Self::Adapter(error) => Hint::Adapter(error.hint()?),
+            Self::Adapter(error) => Hint::Adapter(Box::new(error.hint()?)),
         })
     }
 }

@@ -316,8 +316,7 @@ impl<'a> Fit<'a> {
         let (e, d) = map.shape();
         let values: Vec<f32> = map.transpose().iter().map(|&value| value as f32).collect();
         let map = Tensor::<2>::from_data(TensorData::new(values, [e, d]), self.encoder.device());
-        let tokenizer = &self.decoder.tokenizer;
-        let begin: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().collect();
+        let beginning = self.decoder.tokenizer.beginning();
         let mut best = (f64::INFINITY, &self.fitted.input_sum / self.fitted.samples as f64);
         for followed in candidates {
             let mean = &followed.sum / followed.count as f64;
@@ -328,7 +327,7 @@ impl<'a> Fit<'a> {
             for trial in &self.trials {
                 let rows = Tensor::cat(vec![trial.latents.clone(), row.clone()], 0).matmul(map.clone());
                 let prompt =
-                    Prompt::from_tokens(begin.clone()).latents(rows).tokens(trial.continuation.clone());
+                    Prompt::from_tokens(beginning.clone()).latents(rows).tokens(trial.continuation.clone());
                 let losses = self.decoder.token_losses(&prompt)?;
                 loss += losses.iter().flatten().map(|&loss| f64::from(loss)).sum::<f64>();
             }
@@ -374,7 +373,7 @@ impl<'a> Fit<'a> {
             .into_iter()
             .filter_map(|strength| Some((strength, fitted.solve(strength)?)))
             .max_by(|(_, a), (_, b)| held_out.r_squared(a).total_cmp(&held_out.r_squared(b)))
-            .ok_or_else(|| Error::Regression { reason: "the latents are degenerate" })?;
+            .ok_or(Error::Regression { reason: "the latents are degenerate" })?;
         let (r_squared, r_squared_held_out) = (fitted.r_squared(&map), held_out.r_squared(&map));
 
         let special: Vec<f32> = self.special_vector(&map)?.iter().map(|&value| value as f32).collect();

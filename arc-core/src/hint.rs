@@ -20,8 +20,6 @@ pub enum Hint {
     Import {
         /// The encoder's name.
         encoder: String,
-        /// Where its checkpoint is published.
-        source: String,
     },
     /// An encoder has to be imported again, with a tokenizer.
     ImportWithTokenizer,
@@ -67,7 +65,7 @@ pub enum Hint {
     /// A model's chat template cannot be rendered: ask in another form, or give it another template.
     OtherForm,
     /// What to do about an error of a registry, an adapter package or a plugin.
-    Adapter(arc_adapters::Hint),
+    Adapter(Box<arc_adapters::Hint>),
 }
 
 impl fmt::Display for Hint {
@@ -76,7 +74,7 @@ impl fmt::Display for Hint {
             Self::Advice(advice) => advice,
             Self::AgreeToDownloads => "agree to downloads of this length",
             Self::Sha256OrHttps => "give its sha256, or an `https:` address",
-            Self::Import { source, .. } => return write!(f, "import its checkpoint, `{source}`"),
+            Self::Import { encoder } => return write!(f, "import the checkpoint of `{encoder}`"),
             Self::ImportWithTokenizer => "import it again with a tokenizer",
             Self::Fit { decoder } => return write!(f, "fit one for `{decoder}`"),
             Self::ExportOne => "export one decoder at a time",

@@ -7,11 +7,12 @@
 
 use std::path::Path;
 
-use arc_adapters::{EncoderManifest, ModelShape, ProjectorLayer, ProjectorSpec};
+use arc_adapters::{EncoderManifest, ModelShape, ProjectorSpec};
 use serde::Serialize;
 
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig, PREFILL_CHUNK};
-use crate::encoder::{ArcEncoderConfig, CHUNKS_AT_ONCE, PoolingPlace, PoolingRate, encoder_config};
+use crate::encoder::{ArcEncoderConfig, CHUNKS_AT_ONCE, encoder_config};
+use crate::flops;
 use crate::nn::{BlockConfig, NormConfig};
 use crate::weights::ModelArgs;
 use crate::{Error, Result};
@@ -176,40 +177,16 @@ impl DecoderSizes {
         tables + norm + wide(self.config.n_layers) * block_parameters(&self.config.block)
     }
 
-    /// Keys and values of `positions` positions.
-    fn kv_values(&self, positions: usize) -> u128 {
-        let attention = self.config.block.attention;
-        2 * wide(self.config.n_layers)
-            * wide(attention.n_kv_heads)
-            * wide(attention.head_dim)
-            * wide(positions)
-    }
-
-    /// The work of reading `positions` positions, piece by piece, and of the last one's logits.
+    /// The work of reading `positions` positions and of the last one's logits.
     fn prefill_flops(&self, positions: usize) -> u128 {
-        let block = &self.config.block;
-        let mut flops = 0;
-        for start in (0..positions).step_by(PREFILL_CHUNK) {
-            let s = PREFILL_CHUNK.min(positions - start);
-            let span = Span { queries: s, new_keys: s, keys: start + s, fed: s };
-            flops += wide(self.config.n_layers) * span.flops(block);
-        }
-        flops + if positions > 0 { self.head_flops() } else { 0 }
+        let head = flops::head(&self.config, self.vocabulary, usize::from(positions > 0));
+        flops::reading(&self.config, 0, positions) + head
     }
 
     /// The work of writing one token after another, the first of which the prefill has given.
     fn decode_flops(&self, positions: usize, new_tokens: usize) -> u128 {
-        let steps = new_tokens.saturating_sub(1);
-        let work = |step: usize| {
-            let span = Span { queries: 1, new_keys: 1, keys: positions + step, fed: 1 };
-            wide(self.config.n_layers) * span.flops(&self.config.block) + self.head_flops()
-        };
-        // Each token adds the same to the work of the one before.
-        wide(steps) * (work(1) + work(steps)) / 2
-    }
-
-    fn head_flops(&self) -> u128 {
-        2 * wide(self.config.block.d_model) * wide(self.vocabulary)
+        let read = new_tokens.saturating_sub(1);
+        flops::writing(&self.config, positions, read) + flops::head(&self.config, self.vocabulary, read)
     }
 
     /// Of a block at the last piece of the prefill, or the logits.
@@ -248,53 +225,6 @@ impl EncoderSizes {
         let rows = wide(self.vocabulary) + wide(self.config.memory_tokens);
         rows * d + wide(self.config.n_layers) * block_parameters(&self.config.block)
     }
-
-    /// The rates in force for a factor, as [`Encoder::encode_chunks`](crate::encoder::Encoder) takes it.
-    fn rates(&self, factor: Option<usize>) -> Result<Vec<PoolingRate>> {
-        match factor {
-            None => Ok(self.config.compress_rates.clone()),
-            Some(_) if self.config.memory_tokens > 0 => Err(Error::InvalidValue {
-                what: "the pooling factor".into(),
-                found: factor.to_string(),
-                expected: "none: the encoder has memory tokens and pools nothing".into(),
-            }),
-            Some(0) => Err(Error::factor_of_0()),
-            Some(1) => Ok(vec![PoolingRate::Off]),
-            Some(factor) => {
-                let own = self.config.compress_rates.iter().map(|rate| match rate {
-                    PoolingRate::Factor(p) => Some(*p),
-                    PoolingRate::Off => Some(1),
-                    _ => None,
-                });
-                let own: Option<usize> = own.collect::<Option<Vec<_>>>().map(|own| own.iter().product());
-                Ok(if own == Some(factor) {
-                    self.config.compress_rates.clone()
-                } else {
-                    vec![PoolingRate::Factor(factor)]
-                })
-            }
-        }
-    }
-
-    /// Work and latents of one chunk.
-    fn chunk(&self, tokens: usize, rates: &[PoolingRate]) -> (u128, usize) {
-        let config = ArcEncoderConfig { compress_rates: rates.to_vec(), ..self.config.clone() };
-        let mut s = tokens + config.memory_tokens;
-        let mut flops = 0;
-        for layer in 0..config.n_layers {
-            let n = config.pooling.count(s, config.rate(layer));
-            let span = match config.pooling.place {
-                PoolingPlace::Between => Span { queries: s, new_keys: s, keys: s, fed: n },
-                PoolingPlace::Before if config.pooling.pool_type.queries_only => {
-                    Span { queries: n, new_keys: s, keys: s, fed: n }
-                }
-                PoolingPlace::Before => Span { queries: n, new_keys: n, keys: n, fed: n },
-            };
-            flops += span.flops(&config.block);
-            s = n;
-        }
-        (flops, config.latents(tokens))
-    }
 }
 
 /// What a context costs with compression and without, whatever memory there is.
@@ -329,13 +259,13 @@ pub fn plan(
         });
     }
 
-    let rates = encoder.rates(request.factor)?;
+    let config = encoder.config.at_factor(request.factor)?;
     let (whole, rest) = (request.context / encoder.chunk_tokens, request.context % encoder.chunk_tokens);
-    let (whole_flops, whole_latents) = encoder.chunk(encoder.chunk_tokens, &rates);
-    let (rest_flops, rest_latents) = if rest > 0 { encoder.chunk(rest, &rates) } else { (0, 0) };
-    let latents = whole * whole_latents + rest_latents;
+    let latents_of = |tokens: usize| if tokens > 0 { config.latents(tokens) } else { 0 };
+    let latents = whole * latents_of(encoder.chunk_tokens) + latents_of(rest);
     let rows = latents + usize::from(special_vector);
-    let compress = wide(whole) * whole_flops + rest_flops + projector_flops(&projector.layers, rows);
+    let compress = flops::encoding(&config, request.context, encoder.chunk_tokens)
+        + flops::projecting(&projector.layers, rows);
 
     let projector_values: u128 = projector
         .weight_slots()
@@ -362,7 +292,7 @@ pub fn plan(
             encoder: of(wide64(parameters.encoder)),
             projector: of(wide64(parameters.projector)),
             decoder: narrow(wide64(parameters.decoder) * value),
-            kv_cache: narrow(decoder.kv_values(end) * value),
+            kv_cache: narrow(flops::kv_values(&decoder.config, end) * value),
             activations: narrow(activations * value),
             total: 0,
         };
@@ -393,41 +323,6 @@ pub fn plan(
         compressed,
         plain,
     })
-}
-
-/// What a block works on.
-struct Span {
-    /// Positions with queries.
-    queries: usize,
-    /// Positions whose keys and values are made.
-    new_keys: usize,
-    /// Positions that are attended to.
-    keys: usize,
-    /// Positions that go through the feed-forward part.
-    fed: usize,
-}
-
-impl Span {
-    fn flops(&self, block: &BlockConfig) -> u128 {
-        let (d, f) = (wide(block.d_model), wide(block.d_ff));
-        let heads = wide(block.attention.n_heads) * wide(block.attention.head_dim);
-        let kv_heads = wide(block.attention.n_kv_heads) * wide(block.attention.head_dim);
-        let (queries, keys) = (wide(self.queries), wide(self.keys));
-        let projections = 2 * queries * d * heads + 2 * wide(self.new_keys) * d * kv_heads;
-        let attention = 2 * queries * keys * heads;
-        2 * (projections + attention + 3 * wide(self.fed) * d * f)
-    }
-}
-
-fn projector_flops(layers: &[ProjectorLayer], rows: usize) -> u128 {
-    layers
-        .iter()
-        .map(|layer| match layer {
-            ProjectorLayer::Linear { d_in, d_out, .. } => 2 * wide(rows) * wide(*d_in) * wide(*d_out),
-            ProjectorLayer::Residual { layers } => projector_flops(layers, rows),
-            _ => 0,
-        })
-        .sum()
 }
 
 fn has_norm_weights(block: &BlockConfig) -> bool {

@@ -359,7 +359,7 @@ impl Session {
                 what: format!("`{}` (architecture)", entry.name),
                 expected: expected.clone(),
                 found: found.to_owned(),
-                hint: format!("correct `architecture` or `source` in `{}`", entry.origin.display()),
+                hint: format!("correct `architecture` or `source` in `{}`", entry.origin.display()).into(),
             }),
             None => Ok(decoder),
         }
@@ -384,7 +384,8 @@ impl Session {
                         found: model.sha256.unwrap_or_default(),
                         hint: format!(
                             "the registry's `{name}` is another file than the encoder was made from"
-                        ),
+                        )
+                        .into(),
                     });
                 }
                 model.sha256 = Some(backbone.sha256.clone());

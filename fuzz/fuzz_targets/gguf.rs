@@ -4,7 +4,7 @@
 
 mod room;
 
-use arc_core::chat_template::ChatTemplate;
+use arc_core::prompt::ChatTemplate;
 use arc_core::decoder::DecoderConfig;
 use arc_core::tokenizer::Tokenizer;
 use arc_core::weights::{GgufFile, TensorSource as _};

@@ -10,17 +10,18 @@ use arc_core::decoder::{Decoder, GenerateOptions, Timings};
 use arc_core::document::Document;
 use arc_core::encoder::{CompressOptions, Encoder, Latents};
 use arc_core::eval::Row;
+use arc_core::prompt::PromptForm;
+use arc_core::prompt::PromptTemplate;
 use arc_core::prompt::{Prompt, Span};
-use arc_core::prompt_forms::PromptForm;
-use arc_core::prompt_template::PromptTemplate;
 use arc_core::{AdaptedDecoder, Session, SpecialVector};
 use serde_json::{Value, json};
 
+use super::distinct::distinct;
+use super::documents::{is_latents_file, named};
 use super::prompt_form;
-use super::setup::{
-    PLAIN_TEMPLATE, distinct, is_latents_file, named, remark_on_unpinned, session, warn_of_overridden_pins,
-    warnings_of_factors,
-};
+use super::prompt_template::PLAIN_TEMPLATE;
+use super::remarks::{remark_on_unpinned, warn_of_overridden_pins, warnings_of_factors};
+use super::session::session;
 use crate::Failure;
 use crate::args::{Ask, Form, Global};
 use crate::output::Output;

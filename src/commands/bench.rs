@@ -9,7 +9,7 @@ use arc_core::train::{RunConfig, measure_peak, measure_steps, peak_memory};
 use bytesize::ByteSize;
 use serde_json::json;
 
-use super::setup::session;
+use super::session::session;
 use crate::Failure;
 use crate::args::{Bench, Global};
 use crate::output::Output;
@@ -88,8 +88,7 @@ fn divergence(
     let fast = in_precision(Precision::Fast)?.language_model(name)?;
     let text = std::fs::read_to_string(text).map_err(arc_core::Error::io("read", text))?;
     let tokenizer = &exact.tokenizer;
-    let beginning = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let mut ids: Vec<u32> = beginning.into_iter().chain(tokenizer.encode(&text)?.ids).collect();
+    let mut ids = [tokenizer.beginning(), tokenizer.encode(&text)?.ids].concat();
     ids.truncate(args.prompt_tokens.unwrap_or(512));
     let mut found = vec![("fast", exact.divergence_of(&ids, fast.logits_by_pieces(&ids)?)?)];
     if let Some(path) = &args.logits {

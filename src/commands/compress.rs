@@ -7,7 +7,8 @@ use arc_core::encoder::CompressOptions;
 use serde_json::json;
 
 use super::destination::check_file;
-use super::setup::{LATENTS_SUFFIX, is_latents_file, named, session};
+use super::documents::{LATENTS_SUFFIX, is_latents_file, named};
+use super::session::session;
 use crate::Failure;
 use crate::args::{Compress, Global};
 use crate::output::Output;

@@ -15,7 +15,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::destination::check_folder;
-use super::setup::{distinct, session, warn_of_overridden_pins, warnings_of_factors};
+use super::distinct::distinct;
+use super::remarks::{warn_of_overridden_pins, warnings_of_factors};
+use super::session::session;
 use crate::args::{Eval, Global};
 use crate::output::{Output, note};
 use crate::{Failure, terminal};

@@ -7,7 +7,8 @@ use arc_core::export::{decoders_of, export, own_encoder_of};
 use serde_json::json;
 
 use super::destination::check_folder;
-use super::setup::{plugin_policy, registry};
+use super::registries::registry;
+use super::session::plugin_policy;
 use crate::Failure;
 use crate::args::{self, Global};
 use crate::output::Output;

@@ -14,7 +14,8 @@ use arc_core::{AdaptedDecoder, Error};
 use serde_json::{Value, json};
 
 use super::destination::check_folder;
-use super::setup::{prompt_template, session};
+use super::prompt_template::prompt_template;
+use super::session::session;
 use crate::Failure;
 use crate::args;
 use crate::args::Global;

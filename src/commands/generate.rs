@@ -5,7 +5,7 @@ use arc_core::prompt::Prompt;
 use serde_json::json;
 
 use super::ask::timings;
-use super::setup::session;
+use super::session::session;
 use crate::Failure;
 use crate::args::{Generate, Global};
 use crate::output::Output;

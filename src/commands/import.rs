@@ -12,7 +12,8 @@ use arc_core::weights::{ArcCheckpoint, TrainingSources};
 use serde_json::json;
 
 use super::destination::check_folder;
-use super::setup::{locate, registry};
+use super::pulling::locate;
+use super::registries::registry;
 use super::target::{folder_of, target_file};
 use crate::Failure;
 use crate::args::{self, Global};
@@ -73,7 +74,7 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
     let template = args.template.as_ref().map(arc_core::document::Document::read).transpose()?;
     let template = template.map(|document| document.text);
     if let Some(template) = &template {
-        arc_core::prompt_template::PromptTemplate::parse(template)?;
+        arc_core::prompt::PromptTemplate::parse(template)?;
     }
     let decoders = entries
         .iter()

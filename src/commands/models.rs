@@ -6,7 +6,7 @@ use arc_core::hub::Cache;
 use indicatif::HumanBytes;
 use serde_json::json;
 
-use super::setup::registry;
+use super::registries::registry;
 use crate::Failure;
 use crate::args::Global;
 use crate::output::Output;

@@ -9,7 +9,8 @@ use arc_core::plan::{Arm, DecoderSizes, EncoderSizes, Plan, PlanRequest, plan};
 use bytesize::ByteSize;
 use serde_json::json;
 
-use super::setup::{plugin_policy, registry};
+use super::registries::registry;
+use super::session::plugin_policy;
 use crate::Failure;
 use crate::args::{self, Global};
 use crate::output::Output;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::destination::check_folder;
 use super::question_writing;
-use super::setup::session;
+use super::session::session;
 use crate::Failure;
 use crate::args::{Global, Prepare, PrepareEval, PrepareQuestions, PrepareText, PrepareWhat};
 use crate::output::Output;

@@ -2,7 +2,7 @@
 
 use arc_core::decoder::Decoder;
 use arc_core::eval::{Fields, Row, Rows};
-use arc_core::prompt_forms::{Instruction, PromptForm, Shot};
+use arc_core::prompt::{Instruction, PromptForm, Shot};
 
 use crate::Failure;
 use crate::args::{Ask, Form};

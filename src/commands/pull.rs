@@ -3,7 +3,9 @@
 use arc_adapters::{DecoderEntry, EncoderEntry, EncoderManifest, EncoderWeights, ModelFile, Registry};
 use serde_json::json;
 
-use super::setup::{locate, registry, session};
+use super::pulling::locate;
+use super::registries::registry;
+use super::session::session;
 use crate::Failure;
 use crate::args::{Global, Pull};
 use crate::output::Output;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use arc_core::train::{QuestionOptions, QuestionProgress, answer_questions, write_questions};
 use serde_json::json;
 
-use super::setup::session;
+use super::session::session;
 use super::train::stop_on_interrupt;
 use crate::Failure;
 use crate::args::{Global, PrepareQuestions};

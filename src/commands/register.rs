@@ -14,7 +14,9 @@ use comfy_table::Table;
 use serde_json::json;
 
 use super::destination::check_folder;
-use super::setup::{locate, prompt_template, registry};
+use super::prompt_template::prompt_template;
+use super::pulling::locate;
+use super::registries::registry;
 use super::target::{folder_of, target_file};
 use super::train::{Progress, stop_on_interrupt};
 use crate::Failure;

@@ -7,7 +7,7 @@ use arc_adapters::{REGISTRY_FILE, Registry};
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Target;
-use crate::commands::setup::{project_registry, registry_files, same_file, user_registry};
+use crate::commands::registries::{project_registry, registry_files, same_file, user_registry};
 
 /// The file that a command writes to, whatever it writes: the user's registry with `--user`, else the
 /// last of `--registry`, else the project's. Where nothing is registered yet, one is begun in this

@@ -13,7 +13,7 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::destination::check_folder;
-use super::setup::session;
+use super::session::session;
 use super::shared_run;
 use crate::args;
 use crate::args::Global;

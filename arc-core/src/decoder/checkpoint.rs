@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::config::{DecoderConfig, Layout};
-use crate::chat_template::ChatTemplate;
+use crate::prompt::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{GgufFile, HfFolder, MetaFolder, RawTensor, TensorNames, TensorSource};
 use crate::{Error, Result};

@@ -38,8 +38,8 @@ pub use throughput::Throughput;
 pub(crate) use throughput::ordinary_ids;
 pub use transformer::Transformer;
 
-use crate::chat_template::ChatTemplate;
 use crate::nn::{Precision, Residence};
+use crate::prompt::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{PartName, RawTensor};
 use crate::{Error, Result};

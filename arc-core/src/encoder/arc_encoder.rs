@@ -9,8 +9,8 @@ use burn::tensor::{Device, Tensor};
 
 use super::forward::{GraphLayers, Plan};
 use super::{Pooling, PoolingGroups, PoolingRate, TokenRarity};
-use crate::Result;
 use crate::nn::{Block, BlockConfig, Embedding, Loader, RopeConfig};
+use crate::{Error, Result};
 
 /// What an encoder computes, besides its weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,49 @@ impl ArcEncoderConfig {
         let first_pooling = self.n_layers.saturating_sub(self.compress_rates.len());
         let rate = layer.checked_sub(first_pooling).and_then(|j| self.compress_rates.get(j));
         rate.copied().unwrap_or(PoolingRate::Off)
+    }
+
+    /// How many tokens a latent stands for where nothing is asked for: the product of the pooling layers'
+    /// factors. Layers that pool to a fixed count, and memory tokens, have none: they count as 1.
+    #[must_use]
+    pub fn default_factor(&self) -> usize {
+        self.compress_rates
+            .iter()
+            .map(|rate| if let PoolingRate::Factor(p) = rate { *p } else { 1 })
+            .product()
+    }
+
+    /// Whether the number of latents follows from factors alone, so that another one can be asked for.
+    #[must_use]
+    pub fn pools_by_factor(&self) -> bool {
+        let by_factor = |rate: &PoolingRate| matches!(rate, PoolingRate::Factor(_) | PoolingRate::Off);
+        self.memory_tokens == 0 && self.compress_rates.iter().all(by_factor)
+    }
+
+    /// The same encoder where a latent stands for `factor` tokens: the last layer alone pools then, unless
+    /// the factor is the encoder's own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidValue`] for factor 0, and for any factor of an encoder with memory tokens.
+    pub fn at_factor(&self, factor: Option<usize>) -> Result<Self> {
+        let rate = match factor {
+            None => return Ok(self.clone()),
+            Some(factor) if self.pools_by_factor() && factor == self.default_factor() => {
+                return Ok(self.clone());
+            }
+            Some(factor) if self.memory_tokens > 0 => {
+                return Err(Error::InvalidValue {
+                    what: "the pooling factor".into(),
+                    found: factor.to_string(),
+                    expected: "none: the encoder has memory tokens and pools nothing".into(),
+                });
+            }
+            Some(0) => return Err(Error::factor_of_0()),
+            Some(1) => PoolingRate::Off,
+            Some(factor) => PoolingRate::Factor(factor),
+        };
+        Ok(Self { compress_rates: vec![rate], ..self.clone() })
     }
 
     /// The latents of a sequence of so many tokens; see [`Pooling::count`] for what merging by

@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::trained_weights::{MEMORY_TENSOR, TrainedWeights};
-use super::{ArcEncoder, ArcEncoderConfig, EncoderNetwork, Latents, Pooling, PoolingRate, TokenRarity};
+use super::{ArcEncoder, ArcEncoderConfig, EncoderNetwork, Latents, Pooling, TokenRarity};
 use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
 use crate::nn::{Loader, Precision, Residence, RopeConfig};
 use crate::tokenizer::Tokenizer;
@@ -288,8 +288,8 @@ impl Encoder {
                 return Err(Error::Mismatch {
                     what: format!("encoder `{}`", manifest.name),
                     expected: "its weights".into(),
-                    found: "only their description".into(),
-                    hint: Hint::Import { encoder: manifest.name.clone(), source: source.to_string() },
+                    found: format!("only their description, published as `{source}`"),
+                    hint: Hint::Import { encoder: manifest.name.clone() },
                 });
             }
             _ => return Err(invalid("its weights are of a kind that this build cannot read".into())),
@@ -367,26 +367,16 @@ impl Encoder {
         self.max_chunks
     }
 
-    /// How many tokens a latent stands for where the caller says nothing: the product of the
-    /// pooling layers' factors. Layers that pool to a fixed count, and memory tokens, have none:
-    /// they count as 1.
+    /// [`ArcEncoderConfig::default_factor`].
     #[must_use]
     pub fn default_factor(&self) -> usize {
-        self.network
-            .config()
-            .compress_rates
-            .iter()
-            .map(|rate| if let PoolingRate::Factor(p) = rate { *p } else { 1 })
-            .product()
+        self.network.config().default_factor()
     }
 
-    /// Whether the number of latents follows from factors alone, so that another one can be asked
-    /// for.
+    /// [`ArcEncoderConfig::pools_by_factor`].
     #[must_use]
     pub fn pools_by_factor(&self) -> bool {
-        let config = self.network.config();
-        let by_factor = |rate: &PoolingRate| matches!(rate, PoolingRate::Factor(_) | PoolingRate::Off);
-        config.memory_tokens == 0 && config.compress_rates.iter().all(by_factor)
+        self.network.config().pools_by_factor()
     }
 
     /// Compresses a text.
@@ -445,20 +435,8 @@ impl Encoder {
     ///
     /// [`Error::InvalidValue`] for factor 0, and for any factor of an encoder with memory tokens.
     pub fn encode_chunks(&self, ids: &[u32], options: CompressOptions) -> Result<Vec<Tensor<2>>> {
-        let network = match options.factor {
-            None => &self.network,
-            Some(factor) if self.pools_by_factor() && factor == self.default_factor() => &self.network,
-            Some(factor) if self.network.config().memory_tokens > 0 => {
-                return Err(Error::InvalidValue {
-                    what: "the pooling factor".into(),
-                    found: factor.to_string(),
-                    expected: format!("none: encoder `{}` has memory tokens and pools nothing", self.name),
-                });
-            }
-            Some(0) => return Err(Error::factor_of_0()),
-            Some(1) => &self.network.with_rates(vec![PoolingRate::Off]),
-            Some(factor) => &self.network.with_rates(vec![PoolingRate::Factor(factor)]),
-        };
+        let rates = self.network.config().at_factor(options.factor)?.compress_rates;
+        let network = &self.network.with_rates(rates);
         // Whole chunks are of one length, so that only the last batch can need a mask.
         let (whole, rest) = ids.split_at(ids.len() - ids.len() % self.chunk_tokens);
         let whole: Vec<Vec<u32>> = whole.chunks(self.chunk_tokens).map(<[u32]>::to_vec).collect();

@@ -131,8 +131,7 @@ impl ContinuationTask {
     ) -> Result<ContinuationArms> {
         let encoding = decoder.tokenizer.encode(text)?;
         let length = self.context_tokens + self.continuation_tokens;
-        let bos: Vec<u32> =
-            decoder.tokenizer.bos().filter(|_| decoder.tokenizer.adds_bos()).into_iter().collect();
+        let beginning = decoder.tokenizer.beginning();
         let mut arms = ContinuationArms::default();
         let mut seen: Vec<(Tensor<2>, Vec<u32>)> = Vec::new();
         let loss = |prompt: Prompt, continuation: &[u32]| -> Result<f64> {
@@ -140,7 +139,7 @@ impl ContinuationTask {
             let scored = &losses[losses.len() - (continuation.len() - 1)..];
             Ok(scored.iter().flatten().map(|&loss| f64::from(loss)).sum::<f64>() / scored.len() as f64)
         };
-        let begin = || Prompt::from_tokens(bos.clone());
+        let begin = || Prompt::from_tokens(beginning.clone());
         for start in (0..encoding.ids.len()).step_by(length.max(1)).take(limit) {
             let Some(ids) = encoding.ids.get(start..start + length) else { break };
             let (context, continuation) = ids.split_at(self.context_tokens);

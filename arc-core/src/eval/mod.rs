@@ -11,7 +11,6 @@ mod bootstrap;
 mod chart;
 mod continuation;
 mod data;
-pub mod flops;
 mod html;
 mod markdown;
 pub mod metrics;

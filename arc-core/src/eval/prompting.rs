@@ -6,11 +6,10 @@ use std::time::Instant;
 
 use super::arm::Arm;
 use super::data::Row;
-use super::flops;
 use super::task::{GenerateTask, KeptEnd};
 use crate::decoder::Decoder;
 use crate::encoder::{CompressOptions, Encoder, Latents, TokenRarity};
-use crate::nn::trace_flops;
+use crate::flops;
 use crate::prompt::{Prompt, Span};
 use crate::{AdaptedDecoder, Error, Hint, OverriddenPin, Result, SpecialVector};
 
@@ -128,12 +127,6 @@ impl Contestant {
         Ok(())
     }
 
-    /// The beginning token, where the tokenizer's rule puts one before a prompt.
-    pub(super) fn beginning(&self) -> Vec<u32> {
-        let tokenizer = &self.decoder.tokenizer;
-        tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().collect()
-    }
-
     /// Turns pieces into a prompt. Each text is tokenised on its own, so that every arm has the same
     /// tokens around its documents.
     pub(super) fn build(
@@ -222,22 +215,20 @@ impl Contestant {
                     hint: Hint::Fit { decoder: self.decoder.name.clone() },
                 })?;
                 let latents = self.compress(document.text, factor)?;
-                let encoding = flops::encoding(
-                    self.encoder.network.config(),
-                    latents.source_tokens,
-                    self.encoder.chunk_tokens(),
-                );
+                let config = self.encoder.network.config().at_factor(self.asked(factor))?;
+                let encoding = flops::encoding(&config, latents.source_tokens, self.encoder.chunk_tokens());
                 // Not every adapter was trained to reconstruct.
                 let special = if reconstruct && adapted.adapter.weights.has("tokens.rec") {
                     SpecialVector::Rec
                 } else {
                     SpecialVector::Usual
                 };
-                let (projected, projecting) = trace_flops(|| adapted.project_with(&latents, special));
-                let projected = projected?;
+                let projected = adapted.project_with(&latents, special)?;
+                let layers = &adapted.adapter.manifest.projector.layers;
+                let projecting = flops::projecting(layers, projected.dims()[0]);
                 self.decoder.network.device().sync().ok();
                 self.budgets.insert((factor, document.text.to_owned()), projected.dims()[0]);
-                (Some(Span::Latents(projected)), encoding + projecting as f64)
+                (Some(Span::Latents(projected)), (encoding + projecting) as f64)
             }
         };
         Ok(Shown { span, seconds: start.elapsed().as_secs_f64(), flops })
@@ -256,9 +247,12 @@ impl Contestant {
     }
 
     fn compress(&self, text: &str, factor: usize) -> Result<Latents> {
-        // Asked for a factor, an encoder that pools to a count of its own would be another one.
-        let factor = self.encoder.pools_by_factor().then_some(factor);
-        self.encoder.compress(text, CompressOptions { factor })
+        self.encoder.compress(text, CompressOptions { factor: self.asked(factor) })
+    }
+
+    /// Asked for a factor, an encoder that pools to a count of its own would be another one.
+    fn asked(&self, factor: usize) -> Option<usize> {
+        self.encoder.pools_by_factor().then_some(factor)
     }
 
     fn information(&mut self, document: &Tokens<'_>) -> Result<&Information> {
@@ -273,7 +267,7 @@ impl Contestant {
     /// stands before tells everything.
     fn measure_information(&self, ids: &[u32]) -> Result<Information> {
         let start = Instant::now();
-        let beginning = self.beginning();
+        let beginning = self.decoder.tokenizer.beginning();
         let network = &self.decoder.network;
         let config = network.config();
         let room = config.context_length.saturating_sub(beginning.len());
@@ -283,8 +277,9 @@ impl Contestant {
             let losses = self.decoder.token_losses(&prompt)?;
             let nats = losses[beginning.len()..].iter().map(|loss| loss.unwrap_or(f32::INFINITY));
             information.nats.extend(nats);
-            information.flops += flops::reading(config, 0, prompt.len())
+            let flops = flops::reading(config, 0, prompt.len())
                 + flops::head(config, network.vocabulary(), piece.len());
+            information.flops += flops as f64;
         }
         information.seconds = start.elapsed().as_secs_f64();
         Ok(information)

@@ -11,10 +11,10 @@ use serde_json::json;
 use super::answers::{Answer, Answers, Outcome, Times};
 use super::arm::{Arm, ArmFamily};
 use super::data::{Row, Rows};
-use super::flops;
 use super::prompting::{Built, Contestant, Piece, Tokens, beginning_of, question_of};
 use super::task::{GenerateTask, KeptEnd, Kind, Task};
-use crate::decoder::{Decoder, GenerateOptions, Prefix};
+use crate::decoder::{Decoder, DecoderConfig, GenerateOptions, Prefix};
+use crate::flops;
 use crate::prompt::{Prompt, Span};
 use crate::{Error, Hint, Result};
 
@@ -227,7 +227,7 @@ impl LoadedTask {
         if !pending.is_empty() {
             let mut clock = Instant::now();
             let decoder = contestant.decoder.clone();
-            let start = contestant.beginning();
+            let start = contestant.decoder.tokenizer.beginning();
             let built = contestant.build(&start, &beginning, arm, self.truncate);
             let read = built.and_then(|built| {
                 (!built.prompt.is_empty()).then(|| decoder.read_prefix(&built.prompt)).transpose()
@@ -399,7 +399,7 @@ impl LoadedTask {
         let decoder = contestant.decoder.clone();
         let shown = contestant.show(document, arm, self.truncate, cut.target.is_none())?;
         let document_positions = shown.span.as_ref().map_or(0, Span::len);
-        let mut prompt = Prompt::from_tokens(contestant.beginning());
+        let mut prompt = Prompt::from_tokens(contestant.decoder.tokenizer.beginning());
         if let Some(span) = shown.span {
             prompt.push(span);
         }
@@ -410,8 +410,8 @@ impl LoadedTask {
         let scores = decoder.score_after(prefix.as_ref(), target)?;
         let config = decoder.network.config();
         let positions = prompt.len() + target.len();
-        let use_flops = flops::reading(config, 0, positions)
-            + flops::head(config, decoder.network.vocabulary(), scores.len());
+        let use_flops = (flops::reading(config, 0, positions)
+            + flops::head(config, decoder.network.vocabulary(), scores.len())) as f64;
         Ok(Answer {
             outcome: Outcome::Score {
                 loss: scores.iter().map(|score| f64::from(score.loss)).sum(),
@@ -425,7 +425,7 @@ impl LoadedTask {
             prepare_flops: shown.flops,
             use_flops,
             marginal_flops: use_flops,
-            kv_cache_bytes: flops::kv_cache_bytes(config, positions),
+            kv_cache_bytes: kv_cache_bytes(config, positions),
             times: Some(Times { prepare: shown.seconds, prefill, first_token: prefill, decode: 0.0 }),
             seconds: 0.0,
         })
@@ -470,6 +470,11 @@ impl LoadedTask {
         });
         arc_adapters::sha256_hex(depends.to_string().as_bytes())
     }
+}
+
+/// Keys and values of so many positions, in bytes, as this build stores them (float32).
+fn kv_cache_bytes(config: &DecoderConfig, positions: usize) -> f64 {
+    (4 * flops::kv_values(config, positions)) as f64
 }
 
 /// An example from the document of a question would show the decoder what it is asked.
@@ -554,16 +559,17 @@ fn ask(
         let new_tokens = row.as_ref().map_or(0, |row| row.token_ids.len());
         // The last token is written, not read.
         let writing = new_tokens.saturating_sub(1);
-        let head = flops::head(config, decoder.network.vocabulary(), writing + 1);
+        let written = flops::writing(config, positions, writing)
+            + flops::head(config, decoder.network.vocabulary(), writing + 1);
         Answer {
             positions,
             document_positions: built.document_positions,
             document_tokens: 0,
             new_tokens,
             prepare_flops: built.flops,
-            use_flops: flops::reading(config, 0, positions + writing) + head,
-            marginal_flops: flops::reading(config, read, built.prompt.len() + writing) + head,
-            kv_cache_bytes: flops::kv_cache_bytes(config, positions + writing),
+            use_flops: (flops::reading(config, 0, positions) + written) as f64,
+            marginal_flops: (flops::reading(config, read, built.prompt.len()) + written) as f64,
+            kv_cache_bytes: kv_cache_bytes(config, positions + writing),
             times: (alone && row.is_some()).then_some(Times {
                 prepare: built.seconds,
                 prefill: timings.prefill.as_secs_f64(),

@@ -161,7 +161,7 @@ impl InstructionSet {
             Error::Device {
                 name: name.to_owned(),
                 reason: format!("`{VARIABLE}` asks for instructions that are unknown or not here"),
-                hint: format!("this machine has {}; leave it out for the best", names.join(", ")),
+                hint: format!("this machine has {}; leave it out for the best", names.join(", ")).into(),
             }
         })
     }

@@ -440,7 +440,7 @@ mod tests {
     fn the_post_processor_says_whether_a_beginning_token_is_added() {
         let (folder, path) = write(&sentencepiece().to_string());
         let tokenizer = Tokenizer::from_file(&path).unwrap();
-        assert_eq!((tokenizer.bos(), tokenizer.adds_bos(), tokenizer.eos()), (Some(1), true, None));
+        assert_eq!((tokenizer.bos(), tokenizer.beginning(), tokenizer.eos()), (Some(1), vec![1], None));
         assert_eq!(tokenizer.encode_prompt("hi").unwrap(), [1, 8]);
         assert_eq!(tokenizer.encode("hi").unwrap().ids, [8]);
         std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": [7, 0]}"#).unwrap();

@@ -15,9 +15,9 @@ use arc_adapters::Registry;
 use serde_json::Value;
 
 use super::*;
-use crate::chat_template::{ChatTemplate, Message};
 use crate::hub::{self, Cache, Consent, Silent};
 use crate::notice::left_out_offline;
+use crate::prompt::{ChatTemplate, Message};
 use crate::weights::GgufFile;
 
 const SMOL: &str = "smollm2-135m";
@@ -299,7 +299,7 @@ fn a_tokenizer_json_and_a_gguf_file_make_the_same_tokenizer() {
     let of_gguf = Tokenizer::from_gguf(&gguf).unwrap();
     assert_eq!(of_json.vocab_size(), of_gguf.vocab_size());
     assert_eq!((of_json.bos(), of_json.eos()), (of_gguf.bos(), of_gguf.eos()));
-    assert_eq!(of_json.adds_bos(), of_gguf.adds_bos());
+    assert_eq!(of_json.beginning(), of_gguf.beginning());
     for id in 0..u32::try_from(of_gguf.vocab_size()).unwrap() {
         assert_eq!(of_json.token_bytes(id), of_gguf.token_bytes(id));
         assert_eq!(of_json.is_special(id), of_gguf.is_special(id));

@@ -327,10 +327,10 @@ impl Tokenizer {
         self.0.eos
     }
 
-    /// Whether [`encode_prompt`](Self::encode_prompt) adds the beginning token.
+    /// What a text begins with: the beginning token where the model's rule puts one there, else nothing.
     #[must_use]
-    pub fn adds_bos(&self) -> bool {
-        self.0.adds_bos
+    pub fn beginning(&self) -> Vec<u32> {
+        self.0.bos.filter(|_| self.0.adds_bos).into_iter().collect()
     }
 
     /// The number of ids. The model's embedding table may have more rows.

@@ -6,7 +6,7 @@ use arc_adapters::{Adapter, EncoderManifest, NAME_FORM, Registry, is_name};
 
 use super::config::{RunConfig, Start};
 use super::corpus::CorpusManifest;
-use crate::prompt_template::PromptTemplate;
+use crate::prompt::PromptTemplate;
 use crate::{Error, Result};
 
 impl RunConfig {

@@ -9,9 +9,9 @@ use super::corpus::{Mixture, Window};
 use super::draw::{Purpose, generator};
 use super::questions::Questions;
 use crate::Result;
-use crate::chat_template::ChatTemplate;
 use crate::decoder::Decoder;
-use crate::prompt_forms::{EncodedPart, Instruction, PromptForm};
+use crate::prompt::ChatTemplate;
+use crate::prompt::{EncodedPart, Instruction, PromptForm};
 
 /// Encoder tokens beyond what is asked for, so that a text can be cut between words.
 pub(super) const SLACK: usize = 4;
@@ -201,7 +201,7 @@ impl BatchPlan {
             let form = instruct_form(self.objective, decoder.chat_template.as_ref())?;
             around_context(form.encode(&decoder.tokenizer)?)
         } else {
-            (beginning(decoder), Vec::new())
+            (decoder.tokenizer.beginning(), Vec::new())
         };
         Ok(cuts
             .into_iter()
@@ -335,12 +335,6 @@ fn around_context(parts: Vec<EncodedPart>) -> (Vec<u32>, Vec<u32>) {
     (before, after)
 }
 
-/// The token that every text of a decoder begins with, if any.
-pub(super) fn beginning(decoder: &Decoder) -> Vec<u32> {
-    let tokenizer = &decoder.tokenizer;
-    tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().collect()
-}
-
 /// The windows of a batch: batches of a pool are of similar lengths, in a drawn order.
 fn windows_of_batch(config: &RunConfig, batch: u64, mixture: &Mixture) -> Result<Vec<Window>> {
     let size = config.schedule.batch as u64;
@@ -379,7 +373,7 @@ mod tests {
 
     #[test]
     fn instructions_stand_in_the_decoders_own_template() {
-        use crate::prompt_forms::FormPart;
+        use crate::prompt::FormPart;
         let spelt = |form: PromptForm| -> String {
             let part = |part: &FormPart| match part {
                 FormPart::Text(text) | FormPart::Template(text) => text.clone(),

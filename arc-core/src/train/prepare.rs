@@ -429,14 +429,14 @@ pub fn prepare_questions(
             |path: &PathBuf| path.canonicalize().is_ok_and(|a| target.canonicalize().is_ok_and(|b| a == b));
         if files.iter().any(same) {
             return Err(Error::Occupied {
-                path: target,
+                path: target.clone(),
                 state: "would be written over itself".into(),
                 hint: "name another folder".into(),
             });
         }
         if targets[..index].contains(target) {
             return Err(Error::Occupied {
-                path: target,
+                path: target.clone(),
                 state: "would be written for two files of questions".into(),
                 hint: "give them different names".into(),
             });

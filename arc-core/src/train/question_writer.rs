@@ -19,7 +19,6 @@ use serde_json::json;
 
 use super::corpus::{Corpus, Mixture};
 use super::draw::{Purpose, generator};
-use super::objective::beginning;
 use super::passages::passages;
 use super::prepare::Overlap;
 use super::question_prompts::{
@@ -170,7 +169,7 @@ impl QuestionFile {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
                     return Err(Error::Occupied {
-                        path: path.clone(),
+                        path: path.to_owned(),
                         state: "is there already, and nothing says how far it has come".into(),
                         hint: "name another file".into(),
                     });
@@ -228,7 +227,7 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(decoder: &'a Decoder) -> Result<Self> {
         let read = |text: &str| {
-            let ids = [beginning(decoder), decoder.tokenizer.encode(text)?.ids].concat();
+            let ids = [decoder.tokenizer.beginning(), decoder.tokenizer.encode(text)?.ids].concat();
             decoder.read_prefix(&Prompt::from_tokens(ids))
         };
         Ok(Self { decoder, writing: read(WRITING)?, finding: read(FINDING)?, knowing: read(KNOWING)? })

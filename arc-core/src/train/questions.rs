@@ -11,10 +11,10 @@ use serde::Deserialize;
 use super::batch::{Sample, SampleSpan, document_spans};
 use super::config::{AnswerTargets, DecoderConfig, QuestionForm, QuestionsConfig, RunConfig};
 use super::draw::{Purpose, generator};
-use super::objective::{POOL_BATCHES, beginning, parts_of};
+use super::objective::{POOL_BATCHES, parts_of};
 use crate::decoder::Decoder;
 use crate::json_lines::parse_line;
-use crate::prompt_template::{PromptPart, PromptTemplate};
+use crate::prompt::{PromptPart, PromptTemplate};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Hint, Result};
 
@@ -101,13 +101,13 @@ impl Form {
         match self {
             Self::Plain => {
                 let between = if is_first { "" } else { BETWEEN_EXAMPLES };
-                let mut before = if is_first { beginning(decoder) } else { Vec::new() };
+                let mut before = if is_first { decoder.tokenizer.beginning() } else { Vec::new() };
                 before.extend(encode(&format!("{between}Document: "))?);
                 Ok([before, encode(&format!("\nQuestion: {question}\nAnswer:"))?])
             }
             Self::Template { template, .. } => {
-                let start = if is_first { beginning(decoder) } else { encode(BETWEEN_EXAMPLES)? };
-                let bos = beginning(decoder);
+                let start = if is_first { decoder.tokenizer.beginning() } else { encode(BETWEEN_EXAMPLES)? };
+                let bos = decoder.tokenizer.beginning();
                 let (mut around, mut place) = ([start, Vec::new()], 0);
                 for part in template.render(question, &decoder.tokenizer)? {
                     match part {

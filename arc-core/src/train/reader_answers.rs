@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::objective::beginning;
 use super::question_prompts::{ANSWER, FINDING, QUESTION};
 use crate::decoder::{Decoder, GenerateOptions, Prefix};
 use crate::prompt::Prompt;
@@ -93,7 +92,7 @@ fn begun(partial: &Path, rows: &[Map<String, Value>]) -> Result<usize> {
         let same = |field: &str| rows.get(done).is_some_and(|expected| expected.get(field) == row.get(field));
         if !same("document") || !same("question") {
             return Err(Error::Occupied {
-                path: partial,
+                path: partial.to_owned(),
                 state: "holds answers to other questions".into(),
                 hint: "delete it to begin again".into(),
             });
@@ -115,7 +114,7 @@ struct Reader {
 
 impl Reader {
     fn new(decoder: Arc<Decoder>) -> Result<Self> {
-        let ids = [beginning(&decoder), decoder.tokenizer.encode(FINDING)?.ids].concat();
+        let ids = [decoder.tokenizer.beginning(), decoder.tokenizer.encode(FINDING)?.ids].concat();
         let examples = decoder.read_prefix(&Prompt::from_tokens(ids))?;
         Ok(Self { decoder, examples })
     }

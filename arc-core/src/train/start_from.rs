@@ -72,7 +72,8 @@ impl RunConfig {
                     what: format!("encoder package `{}` (`{name}`)", package.display()),
                     expected,
                     found,
-                    hint: format!("leave out `encoder.{name}`: it is that of what the run starts from"),
+                    hint: format!("leave out `encoder.{name}`: it is that of what the run starts from")
+                        .into(),
                 });
             }
         }

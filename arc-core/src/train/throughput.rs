@@ -5,7 +5,7 @@ use std::time::Instant;
 use arc_adapters::ProjectorSpec;
 use burn::tensor::{Device, Distribution, Tensor};
 
-use super::batch::{Layout, Sample, SampleSpan};
+use super::batch::{Sample, SampleSpan};
 use super::config::{RunConfig, TrainedPart};
 use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::Objective;
@@ -15,7 +15,7 @@ use super::process::cpu_seconds;
 use super::run::{Products, open_encoder};
 use super::step::{StepOptions, at_factor, synchronise, training_loss};
 use crate::decoder::{Transformer, ordinary_ids};
-use crate::nn::trace_flops;
+use crate::flops;
 use crate::{Result, Session};
 
 /// The side of the square product whose speed is taken as the most that the device can do.
@@ -78,7 +78,7 @@ pub fn measure_steps(
             distillation: config.objective.distillation,
             count_correct: false,
         };
-        let flops = step_flops(&model, &decoder.network, &config.encoder.train, &samples, options.factor)?;
+        let flops = step_flops(&model, &decoder.network, &config.encoder.train, &samples, options.factor);
         let mut model =
             model.with_gradients(&config.encoder.train, config.encoder.train_embedding, config.seed);
         model = with_parameters(model, &mut |_, _, value| value);
@@ -160,25 +160,27 @@ fn step_flops(
     part: &TrainedPart,
     samples: &[Sample],
     factor: usize,
-) -> Result<u64> {
-    let device = decoder.device();
-    let contexts: Vec<Vec<u32>> = samples.iter().flat_map(|sample| sample.contexts.clone()).collect();
-    let encoder = at_factor(&model.encoder, factor);
-    let (encoded, encoding) = trace_flops(|| encoder.forward(&contexts, device));
-    let [b, stride, d] = encoded.states.dims();
-    let latents = encoded.states.reshape([b * stride, d]);
-    let (projected, projecting) = trace_flops(|| model.adapters[0].project(latents));
-    let layout = Layout::new(samples, &encoded.lengths, stride, false);
-    let embedded = layout.assemble(decoder.embed(&layout.tokens), projected?, None, device);
-    let mut cache = decoder.new_cache(vec![0; samples.len()]);
-    let (_, reading) = trace_flops(|| decoder.forward(embedded, &mut cache));
-    let head = 2 * 2 * (layout.targets.len() * decoder.vocabulary() * decoder.config().d_model()) as u64;
+) -> u64 {
+    let config = at_factor(&model.encoder, factor).config().clone();
+    let contexts = samples.iter().flat_map(|sample| sample.contexts.iter().map(Vec::len));
+    let encoding: u128 = contexts.map(|tokens| flops::encoding(&config, tokens, tokens)).sum();
+    let latents =
+        |sample: &Sample| sample.contexts.iter().map(|ids| config.latents(ids.len())).sum::<usize>();
+    let spec = model.adapters[0].projector.spec();
+    // A special vector stands after each sample's latents.
+    let rows = samples.iter().map(|sample| latents(sample) + 1).sum();
+    let projecting = flops::projecting(&spec.layers, rows);
+    let targets = |sample: &Sample| sample.target_count();
+    let positions = samples.iter().map(|sample| latents(sample) + targets(sample));
+    let reading: u128 = positions.map(|positions| flops::reading(decoder.config(), 0, positions)).sum();
+    let all_targets = samples.iter().map(targets).sum();
+    let head = 2 * flops::head(decoder.config(), decoder.vocabulary(), all_targets);
     let trained = match part {
         TrainedPart::None => 0,
         TrainedPart::All | TrainedPart::Lora { .. } => 2 * encoding,
         TrainedPart::LastLayers(count) => {
-            2 * encoding * (*count).min(encoder.blocks.len()) as u64 / encoder.blocks.len().max(1) as u64
+            2 * encoding * (*count).min(config.n_layers) as u128 / config.n_layers.max(1) as u128
         }
     };
-    Ok(encoding + trained + 3 * projecting + 2 * reading + head)
+    u64::try_from(encoding + trained + 3 * projecting + 2 * reading + head).unwrap_or(u64::MAX)
 }

@@ -8,7 +8,7 @@ use super::{shown, table};
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Inspect;
-use crate::commands::setup::plugin_policy;
+use crate::commands::session::plugin_policy;
 use crate::output::Output;
 
 pub(super) fn run(global: &Global, inspect: &Inspect, output: &Output) -> Result<(), Failure> {

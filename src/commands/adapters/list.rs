@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{shown, table};
 use crate::Failure;
 use crate::args::Global;
-use crate::commands::setup::registry;
+use crate::commands::registries::registry;
 use crate::output::Output;
 
 pub(super) fn run(global: &Global, output: &Output) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::New;
 use crate::commands::destination::check_folder;
-use crate::commands::setup::session;
+use crate::commands::session::session;
 use crate::output::Output;
 
 pub(super) fn run(global: &Global, new: &New, output: &Output) -> Result<(), Failure> {

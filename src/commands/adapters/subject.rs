@@ -8,7 +8,7 @@ use arc_adapters::{
 
 use crate::Failure;
 use crate::args::Global;
-use crate::commands::setup::registry;
+use crate::commands::registries::registry;
 
 /// Something that holds an adapter.
 #[derive(Debug)]

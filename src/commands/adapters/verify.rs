@@ -2,14 +2,15 @@
 
 use arc_adapters::{AdapterManifest, Check, DecoderEntry, Outcome, Pair, PluginPolicy, Registry};
 use arc_core::hub::Cache;
-use arc_core::prompt_template::PromptTemplate;
+use arc_core::prompt::PromptTemplate;
 use serde_json::json;
 
 use super::models::Models;
 use super::subject::Subject;
 use crate::args::Global;
 use crate::args::adapters::Verify;
-use crate::commands::setup::{plugin_policy, registry};
+use crate::commands::registries::registry;
+use crate::commands::session::plugin_policy;
 use crate::output::Output;
 use crate::{Failure, hints};
 

@@ -2,8 +2,8 @@
 
 use arc_jinja::{Limits, Options, Template, Value};
 
-use crate::prompt::Prompt;
-use crate::stand_in::stand_ins;
+use super::Prompt;
+use super::stand_in::stand_ins;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 use crate::{Error, Result};
 
@@ -78,10 +78,9 @@ impl PromptTemplate {
             Ok(ids)
         };
         let mut first = encode(before)?;
-        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.adds_bos())
-            && first.first() != Some(&bos)
-        {
-            first.insert(0, bos);
+        let beginning = tokenizer.beginning();
+        if !first.starts_with(&beginning) {
+            first.splice(..0, beginning);
         }
         Ok(vec![PromptPart::Tokens(first), PromptPart::Document, PromptPart::Tokens(encode(after)?)])
     }

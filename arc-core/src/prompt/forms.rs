@@ -5,9 +5,9 @@
 //! A [`PromptForm`] is text with places for compressed contexts. Each piece of text is tokenised on
 //! its own, the first with the beginning token where the tokenizer adds one, as the reference does.
 
-use crate::chat_template::{ChatTemplate, Message};
-use crate::prompt::{Prompt, Span};
-use crate::stand_in::stand_ins;
+use super::stand_in::stand_ins;
+use super::{ChatTemplate, Message};
+use super::{Prompt, Span};
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 use crate::{Error, Result};
 
@@ -219,17 +219,17 @@ impl PromptForm {
     ///
     /// [`Error::Tokenizer`].
     pub fn encode(&self, tokenizer: &Tokenizer) -> Result<Vec<EncodedPart>> {
-        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        let beginning = tokenizer.beginning();
         let mut parts = Vec::new();
-        parts.extend(bos.map(|bos| EncodedPart::Tokens(vec![bos])));
+        parts.extend((!beginning.is_empty()).then(|| EncodedPart::Tokens(beginning.clone())));
         for part in &self.parts {
             parts.push(match part {
                 FormPart::Text(text) => EncodedPart::Tokens(tokenizer.encode(text)?.ids),
                 FormPart::Template(text) => {
                     let mut ids = tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids;
                     // Some chat templates write the beginning token themselves.
-                    if bos.is_some() && parts.len() == 1 && ids.first() == bos.as_ref() {
-                        ids.remove(0);
+                    if parts.len() == 1 && ids.starts_with(&beginning) {
+                        ids.drain(..beginning.len());
                     }
                     EncodedPart::Tokens(ids)
                 }
@@ -248,13 +248,6 @@ impl PromptForm {
     fn contexts(&mut self, indices: std::ops::Range<usize>) {
         self.parts.extend(indices.map(FormPart::Context));
     }
-}
-
-/// The answer in what a base model writes after a few-shot prompt: it goes on with a document of its
-/// own after an empty line.
-#[must_use]
-pub fn few_shot_answer(text: &str) -> &str {
-    text.split("\n\n").next().unwrap_or_default().trim()
 }
 
 #[cfg(test)]
@@ -363,11 +356,5 @@ mod tests {
             }
         }
         assert!(forms >= 30, "only {forms} templates give a user's words");
-    }
-
-    #[test]
-    fn an_answer_ends_where_the_next_document_begins() {
-        assert_eq!(few_shot_answer(" Paris\n\nDocument: On"), "Paris");
-        assert_eq!(few_shot_answer(" Paris, \nof course "), "Paris, \nof course");
     }
 }

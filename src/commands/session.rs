@@ -1,0 +1,38 @@
+//! A session as the global options have it.
+
+use std::time::Duration;
+
+use arc_adapters::{Isolation, ModelFile, PluginPolicy};
+use arc_core::{Error, Pins, Session};
+
+use super::pulling::locate;
+use super::registries::registry;
+use crate::Failure;
+use crate::args::Global;
+
+/// How long an isolated plugin may take for one answer.
+const ISOLATED_ANSWER: Duration = Duration::from_secs(60);
+
+/// A session on the chosen device, whose models are pulled with a bar and after asking.
+pub(super) fn session(global: &Global) -> Result<Session, Failure> {
+    let registry = registry(global)?;
+    let yes = global.yes;
+    let locate = move |model: &ModelFile, name: &str| locate(model, name, yes);
+    let pins = if global.force { Pins::Overridden } else { Pins::Checked };
+    let session = Session::new(registry, global.device, Box::new(locate))?;
+    Ok(session.with_plugins(plugin_policy(global)?).with_pins(pins).with_precision(global.precision))
+}
+
+/// What the command line says about code plugins.
+pub(super) fn plugin_policy(global: &Global) -> Result<PluginPolicy, Failure> {
+    let isolation = if global.isolate_plugins {
+        Some(Isolation {
+            program: std::env::current_exe().map_err(Error::io("find", "arc"))?,
+            args: vec!["serve-plugin".to_owned()],
+            timeout: ISOLATED_ANSWER,
+        })
+    } else {
+        None
+    };
+    Ok(PluginPolicy { allow: global.allow_plugins, folders: global.plugin_folder.clone(), isolation })
+}

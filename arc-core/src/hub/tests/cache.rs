@@ -162,7 +162,7 @@ fn consent_is_asked_for_large_downloads_and_those_of_unknown_size() {
         .unwrap_err();
         assert_eq!(question.get(), asked.then(|| length.parse().unwrap()));
         assert_eq!(error.to_string().ends_with("the download was declined"), asked, "{error}");
-        assert_eq!(error.hint().unwrap().to_string().contains("`--yes`"), asked);
+        assert_eq!(error.hint() == Some(crate::Hint::AgreeToDownloads), asked);
     }
 
     let (root, asked) = (tempfile::tempdir().unwrap(), Cell::new(false));

@@ -615,5 +615,5 @@ fn a_pinned_file_of_a_checkpoint_is_checked_when_it_is_pulled() {
     assert_eq!(cache.find(&pinned("a.safetensors", &content(12)), NAME), None);
     let server = Server::start(vec![]);
     let error = pull_all(&pinned("b.safetensors", &content(1)), &server).unwrap_err();
-    assert!(error.to_string().contains("`files` pins `b.safetensors`"), "{error}");
+    assert!(error.to_string().contains("a file that `files` pins is `b.safetensors`"), "{error}");
 }

@@ -75,7 +75,7 @@ fn samples() -> Vec<Sample> {
 
 const OPTIONS: StepOptions = StepOptions { factor: 4, distillation: 0.0, count_correct: false };
 
-/// The cosines of all gradients of one batch in `bf16` with those in `f32`, and how many differ at all.
+/// The cosines of all gradients of one batch of a tiny model in `bf16` with those in `f32`, and how many differ.
 fn cosines_in_bf16(
     change: impl Fn(TrainedModel, Transformer, Option<FloatDType>) -> (TrainedModel, Transformer),
 ) -> (BTreeMap<String, f32>, usize) {
@@ -93,7 +93,14 @@ fn cosines_in_bf16(
         let found = training_loss(&model, &decoder, 0, objective, &samples(), OPTIONS).expect("a loss");
         found.gradients(&model, 1.0)
     };
-    let (exact, rounded) = (gradients(None), gradients(Some(FloatDType::BF16)));
+    cosines(gradients(None), &gradients(Some(FloatDType::BF16)))
+}
+
+/// The cosines of all gradients with those of another engine or precision, and how many differ at all.
+fn cosines(
+    exact: BTreeMap<String, Tensor<1>>,
+    rounded: &BTreeMap<String, Tensor<1>>,
+) -> (BTreeMap<String, f32>, usize) {
     assert_eq!(exact.keys().collect::<Vec<_>>(), rounded.keys().collect::<Vec<_>>());
     let mut differ = 0;
     let cosines = exact.into_iter().map(|(name, exact)| {
@@ -140,8 +147,9 @@ fn products_in_bf16_on_host_memory_give_gradients_that_are_nearly_those_of_f32()
     } else {
         assert_eq!(differ, 0, "without instructions for bfloat16 products are those of float32");
     }
+    // Widths of 32 average few roundings; the real model below is held to more.
     for (name, cosine) in cosines {
-        assert!(cosine >= 0.999, "`{name}`: cosine {cosine}");
+        assert!(cosine > 0.995, "`{name}`: cosine {cosine}");
     }
 }
 
@@ -319,27 +327,45 @@ fn the_passes_on_the_cpu_are_those_of_the_graph_for_a_real_encoder_and_decoder()
     let (Some(session), Some(packed)) = (session(), decoder("smollm2-135m")) else { return };
     let (model, decoder) = real_model(session, packed.path());
     let model = model.with_gradients(&TrainedPart::All, false, 0);
-    let ids =
-        |from: u32, count: u32| (0..count).map(|i| 1000 + (from + i) * 7919 % 40_000).collect::<Vec<u32>>();
-    let sample = |salt: u32| Sample {
-        contexts: vec![ids(salt, 24 + salt % 5)],
-        plain_contexts: vec![ids(salt, 24 + salt % 5)],
-        spans: vec![
-            SampleSpan::Tokens { ids: ids(salt + 50, 3), is_target: false },
-            SampleSpan::Context(0),
-            SampleSpan::Tokens { ids: ids(salt + 100, 12), is_target: true },
-        ],
-        origin: "drawn".into(),
+    let text = std::fs::read_to_string(repository("examples/washington-1790.txt")).expect("a text");
+    let all = decoder.tokenizer.encode(&text).expect("tokens").ids;
+    let sample = |start: usize| {
+        let (prefix, rest) = all[start..].split_at(3);
+        let (context, targets) = rest.split_at(24 + start % 5);
+        Sample {
+            contexts: vec![context.to_vec()],
+            plain_contexts: vec![context.to_vec()],
+            spans: vec![
+                SampleSpan::Tokens { ids: prefix.to_vec(), is_target: false },
+                SampleSpan::Context(0),
+                SampleSpan::Tokens { ids: targets[..12].to_vec(), is_target: true },
+            ],
+            origin: "a speech".into(),
+        }
     };
-    let samples: Vec<Sample> = (0..4).map(|row| sample(211 * row)).collect();
-    let run = |decoder: &Transformer| {
-        training_loss(&model, decoder, 0, Objective::Continuation, &samples, OPTIONS).expect("a loss")
+    let samples: Vec<Sample> = (0..16).map(|row| sample(41 * row)).collect();
+    let run = |model: &TrainedModel, decoder: &Transformer| {
+        training_loss(model, decoder, 0, Objective::Continuation, &samples, OPTIONS).expect("a loss")
     };
-    let host = run(&decoder.network);
-    let graph = run(&decoder.network.through_graph());
+    let host = run(&model, &decoder.network);
+    let exact = host.gradients(&model, 1.0);
+
+    let (products, network) = (FloatDType::BF16, decoder.network);
+    let rounded_model = model.clone().with_products_on_host_in(products);
+    let rounded_network = network.with_matrices_in(products);
+    let rounded = run(&rounded_model, &rounded_network);
+    let [found, expected] = [&rounded, &host].map(|run| run.loss.sum.clone().into_scalar::<f32>());
+    assert!((found - expected).abs() < 2e-3 * expected, "{found} in bf16 for {expected}");
+    let (cosines, _) = cosines(exact.clone(), &rounded.gradients(&rounded_model, 1.0));
+    // A special vector is one row that averages nothing.
+    let least = |name: &str| if name.ends_with(".cont") { 0.998 } else { 0.999 };
+    let low: Vec<_> = cosines.iter().filter(|(name, cosine)| **cosine < least(name)).collect();
+    assert!(low.is_empty(), "cosines in bf16: {low:?}");
+
+    let graph = run(&model, &rounded_network.through_graph());
     let [found, expected] = [&host, &graph].map(|run| run.loss.sum.clone().into_scalar::<f32>());
     assert!((found - expected).abs() < 1e-5 * expected, "{found} for {expected}");
-    gradients_agree(&host.gradients(&model, 1.0), &graph.gradients(&model, 1.0), 1e-4);
+    gradients_agree(&exact, &graph.gradients(&model, 1.0), 1e-4);
 }
 
 /// The encoder to start from, the adapter and the decoder of smollm2-135m, dense.

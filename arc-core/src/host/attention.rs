@@ -1,6 +1,9 @@
 //! Attention with its projections: of the batches that inference reads, and of the sequences that
 //! training reads forward and backward.
 //!
+//! Scores, probabilities and their sums are float32 in training too: scores are large beside their
+//! differences, and rounded to bfloat16 they turn gradients by more than a tenth of a radian.
+//!
 //! Shapes: `r` positions of all sequences, `l` those of them from which on a gradient is asked for,
 //! `d` model width, `h` query heads, `g` key/value heads, `k` head width. `d_` before a name is the
 //! gradient of the loss at it.

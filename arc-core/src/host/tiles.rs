@@ -12,7 +12,6 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::kernels::for_each_instruction_set;
 use super::product::View;
 use super::{InstructionSet, Vectors};
 
@@ -22,9 +21,9 @@ const SIDE: usize = 16;
 const INNER: usize = 32;
 /// Pairs of them.
 const PAIRS: usize = INNER / 2;
-/// Tiles of the inner width that are multiplied before the next columns are: two columns of right tiles
-/// are 32 KiB then, and stay in a first-level cache while left tiles pass by.
-const DEPTH: usize = 16;
+/// Tiles of a right factor that all left ones meet before the next do: 384 KiB, which a second-level cache
+/// keeps beside them.
+const TILES_TOGETHER: usize = 384;
 
 /// What multiplies tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,25 +188,29 @@ pub(super) fn multiply_tiles(
     assert!(count <= row_stride && (rows - 1) * row_stride + count <= product.len(), "the product's place");
     let first = inner.start / INNER;
     let depth = left.depth();
-    if depth == 0 && !add {
-        product.chunks_mut(row_stride).take(rows).for_each(|row| row[..count].fill(0.0));
+    if depth == 0 {
+        if !add {
+            product.chunks_mut(row_stride).take(rows).for_each(|row| row[..count].fill(0.0));
+        }
+        return;
     }
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the kernel is AMX only where it was granted.
     let _tiles = (kernel == TileKernel::Amx).then(|| unsafe { super::amx::Tiles::configure() });
-    for from in (0..depth).step_by(DEPTH) {
-        let deep = DEPTH.min(depth - from);
-        let add = add || from > 0;
-        for j in (0..count.div_ceil(SIDE)).step_by(2) {
-            let panel = |number: usize| {
-                let number = (columns.start / SIDE + number).min(right.panels() - 1);
-                &right.tiles[number * right.depth() + first + from..][..deep]
-            };
-            let b = [panel(j), panel(j + 1)];
-            for i in (0..left.panels()).step_by(2) {
-                let panel =
-                    |number: usize| &left.tiles[number.min(left.panels() - 1) * depth + from..][..deep];
-                let a = [panel(i), panel(i + 1)];
+    // Blocks of columns whose tiles stay in a cache while rows pass by. The product is written along them:
+    // down a column each row would be on a page of its own.
+    let group = (TILES_TOGETHER / (2 * depth.max(1))).max(1);
+    let blocks = count.div_ceil(2 * SIDE);
+    for first_block in (0..blocks).step_by(group) {
+        for i in (0..left.panels()).step_by(2) {
+            let panel = |number: usize| &left.tiles[number.min(left.panels() - 1) * depth..][..depth];
+            let a = [panel(i), panel(i + 1)];
+            for j in (first_block..blocks.min(first_block + group)).map(|block| 2 * block) {
+                let panel = |number: usize| {
+                    let number = (columns.start / SIDE + number).min(right.panels() - 1);
+                    &right.tiles[number * right.depth() + first..][..depth]
+                };
+                let b = [panel(j), panel(j + 1)];
                 let place = i * SIDE * row_stride + j * SIDE;
                 if (i + 2) * SIDE <= rows && (j + 2) * SIDE <= count {
                     // SAFETY: 32 rows of 32 columns from `place` on are in the product.
@@ -324,27 +327,35 @@ fn lay_out(view: View<'_>, outer: usize, inner: usize, factor: Factor, tile: &mu
     }
 }
 
-for_each_instruction_set! {
-    /// A whole tile as a left factor has it, of rows that are contiguous.
-    fn rows_of_pairs(values: &[f32], stride: usize, tile: &mut Tile) {
-        for (row, to) in tile.0.iter_mut().enumerate() {
-            let (from, _) = values[row * stride..][..INNER].as_chunks::<2>();
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = pair(from[0], from[1]);
-            }
+/// A whole tile as a left factor has it, of rows that are contiguous.
+fn rows_of_pairs(values: &[f32], stride: usize, tile: &mut Tile) {
+    assert!(values.len() >= (SIDE - 1) * stride + INNER, "a whole tile");
+    #[cfg(target_arch = "x86_64")]
+    if InstructionSet::best() >= InstructionSet::Avx512Bf16 {
+        // SAFETY: the CPU was found to have these instructions; the values are there.
+        return unsafe { x86::rows_of_pairs(values.as_ptr(), stride, tile) };
+    }
+    for (row, to) in tile.0.iter_mut().enumerate() {
+        let (from, _) = values[row * stride..][..INNER].as_chunks::<2>();
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = pair(from[0], from[1]);
         }
     }
 }
 
-for_each_instruction_set! {
-    /// A whole tile as a right factor has it, of columns that are contiguous.
-    fn pairs_of_columns(values: &[f32], stride: usize, tile: &mut Tile) {
-        for (number, to) in tile.0.iter_mut().enumerate() {
-            let (first, second) =
-                (&values[2 * number * stride..][..SIDE], &values[(2 * number + 1) * stride..][..SIDE]);
-            for ((to, first), second) in to.iter_mut().zip(first).zip(second) {
-                *to = pair(*first, *second);
-            }
+/// A whole tile as a right factor has it, of columns that are contiguous.
+fn pairs_of_columns(values: &[f32], stride: usize, tile: &mut Tile) {
+    assert!(values.len() >= (INNER - 1) * stride + SIDE, "a whole tile");
+    #[cfg(target_arch = "x86_64")]
+    if InstructionSet::best() >= InstructionSet::Avx512Bf16 {
+        // SAFETY: the CPU was found to have these instructions; the values are there.
+        return unsafe { x86::pairs_of_columns(values.as_ptr(), stride, tile) };
+    }
+    for (number, to) in tile.0.iter_mut().enumerate() {
+        let (first, second) =
+            (&values[2 * number * stride..][..SIDE], &values[(2 * number + 1) * stride..][..SIDE]);
+        for ((to, first), second) in to.iter_mut().zip(first).zip(second) {
+            *to = pair(*first, *second);
         }
     }
 }
@@ -373,6 +384,47 @@ mod x86 {
 
     use super::super::amx::ROW_BYTES;
     use super::{PAIRS, SIDE, Tile};
+
+    /// # Safety
+    /// The CPU has AVX-512 F and BF16; 16 rows of 32 values lie `stride` apart.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn rows_of_pairs(values: *const f32, stride: usize, tile: &mut Tile) {
+        for (row, to) in tile.0.iter_mut().enumerate() {
+            // SAFETY: a row is two vectors; their values in 16 bits are one, as is a row of a tile.
+            unsafe {
+                let from = values.add(row * stride);
+                let row = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from.add(SIDE)), _mm512_loadu_ps(from));
+                _mm512_store_si512(to.as_mut_ptr().cast(), std::mem::transmute::<__m512bh, __m512i>(row));
+            }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has AVX-512 F, BW and BF16; 32 rows of 16 values lie `stride` apart.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn pairs_of_columns(values: *const f32, stride: usize, tile: &mut Tile) {
+        /// Of 32 values, the places of one of each half in turn.
+        const IN_TURN: [u16; 32] = {
+            let mut places = [0; 32];
+            let mut place = 0;
+            while place < 32 {
+                places[place] = (place / 2 + place % 2 * 16) as u16;
+                place += 1;
+            }
+            places
+        };
+        // SAFETY: the array is one vector.
+        let in_turn = unsafe { _mm512_loadu_si512(IN_TURN.as_ptr().cast()) };
+        for (number, to) in tile.0.iter_mut().enumerate() {
+            // SAFETY: a row is one vector, as is a row of a tile.
+            unsafe {
+                let from = values.add(2 * number * stride);
+                let both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from.add(stride)), _mm512_loadu_ps(from));
+                let both = std::mem::transmute::<__m512bh, __m512i>(both);
+                _mm512_store_si512(to.as_mut_ptr().cast(), _mm512_permutexvar_epi16(in_turn, both));
+            }
+        }
+    }
 
     /// # Safety
     /// The CPU has AVX-512 F.

@@ -75,22 +75,23 @@ impl BlockGradients {
         };
         let mut weight = vec![0.0; d_in * d_out];
         let mut bias = vec![0.0; if has_bias { d_out } else { 0 }];
-        for (number, part) in parts.iter().enumerate() {
-            let LinearGradient { x, dy, .. } = &part.linear[map];
-            let rows = dy.len() / d_out;
-            let inputs = View::rows_of(x, rows, d_in).transposed();
-            let outputs = View::rows_of(dy, rows, d_out);
-            match kernel {
-                Some(kernel) => {
-                    let (inputs, outputs) = (Tiles::left(inputs), Tiles::right(outputs));
-                    let outputs = Part::all(&outputs);
-                    multiply_tiles(kernel, &inputs, &outputs, number > 0, &mut weight, d_out);
-                }
-                None => multiply_into(inputs, outputs, 1.0, number > 0, &mut weight, d_out),
+        let linear = || parts.iter().map(|part| &part.linear[map]);
+        let (inputs, outputs): (Vec<View<'_>>, Vec<View<'_>>) = linear()
+            .map(|LinearGradient { x, dy, .. }| {
+                let rows = dy.len() / d_out;
+                (View::rows_of(x, rows, d_in).transposed(), View::rows_of(dy, rows, d_out))
+            })
+            .unzip();
+        if let Some(kernel) = kernel {
+            let (inputs, outputs) = Tiles::joined(&inputs, &outputs);
+            multiply_tiles(kernel, &inputs, &Part::all(&outputs), false, &mut weight, d_out);
+        } else {
+            for (number, (inputs, outputs)) in inputs.into_iter().zip(outputs).enumerate() {
+                multiply_into(inputs, outputs, 1.0, number > 0, &mut weight, d_out);
             }
-            if has_bias {
-                dy.chunks_exact(d_out).for_each(|row| add(&mut bias, row));
-            }
+        }
+        if has_bias {
+            linear().for_each(|part| part.dy.chunks_exact(d_out).for_each(|row| add(&mut bias, row)));
         }
         let mut sums = vec![(format!("{name}.weight"), weight)];
         if has_bias {

@@ -111,17 +111,33 @@ impl Tiles {
         Self::in_place_of(Vec::new(), view.transposed(), Factor::Right)
     }
 
+    /// Left factors `[rows, inner]` beside each other, and right ones `[inner, columns]` below each other,
+    /// of the same inner widths: the product is the sum of theirs, and is written once. Each begins in a
+    /// tile of its own.
+    pub(super) fn joined(left: &[View<'_>], right: &[View<'_>]) -> (Self, Self) {
+        let turned: Vec<View<'_>> = right.iter().map(|view| view.transposed()).collect();
+        let join = |views: &[View<'_>], factor| {
+            let depth: usize = views.iter().map(|view| view.columns.div_ceil(INNER)).sum();
+            let outer = views.first().map_or(0, |view| view.rows);
+            let mut tiles = vec![Tile([[0; SIDE]; PAIRS]); outer.div_ceil(SIDE) * depth];
+            let mut from = 0;
+            for view in views {
+                assert!(view.fits() && view.rows == outer, "factors of one width lie in their slices");
+                fill(&mut tiles, depth, from, *view, factor);
+                from += view.columns.div_ceil(INNER);
+            }
+            Self { tiles, outer, inner: depth * INNER, factor }
+        };
+        (join(left, Factor::Left), join(&turned, Factor::Right))
+    }
+
     /// Lays out `[outer, inner]` where other tiles were.
     fn in_place_of(mut tiles: Vec<Tile>, view: View<'_>, factor: Factor) -> Self {
         assert!(view.fits(), "a factor lies in its slice");
         let (panels, depth) = (view.rows.div_ceil(SIDE), view.columns.div_ceil(INNER));
         // Every tile is written whole.
         tiles.resize(panels * depth, Tile([[0; SIDE]; PAIRS]));
-        for (panel, tiles) in tiles.chunks_exact_mut(depth.max(1)).enumerate() {
-            for (number, tile) in tiles.iter_mut().enumerate() {
-                lay_out(view, panel * SIDE, number * INNER, factor, tile);
-            }
-        }
+        fill(&mut tiles, depth, 0, view, factor);
         Self { tiles, outer: view.rows, inner: view.columns, factor }
     }
 
@@ -296,6 +312,16 @@ fn rounded(value: f32) -> u32 {
 #[inline(always)]
 fn pair(first: f32, second: f32) -> u32 {
     rounded(first) >> 16 | rounded(second) & 0xffff_0000
+}
+
+/// Lays out `[outer, inner]` in tiles that are `depth` to a panel, from place `from` of each on.
+fn fill(tiles: &mut [Tile], depth: usize, from: usize, view: View<'_>, factor: Factor) {
+    let own = view.columns.div_ceil(INNER);
+    for (panel, tiles) in tiles.chunks_exact_mut(depth.max(1)).enumerate() {
+        for (number, tile) in tiles[from..from + own].iter_mut().enumerate() {
+            lay_out(view, panel * SIDE, number * INNER, factor, tile);
+        }
+    }
 }
 
 /// Lays out the tile of `[outer, inner]` at a place.
@@ -674,6 +700,33 @@ mod tests {
             }
             for (found, whole) in found.iter().zip(&whole) {
                 assert!((found - whole).abs() < 1e-3, "{kernel:?}: {found} for {whole}");
+            }
+        }
+    }
+
+    #[test]
+    fn joined_factors_give_the_sum_of_their_products() {
+        let (rows, columns) = (45, 70);
+        let widths = [31, 64, 1, 100];
+        let values: Vec<(Vec<f32>, Vec<f32>)> =
+            widths.iter().map(|&width| (noise(1, width * rows), noise(2, width * columns))).collect();
+        let parts = values.iter().zip(widths);
+        let (left, right): (Vec<_>, Vec<_>) = parts
+            .map(|((a, b), width)| {
+                (View::rows_of(a, width, rows).transposed(), View::rows_of(b, width, columns))
+            })
+            .unzip();
+        let joined = Tiles::joined(&left, &right);
+        for kernel in kernels() {
+            let mut found = vec![f32::NAN; rows * columns];
+            multiply_tiles(kernel, &joined.0, &Part::all(&joined.1), false, &mut found, columns);
+            let mut expected = vec![0.0; rows * columns];
+            for (left, right) in left.iter().zip(&right) {
+                let right = Tiles::right(*right);
+                multiply_tiles(kernel, &Tiles::left(*left), &Part::all(&right), true, &mut expected, columns);
+            }
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-4, "{kernel:?}: {found} for {expected}");
             }
         }
     }

@@ -23,7 +23,7 @@ fn decoders(criterion: &mut Criterion) {
             eprintln!("left out: `{}` is not in the cache, `arc pull {}`", entry.name, entry.name);
             continue;
         }
-        let decoder = session.language_model(&entry.name).expect("the decoder");
+        let decoder = session.decoder(&entry.name).expect("the decoder");
         let mut group = criterion.benchmark_group(&entry.name);
         group.sample_size(10).warm_up_time(Duration::from_secs(1));
 

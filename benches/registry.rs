@@ -71,7 +71,7 @@ fn load(criterion: &mut Criterion) {
     // The model is opened anew each time: it hashes its table when the first adapter asks, and once.
     group.bench_function("adapter, before a loaded model", |bencher| {
         bencher.iter_batched(
-            || session().language_model(SMALL).expect("the model"),
+            || session().decoder(SMALL).expect("the model"),
             |model| {
                 let adapter = Adapter::open(&folder).expect("the package");
                 AdaptedDecoder::new(model, adapter).expect("it fits")
@@ -82,7 +82,7 @@ fn load(criterion: &mut Criterion) {
     group.bench_function("adapter and model", |bencher| {
         bencher.iter_batched(
             session,
-            |session| session.decoder(SMALL).expect("the decoder"),
+            |session| session.adapted_decoder(SMALL).expect("the decoder"),
             BatchSize::PerIteration,
         );
     });
@@ -91,22 +91,22 @@ fn load(criterion: &mut Criterion) {
 
 fn swap(criterion: &mut Criterion) {
     let session = session();
-    session.decoder(SMALL).expect("the decoder");
-    session.decoder(OTHER).expect("the other decoder");
+    session.adapted_decoder(SMALL).expect("the decoder");
+    session.adapted_decoder(OTHER).expect("the other decoder");
     let mut names = [SMALL, OTHER].into_iter().cycle();
     criterion.bench_function("swap between two loaded decoders", |bencher| {
-        bencher.iter(|| session.decoder(names.next().expect("without end")).expect("it is loaded"));
+        bencher.iter(|| session.adapted_decoder(names.next().expect("without end")).expect("it is loaded"));
     });
 }
 
 fn project(criterion: &mut Criterion) {
     let session = session();
-    let decoder = session.decoder(SMALL).expect("the decoder");
+    let decoder = session.adapted_decoder(SMALL).expect("the decoder");
     let text = "The committee will meet again in the spring to look at what was found. ".repeat(40);
     let encoder = session.encoder().expect("the encoder");
     let ids = encoder.tokenizer.encode(&text).expect("tokens").offsets;
     let text = &text[..ids[255].1];
-    let latents = encoder.compress(text, CompressOptions { factor: Some(4) }).expect("latents");
+    let latents = encoder.compress(text, CompressOptions::at_factor(4)).expect("latents");
     assert_eq!(latents.len() + 1, N);
 
     let workshop = tempfile::tempdir().expect("a folder");
@@ -118,7 +118,10 @@ fn project(criterion: &mut Criterion) {
     for (name, body) in [("two products in C", PRODUCTS), ("copy", COPY)] {
         let library = compile(workshop.path(), name, body);
         for (place, isolation) in [("in process", None), ("isolated", Some(isolation()))] {
-            let policy = PluginPolicy { allow: true, folders: vec![workshop.path().into()], isolation };
+            let policy = PluginPolicy::default()
+                .allow(true)
+                .folders(vec![workshop.path().into()])
+                .isolation(isolation);
             let entry = PluginEntry::new(library.clone(), sha256_file(&library).expect("its hash"));
             let adapter = Adapter::load_plugin(&entry, &policy).expect("the plugin");
             let projector = adapter.host_projector().expect("its function");
@@ -131,7 +134,7 @@ fn project(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("request");
     group.sample_size(10).measurement_time(Duration::from_secs(20));
-    let options = GenerateOptions { max_tokens: 16, ..GenerateOptions::default() };
+    let options = GenerateOptions::default().max_tokens(16);
     group.bench_function("64 latents, a question, 16 new tokens", |bencher| {
         bencher.iter(|| {
             let documents = std::slice::from_ref(&latents);
@@ -139,7 +142,7 @@ fn project(criterion: &mut Criterion) {
         });
     });
     group.bench_function("64 latents, a question, the first token", |bencher| {
-        let options = GenerateOptions { max_tokens: 1, ..GenerateOptions::default() };
+        let options = GenerateOptions::default().max_tokens(1);
         bencher.iter(|| {
             let documents = std::slice::from_ref(&latents);
             decoder.ask(documents, "What will the committee do?", &options).expect("an answer")
@@ -149,11 +152,7 @@ fn project(criterion: &mut Criterion) {
 }
 
 fn isolation() -> Isolation {
-    Isolation {
-        program: env!("CARGO_BIN_EXE_arc").into(),
-        args: vec!["serve-plugin".to_owned()],
-        timeout: Duration::from_secs(60),
-    }
+    Isolation::new(env!("CARGO_BIN_EXE_arc")).args(vec!["serve-plugin".to_owned()])
 }
 
 const COPY: &str = "memcpy(y, x, n * D * sizeof *y);";

@@ -13,7 +13,7 @@ fn the_plugin_is_the_package() {
     let file = format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let library = tests.with_file_name(file);
     let folders = vec![library.parent().unwrap().to_owned()];
-    let policy = PluginPolicy { allow: true, folders, isolation: None };
+    let policy = PluginPolicy::default().allow(true).folders(folders);
     let sha256 = sha256_file(&library).unwrap();
     let plugin = Adapter::load_plugin(&PluginEntry::new(library, sha256), &policy).unwrap();
     let package = Adapter::open(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();

@@ -666,19 +666,15 @@ pub(crate) struct Sampling {
 impl Sampling {
     /// The library's options, which are checked: nothing is to be loaded for senseless ones.
     pub(crate) fn options(&self) -> arc_core::Result<GenerateOptions> {
-        let options = GenerateOptions {
-            max_tokens: self.max_tokens.unwrap_or(GenerateOptions::default().max_tokens),
-            sampling: SamplingOptions {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
-                seed: self.seed,
-            },
-            stop: self.stop.clone(),
-            answer_ends: None,
-        };
+        let sampling = SamplingOptions::default()
+            .temperature(self.temperature)
+            .top_k(self.top_k)
+            .top_p(self.top_p)
+            .min_p(self.min_p)
+            .repetition_penalty(self.repetition_penalty)
+            .seed(self.seed);
+        let mut options = GenerateOptions::default().sampling(sampling).stop(self.stop.clone());
+        options.max_tokens = self.max_tokens.unwrap_or(options.max_tokens);
         options.check()?;
         Ok(options)
     }

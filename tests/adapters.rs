@@ -976,7 +976,7 @@ mod code {
     fn a_projector_in_code_projects_and_refuses_to_be_trained() {
         let place = Place::with_adapter();
         let library = copying_plugin(&place);
-        let policy = PluginPolicy { allow: true, folders: vec![place.path("code")], isolation: None };
+        let policy = PluginPolicy::default().allow(true).folders(vec![place.path("code")]);
         let entry = PluginEntry::new(library.clone(), sha256_file(&library).expect("its hash"));
         let adapter = Adapter::load_plugin(&entry, &policy).expect("the plugin");
         let device = DeviceName::CPU.open().expect("the CPU");

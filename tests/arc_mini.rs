@@ -10,16 +10,16 @@ use harness::{decoder, repository, session};
 
 const SAMPLES: usize = 16;
 
-const TASK: ContinuationTask = ContinuationTask { context_tokens: 64, continuation_tokens: 32 };
+const TASK: ContinuationTask = ContinuationTask::new(64, 32);
 
 /// Continuation of McKinley's message through an encoder of the registry. `None` where models are left out.
 fn continuation(encoder: &str, name: &str, factor: usize) -> Option<ContinuationArms> {
     let (session, decoder) = (session()?, decoder(name)?);
-    let adapted = session.decoder_for(name, encoder).expect("the decoder with its adapter");
+    let adapted = session.adapted_decoder_for(name, encoder).expect("the decoder with its adapter");
     let encoder = session.encoder_named(encoder).expect("the encoder");
     let text = std::fs::read_to_string(repository("tests/golden/mckinley-1897.txt")).expect("the text");
     let arms = TASK.measure(&decoder, &text, SAMPLES, |context| {
-        adapted.project(&encoder.compress(context, CompressOptions { factor: Some(factor) })?)
+        adapted.project(&encoder.compress(context, CompressOptions::at_factor(factor))?)
     });
     let arms = arms.expect("scores");
     println!("{} for {name}, {factor} to a latent: {arms}", encoder.name);

@@ -130,7 +130,7 @@ fn stated(tokens: &[String], mut metadata: Vec<(&'static str, Meta)>) -> Tokeniz
     }
     metadata.push(("general.architecture", Meta::Text("llama".into())));
     metadata.push(("tokenizer.ggml.tokens", Meta::Texts(tokens.to_vec())));
-    of_gguf(Gguf { metadata, tensors: Vec::new(), seed: 0 })
+    of_gguf(Gguf { metadata, tensors: Vec::new(), seed: 0, weights: tiny::Weights::Even })
 }
 
 /// The type numbers of a vocabulary: control, user-defined, and for all else `usual`.

@@ -20,11 +20,8 @@ fn open(path: &Path) -> Decoder {
 }
 
 fn write_on(decoder: &Decoder, ids: &[u32], stop: &[&str]) -> Generation {
-    let options = GenerateOptions {
-        max_tokens: STEPS,
-        stop: stop.iter().map(|text| (*text).to_owned()).collect(),
-        ..GenerateOptions::default()
-    };
+    let stop = stop.iter().map(|text| (*text).to_owned()).collect();
+    let options = GenerateOptions::default().max_tokens(STEPS).stop(stop);
     let mut streamed = String::new();
     let prompts = [Prompt::from_tokens(ids.to_vec())];
     let generations = decoder.generate(&prompts, &options, |_, text| streamed.push_str(text));

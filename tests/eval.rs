@@ -76,7 +76,7 @@ fn folder() -> tempfile::TempDir {
 
 fn contestant() -> Option<Contestant> {
     let session = session()?;
-    let adapted = session.decoder("smollm2-135m").expect("the decoder with its adapter");
+    let adapted = session.adapted_decoder("smollm2-135m").expect("the decoder with its adapter");
     let encoder = session.encoder().expect("the default encoder");
     Some(Contestant::new(adapted.decoder.clone(), Some(adapted), encoder, "test".into()))
 }
@@ -116,7 +116,7 @@ fn a_prefix_read_once_gives_what_whole_prompts_give() {
         let prefix = decoder.read_prefix(&Prompt::from_tokens(ids[..600].to_vec())).expect("a prefix");
         let ends = [&ids[600..607], &ids[607..660], &ids[660..700]];
         let prompts: Vec<Prompt> = ends.iter().map(|end| Prompt::from_tokens(end.to_vec())).collect();
-        let options = arc_core::decoder::GenerateOptions { max_tokens: 3, ..Default::default() };
+        let options = arc_core::decoder::GenerateOptions::default().max_tokens(3);
         let found = decoder.generate_after(Some(&prefix), &prompts, &options, |_, _| {}).expect("answers");
         for (row, end) in found.rows.iter().zip(ends) {
             let whole = Prompt::from_tokens([&ids[..600], end].concat());
@@ -157,7 +157,7 @@ fn scores_after_a_prefix_are_the_losses_of_the_whole() {
 fn batched_evaluation_equals_one_by_one() {
     let Some(mut contestant) = contestant() else { return };
     let folder = folder();
-    let options = |batch| EvalOptions { batch, timed: 0, ..EvalOptions::default() };
+    let options = |batch| EvalOptions::default().batch(batch).timed(0);
     let together = run(folder.path(), &mut contestant, &options(5));
     let alone = run(folder.path(), &mut contestant, &options(1));
     assert_eq!(together, alone);
@@ -203,7 +203,7 @@ fn losses_of_a_continuation_fall_with_what_is_shown() {
         let file =
             format!("schema = 1\nname = \"{kind}\"\ndescription = \"d\"\ndata = \"texts.jsonl\"\n{spec}\n");
         std::fs::write(&path, file).expect("a file");
-        let options = EvalOptions { timed: 1, ..EvalOptions::default() };
+        let options = EvalOptions::default().timed(1);
         let task = Task::open(path.to_str().expect("a path"), &[], &[]).expect("the task");
         let task = LoadedTask::load(task, &options).expect("the data");
         let mut answers = Answers::open(&folder.path().join("answers.jsonl")).expect("a file");
@@ -453,7 +453,7 @@ mod tiny_model {
                 .map(|text| Prompt::from_tokens(decoder.tokenizer.encode_prompt(text).expect("tokens")));
             let generate = |prompts: &[Prompt], stop: &[String]| -> Vec<Vec<u32>> {
                 let stop = stop.to_vec();
-                let options = GenerateOptions { max_tokens: 12, stop, ..GenerateOptions::default() };
+                let options = GenerateOptions::default().max_tokens(12).stop(stop);
                 let found = decoder.generate(prompts, &options, |_, _| {}).expect("texts");
                 found.rows.into_iter().map(|row| row.token_ids).collect()
             };

@@ -14,7 +14,7 @@ use burn::tensor::Tensor;
 use harness::{decoder, repository, session};
 
 /// What is compressed one to one: nothing is pooled.
-const UNPOOLED: CompressOptions = CompressOptions { factor: Some(1) };
+const UNPOOLED: CompressOptions = CompressOptions::at_factor(1);
 
 /// smollm2-135m with the encoder that fits begin from and an adapter fitted on the first characters of a
 /// text, nothing pooled; and that text. `None` where models are left out.

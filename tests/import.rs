@@ -3,8 +3,11 @@
 //! The fixtures' vocabulary is numbers. The tests give it letters, so that a text spells the token ids
 //! of the reference's cases and goes the whole way of a user's document.
 
+#[path = "harness/tiny.rs"]
+mod tiny;
+
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use arc_adapters::{Adapter, EncoderManifest};
 use arc_core::device::DeviceName;
@@ -16,7 +19,6 @@ use arc_core::weights::{
 use burn::tensor::{Tensor, TensorData};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 /// As in `tests/reference.rs`.
 const TOLERANCE: f32 = 1e-4;
@@ -69,20 +71,26 @@ fn tokenizer(size: usize) -> String {
 }
 
 /// A folder with a registry, a cache and a home of its own.
-struct Place {
-    folder: TempDir,
+/// A place with the decoders of a fixture.
+struct Place(tiny::Place);
+
+impl Deref for Place {
+    type Target = tiny::Place;
+
+    fn deref(&self) -> &tiny::Place {
+        &self.0
+    }
 }
 
 struct Ran {
     success: bool,
-    stdout: String,
     stderr: String,
 }
 
 impl Place {
     /// With the decoders of a fixture as `zero`, `one`, …
     fn with_decoders_of(fixture: &Path) -> Self {
-        let place = Self { folder: tempfile::tempdir().expect("a folder") };
+        let place = Self(tiny::Place::empty());
         place.file("encoder-tokenizer.json", tokenizer(VOCABULARY));
         let mut registry = "schema = 1\n".to_owned();
         for (index, name) in ["zero", "one"].into_iter().enumerate() {
@@ -102,43 +110,9 @@ impl Place {
         place
     }
 
-    /// Adds entries to the registry.
-    fn add(&self, entries: &str) {
-        let registry = std::fs::read_to_string(self.path("registry.toml")).expect("a registry");
-        self.file("registry.toml", registry + entries);
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) {
-        std::fs::write(self.path(name), content).expect("a file is written");
-    }
-
     fn arc(&self, arguments: &[&str]) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_arc"))
-            .args(arguments)
-            .arg("--json")
-            .current_dir(self.folder.path())
-            .env_remove("ARC_DEVICE")
-            .env("ARC_HOME", self.path("cache"))
-            .env("ARC_OFFLINE", "1")
-            .env("HOME", self.path("home"))
-            .env("XDG_CONFIG_HOME", self.path("home"))
-            .output()
-            .expect("the binary runs");
-        Ran {
-            success: output.status.success(),
-            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
-            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
-        }
-    }
-
-    fn succeeds(&self, arguments: &[&str]) -> Value {
-        let ran = self.arc(arguments);
-        assert!(ran.success, "{arguments:?}: {}", ran.stderr);
-        serde_json::from_str(&ran.stdout).expect("one JSON object")
+        let output = self.0.arc(arguments).arg("--json").output().expect("the binary runs");
+        Ran { success: output.status.success(), stderr: String::from_utf8(output.stderr).expect("UTF-8") }
     }
 
     /// The first line of what a failing command says, which is the only line of the error.
@@ -246,18 +220,7 @@ fn an_imported_encoder_is_fine_tuned_into_a_package_that_is_whole_and_can_be_exp
             })
             .collect();
         place.file("texts.jsonl", texts);
-        place.succeeds(&[
-            "data",
-            "prepare",
-            "--tokenizer",
-            "letters",
-            "--source",
-            "texts.jsonl",
-            "--out",
-            "corpus",
-            "--held-out",
-            "0.2",
-        ]);
+        place.prepare("letters", "texts.jsonl", "corpus", "0.2", &[]);
         let mut decoders = vec!["zero"];
         decoders.extend(fixture.join("decoder1").exists().then_some("one"));
         let run = |start: &str, registry: &str, out: &str, train: &str, rate: f64| {
@@ -745,7 +708,7 @@ fn a_decoder_whose_scaling_is_left_out_gives_the_logits_of_the_unscaled_one() {
     let place = Place::with_decoders_of(&fixture);
     as_hugging_face(&fixture.join("decoder0"), &place.path("hf"), &llama_3_scaling());
     std::fs::copy(place.path("zero-tokenizer.json"), place.path("hf/tokenizer.json")).expect("a tokenizer");
-    place.add(
+    place.add_to_registry(
         "[decoders.scaled]\nsource = \"file:hf\"\n\
          [decoders.unscaled]\nsource = \"file:hf\"\noptions = { rope_scaling = \"none\" }\n",
     );
@@ -798,7 +761,7 @@ fn an_encoder_is_not_scaled_by_its_backbones_configuration() {
             EncoderManifest::parse(&manifest.to_string(), Path::new("test")).expect("a manifest");
         manifest.encoder_id = encoder_id(&manifest);
         manifest.write(&place.path(&format!("encoders/{name}"))).expect("a package");
-        place.add(&format!("[encoders.{name}]\npackage = \"encoders/{name}\"\n"));
+        place.add_to_registry(&format!("[encoders.{name}]\npackage = \"encoders/{name}\"\n"));
         found.push(latents(&place, name, "abcdefghijklmnopqrstuvwxyzabcdefghijklm"));
     }
     let largest = found[0].iter().fold(1.0_f32, |largest, value| largest.max(value.abs()));
@@ -843,21 +806,10 @@ fn a_tokenizer_that_the_registry_names_is_used_by_every_command() {
         .collect();
     place.file("texts.jsonl", rows);
     // Text is prepared with the encoder's tokenizer, which is another than the decoder's.
-    place.add(&format!(
+    place.add_to_registry(&format!(
         "[decoders.letters]\nsource = {source:?}\ntokenizer = {{ source = \"file:encoder-tokenizer.json\" }}\n"
     ));
-    place.succeeds(&[
-        "data",
-        "prepare",
-        "--tokenizer",
-        "letters",
-        "--source",
-        "texts.jsonl=CC0-1.0",
-        "--out",
-        "corpus",
-        "--held-out",
-        "0.2",
-    ]);
+    place.prepare("letters", "texts.jsonl=CC0-1.0", "corpus", "0.2", &[]);
     let registered = place.succeeds(&[
         "register",
         "--decoder",
@@ -897,7 +849,7 @@ fn two_memories(place: &Place) -> PathBuf {
     std::fs::create_dir_all(&folder).expect("a folder");
     write(&folder.join("model.safetensors"), &tensors);
     std::fs::copy(fixture.join("config.json"), folder.join("config.json")).expect("a config");
-    place.add(&format!(
+    place.add_to_registry(&format!(
         "[decoders.one]\nsource = {:?}\ntokenizer = {{ source = \"file:zero-tokenizer.json\" }}\n",
         format!("file:{}", fixture.join("decoder0").display())
     ));
@@ -1073,7 +1025,7 @@ fn without_a_projector_latents_go_to_the_decoder_as_they_are() {
     let shape = "shape = { n_layers = 1, d_model = 32, n_heads = 1, n_kv_heads = 1, d_head = 32, d_ff = 4, vocab_size = 9, norm_eps = 1e-5, rope_theta = 1e4 }";
     for name in ["a", "b"] {
         let source = "source = \"hf:o/r@main#x.gguf\"\narchitecture = \"llama\"";
-        place.add(&format!("[decoders.{name}]\n{source}\n{shape}\n"));
+        place.add_to_registry(&format!("[decoders.{name}]\n{source}\n{shape}\n"));
     }
     let bridge = json!({ "bridge_type": null, "in_dim": 32, "hidden_dim": null, "out_dim": null });
     let folder = rebuilt(&place, "bare", &without_projectors(), &bridge);
@@ -1306,7 +1258,7 @@ mod refusals {
         });
         let manifest = EncoderManifest::parse(&manifest.to_string(), Path::new("test")).expect("a manifest");
         manifest.write(&place.path("own")).expect("a package");
-        place.add("[encoders.own]\npackage = \"own\"\n");
+        place.add_to_registry("[encoders.own]\npackage = \"own\"\n");
         for more in [&[][..], &["--decoder-names", "zero"]] {
             let error = place.refuses(&[&["export", "own", "-o", "out"], more].concat());
             assert!(error.contains("encoder `own`") && error.contains("imported checkpoint"), "{error}");

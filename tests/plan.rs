@@ -110,7 +110,7 @@ fn traced(
     let weights = MetaFolder::open(decoder_folder).expect("a decoder");
     let decoder = Transformer::from_meta(&weights, device, Residence::Dense).expect("a decoder");
     let encoder_sizes = EncoderSizes::new(&manifest(checkpoint, chunk_tokens), None).expect("sizes");
-    let request = PlanRequest { context, factor, new_tokens: 5, bytes_per_value: 4 };
+    let request = PlanRequest::new(context).factor(factor).new_tokens(5);
     let spec: &ProjectorSpec = projector.spec();
     let plan = plan(&encoder_sizes, spec, true, sizes, &request).expect("a plan");
 

@@ -21,9 +21,9 @@ const DOCUMENTS: [&str; 2] = [
      sixty-three of them, in a book with a red cover.",
 ];
 
-struct Place(TempDir);
+struct Passages(TempDir);
 
-impl Place {
+impl Passages {
     fn new() -> Self {
         let place = Self(TempDir::new().expect("a folder"));
         let rows: String = DOCUMENTS.iter().map(|text| format!("{}\n", json!({ "text": text }))).collect();
@@ -64,7 +64,7 @@ fn a_decoder_asks_what_it_finds_in_a_passage_and_goes_on_where_it_was_stopped() 
     if notice::left_out_offline("a model") {
         return;
     }
-    let place = Place::new();
+    let place = Passages::new();
     let write = |out: &str, more: &[&str]| {
         let command = ["data", "prepare", "questions", "corpus", "--by", "qwen2.5-coder-0.5b", "--out", out];
         place.succeeds(&[&command[..], &["--unseen", "nothing.txt"], more].concat())
@@ -111,7 +111,7 @@ fn a_question_that_shares_a_row_of_words_with_unseen_text_is_left_out() {
     if notice::left_out_offline("a model") {
         return;
     }
-    let place = Place::new();
+    let place = Passages::new();
     let unseen: String = DOCUMENTS.iter().map(|text| format!("{}\n", json!({ "text": text }))).collect();
     std::fs::write(place.path("unseen.jsonl"), unseen).expect("a file");
     let report = place.succeeds(&[

@@ -207,8 +207,8 @@ fn in_the_library(files: Vec<File>) -> TestCaseResult {
             let answer = resolved(&registry, &entry.name, encoder);
             // What `ask` and `eval` load.
             let loaded = match encoder {
-                Some(encoder) => session.decoder_for(&entry.name, encoder),
-                None => session.decoder(&entry.name),
+                Some(encoder) => session.adapted_decoder_for(&entry.name, encoder),
+                None => session.adapted_decoder(&entry.name),
             };
             match (&answer, loaded) {
                 (Ok((_, path)), Ok(adapted)) => prop_assert_eq!(&adapted.adapter.origin, path),
@@ -458,14 +458,14 @@ fn a_changed_package_is_loaded_anew_beside_a_plugin() {
         ),
     );
     let session = Session::open(&place.path("registry.toml"), DeviceName::CPU).expect("a session");
-    session.decoder("tiny").expect("the package for its encoder");
+    session.adapted_decoder("tiny").expect("the package for its encoder");
     assert_eq!(session.reload().expect("the registry").changed, [""; 0]);
     let path = place.path("adapter/adapter.json");
     let mut manifest = AdapterManifest::open(&place.path("adapter")).expect("the adapter");
     manifest.prompt_template = "{{ question }}{{ document }}".to_owned();
     std::fs::write(&path, manifest.to_json(&path).expect("a manifest")).expect("it is written");
     assert_eq!(session.reload().expect("the registry").changed, ["tiny"]);
-    assert_eq!(session.decoder("tiny").expect("the package").adapter.manifest, manifest);
+    assert_eq!(session.adapted_decoder("tiny").expect("the package").adapter.manifest, manifest);
 }
 
 #[test]

@@ -47,18 +47,7 @@ fn place() -> Place {
         })
         .collect();
     place.file("texts.jsonl", texts);
-    place.succeeds(&[
-        "data",
-        "prepare",
-        "--tokenizer",
-        "tiny",
-        "--source",
-        "texts.jsonl",
-        "--out",
-        "corpus",
-        "--held-out",
-        "0.2",
-    ]);
+    place.prepare("tiny", "texts.jsonl", "corpus", "0.2", &[]);
     place.file("run.toml", CONFIG);
     place
 }

@@ -23,12 +23,12 @@ fn model() -> Option<&'static Path> {
 }
 
 /// A registry in a folder of its own, with the repository's adapter in a copy that can be changed.
-struct Place {
+struct OwnRegistry {
     folder: tempfile::TempDir,
     loads: Arc<AtomicUsize>,
 }
 
-impl Place {
+impl OwnRegistry {
     /// With a decoder for each name, all of the same model and adapter.
     fn new(names: &[&str]) -> Option<Self> {
         model()?;
@@ -99,7 +99,7 @@ fn values(tensor: Tensor<2>) -> Vec<f32> {
 }
 
 fn answer(decoder: &AdaptedDecoder, latents: &Latents, max_tokens: usize) -> Vec<u32> {
-    let options = GenerateOptions { max_tokens, ..GenerateOptions::default() };
+    let options = GenerateOptions::default().max_tokens(max_tokens);
     let answers = decoder.ask(std::slice::from_ref(latents), "What does the dog do?", &options);
     answers.expect("an answer").rows[0].token_ids.clone()
 }
@@ -112,7 +112,7 @@ fn names(session: &Session) -> Vec<String> {
 
 #[test]
 fn eight_threads_share_one_load_and_agree() {
-    let Some(place) = Place::new(&["a"]) else { return };
+    let Some(place) = OwnRegistry::new(&["a"]) else { return };
     let session = place.session();
     let start = Barrier::new(8);
     let found: Vec<_> = std::thread::scope(|scope| {
@@ -120,7 +120,7 @@ fn eight_threads_share_one_load_and_agree() {
             .map(|_| {
                 scope.spawn(|| {
                     start.wait();
-                    let decoder = session.decoder("a").expect("the decoder");
+                    let decoder = session.adapted_decoder("a").expect("the decoder");
                     let projected = decoder.project(&latents(&session)).expect("projected latents");
                     (Arc::as_ptr(&decoder) as usize, values(projected))
                 })
@@ -134,19 +134,19 @@ fn eight_threads_share_one_load_and_agree() {
 
 #[test]
 fn the_same_latents_feed_several_decoders() {
-    let Some(place) = Place::new(&["a", "b"]) else { return };
+    let Some(place) = OwnRegistry::new(&["a", "b"]) else { return };
     let session = place.session();
     let latents = latents(&session);
-    let (a, b) = (session.decoder("a").expect("a"), session.decoder("b").expect("b"));
+    let (a, b) = (session.adapted_decoder("a").expect("a"), session.adapted_decoder("b").expect("b"));
     assert!(!Arc::ptr_eq(&a, &b));
     assert_eq!(answer(&a, &latents, 4), answer(&b, &latents, 4), "one model, one adapter, two names");
 }
 
 #[test]
 fn the_least_recently_used_is_let_go_when_the_budget_is_spent() {
-    let Some(place) = Place::new(&["a", "b", "c"]) else { return };
+    let Some(place) = OwnRegistry::new(&["a", "b", "c"]) else { return };
     let one = place.session();
-    let kept = one.decoder("a").expect("a");
+    let kept = one.adapted_decoder("a").expect("a");
     let bytes = one.loaded()[0].bytes;
     // The table, the blocks and the adapter are counted: the model's file has little else.
     let file = std::fs::metadata(model().expect("the model")).expect("its size").len();
@@ -154,29 +154,29 @@ fn the_least_recently_used_is_let_go_when_the_budget_is_spent() {
     assert!(bytes > file * 9 / 10 && bytes < file + adapter, "{bytes} of {file} and {adapter}");
 
     let session = place.session().with_memory_budget(2 * bytes + bytes / 2);
-    let first = session.decoder("a").expect("a");
-    session.decoder("b").expect("b");
+    let first = session.adapted_decoder("a").expect("a");
+    session.adapted_decoder("b").expect("b");
     assert_eq!(names(&session), ["a", "b"]);
-    session.decoder("a").expect("a again");
+    session.adapted_decoder("a").expect("a again");
     let loads = place.loads();
-    session.decoder("c").expect("c");
+    session.adapted_decoder("c").expect("c");
     assert_eq!(names(&session), ["a", "c"], "b was used least recently");
     assert_eq!(session.loaded()[0].name, "c", "the most recent one comes first");
-    assert!(Arc::ptr_eq(&first, &session.decoder("a").expect("a is still there")));
-    session.decoder("b").expect("b is loaded again");
+    assert!(Arc::ptr_eq(&first, &session.adapted_decoder("a").expect("a is still there")));
+    session.adapted_decoder("b").expect("b is loaded again");
     assert_eq!(names(&session), ["a", "b"]);
     assert_eq!(place.loads(), loads + 2, "c and b");
 }
 
 #[test]
 fn what_is_let_go_goes_on_answering_who_holds_it() {
-    let Some(place) = Place::new(&["a", "b"]) else { return };
+    let Some(place) = OwnRegistry::new(&["a", "b"]) else { return };
     // Nothing fits but what has just been loaded.
     let session = place.session().with_memory_budget(0);
     let latents = latents(&session);
-    let a = session.decoder("a").expect("a");
+    let a = session.adapted_decoder("a").expect("a");
     let before = answer(&a, &latents, 4);
-    session.decoder("b").expect("b");
+    session.adapted_decoder("b").expect("b");
     assert_eq!(names(&session), ["b"]);
     assert_eq!(Arc::strong_count(&a), 1, "the session has let it go");
     assert_eq!(answer(&a, &latents, 4), before);
@@ -184,20 +184,20 @@ fn what_is_let_go_goes_on_answering_who_holds_it() {
 
 #[test]
 fn a_reload_is_seen_by_the_next_call_and_not_by_the_one_in_flight() {
-    let Some(place) = Place::new(&["a", "gone"]) else { return };
+    let Some(place) = OwnRegistry::new(&["a", "gone"]) else { return };
     let session = place.session();
     let latents = latents(&session);
-    let old = session.decoder("a").expect("a");
-    session.decoder("gone").expect("gone");
+    let old = session.adapted_decoder("a").expect("a");
+    session.adapted_decoder("gone").expect("gone");
     let expected = answer(&old, &latents, 24);
     let loads = place.loads();
     let (in_flight, seen) = std::thread::scope(|scope| {
         let (session, latents) = (&session, &latents);
         let (started, wait) = std::sync::mpsc::channel();
         let call = scope.spawn(move || {
-            let decoder = session.decoder("a").expect("a");
+            let decoder = session.adapted_decoder("a").expect("a");
             let prompt = decoder.prompt(std::slice::from_ref(latents), "What does the dog do?");
-            let options = GenerateOptions { max_tokens: 24, ..GenerateOptions::default() };
+            let options = GenerateOptions::default().max_tokens(24);
             let answers = decoder.decoder.generate(&[prompt.expect("a prompt")], &options, |_, _| {
                 // Said at every token: the first is when the answer is under way.
                 let _ = started.send(());
@@ -211,27 +211,28 @@ fn a_reload_is_seen_by_the_next_call_and_not_by_the_one_in_flight() {
     });
     assert_eq!(in_flight, expected, "the call in flight is not disturbed");
     let text = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let expected = Reloaded { added: text(&["new"]), removed: text(&["gone"]), changed: text(&["a"]) };
+    let mut expected = Reloaded::default();
+    (expected.added, expected.removed, expected.changed) = (text(&["new"]), text(&["gone"]), text(&["a"]));
     assert_eq!(seen, expected);
 
-    let new = session.decoder("a").expect("a as it is now");
+    let new = session.adapted_decoder("a").expect("a as it is now");
     assert!(!Arc::ptr_eq(&old, &new) && Arc::ptr_eq(&old.decoder, &new.decoder), "the model is kept");
     assert_eq!(place.loads(), loads, "nothing but the prompt has changed");
     let ids = |decoder: &AdaptedDecoder| {
         decoder.prompt(std::slice::from_ref(&latents), "What?").expect("a prompt").token_ids().len()
     };
     assert!(ids(&new) < ids(&old), "the new template has no question");
-    session.decoder("new").expect("new");
-    let error = session.decoder("gone").expect_err("it is gone").to_string();
+    session.adapted_decoder("new").expect("new");
+    let error = session.adapted_decoder("gone").expect_err("it is gone").to_string();
     assert!(error.contains("no decoder is called `gone`"), "{error}");
 }
 
 #[test]
 fn a_package_that_changes_is_loaded_anew_after_a_reload() {
-    let Some(place) = Place::new(&["a"]) else { return };
+    let Some(place) = OwnRegistry::new(&["a"]) else { return };
     let session = place.session();
     let latents = latents(&session);
-    let before = values(session.decoder("a").expect("a").project(&latents).expect("projected"));
+    let before = values(session.adapted_decoder("a").expect("a").project(&latents).expect("projected"));
     assert_eq!(session.reload().expect("the same registry"), Reloaded::default());
 
     let adapter = arc_adapters::Adapter::open(&place.path("adapter")).expect("the adapter");
@@ -248,7 +249,7 @@ fn a_package_that_changes_is_loaded_anew_after_a_reload() {
         })
         .collect();
     AdapterPackage::write(&place.path("adapter"), &adapter.manifest, &tensors).expect("a package");
-    let project = || values(session.decoder("a").expect("a").project(&latents).expect("projected"));
+    let project = || values(session.adapted_decoder("a").expect("a").project(&latents).expect("projected"));
     assert_eq!(project(), before, "nothing changes before it is asked for");
     assert_eq!(session.reload().expect("the registry").changed, ["a"]);
     let after = project();
@@ -257,17 +258,17 @@ fn a_package_that_changes_is_loaded_anew_after_a_reload() {
 
 #[test]
 fn a_registry_that_has_become_malformed_leaves_the_session_as_it_was() {
-    let Some(place) = Place::new(&["a"]) else { return };
+    let Some(place) = OwnRegistry::new(&["a"]) else { return };
     let session = place.session();
-    let a = session.decoder("a").expect("a");
+    let a = session.adapted_decoder("a").expect("a");
     std::fs::write(place.path("registry.toml"), "schema = 1\n[decoders.a\n").expect("a bad registry");
     assert!(session.reload().is_err());
-    assert!(Arc::ptr_eq(&a, &session.decoder("a").expect("a")));
+    assert!(Arc::ptr_eq(&a, &session.adapted_decoder("a").expect("a")));
 }
 
 #[test]
 fn the_adapter_for_the_entrys_own_encoder_goes_before_its_usual_one() {
-    let Some(place) = Place::new(&["a"]) else { return };
+    let Some(place) = OwnRegistry::new(&["a"]) else { return };
     let (usual, other) = (place.path("adapter"), place.path("other"));
     std::fs::create_dir(&other).expect("a folder");
     for file in usual.read_dir().expect("the package") {
@@ -277,8 +278,8 @@ fn the_adapter_for_the_entrys_own_encoder_goes_before_its_usual_one() {
     for (fields, expected) in [("", &usual), ("adapters = { start = 'other' }\n", &other)] {
         place.write(&["a"], fields);
         let session = place.session();
-        let by_default = session.decoder("a").expect("the decoder");
-        let for_encoder = session.decoder_for("a", "start").expect("the decoder");
+        let by_default = session.adapted_decoder("a").expect("the decoder");
+        let for_encoder = session.adapted_decoder_for("a", "start").expect("the decoder");
         assert!(Arc::ptr_eq(&by_default, &for_encoder), "both are the adapter for `start`: {fields}");
         assert_eq!(by_default.adapter.origin, *expected);
     }

@@ -73,7 +73,7 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
-const OPTIONS: StepOptions = StepOptions { factor: 4, distillation: 0.0, count_correct: false };
+const OPTIONS: StepOptions = StepOptions::new(4);
 
 /// The cosines of all gradients of one batch of a tiny model in `bf16` with those in `f32`, and how many differ.
 fn cosines_in_bf16(
@@ -169,7 +169,7 @@ fn gradients_are_the_slopes_of_the_loss() {
         for (objective, distillation) in
             [(Objective::Continuation, 0.0), (Objective::Reconstruction, 0.0), (Objective::Answer, 0.5)]
         {
-            let options = StepOptions { distillation, ..OPTIONS };
+            let options = OPTIONS.distillation(distillation);
             let run = |model: &TrainedModel| {
                 training_loss(model, decoder, index, objective, &samples(), options).expect("a loss")
             };
@@ -306,7 +306,7 @@ fn the_passes_on_the_cpu_are_those_of_the_graph() {
         for (index, decoder) in decoders.iter().enumerate() {
             for distillation in [0.0, 0.5] {
                 let run = |decoder: &Transformer| {
-                    let options = StepOptions { distillation, count_correct: true, ..OPTIONS };
+                    let options = OPTIONS.distillation(distillation).counting_correct();
                     training_loss(&model, decoder, index, Objective::Continuation, &samples(), options)
                         .expect("a loss")
                 };
@@ -404,7 +404,7 @@ fn a_random_decoder_learns_to_repeat_a_text_from_a_quarter_as_many_latents() {
         spans: vec![SampleSpan::Context(0), SampleSpan::Tokens { ids, is_target: true }],
         origin: "a text".into(),
     };
-    let options = StepOptions { count_correct: true, ..OPTIONS };
+    let options = OPTIONS.counting_correct();
     let rate = 1e-2;
     let mut optimizer = AdamW::new(OptimizerConfig {
         encoder_rate: rate,
@@ -448,7 +448,7 @@ fn a_decoder_learns_to_repeat_a_text_from_a_quarter_as_many_latents() {
         spans: vec![SampleSpan::Context(0), SampleSpan::Tokens { ids, is_target: true }],
         origin: "a text".into(),
     };
-    let options = StepOptions { count_correct: true, ..OPTIONS };
+    let options = OPTIONS.counting_correct();
     let run = |model: &TrainedModel| {
         let samples = std::slice::from_ref(&sample);
         training_loss(model, &decoder.network, 0, Objective::Reconstruction, samples, options)

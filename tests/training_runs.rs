@@ -306,22 +306,8 @@ fn preparation_leaves_out_what_is_repeated_or_must_stay_unseen_and_says_so() {
     let rows: String = rows.iter().map(|text| format!("{}\n", json!({ "text": text }))).collect();
     place.file("more.jsonl", rows);
     place.file("unseen.txt", format!("It was {secret} again"));
-    let prepare = |out: &str| {
-        place.succeeds(&[
-            "data",
-            "prepare",
-            "--tokenizer",
-            "tiny",
-            "--source",
-            "more.jsonl=CC0-1.0",
-            "--unseen",
-            "unseen.txt",
-            "--out",
-            out,
-            "--held-out",
-            "0",
-        ])
-    };
+    let prepare =
+        |out: &str| place.prepare("tiny", "more.jsonl=CC0-1.0", out, "0", &["--unseen", "unseen.txt"]);
     let report = prepare("first");
     let source = &report["manifest"]["sources"][0];
     assert_eq!((&source["documents"], &source["duplicates"]), (&json!(4), &json!(1)));
@@ -429,20 +415,7 @@ fn a_run_does_not_go_on_with_other_settings_or_other_text() {
     assert_eq!(place.succeeds(&own)["checkpoint_sha256"], first["checkpoint_sha256"]);
     // Other text under the same name is.
     std::fs::remove_dir_all(place.path("corpus")).expect("deleted");
-    place.succeeds(&[
-        "data",
-        "prepare",
-        "--tokenizer",
-        "tiny",
-        "--source",
-        "texts.jsonl",
-        "--out",
-        "corpus",
-        "--seed",
-        "9",
-        "--held-out",
-        "0.1",
-    ]);
+    place.prepare("tiny", "texts.jsonl", "corpus", "0.1", &["--seed", "9"]);
     place.fails(FAILURE, &resume, &["corpus 0 (sha256 since the run began)"]);
 }
 
@@ -514,18 +487,7 @@ fn little_of_a_plain_run_is_padding_and_its_page_names_the_decoders_bytes() {
         })
         .collect();
     place.file("texts.jsonl", texts);
-    place.succeeds(&[
-        "data",
-        "prepare",
-        "--tokenizer",
-        "tiny",
-        "--source",
-        "texts.jsonl",
-        "--out",
-        "uneven",
-        "--held-out",
-        "0.1",
-    ]);
+    place.prepare("tiny", "texts.jsonl", "uneven", "0.1", &[]);
     place.file("run.toml", CONFIG.replace("path = \"corpus\"", "path = \"uneven\""));
     let report = place.succeeds(&["train", "run.toml", "--out", "run"]);
     assert!(place.padding("run") < 0.1, "{} of the positions are padding", place.padding("run"));
@@ -715,18 +677,7 @@ fn each_decoder_of_a_run_gets_its_share_of_steps_and_stays_as_it_is() {
 fn a_corpus_whose_texts_are_all_too_short_is_refused() {
     let place = Place::new();
     place.file("short.jsonl", format!("{}\n", json!({ "text": "a bell" })));
-    place.succeeds(&[
-        "data",
-        "prepare",
-        "--tokenizer",
-        "tiny",
-        "--source",
-        "short.jsonl",
-        "--out",
-        "short",
-        "--held-out",
-        "0",
-    ]);
+    place.prepare("tiny", "short.jsonl", "short", "0", &[]);
     place.file("run.toml", CONFIG.replace("path = \"corpus\"", "path = \"short\""));
     place.fails(FAILURE, &["train", "run.toml", "--out", "run"], &["short", "has no text of 32 tokens"]);
 }
@@ -953,7 +904,7 @@ fn a_full_disk_leaves_the_checkpoint_before_it() {
     );
     let mut inside = Command::new("unshare");
     inside.args(["--mount", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_arc")]);
-    inside.current_dir(place.0.path()).env("ARC_HOME", place.path("cache")).env("HOME", place.path("home"));
+    inside.current_dir(place.folder()).env("ARC_HOME", place.path("cache")).env("HOME", place.path("home"));
     let output = inside.output().expect("unshare runs");
     // `unshare` itself fails with the same code where it is not permitted.
     if !String::from_utf8_lossy(&output.stderr).contains("error: ") {

@@ -22,17 +22,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let (plugin, sha256) = (first, args.next().ok_or("SHA256 is missing")?);
     let folder = args.next().ok_or("FOLDER is missing")?;
-    let mut policy = PluginPolicy { allow: true, folders: vec![PathBuf::from(folder)], isolation: None };
+    let mut policy = PluginPolicy::default().allow(true).folders(vec![PathBuf::from(folder)]);
     let (mut threads, mut calls, mut value) = (1usize, 1usize, 0.5f32);
     while let Some(arg) = args.next() {
         let mut next = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
             "--isolate" => {
-                policy.isolation = Some(Isolation {
-                    program: std::env::current_exe()?,
-                    args: vec![HOST.to_owned()],
-                    timeout: Duration::from_secs(5),
-                });
+                let isolation = Isolation::new(std::env::current_exe()?).args(vec![HOST.to_owned()]);
+                policy.isolation = Some(isolation.timeout(Duration::from_secs(5)));
             }
             "--forbid" => policy.allow = false,
             "--threads" => threads = next()?.parse()?,

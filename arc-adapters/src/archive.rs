@@ -12,9 +12,10 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek as _, Write as _};
 use std::path::{Component, Path, PathBuf};
 
+use crate::atomic_file::replace;
 use crate::digest::{HashingReader, sha256_file, sha256_hex};
-use crate::files::{io_error, open_file, read_bytes, replace};
-use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, check_new_name, check_sha256};
+use crate::files::{io_error, open_file, read_bytes};
+use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, check_sha256};
 use crate::names::{check_file_name, check_name};
 use crate::staging::{Staging, check_absent};
 use crate::{Adapter, AdapterManifest, Error, MANIFEST_FILE, Result};
@@ -32,6 +33,7 @@ const PIECE: usize = 1 << 20;
 
 /// An archive that was written or unpacked.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Archive {
     /// The manifest of the adapter in it.
     pub manifest: AdapterManifest,
@@ -117,21 +119,8 @@ fn append(
 /// [`Error::Invalid`] when it is not an archive of this project, [`Error::Exists`] when there is a
 /// folder of that name, otherwise as [`Adapter::open`].
 pub fn unpack(archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Archive> {
-    unpack_named(archive, parent, None, sha256)
-}
-
-/// The same into a folder with a name of its own.
-///
-/// # Errors
-/// As [`unpack`], and [`Error::InvalidName`].
-pub fn unpack_as(name: &str, archive: &Path, parent: &Path, sha256: Option<&str>) -> Result<Archive> {
-    check_new_name(name)?;
-    unpack_named(archive, parent, Some(name), sha256)
-}
-
-fn unpack_named(archive: &Path, parent: &Path, name: Option<&str>, sha256: Option<&str>) -> Result<Archive> {
     let staged = StagedArchive::unpack(archive, parent, sha256)?;
-    let folder = parent.join(name.unwrap_or(&staged.manifest.name));
+    let folder = parent.join(&staged.manifest.name);
     staged.publish(&folder)?;
     let StagedArchive { manifest, sha256, files, .. } = staged;
     Ok(Archive { manifest, sha256, files, path: folder })
@@ -249,6 +238,7 @@ fn digest_of(reader: impl Read, archive: &Path) -> Result<String> {
 
 /// What is in an archive.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ArchiveContents {
     /// The manifest, which has been checked; the weights have been checked by their hash alone.
     pub manifest: AdapterManifest,
@@ -561,14 +551,12 @@ mod tests {
         let (root, folder) = package();
         let packed = pack(&folder, root.path()).unwrap();
         let plugins = root.path().join("plugins");
-        let wrong = unpack_as("../up", &packed.path, &plugins, None);
-        assert!(matches!(wrong, Err(Error::InvalidName { .. })));
         unpack(&packed.path, &plugins, None).unwrap();
-        let unpacked = unpack_as("mine", &packed.path, &plugins, Some(&packed.sha256)).unwrap();
-        assert_eq!(unpacked.path, plugins.join("mine"));
-        assert_eq!(Adapter::open(&unpacked.path).unwrap().manifest, packed.manifest);
-        let again = unpack_as("mine", &packed.path, &plugins, None);
-        assert!(matches!(again, Err(Error::Exists { path }) if path == plugins.join("mine")));
+        let (mine, sha256) = (plugins.join("mine"), Some(packed.sha256.as_str()));
+        StagedArchive::unpack(&packed.path, &plugins, sha256).unwrap().publish(&mine).unwrap();
+        assert_eq!(Adapter::open(&mine).unwrap().manifest, packed.manifest);
+        let again = StagedArchive::unpack(&packed.path, &plugins, None).unwrap().publish(&mine);
+        assert!(matches!(again, Err(Error::Exists { path }) if path == mine));
     }
 
     fn read(bytes: &[u8]) -> Result<(ArchiveContents, BTreeMap<String, Vec<u8>>)> {

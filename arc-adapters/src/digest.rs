@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// The SHA-256 of `bytes`.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hexadecimal(&Sha256::digest(bytes))
 }
 
 /// The SHA-256 of a file's content, read in pieces: model files do not fit in memory twice.
@@ -40,7 +40,7 @@ impl<R: Read> HashingReader<R> {
 
     /// The digest of what was read.
     pub(crate) fn sha256(self) -> String {
-        hex(&self.hasher.finalize())
+        hexadecimal(&self.hasher.finalize())
     }
 }
 
@@ -58,7 +58,9 @@ pub fn is_sha256_hex(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn hex(digest: &[u8]) -> String {
+/// Bytes as lowercase hexadecimal digits, the form in which digests are written everywhere.
+#[must_use]
+pub fn hexadecimal(digest: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     digest
         .iter()

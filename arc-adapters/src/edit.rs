@@ -1,17 +1,18 @@
 //! Changes to `registry.toml` that keep its comments and order, one writer at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
 
-use crate::files::{io_error, read_text, replace, sync_folder, through_links};
+use crate::atomic_file::{replace, through_links};
+use crate::files::{io_error, read_text, sync_folder};
 use crate::line_ends::with_line_ends_of;
 use crate::manifest::check_new_name;
 use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
+use crate::setters::setters;
 use crate::{
     AnswerEnd, DecoderEntry, EncoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption,
 };
@@ -62,6 +63,7 @@ impl EntryKind {
 /// A decoder to be added. Paths are as they are to be written: relative ones are relative to the
 /// folder of the registry.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct NewDecoder {
     /// Its name.
     pub name: String,
@@ -75,6 +77,28 @@ pub struct NewDecoder {
     pub tokenizer: Option<ModelFile>,
     /// Its adapter, if it has one.
     pub adapter: Option<NewAdapter>,
+}
+
+setters!(NewDecoder {
+    aliases: Vec<String>,
+    architecture: Option<String>,
+    tokenizer: Option<ModelFile>,
+    adapter: Option<NewAdapter>,
+});
+
+impl NewDecoder {
+    /// A decoder of that name and model file, and nothing else.
+    #[must_use]
+    pub fn new(name: impl Into<String>, model: ModelFile) -> Self {
+        Self {
+            name: name.into(),
+            aliases: Vec::new(),
+            architecture: None,
+            model,
+            tokenizer: None,
+            adapter: None,
+        }
+    }
 }
 
 /// What a decoder's adapter is to be.

@@ -1,6 +1,5 @@
 //! `encoder.json`: an encoder as a backbone, what is cut off it, how it pools, and its weights.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -182,7 +181,7 @@ impl EncoderManifest {
             reason: e.to_string(),
         })?;
         json.push('\n');
-        crate::files::replace(&path, |file| file.write_all(json.as_bytes()))?;
+        crate::atomic_file::replace(&path, |file| file.write_all(json.as_bytes()))?;
         sync_folder(folder)
     }
 

@@ -1,8 +1,8 @@
 //! Reading files that may be anything, and writing files that appear complete or not at all.
 
 use std::fs::File;
-use std::io::{self, Read, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::Path;
 
 use crate::{Error, Result};
 
@@ -73,43 +73,14 @@ pub(crate) fn read_text(path: &Path, what: &'static str, limit: u64) -> Result<S
     })
 }
 
-/// What a link leads to, which is what is to be written: a rename would put a file in its place.
-/// Anything else is itself, whether or not it is there.
-pub(crate) fn through_links(path: &Path) -> Result<PathBuf> {
-    if path.is_symlink() {
-        return path.canonicalize().map_err(io_error("follow", path));
-    }
-    Ok(path.to_owned())
-}
-
-/// Writes a file beside `path` and renames it over `path`, making the folder if needed. A link stays
-/// one: the file that it leads to is replaced.
-pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    let path = &through_links(path)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(io_error("create", folder))?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".arc-")
-        .tempfile_in(folder)
-        .map_err(io_error("create a file in", folder))?;
-    let file = temporary.as_file_mut();
-    // Temporary files are private; what takes their place keeps the mode of what was there.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode() & 0o777);
-        file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(io_error("write", path))?;
-    }
-    write(file)
-        .and_then(|()| file.flush())
-        .and_then(|()| file.sync_all())
-        .map_err(io_error("write", path))?;
-    temporary.persist(path).map_err(|e| io_error("write", path)(e.error))?;
-    Ok(())
-}
+/// How the names of files and folders begin that are to take the place of others.
+pub(crate) const TEMPORARY: &str = ".arc-";
 
 /// Makes a rename in `folder` survive a power cut, where folders can be synced.
-pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`]: the rename has happened all the same.
+pub fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     File::open(folder).and_then(|f| f.sync_all()).map_err(io_error("write", folder))?;
     #[cfg(not(unix))]

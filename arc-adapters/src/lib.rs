@@ -18,6 +18,7 @@
 //! ```
 
 mod archive;
+mod atomic_file;
 mod checks;
 mod digest;
 mod doctor;
@@ -39,24 +40,25 @@ mod read_once;
 mod registry;
 mod resolve;
 mod scaffold;
+mod setters;
 mod shape;
 mod source;
 mod staging;
 
 pub use archive::{
     Archive, ArchiveContents, StagedArchive, archive_manifest, archive_name, pack, read_archive, unpack,
-    unpack_as,
 };
+pub use atomic_file::{write_atomically, write_new_atomically};
 pub use checks::{
     Check, Likelihood, Outcome, Remedy, TemplateFault, check_adapter, check_embeddings, check_encoder_of,
     check_fit, check_template, verify,
 };
-pub use digest::{is_sha256_hex, sha256_file, sha256_hex};
+pub use digest::{hexadecimal, is_sha256_hex, sha256_file, sha256_hex};
 pub use doctor::{Finding, doctor};
 pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor, tell_of_waiting};
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
-pub use files::open_file;
+pub use files::{open_file, sync_folder};
 pub use hint::Hint;
 pub use io_hint::io_hint;
 pub use list::{InspectedTensor, Inspection, ListedDecoder, inspect, inspect_manifest, list};

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -330,16 +329,18 @@ impl AdapterPackage {
         weights.check(&manifest)?;
 
         if folder.exists() {
-            crate::files::replace(&weights_path, |file| file.write_all(weights.as_bytes()))?;
-            crate::files::replace(&manifest_path, |file| file.write_all(json.as_bytes()))?;
+            crate::atomic_file::replace(&weights_path, |file| file.write_all(weights.as_bytes()))?;
+            crate::atomic_file::replace(&manifest_path, |file| file.write_all(json.as_bytes()))?;
             sync_folder(folder)?;
             return Ok(manifest);
         }
         let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let staging = Staging::within(parent)?;
         let inside = staging.new_folder();
-        crate::files::replace(&inside.join(&manifest.weights.file), |f| f.write_all(weights.as_bytes()))?;
-        crate::files::replace(&inside.join(MANIFEST_FILE), |f| f.write_all(json.as_bytes()))?;
+        crate::atomic_file::replace(&inside.join(&manifest.weights.file), |f| {
+            f.write_all(weights.as_bytes())
+        })?;
+        crate::atomic_file::replace(&inside.join(MANIFEST_FILE), |f| f.write_all(json.as_bytes()))?;
         staging.publish(folder)?;
         Ok(manifest)
     }

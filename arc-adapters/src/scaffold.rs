@@ -1,10 +1,10 @@
 //! `arc adapters new`: an untrained package, or the crate of a code plugin, that verifies as it is.
 
-use std::io::Write as _;
 use std::path::Path;
 
-use crate::files::replace;
+use crate::atomic_file::replace;
 use crate::manifest::{ADAPTER_SCHEMA, check_new_name};
+use crate::setters::setters;
 use crate::{
     AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin, EncoderPin, Error,
     MANIFEST_FILE, ProjectorSpec, Result, WEIGHTS_FILE, WeightType, WeightsFile,
@@ -15,6 +15,7 @@ pub const DEFAULT_PROMPT: &str = "{{ document }}\n\n{{ question }}";
 
 /// What a new adapter is for.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Scaffold {
     /// Its name.
     pub name: String,
@@ -32,6 +33,34 @@ pub struct Scaffold {
     pub pooling_factors: Vec<u32>,
     /// The prompt as Jinja source; [`DEFAULT_PROMPT`] is one.
     pub prompt_template: String,
+}
+
+setters!(Scaffold {
+    d_hidden: usize,
+    pooling_factors: Vec<u32>,
+    prompt_template: String,
+});
+
+impl Scaffold {
+    /// An adapter between an encoder and a decoder, each with its width; the usual prompt, as wide between
+    /// its layers as the decoder, for no pooling in particular.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        (decoder, d_decoder): (DecoderPin, usize),
+        (encoder, d_encoder): (EncoderPin, usize),
+    ) -> Self {
+        Self {
+            name: name.into(),
+            decoder,
+            d_decoder,
+            encoder,
+            d_encoder,
+            d_hidden: d_decoder,
+            pooling_factors: Vec::new(),
+            prompt_template: DEFAULT_PROMPT.to_owned(),
+        }
+    }
 }
 
 impl Scaffold {

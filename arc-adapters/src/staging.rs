@@ -8,10 +8,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::files::{io_error, sync_folder};
+use crate::files::{TEMPORARY, io_error, sync_folder};
 use crate::{Error, Result};
 
-const PREFIX: &str = ".arc-";
 const LOCK: &str = "lock";
 const NEW: &str = "new";
 const OLD: &str = "old";
@@ -33,7 +32,7 @@ impl Staging {
         std::fs::create_dir_all(parent).map_err(io_error("create", parent))?;
         sweep(parent);
         let folder = tempfile::Builder::new()
-            .prefix(PREFIX)
+            .prefix(TEMPORARY)
             .tempdir_in(parent)
             .map_err(io_error("create a folder in", parent))?;
         let path = folder.path().join(LOCK);
@@ -90,7 +89,7 @@ impl Staging {
 pub fn sweep(parent: &Path) {
     let Ok(entries) = parent.read_dir() else { return };
     for entry in entries.flatten() {
-        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY));
         let Ok(kind) = entry.file_type() else { continue };
         let path = entry.path();
         if !is_ours || kind.is_symlink() {

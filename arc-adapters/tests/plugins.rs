@@ -164,18 +164,11 @@ fn right_plugins_of_this_and_other_minor_versions_work() {
 
 fn described_package(folder: &Path) {
     let manifest = custom_manifest();
-    arc_adapters::Scaffold {
-        name: "described".into(),
-        decoder: manifest.decoder,
-        d_decoder: D_OUT,
-        encoder: manifest.encoder,
-        d_encoder: D_IN,
-        d_hidden: 4,
-        pooling_factors: vec![4],
-        prompt_template: arc_adapters::DEFAULT_PROMPT.into(),
-    }
-    .package(folder)
-    .unwrap();
+    arc_adapters::Scaffold::new("described", (manifest.decoder, D_OUT), (manifest.encoder, D_IN))
+        .d_hidden(4)
+        .pooling_factors(vec![4])
+        .package(folder)
+        .unwrap();
 }
 
 #[test]

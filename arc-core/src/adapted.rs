@@ -15,6 +15,7 @@ use crate::{Error, Result};
 
 /// Which learned vector follows the latents of a context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SpecialVector {
     /// What the adapter's manifest says: `<Cont>` or nothing.
     #[default]
@@ -46,6 +47,7 @@ pub struct AdaptedDecoder {
 /// What happens where an adapter was made for another encoder, embedding table, tokenizer or
 /// architecture than the one at hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Pins {
     /// It is an error.
     #[default]
@@ -72,6 +74,7 @@ impl Pins {
 
 /// A pin that did not fit, and was overridden.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct OverriddenPin {
     /// The adapter's name.
     pub adapter: String,

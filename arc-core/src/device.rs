@@ -11,6 +11,7 @@ use crate::{Error, Hint, Result};
 
 /// A kind of device, as users name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DeviceKind {
     /// The processor; always there.
     Cpu,
@@ -118,6 +119,7 @@ impl DeviceKind {
 
 /// A device of this machine, as users see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct DeviceDescription {
     /// What a device can be named.
     pub name: String,
@@ -129,6 +131,7 @@ pub struct DeviceDescription {
 
 /// The processor that the CPU backend runs on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Processor {
     /// What it calls itself, or else its architecture.
     pub name: String,
@@ -144,6 +147,7 @@ pub struct Processor {
 
 /// What a kind of product is computed with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ProcessorProduct {
     /// What is multiplied.
     pub kind: &'static str,

@@ -355,7 +355,17 @@ pub enum Error {
 
     /// The registry, an adapter package or a plugin is at fault.
     #[error(transparent)]
-    Adapter(#[from] arc_adapters::Error),
+    Adapter(arc_adapters::Error),
+}
+
+/// What the system refuses is [`Error::Io`], whichever crate was refused.
+impl From<arc_adapters::Error> for Error {
+    fn from(error: arc_adapters::Error) -> Self {
+        match error {
+            arc_adapters::Error::Io { action, path, source } => Self::Io { action, path, source },
+            error => Self::Adapter(error),
+        }
+    }
 }
 
 /// A trailing “; there are `x`, `y`”, or nothing.

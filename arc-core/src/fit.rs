@@ -161,6 +161,7 @@ pub struct Fit<'a> {
 
 /// What a regression gave.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct FitReport {
     /// The adapter, without scores and with the weights' hash still to be filled in by
     /// [`arc_adapters::AdapterPackage::write`].

@@ -15,8 +15,9 @@ use arc_adapters::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::decoder::{Architecture, Checkpoint};
+use crate::decoder::{Architecture, DecoderCheckpoint};
 use crate::encoder::{MEMORY_TENSOR, Pooling, PoolingRate, encoder_id, pooling, projector_spec};
+use crate::setters::setters;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{
     ArcCheckpoint, ArcConfig, RawTensor, Special, StorageType, TensorSource, write_tensors,
@@ -35,6 +36,7 @@ const FACTORS: std::ops::RangeInclusive<usize> = 1..=4096;
 
 /// What a checkpoint does not say of itself.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ImportOptions {
     /// The name of the encoder.
     pub name: String,
@@ -46,8 +48,22 @@ pub struct ImportOptions {
     pub chunk_tokens: usize,
 }
 
+setters!(ImportOptions {
+    tokenizer: Option<PathBuf>,
+    chunk_tokens: usize,
+});
+
+impl ImportOptions {
+    /// An encoder under a name, with its decoders in the checkpoint's order; chunks of 1024 tokens.
+    #[must_use]
+    pub fn new(name: impl Into<String>, decoders: Vec<ImportedDecoder>) -> Self {
+        Self { name: name.into(), decoders, tokenizer: None, chunk_tokens: 1024 }
+    }
+}
+
 /// A decoder that a checkpoint has a projector for.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ImportedDecoder {
     /// Its name, and what of its model is known.
     pub pin: DecoderPin,
@@ -55,6 +71,14 @@ pub struct ImportedDecoder {
     pub d_model: Option<usize>,
     /// The prompt as Jinja source, with `document` and `question`.
     pub prompt_template: String,
+}
+
+impl ImportedDecoder {
+    /// A decoder of width `d_model`, where that is known, with the prompt template of its adapter.
+    #[must_use]
+    pub fn new(pin: DecoderPin, d_model: Option<usize>, prompt_template: impl Into<String>) -> Self {
+        Self { pin, d_model, prompt_template: prompt_template.into() }
+    }
 }
 
 impl ImportedDecoder {
@@ -69,7 +93,7 @@ impl ImportedDecoder {
         tokenizer: Option<&Path>,
         prompt_template: String,
     ) -> Result<Self> {
-        let checkpoint = Checkpoint::open(model)?;
+        let checkpoint = DecoderCheckpoint::open(model)?;
         let tokenizer = match tokenizer {
             Some(path) => Tokenizer::from_file(path)?,
             None => checkpoint.tokenizer()?,
@@ -101,6 +125,7 @@ pub(crate) struct Origin {
 
 /// What was written.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Imported {
     /// The encoder packages' manifests, as [`encoder_names`] lists them.
     pub encoders: Vec<EncoderManifest>,
@@ -190,7 +215,7 @@ pub fn import(
         if let Some(path) = &options.tokenizer {
             let copy = folder.join(TOKENIZER);
             let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-            crate::atomic_file::write_atomically(&copy, |file| {
+            arc_adapters::write_atomically(&copy, |file| {
                 std::io::Write::write_all(file, &bytes).map_err(Error::io("write", &copy))
             })?;
             manifest.tokenizer =

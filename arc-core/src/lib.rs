@@ -4,7 +4,6 @@
 //! prompt → logits → text. Each arrow is one function with one home.
 
 mod adapted;
-pub mod atomic_file;
 mod bounded_file;
 pub mod decoder;
 pub mod device;
@@ -27,6 +26,7 @@ pub mod projector;
 pub mod prompt;
 pub mod sampling;
 mod session;
+mod setters;
 pub mod tokenizer;
 pub mod train;
 pub mod weights;

@@ -10,10 +10,11 @@ use std::path::Path;
 use arc_adapters::{EncoderManifest, ModelShape, ProjectorSpec};
 use serde::Serialize;
 
-use crate::decoder::{Architecture, Checkpoint, DecoderConfig, PREFILL_CHUNK};
+use crate::decoder::{Architecture, DecoderCheckpoint, DecoderConfig, PREFILL_CHUNK};
 use crate::encoder::{ArcEncoderConfig, CHUNKS_AT_ONCE, encoder_config};
 use crate::flops;
 use crate::nn::{BlockConfig, NormConfig};
+use crate::setters::setters;
 use crate::weights::ModelArgs;
 use crate::{Error, Result};
 
@@ -36,6 +37,7 @@ pub struct EncoderSizes {
 
 /// What is to be planned.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct PlanRequest {
     /// Tokens of the context, counted alike by encoder and decoder.
     pub context: usize,
@@ -47,8 +49,23 @@ pub struct PlanRequest {
     pub bytes_per_value: usize,
 }
 
+setters!(PlanRequest {
+    factor: Option<usize>,
+    new_tokens: usize,
+    bytes_per_value: usize,
+});
+
+impl PlanRequest {
+    /// A context of so many tokens at the encoder's own rates, one token to be written, values of 4 bytes.
+    #[must_use]
+    pub fn new(context: usize) -> Self {
+        Self { context, factor: None, new_tokens: 1, bytes_per_value: 4 }
+    }
+}
+
 /// What a context costs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Plan {
     /// Tokens of the context.
     pub context: usize,
@@ -59,9 +76,9 @@ pub struct Plan {
     /// Values of each part.
     pub parameters: Parameters,
     /// With compression: the decoder reads latents.
-    pub compressed: Arm,
+    pub compressed: ReadingCost,
     /// Without: the decoder reads the tokens.
-    pub plain: Arm,
+    pub plain: ReadingCost,
     /// How many times fewer operations with compression, compressing included, before the first
     /// token is written.
     pub prefill_ratio: f64,
@@ -75,6 +92,7 @@ pub struct Plan {
 
 /// Numbers of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Parameters {
     /// The encoder, its embedding table included.
     pub encoder: u64,
@@ -86,7 +104,8 @@ pub struct Parameters {
 
 /// The cost of one way to read the context.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Arm {
+#[non_exhaustive]
+pub struct ReadingCost {
     /// Positions that the decoder reads.
     pub positions: usize,
     /// Whether they and the new tokens fit the decoder's window.
@@ -99,6 +118,7 @@ pub struct Arm {
 
 /// Bytes by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Bytes {
     /// The encoder's weights.
     pub encoder: u64,
@@ -116,6 +136,7 @@ pub struct Bytes {
 
 /// Floating-point operations by stage.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Flops {
     /// Encoder and projector.
     pub compress: f64,
@@ -155,7 +176,7 @@ impl DecoderSizes {
     ///
     /// Whatever is wrong with the file or folder.
     pub fn read(path: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = DecoderCheckpoint::open(path)?;
         let table = checkpoint.embedding_table()?;
         Ok(Self {
             config: checkpoint.config().clone(),
@@ -307,7 +328,7 @@ pub fn plan(
             decode: decode as f64,
             total: (compress + prefill + decode) as f64,
         };
-        Arm { positions, fits_window: end <= decoder.config.context_length, bytes, flops }
+        ReadingCost { positions, fits_window: end <= decoder.config.context_length, bytes, flops }
     };
     let compressed = arm(rows, compress, true);
     let plain = arm(request.context, 0, false);

@@ -11,10 +11,12 @@ use std::collections::HashSet;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::setters::setters;
 use crate::{Error, Result};
 
 /// How to choose. The default is greedy: no randomness, nothing cut, nothing penalised.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct SamplingOptions {
     /// Logits are divided by this: below 1 sharpens, above 1 flattens. 0 is greedy: always the
     /// largest logit, of equal ones the lowest id.
@@ -33,6 +35,15 @@ pub struct SamplingOptions {
     /// The same seed, options and logits choose the same tokens.
     pub seed: u64,
 }
+
+setters!(SamplingOptions {
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
+    min_p: f32,
+    repetition_penalty: f32,
+    seed: u64,
+});
 
 impl Default for SamplingOptions {
     fn default() -> Self {

@@ -47,6 +47,7 @@ pub struct Session {
 
 /// Something that a session has loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct LoadedModel {
     /// `decoder` or `encoder`.
     pub kind: &'static str,
@@ -58,6 +59,7 @@ pub struct LoadedModel {
 
 /// What [`Session::reload`] found: names of decoders and encoders, sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Reloaded {
     /// New in the registry.
     pub added: Vec<String>,
@@ -206,7 +208,7 @@ impl Session {
     /// [`Error::Adapter`] for an unknown name, a decoder without an adapter, one that was made for
     /// another decoder, or a plugin that may not run; and whatever stops the model from being
     /// pulled and loaded.
-    pub fn decoder(&self, name: &str) -> Result<Arc<AdaptedDecoder>> {
+    pub fn adapted_decoder(&self, name: &str) -> Result<Arc<AdaptedDecoder>> {
         let names = self.names();
         self.load_adapted(&names, &names.registry.resolve(name, None)?)
     }
@@ -215,18 +217,18 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`Session::decoder`].
-    pub fn decoder_for(&self, name: &str, encoder: &str) -> Result<Arc<AdaptedDecoder>> {
+    /// As [`Session::adapted_decoder`].
+    pub fn adapted_decoder_for(&self, name: &str, encoder: &str) -> Result<Arc<AdaptedDecoder>> {
         let names = self.names();
         self.load_adapted(&names, &names.registry.resolve(name, Some(encoder))?)
     }
 
     /// Checks the adapter of a decoder without its model: that it is there and sound, may run, and is the
-    /// one that its entry pins. `encoder` is as in [`Session::decoder_for`].
+    /// one that its entry pins. `encoder` is as in [`Session::adapted_decoder_for`].
     ///
     /// # Errors
     ///
-    /// [`Error::Adapter`], as [`Session::decoder`].
+    /// [`Error::Adapter`], as [`Session::adapted_decoder`].
     pub fn check_adapter(&self, name: &str, encoder: Option<&str>) -> Result<()> {
         let names = self.names();
         let pair = names.registry.resolve(name, encoder)?;
@@ -265,8 +267,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`Session::decoder`], save that no adapter is needed.
-    pub fn language_model(&self, name: &str) -> Result<Arc<Decoder>> {
+    /// As [`Session::adapted_decoder`], save that no adapter is needed.
+    pub fn decoder(&self, name: &str) -> Result<Arc<Decoder>> {
         let names = self.names();
         let entry = names.registry.decoder(name)?;
         self.load_model(&names, entry)
@@ -277,7 +279,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`Session::language_model`].
+    /// As [`Session::decoder`].
     pub fn dense_model(&self, name: &str) -> Result<Decoder> {
         self.open_model(self.names().registry.decoder(name)?, Residence::Dense)
     }

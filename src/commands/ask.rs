@@ -183,8 +183,8 @@ impl<'a> Reader<'a> {
     fn open(session: &Session, pair: &'a Pair<'a>, ask: &Ask) -> Result<Self, Failure> {
         let name = &pair.decoder.name;
         let adapted = match &ask.encoder {
-            Some(encoder) => session.decoder_for(name, encoder),
-            None => session.decoder(name),
+            Some(encoder) => session.adapted_decoder_for(name, encoder),
+            None => session.adapted_decoder(name),
         };
         let adapted = match adapted {
             Err(arc_core::Error::Adapter(
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
         };
         let decoder = match &adapted {
             Some(adapted) => Arc::clone(&adapted.decoder),
-            None => session.language_model(name)?,
+            None => session.decoder(name)?,
         };
         let window = decoder.network.config().context_length;
         if let Some(asked) = ask.sampling.max_tokens.filter(|&asked| asked >= window) {
@@ -305,7 +305,8 @@ fn compress(
             }
             (Source::Text { text, path }, Some(encoder)) => {
                 let start = Instant::now();
-                let latents = encoder.compress(text, CompressOptions { factor: compression.factor });
+                let latents =
+                    encoder.compress(text, CompressOptions::default().with_factor(compression.factor));
                 let latents = latents.map_err(|error| match path {
                     Some(path) => named(error, path),
                     None => error,

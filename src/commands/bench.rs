@@ -25,7 +25,7 @@ pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), 
     if let Some(text) = &args.divergence {
         return divergence(global, name, text, args, output);
     }
-    let decoder = session(global)?.language_model(name)?;
+    let decoder = session(global)?.decoder(name)?;
     // The usual numbers are cut to what fits; those that were asked for are not.
     let window = decoder.network.config().context_length;
     let new_tokens = args.new_tokens.unwrap_or_else(|| 64.min(window / 4));
@@ -84,8 +84,8 @@ fn divergence(
     output: &Output,
 ) -> Result<(), Failure> {
     let in_precision = |precision| session(global).map(|session| session.with_precision(precision));
-    let exact = in_precision(Precision::Exact)?.language_model(name)?;
-    let fast = in_precision(Precision::Fast)?.language_model(name)?;
+    let exact = in_precision(Precision::Exact)?.decoder(name)?;
+    let fast = in_precision(Precision::Fast)?.decoder(name)?;
     let text = std::fs::read_to_string(text).map_err(arc_core::Error::io("read", text))?;
     let tokenizer = &exact.tokenizer;
     let mut ids = [tokenizer.beginning(), tokenizer.encode(&text)?.ids].concat();

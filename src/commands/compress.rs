@@ -37,8 +37,8 @@ pub(crate) fn run(global: &Global, compress: &Compress, output: &Output) -> Resu
         None => session.encoder()?,
     };
     let start = Instant::now();
-    let latents =
-        encoder.compress(&document.text, CompressOptions { factor: compress.factor.map(usize::from) });
+    let latents = encoder
+        .compress(&document.text, CompressOptions::default().with_factor(compress.factor.map(usize::from)));
     let latents = latents.map_err(|error| named(error, &compress.file))?;
     if compress.replace {
         latents.save(&compress.output)?;

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use arc_adapters::AdapterPlace;
+use arc_adapters::write_atomically;
 use arc_core::Session;
-use arc_core::atomic_file::write_atomically;
 use arc_core::eval::{
     Answers, Arm, ArmFamily, Contestant, EvalOptions, LoadedTask, Provenance, Report, Task, TaskResult,
 };
@@ -37,16 +37,15 @@ const SHIPPED_TASKS: [(&str, &str); 9] = [
 
 pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), Failure> {
     let families = if eval.arm.is_empty() { ArmFamily::USUAL.to_vec() } else { eval.arm.clone() };
-    let options = EvalOptions {
-        families,
-        shots: eval.shots,
-        limit: eval.limit.map(|limit| limit as usize),
-        seed: eval.seed,
-        truncate: eval.truncate,
-        batch: eval.batch,
-        timed: eval.timed,
-        skip_bad: eval.skip_bad,
-    };
+    let options = EvalOptions::default()
+        .families(families)
+        .shots(eval.shots)
+        .limit(eval.limit.map(|limit| limit as usize))
+        .seed(eval.seed)
+        .truncate(eval.truncate)
+        .batch(eval.batch)
+        .timed(eval.timed)
+        .skip_bad(eval.skip_bad);
     let session = session(global)?;
     let decoders = eval
         .decoder
@@ -94,19 +93,17 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
             results.push(result);
         }
     }
-    let report = Report {
-        provenance: Provenance {
-            version: env!("CARGO_PKG_VERSION").into(),
-            command: std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect(),
-            device: global.device.to_string(),
-            seed: eval.seed,
-            unix_time: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
-            batch: eval.batch,
-            timed: eval.timed,
-            seconds: results.iter().map(|result| result.seconds).sum(),
-        },
-        results,
+    let provenance = Provenance {
+        version: env!("CARGO_PKG_VERSION").into(),
+        command: std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect(),
+        device: global.device.to_string(),
+        seed: eval.seed,
+        unix_time: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
+        batch: eval.batch,
+        timed: eval.timed,
+        seconds: results.iter().map(|result| result.seconds).sum(),
     };
+    let report = Report::new(provenance, results);
     if let Some(folder) = &eval.out {
         write(folder, "report.md", &report.to_markdown())?;
         write(folder, "report.html", &report.to_html())?;
@@ -166,7 +163,7 @@ fn contestant(
         families.retain(|&family| family != ArmFamily::Arc);
     }
     let adapted = (has_adapter && families.iter().any(has_budget))
-        .then(|| session.decoder_for(&entry.name, encoder_name))
+        .then(|| session.adapted_decoder_for(&entry.name, encoder_name))
         .transpose()?;
     if let Some(adapted) = &adapted {
         if families.iter().copied().any(reads_latents) {
@@ -174,7 +171,7 @@ fn contestant(
         }
         warn_of_overridden_pins(&adapted.overridden_pins(), output);
     }
-    let decoder = session.language_model(&entry.name)?;
+    let decoder = session.decoder(&entry.name)?;
     let factors = if !encoder.pools_by_factor() {
         vec![Arm::OWN_COUNT]
     } else if !eval.factor.is_empty() {

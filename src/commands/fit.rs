@@ -25,7 +25,7 @@ use crate::output::Output;
 const PIECE_BYTES: usize = 4000;
 
 /// The scored contexts and continuations, in the decoder's tokens.
-const SCORED: ContinuationTask = ContinuationTask { context_tokens: 128, continuation_tokens: 64 };
+const SCORED: ContinuationTask = ContinuationTask::new(128, 64);
 /// How many of them.
 const SCORED_SAMPLES: usize = 32;
 
@@ -44,7 +44,7 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
         Some(name) => session.encoder_named(name)?,
         None => session.encoder_for(&entry_name)?,
     };
-    let decoder = session.language_model(&entry_name)?;
+    let decoder = session.decoder(&entry_name)?;
     let factor = args.factor.map_or_else(|| encoder.default_factor(), usize::from);
     if let Some(document) = &score_on {
         SCORED.check(&decoder, &document.text)?;
@@ -69,7 +69,7 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
         let package = scratch.path().join("adapter");
         AdapterPackage::write(&package, &manifest, &report.tensors)?;
         let adapted = AdaptedDecoder::new(decoder.clone(), arc_adapters::Adapter::open(&package)?)?;
-        let options = CompressOptions { factor: Some(factor) };
+        let options = CompressOptions::at_factor(factor);
         let arms = SCORED.measure(&decoder, &document.text, SCORED_SAMPLES, |context| {
             adapted.project(&encoder.compress(context, options)?)
         })?;

@@ -21,7 +21,7 @@ pub(crate) fn run(global: &Global, generate: &Generate, output: &Output) -> Resu
             return Err(Failure::usage("there is no prompt", "give `--prompt TEXT` or `--file FILE`"));
         }
     };
-    let decoder = session.language_model(&generate.decoder)?;
+    let decoder = session.decoder(&generate.decoder)?;
     let prompt_ids = decoder.tokenizer.encode_prompt(&text)?;
     let prompt = Prompt::from_tokens(prompt_ids.clone());
 

@@ -86,7 +86,7 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
         (found, _) => found,
     };
     let options =
-        ImportOptions { name: args.name.clone(), decoders, tokenizer, chunk_tokens: args.chunk_tokens };
+        ImportOptions::new(&args.name, decoders).tokenizer(tokenizer).chunk_tokens(args.chunk_tokens);
 
     // What the packages are to be called is settled before anything is written.
     let encoder_folder = |name: &str| Path::new("encoders").join(name);
@@ -240,5 +240,5 @@ fn imported_decoder(
         tokenizer_sha256: String::new(),
     };
     let d_model = entry.shape.as_ref().map(|shape| shape.d_model);
-    Ok(ImportedDecoder { pin, d_model, prompt_template: template })
+    Ok(ImportedDecoder::new(pin, d_model, template))
 }

@@ -5,7 +5,7 @@ use arc_adapters::{
     ProjectorSpec, Registry,
 };
 use arc_core::hub::Cache;
-use arc_core::plan::{Arm, DecoderSizes, EncoderSizes, Plan, PlanRequest, plan};
+use arc_core::plan::{DecoderSizes, EncoderSizes, Plan, PlanRequest, ReadingCost, plan};
 use bytesize::ByteSize;
 use serde_json::json;
 
@@ -32,19 +32,17 @@ pub(crate) fn run(global: &Global, args: &args::Plan, output: &Output) -> Result
             (ProjectorSpec::two_linear(d, d, decoder.config().d_model()), true)
         }
     };
-    let request = PlanRequest {
-        context: args.context,
-        factor: args.factor.map(usize::from),
-        new_tokens: args.new_tokens,
-        bytes_per_value: args.dtype.bytes(),
-    };
+    let request = PlanRequest::new(args.context)
+        .factor(args.factor.map(usize::from))
+        .new_tokens(args.new_tokens)
+        .bytes_per_value(args.dtype.bytes());
     let plan = plan(&encoder, &projector, special && !args.no_special, &decoder, &request)?;
 
     if let Some(reason) = assumed {
         output.remark(format!("{reason}: two linear layers are assumed"));
     }
     print(&plan, &entry.name, encoder_name, args, output)?;
-    let fits = |arm: &Arm| args.device_memory.map(|memory| arm.bytes.total <= memory.0);
+    let fits = |arm: &ReadingCost| args.device_memory.map(|memory| arm.bytes.total <= memory.0);
     output.json(&json!({
         "decoder": entry.name,
         "encoder": encoder_name,
@@ -160,10 +158,10 @@ fn print(
     ] {
         rows.push(row(stage, "", &flops(with), &flops(without)));
     }
-    let window = |arm: &Arm| if arm.fits_window { "fits" } else { "does not fit" };
+    let window = |arm: &ReadingCost| if arm.fits_window { "fits" } else { "does not fit" };
     rows.push(row("window", "", window(&plan.compressed), window(&plan.plain)));
     if let Some(memory) = args.device_memory {
-        let fits = |arm: &Arm| if arm.bytes.total <= memory.0 { "fits" } else { "does not fit" };
+        let fits = |arm: &ReadingCost| if arm.bytes.total <= memory.0 { "fits" } else { "does not fit" };
         let what = format!("in {}", ByteSize::b(memory.0));
         rows.push(row(&what, "", fits(&plan.compressed), fits(&plan.plain)));
     }

@@ -102,13 +102,12 @@ fn prepare_text(global: &Global, args: &PrepareText, output: &Output) -> Result<
         ));
     }
     let session = session(global)?;
-    let model = session.language_model(&args.tokenizer)?;
-    let options = PrepareOptions {
-        seed: args.seed,
-        held_out: args.held_out,
-        shard_bytes: args.shard_mib << 20,
-        unseen: args.unseen.clone(),
-    };
+    let model = session.decoder(&args.tokenizer)?;
+    let options = PrepareOptions::default()
+        .seed(args.seed)
+        .held_out(args.held_out)
+        .shard_bytes(args.shard_mib << 20)
+        .unseen(args.unseen.clone());
     let report = prepare(&sources, &model.tokenizer, &model.name, &args.out, &options)?;
     for (file, document, place) in &report.removed {
         output
@@ -143,5 +142,5 @@ fn parse_source(text: &str) -> PrepareSource {
         Some((path, licence)) if !PathBuf::from(text).exists() => (path, licence),
         _ => (text, UNKNOWN_LICENCE),
     };
-    PrepareSource { path: path.into(), licence: licence.to_owned() }
+    PrepareSource::new(path, licence)
 }

@@ -23,14 +23,10 @@ pub(super) fn write(
 ) -> Result<(), Failure> {
     let session = session(global)?;
     let stop = stop_on_interrupt(output);
-    let options = QuestionOptions {
-        decoder: decoder.to_owned(),
-        corpora: args.files.clone(),
-        unseen: args.unseen.clone(),
-        out: args.out.clone(),
-        count: args.count,
-        seed: args.seed,
-    };
+    let options = QuestionOptions::new(decoder, args.files.clone(), &args.out)
+        .unseen(args.unseen.clone())
+        .count(args.count)
+        .seed(args.seed);
     let mut last = Instant::now();
     let mut say = |progress: &QuestionProgress| {
         if last.elapsed() >= LINE_EVERY {

@@ -88,29 +88,25 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     }
     let template = prompt_template(args.template.as_deref())?;
 
-    let mut options = RegisterOptions {
-        name: name.clone(),
-        encoder: encoder.name.clone(),
-        corpus: args.text.clone(),
-        cache: Cache::from_env()?.folder().join("latents"),
-        start: if args.from_scratch { Start::Scratch } else { Start::Ridge },
-        template,
-        steps: args.steps,
-        batches: args.batches,
-        batch: usize::from(args.batch),
-        context_tokens: usize::from(args.context_tokens),
-        target_tokens: usize::from(args.target_tokens),
+    let cache = Cache::from_env()?.folder().join("latents");
+    let mut options = RegisterOptions::new(&name, &encoder.name, &args.text, cache)
+        .start(if args.from_scratch { Start::Scratch } else { Start::Ridge })
+        .template(template)
+        .steps(args.steps)
+        .batches(args.batches)
+        .batch(usize::from(args.batch))
+        .context_tokens(usize::from(args.context_tokens))
+        .target_tokens(usize::from(args.target_tokens))
         // The encoder's own, where none is named: it is not loaded yet.
-        factors: match args.factor.as_slice() {
+        .factors(match args.factor.as_slice() {
             [] => vec![1],
             factors => factors.iter().map(|&factor| usize::from(factor)).collect(),
-        },
-        reconstruction: args.reconstruction,
-        rate: args.rate,
-        fit_latents: usize::from(args.fit_latents),
-        samples: args.samples,
-        seed: args.seed,
-    };
+        })
+        .reconstruction(args.reconstruction)
+        .rate(args.rate)
+        .fit_latents(usize::from(args.fit_latents))
+        .samples(args.samples)
+        .seed(args.seed);
     options.check()?;
     check_folder(&package)?;
 
@@ -140,14 +136,9 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     } else {
         let sha256 = arc_adapters::sha256_file(&path)?;
         let bytes = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
-        editor.add_decoder(&NewDecoder {
-            name: name.clone(),
-            aliases: Vec::new(),
-            architecture: Some(decoder.network.config().architecture.name().to_owned()),
-            model: ModelFile { sha256: Some(sha256), bytes, ..model },
-            tokenizer: None,
-            adapter: None,
-        })?;
+        let architecture = decoder.network.config().architecture.name().to_owned();
+        let new = NewDecoder::new(&name, ModelFile { sha256: Some(sha256), bytes, ..model });
+        editor.add_decoder(&new.architecture(Some(architecture)))?;
     }
     place.name_in(&mut editor, &package_name, &sha256_of_package)?;
     editor.save()?;

@@ -7,7 +7,7 @@ use crate::output::Output;
 
 /// Says which pins `--force` overrode.
 pub(super) fn warn_of_overridden_pins(pins: &[OverriddenPin], output: &Output) {
-    for OverriddenPin { adapter, pin, expected, found } in pins {
+    for OverriddenPin { adapter, pin, expected, found, .. } in pins {
         output.remark(match pin {
             Pin::Package => format!(
                 "warning: adapter `{adapter}` is pinned as `{expected}`, this one is `{found}`; used all the same"

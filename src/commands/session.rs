@@ -26,13 +26,11 @@ pub(super) fn session(global: &Global) -> Result<Session, Failure> {
 /// What the command line says about code plugins.
 pub(super) fn plugin_policy(global: &Global) -> Result<PluginPolicy, Failure> {
     let isolation = if global.isolate_plugins {
-        Some(Isolation {
-            program: std::env::current_exe().map_err(Error::io("find", "arc"))?,
-            args: vec!["serve-plugin".to_owned()],
-            timeout: ISOLATED_ANSWER,
-        })
+        let program = std::env::current_exe().map_err(Error::io("find", "arc"))?;
+        Some(Isolation::new(program).args(vec!["serve-plugin".to_owned()]).timeout(ISOLATED_ANSWER))
     } else {
         None
     };
-    Ok(PluginPolicy { allow: global.allow_plugins, folders: global.plugin_folder.clone(), isolation })
+    let policy = PluginPolicy::default().allow(global.allow_plugins);
+    Ok(policy.folders(global.plugin_folder.clone()).isolation(isolation))
 }

@@ -50,7 +50,7 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
     let mut progress = Progress::new(stop_on_interrupt(output));
     let role = shared_run::begin(global, args, &config, out)?;
     let decay_after = args.decay_after.map(|hours| hours * 3600.0);
-    let options = TrainOptions { resume: args.resume, decay_after, role };
+    let options = TrainOptions::default().resume(args.resume).decay_after(decay_after).role(role);
     let report = train(&config, &session, out, options, &mut progress)?;
     progress.finish();
 

@@ -30,5 +30,5 @@ pub(crate) fn session() -> Option<&'static Session> {
 
 /// A decoder of the registry, or `None` as in [`session`].
 pub(crate) fn decoder(name: &str) -> Option<Arc<Decoder>> {
-    Some(session()?.language_model(name).unwrap_or_else(|error| panic!("{name}: {error}")))
+    Some(session()?.decoder(name).unwrap_or_else(|error| panic!("{name}: {error}")))
 }

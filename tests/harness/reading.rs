@@ -2,7 +2,6 @@
 
 use arc_core::decoder::{Decoder, GenerateOptions, Generation, KvCache};
 use arc_core::prompt::Prompt;
-use arc_core::sampling::SamplingOptions;
 use burn::tensor::Tensor;
 
 /// What a decoder makes of a prompt.
@@ -85,7 +84,7 @@ fn together(decoder: &Decoder, prompts: &[Prompt], rows: &[&[u32]], steps: usize
 }
 
 fn greedy(max_tokens: usize) -> GenerateOptions {
-    GenerateOptions { max_tokens, sampling: SamplingOptions::default(), stop: Vec::new(), answer_ends: None }
+    GenerateOptions::default().max_tokens(max_tokens)
 }
 
 fn values(logits: Tensor<3>) -> Vec<f32> {

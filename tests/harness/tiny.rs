@@ -205,6 +205,24 @@ impl Place {
         command
     }
 
+    /// The folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Prepares `source` as the corpus `out` with a decoder's tokenizer, a share of it held out.
+    pub(crate) fn prepare(
+        &self,
+        tokenizer: &str,
+        source: &str,
+        out: &str,
+        held_out: &str,
+        more: &[&str],
+    ) -> Value {
+        let prepare = ["data", "prepare", "--tokenizer", tokenizer, "--source", source, "--out", out];
+        self.succeeds(&[&prepare[..], &["--held-out", held_out], more].concat())
+    }
+
     /// Runs a command that should do well, and returns its JSON.
     pub(crate) fn succeeds(&self, arguments: &[&str]) -> Value {
         let output = self.arc(arguments).arg("--json").output().expect("the binary runs");
@@ -271,6 +289,16 @@ pub(crate) struct Gguf {
     pub(crate) tensors: Vec<Tensor>,
     /// Chooses the weights.
     pub(crate) seed: u32,
+    pub(crate) weights: Weights,
+}
+
+/// How large random weights are.
+#[derive(Clone, Copy)]
+pub(crate) enum Weights {
+    /// From -1 to 1, norms too.
+    Even,
+    /// As of a model that is to be trained: small, and norms are 1.
+    Small,
 }
 
 /// A metadata value.
@@ -295,15 +323,20 @@ pub(crate) struct Tensor {
 
 /// A llama of one layer with a token for every byte.
 pub(crate) fn tiny_llama() -> Gguf {
+    llama(WIDTH, HIDDEN, 1)
+}
+
+/// A llama of these widths and so many layers, with a token for every byte.
+pub(crate) fn llama(width: usize, hidden: usize, layers: usize) -> Gguf {
     let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
     let tokens = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter().chain(bytes).collect();
     // 2 is the unknown token, 3 a control token, 6 a byte.
     let kinds = [2, 3, 3].into_iter().chain([6; 256]).collect();
     let metadata = vec![
         ("general.architecture", Meta::Text("llama".into())),
-        ("llama.block_count", Meta::U32(1)),
-        ("llama.embedding_length", Meta::U32(WIDTH as u32)),
-        ("llama.feed_forward_length", Meta::U32(HIDDEN as u32)),
+        ("llama.block_count", Meta::U32(layers as u32)),
+        ("llama.embedding_length", Meta::U32(width as u32)),
+        ("llama.feed_forward_length", Meta::U32(hidden as u32)),
         ("llama.attention.head_count", Meta::U32(2)),
         ("llama.attention.head_count_kv", Meta::U32(1)),
         ("llama.attention.layer_norm_rms_epsilon", Meta::F32(1e-5)),
@@ -316,21 +349,25 @@ pub(crate) fn tiny_llama() -> Gguf {
         ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
         ("tokenizer.ggml.add_space_prefix", Meta::Bool(false)),
     ];
-    let tensors = [
-        ("token_embd", vec![VOCABULARY, WIDTH]),
-        ("output_norm", vec![WIDTH]),
-        ("blk.0.attn_norm", vec![WIDTH]),
-        ("blk.0.attn_q", vec![WIDTH, WIDTH]),
-        ("blk.0.attn_k", vec![WIDTH / 2, WIDTH]),
-        ("blk.0.attn_v", vec![WIDTH / 2, WIDTH]),
-        ("blk.0.attn_output", vec![WIDTH, WIDTH]),
-        ("blk.0.ffn_norm", vec![WIDTH]),
-        ("blk.0.ffn_gate", vec![HIDDEN, WIDTH]),
-        ("blk.0.ffn_up", vec![HIDDEN, WIDTH]),
-        ("blk.0.ffn_down", vec![WIDTH, HIDDEN]),
-    ]
-    .map(|(name, shape)| Tensor { name: format!("{name}.weight"), shape, kind: 0 });
-    Gguf { metadata, tensors: tensors.into(), seed: 1 }
+    let tensor = |name: String, shape| Tensor { name: format!("{name}.weight"), shape, kind: 0 };
+    let mut tensors =
+        vec![tensor("token_embd".into(), vec![VOCABULARY, width]), tensor("output_norm".into(), vec![width])];
+    for layer in 0..layers {
+        for (name, shape) in [
+            ("attn_norm", vec![width]),
+            ("attn_q", vec![width, width]),
+            ("attn_k", vec![width / 2, width]),
+            ("attn_v", vec![width / 2, width]),
+            ("attn_output", vec![width, width]),
+            ("ffn_norm", vec![width]),
+            ("ffn_gate", vec![hidden, width]),
+            ("ffn_up", vec![hidden, width]),
+            ("ffn_down", vec![width, hidden]),
+        ] {
+            tensors.push(tensor(format!("blk.{layer}.{name}"), shape));
+        }
+    }
+    Gguf { metadata, tensors, seed: 1, weights: Weights::Even }
 }
 
 impl Gguf {
@@ -372,10 +409,18 @@ impl Gguf {
         let mut value = || {
             // The generator of Numerical Recipes; its high bits are random enough.
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            ((random >> 8) as f32 / (1 << 23) as f32 - 1.0).to_le_bytes()
+            (random >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
-        let lengths = self.tensors.iter().map(|tensor| tensor.shape.iter().product());
-        lengths.map(|length: usize| (0..length).flat_map(|_| value()).collect()).collect()
+        let of_tensor = |tensor: &Tensor| {
+            let is_norm = tensor.shape.len() == 1;
+            let mut weight = || match (self.weights, value()) {
+                (Weights::Even, value) => value,
+                (Weights::Small, _) if is_norm => 1.0,
+                (Weights::Small, value) => 0.3 * value,
+            };
+            (0..tensor.shape.iter().product()).flat_map(|_| weight().to_le_bytes()).collect()
+        };
+        self.tensors.iter().map(of_tensor).collect()
     }
 }
 

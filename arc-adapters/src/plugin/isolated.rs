@@ -19,10 +19,12 @@ use super::checks::read_checked;
 use super::in_process::{Loaded, from_plugin_parts, output_len};
 use crate::digest::sha256_hex;
 use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
+use crate::setters::setters;
 use crate::{Adapter, AdapterManifest, Error, HostProjector, PluginEntry, Result};
 
 /// How to start the process that a plugin runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Isolation {
     /// A program that calls [`serve_plugin`] when it is run with `args`.
     pub program: PathBuf,
@@ -30,6 +32,19 @@ pub struct Isolation {
     pub args: Vec<String>,
     /// How long an answer may take before the process is ended.
     pub timeout: Duration,
+}
+
+setters!(Isolation {
+    args: Vec<String>,
+    timeout: Duration,
+});
+
+impl Isolation {
+    /// A program without arguments, whose answers may take a minute.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), args: Vec::new(), timeout: Duration::from_secs(60) }
+    }
 }
 
 /// What a frame holds.

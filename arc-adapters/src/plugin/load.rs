@@ -10,10 +10,12 @@ use std::path::PathBuf;
 use super::checks::read_checked;
 use super::in_process::{Loaded, from_plugin_parts};
 use super::isolated::{Isolated, Isolation};
+use crate::setters::setters;
 use crate::{Adapter, PluginEntry, Result};
 
 /// What the user of this process lets plugins do, beside what the registries say.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct PluginPolicy {
     /// Run plugins even though their registry does not allow it.
     pub allow: bool,
@@ -22,6 +24,12 @@ pub struct PluginPolicy {
     /// Run plugins in a process of their own.
     pub isolation: Option<Isolation>,
 }
+
+setters!(PluginPolicy {
+    allow: bool,
+    folders: Vec<PathBuf>,
+    isolation: Option<Isolation>,
+});
 
 impl Adapter {
     /// Loads a code plugin, in this process or in one of its own.

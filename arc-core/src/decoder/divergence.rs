@@ -10,6 +10,7 @@ const AT_ONCE: usize = 32;
 
 /// What one distribution after each token says of another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Divergence {
     /// How many positions were compared.
     pub positions: usize,

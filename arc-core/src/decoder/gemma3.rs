@@ -5,8 +5,10 @@
 
 use serde_json::Value;
 
-use super::config::{Architecture, DecoderConfig, Fields, GgufFields, Layout, LocalLayers};
-use super::llama::rope_scaling;
+use super::architecture::Architecture;
+use super::config::{DecoderConfig, LocalLayers};
+use super::fields::{Fields, GgufFields, rope_scaling};
+use super::stored_form::StoredForm;
 use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout};
 use crate::weights::{GgufFile, TensorNames};
 use crate::{Error, Result};
@@ -53,7 +55,7 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
     }))
 }
 
-pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layout)> {
+pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, StoredForm)> {
     fields.expect_only("attention_bias", false)?;
     fields.expect_only("hidden_activation", "gelu_pytorch_tanh")?;
     fields.expect_only("use_bidirectional_attention", false)?;
@@ -109,8 +111,8 @@ pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layou
         context_length: fields.usize("max_position_embeddings")?,
     });
     // The reference multiplies by `1 + weight`; GGUF stores the sum.
-    let layout = Layout::hugging_face(TensorNames::HUGGING_FACE_GEMMA3, fields, true)?;
-    Ok((config, Layout { norm_offset: 1.0, ..layout }))
+    let form = StoredForm::hugging_face(TensorNames::HUGGING_FACE_GEMMA3, fields, true)?;
+    Ok((config, StoredForm { norm_offset: 1.0, ..form }))
 }
 
 /// What the two formats state differently.

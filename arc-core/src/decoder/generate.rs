@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use super::{Decoder, KvCache};
 use crate::prompt::Prompt;
 use crate::sampling::{Sampler, SamplingOptions};
+use crate::setters::setters;
 use crate::tokenizer::{DecodeStream, FirstLine, StopStrings};
 use crate::{Error, Result};
 
@@ -17,6 +18,7 @@ pub(crate) const PREFILL_CHUNK: usize = 512;
 
 /// What to generate.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct GenerateOptions {
     /// At most this many new tokens, the end token included.
     pub max_tokens: usize,
@@ -29,6 +31,13 @@ pub struct GenerateOptions {
     /// [`AdaptedDecoder::ask`](crate::AdaptedDecoder::ask). Otherwise the decoder ends it.
     pub answer_ends: Option<AnswerEnd>,
 }
+
+setters!(GenerateOptions {
+    max_tokens: usize,
+    sampling: SamplingOptions,
+    stop: Vec<String>,
+    answer_ends: Option<AnswerEnd>,
+});
 
 impl Default for GenerateOptions {
     fn default() -> Self {
@@ -51,6 +60,7 @@ impl GenerateOptions {
 /// Why a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FinishReason {
     /// The decoder wrote an end token.
     End,
@@ -62,6 +72,7 @@ pub enum FinishReason {
 
 /// Wall-clock times of one call.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct Timings {
     /// Reading the prompts.
     pub prefill: Duration,
@@ -73,6 +84,7 @@ pub struct Timings {
 
 /// What became of one prompt.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Generation {
     /// The new tokens, the end token included where it was reached.
     pub token_ids: Vec<u32>,
@@ -86,6 +98,7 @@ pub struct Generation {
 
 /// What became of a batch.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Generations {
     /// One per prompt, in order.
     pub rows: Vec<Generation>,
@@ -118,6 +131,7 @@ impl Prefix {
 
 /// How well a decoder foresaw a token.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TokenScore {
     /// Negative log-likelihood, in nats.
     pub loss: f32,

@@ -214,7 +214,8 @@ fn tensor(values: &[f32], shape: [usize; 2], device: &Device) -> Tensor<2> {
 mod tests {
     use burn::tensor::{Distribution, Tensor};
 
-    use super::super::config::{Architecture, LocalLayers};
+    use super::super::architecture::Architecture;
+    use super::super::config::LocalLayers;
     use super::super::transformer::Transformer;
     use super::*;
     use crate::nn::{

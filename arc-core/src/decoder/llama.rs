@@ -2,9 +2,12 @@
 //!
 //! Pre-normalised blocks, grouped-query attention, SwiGLU; Llama 3.1 stretches the rotation.
 
-use super::config::{Architecture, DecoderConfig, Fields, GgufFields, Layout, LocalLayers};
+use super::architecture::Architecture;
+use super::config::{DecoderConfig, LocalLayers};
+use super::fields::{Fields, GgufFields, rope_scaling};
+use super::stored_form::StoredForm;
 use crate::Result;
-use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout, RopeScaling};
+use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout};
 use crate::weights::{GgufFile, TensorNames, TensorSource};
 
 /// Where a file states no base of the rotation.
@@ -65,7 +68,7 @@ pub(super) fn from_gguf_as(
     })
 }
 
-pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layout)> {
+pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, StoredForm)> {
     let mut config = from_hugging_face_as(fields, Architecture::Llama)?;
     let window = match fields.str("model_type")? {
         "mistral" if fields.states("sliding_window") => fields.optional_usize("sliding_window")?,
@@ -74,7 +77,7 @@ pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layou
     };
     config.local =
         window.map(|window| LocalLayers { window, period: LocalLayers::ALL, rope: config.rope.clone() });
-    Ok((config, Layout::hugging_face(TensorNames::HUGGING_FACE, fields, false)?))
+    Ok((config, StoredForm::hugging_face(TensorNames::HUGGING_FACE, fields, false)?))
 }
 
 /// The values that llama shares with qwen2 and olmo.
@@ -121,23 +124,4 @@ pub(super) fn from_hugging_face_as(fields: &Fields, architecture: Architecture) 
         embedding_scale: None,
         context_length: fields.usize("max_position_embeddings")?,
     })
-}
-
-/// The scaling that an object of rotation parameters asks for.
-pub(super) fn rope_scaling(fields: &Fields) -> Result<Option<RopeScaling>> {
-    fields.expect_only("partial_rotary_factor", 1.0)?;
-    let kind = fields.get("rope_type").or_else(|| fields.get("type")).and_then(|kind| kind.as_str());
-    match kind {
-        None | Some("default") => Ok(None),
-        // Qwen's vision models rotate by time, height and width, which are one and the same in text.
-        Some("mrope") => Ok(None),
-        Some("linear") => Ok(Some(RopeScaling::Linear { factor: fields.f64("factor")? })),
-        Some("llama3") => Ok(Some(RopeScaling::Llama3 {
-            factor: fields.f64("factor")?,
-            low_freq_factor: fields.f64("low_freq_factor")?,
-            high_freq_factor: fields.f64("high_freq_factor")?,
-            original_context: fields.f64("original_max_position_embeddings")?,
-        })),
-        Some(other) => Err(fields.error(format!("rotation scaling `{other}` is not supported"))),
-    }
 }

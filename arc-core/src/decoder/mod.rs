@@ -1,11 +1,13 @@
 //! Decoders: frozen language models that read tokens and latents.
 //!
-//! One file per architecture states how its checkpoints configure it; [`Transformer`] runs them
+//! One file per architecture states how its checkpoints configure it, and one line of a table names it; [`Transformer`] runs them
 //! all. A decoder of a known architecture needs no code: it is a folder and a registry entry.
 
+mod architecture;
 mod checkpoint;
 mod config;
 mod divergence;
+mod fields;
 mod gemma3;
 mod generate;
 mod graph;
@@ -16,6 +18,7 @@ mod olmo;
 mod qwen2;
 mod reading;
 mod stored;
+mod stored_form;
 mod text_part;
 mod throughput;
 mod transformer;
@@ -26,8 +29,9 @@ use std::sync::OnceLock;
 use arc_adapters::{DecoderEntry, RopeScalingOption, sha256_file, sha256_hex};
 use burn::tensor::Device;
 
-pub(crate) use checkpoint::Checkpoint;
-pub use config::{Architecture, DecoderConfig, LocalLayers};
+pub use architecture::Architecture;
+pub(crate) use checkpoint::DecoderCheckpoint;
+pub use config::{DecoderConfig, LocalLayers};
 pub use divergence::Divergence;
 pub(crate) use generate::PREFILL_CHUNK;
 pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Prefix, Timings, TokenScore};
@@ -40,18 +44,25 @@ pub use transformer::Transformer;
 
 use crate::nn::{Precision, Residence};
 use crate::prompt::ChatTemplate;
+use crate::setters::setters;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{PartName, RawTensor};
 use crate::{Error, Result};
 
 /// What a registry says of a model that its files do not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct ModelSettings {
     /// A `tokenizer.json`, in place of the one in or beside the model's file.
     pub tokenizer: Option<PathBuf>,
     /// Rotates positions without the scaling that the checkpoint states.
     pub unscaled_rope: bool,
 }
+
+setters!(ModelSettings {
+    tokenizer: Option<PathBuf>,
+    unscaled_rope: bool,
+});
 
 impl ModelSettings {
     /// What an entry says; `tokenizer` is where the file is that it names.
@@ -110,7 +121,7 @@ impl Decoder {
         device: &Device,
         residence: Residence,
     ) -> Result<Self> {
-        let mut checkpoint = Checkpoint::open(path)?;
+        let mut checkpoint = DecoderCheckpoint::open(path)?;
         if settings.unscaled_rope {
             checkpoint = checkpoint.without_rope_scaling();
         }

@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
-use super::config::{Architecture, DecoderConfig, Fields, GgufFields, Layout};
+use super::architecture::Architecture;
+use super::config::DecoderConfig;
+use super::fields::{Fields, GgufFields};
 use super::llama;
+use super::stored_form::StoredForm;
 use crate::Result;
 use crate::nn::{NormConfig, RopeLayout};
 use crate::weights::{GgufFile, TensorNames};
@@ -18,10 +21,10 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
     Ok(without_norm_weights(config))
 }
 
-pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Layout)> {
+pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, StoredForm)> {
     fields.expect_only("clip_qkv", Value::Null)?;
     let config = llama::from_hugging_face_as(fields, Architecture::Olmo)?;
-    Ok((without_norm_weights(config), Layout::hugging_face(TensorNames::HUGGING_FACE, fields, false)?))
+    Ok((without_norm_weights(config), StoredForm::hugging_face(TensorNames::HUGGING_FACE, fields, false)?))
 }
 
 fn without_norm_weights(mut config: DecoderConfig) -> DecoderConfig {

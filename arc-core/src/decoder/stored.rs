@@ -1,7 +1,8 @@
 //! A decoder's weights as its checkpoint has them.
 
-use super::config::{DecoderConfig, Layout};
+use super::config::DecoderConfig;
 use super::llama::ROPE_DIVISORS;
+use super::stored_form::StoredForm;
 use crate::Result;
 use crate::nn::{Loader, Residence, StoredBlock, StoredLinear, StoredNorm};
 use crate::weights::{RawTensor, TensorSource};
@@ -29,20 +30,20 @@ impl StoredDecoder {
     pub(super) fn find(
         config: &DecoderConfig,
         source: &dyn TensorSource,
-        layout: &Layout,
+        form: &StoredForm,
         residence: Residence,
     ) -> Result<Self> {
-        let loader = Loader::new(source, &layout.names, residence).with_norm_offset(layout.norm_offset);
+        let loader = Loader::new(source, &form.names, residence).with_norm_offset(form.norm_offset);
         let d = config.d_model();
-        let embedding = loader.embedding(layout.names.embedding, d)?;
+        let embedding = loader.embedding(form.names.embedding, d)?;
         let vocabulary = embedding.shape()[0];
         let blocks =
             (0..config.n_layers).map(|layer| loader.block(layer, &config.block)).collect::<Result<_>>()?;
-        let norm = loader.norm(layout.names.output_norm, d, config.block.norm)?;
-        let head = if layout.tied_head && !loader.has(layout.names.head) {
+        let norm = loader.norm(form.names.output_norm, d, config.block.norm)?;
+        let head = if form.tied_head && !loader.has(form.names.head) {
             None
         } else {
-            let name = layout.names.head.trim_end_matches(".weight");
+            let name = form.names.head.trim_end_matches(".weight");
             Some(loader.linear(name, [d, vocabulary], false)?)
         };
         loader.expect_all_read(config.rope.divisors.as_ref().map(|_| ROPE_DIVISORS))?;

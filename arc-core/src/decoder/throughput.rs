@@ -18,6 +18,7 @@ pub(crate) fn ordinary_ids(vocabulary: usize) -> impl Fn(u32) -> u32 {
 
 /// How long one prompt took to be read, and new tokens to be written after it.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Throughput {
     /// From the prompt's token ids to its first new token.
     pub prefill: Duration,

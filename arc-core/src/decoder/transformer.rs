@@ -7,14 +7,15 @@ use std::path::Path;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use sha2::{Digest as _, Sha256};
 
-use super::checkpoint::Checkpoint;
-use super::config::{DecoderConfig, Layout};
+use super::checkpoint::DecoderCheckpoint;
+use super::config::DecoderConfig;
 use super::generate::TokenScore;
 use super::graph::GraphDecoder;
 use super::host::HostDecoder;
 use super::kv_cache::KvCache;
 use super::reading::Reading;
 use super::stored::StoredDecoder;
+use super::stored_form::StoredForm;
 use crate::Result;
 use crate::host::on_pool;
 use crate::nn::Residence;
@@ -66,7 +67,7 @@ impl Transformer {
     /// the architecture has no place for.
     pub fn from_gguf(file: &GgufFile, device: &Device, residence: Residence) -> Result<Self> {
         let config = DecoderConfig::from_gguf(file)?;
-        Self::load(config, file, &Layout::GGUF, device, residence)
+        Self::load(config, file, &StoredForm::GGUF, device, residence)
     }
 
     /// Loads a Hugging Face folder.
@@ -76,8 +77,8 @@ impl Transformer {
     /// As [`Transformer::from_gguf`].
     pub fn from_hugging_face(folder: &HfFolder, device: &Device, residence: Residence) -> Result<Self> {
         let config_path = TensorSource::path(folder).join("config.json");
-        let (config, layout) = DecoderConfig::from_hugging_face(folder.config(), Path::new(&config_path))?;
-        Self::load(config, folder, &layout, device, residence)
+        let (config, form) = DecoderConfig::from_hugging_face(folder.config(), Path::new(&config_path))?;
+        Self::load(config, folder, &form, device, residence)
     }
 
     /// Loads a folder in Meta's layout (`params.json` and `consolidated.safetensors`).
@@ -86,7 +87,7 @@ impl Transformer {
     ///
     /// As [`Transformer::from_gguf`].
     pub fn from_meta(folder: &MetaFolder, device: &Device, residence: Residence) -> Result<Self> {
-        Self::load(DecoderConfig::from_meta(folder.args()), folder, &Layout::META, device, residence)
+        Self::load(DecoderConfig::from_meta(folder.args()), folder, &StoredForm::META, device, residence)
     }
 
     /// Loads a checkpoint in any layout.
@@ -95,22 +96,22 @@ impl Transformer {
     ///
     /// As [`Transformer::from_gguf`].
     pub(crate) fn from_checkpoint(
-        checkpoint: &Checkpoint,
+        checkpoint: &DecoderCheckpoint,
         device: &Device,
         residence: Residence,
     ) -> Result<Self> {
         let config = checkpoint.config().clone();
-        Self::load(config, checkpoint.source(), checkpoint.layout(), device, residence)
+        Self::load(config, checkpoint.source(), checkpoint.form(), device, residence)
     }
 
     fn load(
         config: DecoderConfig,
         source: &dyn TensorSource,
-        layout: &Layout,
+        form: &StoredForm,
         device: &Device,
         residence: Residence,
     ) -> Result<Self> {
-        let stored = StoredDecoder::find(&config, source, layout, residence)?;
+        let stored = StoredDecoder::find(&config, source, form, residence)?;
         Self::from_stored(config, stored, device, residence)
     }
 
@@ -286,7 +287,7 @@ impl Transformer {
             Engine::Graph(graph) => graph.hash_weights(&mut hash),
             Engine::Host(host) => host.hash_weights(&mut hash),
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        arc_adapters::hexadecimal(&hash.finalize())
     }
 
     /// The logits of hidden states, `[b, s, d] → [b, s, vocabulary]`.

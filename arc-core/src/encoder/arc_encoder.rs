@@ -112,6 +112,7 @@ pub struct ArcEncoder {
 
 /// The latents of a batch of sequences.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct EncodedBatch {
     /// `[b, n, d]`; a sequence's latents come first in its row, the rest is padding.
     pub states: Tensor<3>,

@@ -7,9 +7,9 @@ use arc_adapters::{is_sha256_hex, sha256_hex};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
-use crate::atomic_file::{write_atomically, write_new_atomically};
 use crate::weights::{SafetensorsFile, TensorSource};
 use crate::{Error, Result};
+use arc_adapters::{write_atomically, write_new_atomically};
 
 /// The version of the file format that this build writes and reads.
 const SCHEMA: &str = "1";

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use arc_adapters::{ENCODER_FILE, EncoderManifest, EncoderWeights};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use super::trained_weights::{MEMORY_TENSOR, TrainedWeights};
 use super::{ArcEncoder, ArcEncoderConfig, EncoderNetwork, Latents, Pooling, TokenRarity};
-use crate::decoder::{Architecture, Checkpoint, DecoderConfig};
+use crate::decoder::{Architecture, DecoderCheckpoint, DecoderConfig};
 use crate::nn::{Loader, Precision, Residence, RopeConfig};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{ModelArgs, SafetensorsFile, TensorNames, TensorSource};
@@ -21,9 +20,24 @@ pub(crate) const CHUNKS_AT_ONCE: usize = 4;
 
 /// How to compress.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct CompressOptions {
     /// How many tokens a latent stands for; the package's own rate where `None`.
     pub factor: Option<usize>,
+}
+
+impl CompressOptions {
+    /// With latents that stand for `factor` tokens each.
+    #[must_use]
+    pub const fn at_factor(factor: usize) -> Self {
+        Self { factor: Some(factor) }
+    }
+
+    /// The same, with the encoder's own rates where there is no factor.
+    #[must_use]
+    pub const fn with_factor(self, factor: Option<usize>) -> Self {
+        Self { factor }
+    }
 }
 
 /// A shared encoder, ready to compress text.
@@ -83,16 +97,7 @@ pub fn encoder_id(manifest: &EncoderManifest) -> String {
     if let Some(rarity) = &manifest.rarity {
         identity["rarity_sha256"] = json!(rarity.sha256);
     }
-    format!("{:x}", HexDigest(Sha256::digest(identity.to_string()).into()))
-}
-
-/// Prints a digest as lowercase hexadecimal.
-struct HexDigest([u8; 32]);
-
-impl std::fmt::LowerHex for HexDigest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
+    arc_adapters::sha256_hex(identity.to_string().as_bytes())
 }
 
 /// Checks that a package still has the settings that it was made with.
@@ -234,7 +239,7 @@ impl Encoder {
         let invalid = |reason: String| Error::InvalidConfig { path: folder.join(ENCODER_FILE), reason };
         check_encoder_id(manifest)?;
         let checkpoint = match (&manifest.backbone, backbone) {
-            (Some(_), Some(path)) => Some(Checkpoint::open(path)?),
+            (Some(_), Some(path)) => Some(DecoderCheckpoint::open(path)?),
             (None, None) => None,
             _ => return Err(invalid("a backbone is given where there is none, or the other way".into())),
         };
@@ -425,7 +430,7 @@ impl Encoder {
             encoder_id: self.id.clone(),
             factor,
             source_tokens: ids.len(),
-            text_sha256: format!("{:x}", HexDigest(Sha256::digest(text.as_bytes()).into())),
+            text_sha256: arc_adapters::sha256_hex(text.as_bytes()),
         })
     }
 

@@ -28,6 +28,7 @@ const MIN_SQUARED_NORM: f32 = 1e-30;
 /// [`Factor`](Self::Factor).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
+#[non_exhaustive]
 pub enum PoolingRate {
     /// Nothing is pooled.
     Off,
@@ -142,6 +143,7 @@ impl PoolingGroups {
 
 /// What similarity means to [`PoolingKind::KMeans`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ClusterMetric {
     /// Squared distance.
     Euclidean,
@@ -151,6 +153,7 @@ pub enum ClusterMetric {
 
 /// How the states of a group become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PoolingKind {
     /// Their mean.
     Mean,

@@ -21,6 +21,7 @@ const ANSWERS_SCHEMA: u32 = 2;
 
 /// What became of one question in one arm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Answer {
     /// The answer.
     pub outcome: Outcome,
@@ -69,6 +70,7 @@ impl Answer {
 /// What a decoder made of a prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Outcome {
     /// It wrote this.
     Text(String),
@@ -87,6 +89,7 @@ pub enum Outcome {
 
 /// Seconds, for one question alone, with the instruction and the examples already read.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Times {
     /// Compressing the document or choosing its tokens.
     pub prepare: f64,

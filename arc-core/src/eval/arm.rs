@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a decoder sees of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Arm {
     /// Nothing.
     ClosedBook,
@@ -29,6 +30,7 @@ pub enum Arm {
 /// A family of arms, as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ArmFamily {
     /// [`Arm::ClosedBook`].
     ClosedBook,

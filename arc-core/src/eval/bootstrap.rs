@@ -10,6 +10,7 @@ const RESAMPLES: usize = 2000;
 
 /// A value, and the interval that holds it in 95 % of the draws.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Interval {
     /// On the questions as they are.
     pub value: f64,

@@ -8,6 +8,7 @@ use crate::{Error, Result};
 
 /// Contexts and what follows them, cut from running text in the decoder's own tokens.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct ContinuationTask {
     /// Tokens of context.
     pub context_tokens: usize,
@@ -16,8 +17,17 @@ pub struct ContinuationTask {
     pub continuation_tokens: usize,
 }
 
+impl ContinuationTask {
+    /// Contexts of so many tokens, each followed by so many to predict.
+    #[must_use]
+    pub const fn new(context_tokens: usize, continuation_tokens: usize) -> Self {
+        Self { context_tokens, continuation_tokens }
+    }
+}
+
 /// Mean negative log-likelihoods of the continuations, in nats per token.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct ContinuationArms {
     /// Samples measured.
     pub samples: usize,

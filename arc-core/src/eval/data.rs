@@ -50,6 +50,7 @@ pub struct NeedlePlace {
 
 /// The rows of a file, and which lines were left out.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Rows {
     /// The rows in the order of the file.
     pub rows: Vec<Row>,

@@ -90,6 +90,7 @@ enum Task {
 
 /// How far one tensor is from the reference's.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Deviation {
     /// `latents`, `projected`, `projected_special` or `logits`.
     pub tensor: String,
@@ -103,6 +104,7 @@ pub struct Deviation {
 
 /// How far one case is from the reference.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct CaseReport {
     /// The case's name.
     pub id: String,

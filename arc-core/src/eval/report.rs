@@ -19,11 +19,20 @@ const EXAMPLES: usize = 12;
 
 /// A run of one or more tasks.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// How it was made.
     pub provenance: Provenance,
     /// One entry for each decoder and task.
     pub results: Vec<TaskResult>,
+}
+
+impl Report {
+    /// A report of results.
+    #[must_use]
+    pub fn new(provenance: Provenance, results: Vec<TaskResult>) -> Self {
+        Self { provenance, results }
+    }
 }
 
 /// How a report was made.
@@ -50,6 +59,7 @@ pub struct Provenance {
 
 /// One decoder on one task.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct TaskResult {
     /// The decoder's name.
     pub decoder: String,
@@ -93,6 +103,7 @@ pub struct TaskResult {
 
 /// One arm.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ArmResult {
     /// Its name.
     pub arm: String,
@@ -117,6 +128,7 @@ pub struct ArmResult {
 
 /// What an answer costs, on average over the questions that fitted.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Cost {
     /// Positions that the decoder reads.
     pub positions: f64,
@@ -140,6 +152,7 @@ pub struct Cost {
 
 /// Times for one question alone, with the instruction and the examples already read.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Seconds {
     /// Questions that were timed.
     pub questions: usize,
@@ -160,6 +173,7 @@ pub struct Seconds {
 /// `prepare + n · use < n · use of open-book`, where a use is what is read and written after the
 /// instruction and the examples. `None` is never.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct BreakEven {
     /// By operations.
     pub by_flops: Option<f64>,
@@ -169,6 +183,7 @@ pub struct BreakEven {
 
 /// A question with every arm's answer.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Example {
     /// The question.
     pub question: String,

@@ -16,6 +16,7 @@ use super::task::{GenerateTask, KeptEnd, Kind, Task};
 use crate::decoder::{Decoder, DecoderConfig, GenerateOptions, Prefix};
 use crate::flops;
 use crate::prompt::{Prompt, Span};
+use crate::setters::setters;
 use crate::{Error, Hint, Result};
 
 /// Batches whose prompts are made at once, and sorted by length among each other.
@@ -23,6 +24,7 @@ const BATCHES_AT_ONCE: usize = 8;
 
 /// How to run tasks.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct EvalOptions {
     /// The arms.
     pub families: Vec<ArmFamily>,
@@ -42,6 +44,17 @@ pub struct EvalOptions {
     pub skip_bad: bool,
 }
 
+setters!(EvalOptions {
+    families: Vec<ArmFamily>,
+    shots: Option<usize>,
+    limit: Option<usize>,
+    seed: u64,
+    truncate: Option<KeptEnd>,
+    batch: usize,
+    timed: usize,
+    skip_bad: bool,
+});
+
 impl Default for EvalOptions {
     fn default() -> Self {
         Self {
@@ -59,6 +72,7 @@ impl Default for EvalOptions {
 
 /// A task with its questions and examples.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LoadedTask {
     /// The task.
     pub task: Task,
@@ -76,6 +90,7 @@ pub struct LoadedTask {
 
 /// The answers of one arm, in the order of the questions.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ArmAnswers {
     /// The arm.
     pub arm: Arm,

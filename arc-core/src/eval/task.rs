@@ -20,6 +20,7 @@ const QUESTION: &str = "{{ question }}";
 /// Which end of a document the truncation arm keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum KeptEnd {
     /// The first tokens.
     #[default]
@@ -126,7 +127,7 @@ pub enum Kind<'a> {
 
 /// A prompt's text around a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
+pub struct PromptFrame {
     /// Before the document.
     pub before: String,
     /// After it.
@@ -239,10 +240,10 @@ impl GenerateTask {
 
     /// The prompt of a question around its document.
     #[must_use]
-    pub fn frame(&self, question: &str) -> Frame {
+    pub fn frame(&self, question: &str) -> PromptFrame {
         let (before, after) = self.prompt.split_once(DOCUMENT).unwrap_or((&self.prompt, ""));
         let fill = |text: &str| text.replace(QUESTION, question);
-        Frame { before: fill(before), after: fill(after) }
+        PromptFrame { before: fill(before), after: fill(after) }
     }
 
     /// The prompt of a question without a document.

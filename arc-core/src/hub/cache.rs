@@ -25,7 +25,7 @@ use super::{
     partial::remove_folder,
     sha256::sha256_of_file,
 };
-use crate::{Error, Result, atomic_file::write_atomically};
+use crate::{Error, Result};
 
 const RECORD_SUFFIX: &str = ".pulled.json";
 const PARTIAL_SUFFIX: &str = ".partial";
@@ -40,6 +40,7 @@ pub struct Cache {
 
 /// A name in the cache, with all that was pulled for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct CachedModel {
     /// The name that it was pulled under.
     pub name: String,
@@ -53,6 +54,7 @@ pub struct CachedModel {
 
 /// A complete file in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct CachedFile {
     /// Where it is.
     pub path: PathBuf,
@@ -352,7 +354,7 @@ impl Entry {
 
     /// Writes down that the source does not have the file.
     pub(super) fn record_absence(&self) -> Result<()> {
-        write_atomically(&self.absent, |file| {
+        arc_adapters::write_atomically(&self.absent, |file| {
             file.write_all(self.source.as_bytes()).map_err(Error::io("write", &self.absent))
         })
     }
@@ -392,7 +394,7 @@ impl Record {
             bytes: metadata.len(),
             modified: modified(&metadata),
         };
-        write_atomically(path, |file| {
+        arc_adapters::write_atomically(path, |file| {
             serde_json::to_writer_pretty(file, &record)
                 .map_err(|error| Error::io("write", path)(error.into()))
         })

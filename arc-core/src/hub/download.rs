@@ -11,8 +11,8 @@ use ureq::http::header;
 use super::environment::Environment;
 use super::sha256::{BLOCK, hexadecimal};
 use super::{Consent, LARGE_DOWNLOAD, Progress, pull_error};
-use crate::atomic_file::write_atomically;
 use crate::{Error, Hint, Result};
+use arc_adapters::write_atomically;
 
 /// An adapter of the widest decoder takes less; a server that sends more sends something else.
 const LIMIT: u64 = 5 << 30;

@@ -13,10 +13,7 @@ use super::{
     pull_error,
     sha256::{hash_at_most, hexadecimal},
 };
-use crate::{
-    Error, Result,
-    atomic_file::{sync_folder, write_atomically},
-};
+use crate::{Error, Result};
 
 /// The file under construction, in a folder of its own beside its final place.
 ///
@@ -210,7 +207,7 @@ impl Partial {
 
     fn write_state(&self) -> Result<()> {
         let path = self.folder.join("state.json");
-        write_atomically(&path, |file| {
+        arc_adapters::write_atomically(&path, |file| {
             serde_json::to_writer(file, &self.state).map_err(|error| Error::io("write", &path)(error.into()))
         })
     }
@@ -255,7 +252,8 @@ impl Partial {
         drop(content);
         fs::rename(folder.join("content"), path).map_err(Error::io("write", path))?;
         if let Some(parent) = path.parent() {
-            sync_folder(parent);
+            // Every reader sees a complete file, whether or not the rename survives a power cut.
+            let _ = arc_adapters::sync_folder(parent);
         }
         remove_folder(&folder)?;
         Ok(found)

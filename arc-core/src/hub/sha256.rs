@@ -46,7 +46,7 @@ pub(crate) fn hash_at_most(
 
 /// The digest of what `hasher` has seen so far; it can be fed on.
 pub(crate) fn hexadecimal(hasher: &Sha256) -> String {
-    hasher.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    arc_adapters::hexadecimal(&hasher.clone().finalize())
 }
 
 /// Whether a text is 64 hexadecimal digits.

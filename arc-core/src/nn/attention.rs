@@ -23,6 +23,7 @@ pub struct AttentionConfig {
 /// Which keys a query may see.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one for all layers of a forward pass")]
+#[non_exhaustive]
 pub enum Visibility {
     /// All of them: an encoder on sequences of one length.
     All,

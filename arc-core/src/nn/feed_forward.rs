@@ -7,6 +7,7 @@ use super::Linear;
 
 /// What the gate passes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Activation {
     /// `x · sigmoid(x)`
     Silu,

@@ -7,6 +7,7 @@ use super::loader::StoredNorm;
 
 /// Which normalisation, as a configuration states it.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum NormConfig {
     /// `x / sqrt(mean(x²) + eps) · weight` (Zhang and Sennrich, 2019).
     Rms {

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 /// How inference on the CPU multiplies by weights that are stored in up to 8 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Precision {
     /// In float32, by exactly what the stored weights stand for.
     #[default]

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 /// How the two halves of a rotated pair lie in a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RopeLayout {
     /// Pairs are neighbours, `(0,1), (2,3), …`: Meta's checkpoints and llama models in GGUF.
     Interleaved,
@@ -17,6 +18,7 @@ pub enum RopeLayout {
 
 /// A change of the frequencies for contexts longer than the pretraining's.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum RopeScaling {
     /// Positions are divided by a factor.
     Linear {

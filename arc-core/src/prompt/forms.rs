@@ -13,6 +13,7 @@ use crate::{Error, Result};
 
 /// A piece of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FormPart {
     /// Text of a user: names of special tokens in it are text.
     Text(String),

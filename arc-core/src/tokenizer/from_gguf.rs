@@ -241,7 +241,7 @@ impl Tokenizer {
             ends,
             adds_bos: optional(gguf, "tokenizer.ggml.add_bos_token", GgufFile::bool)?.unwrap_or(adds_bos),
             space_prefix,
-            sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: arc_adapters::hexadecimal(&hash.finalize()),
             path,
         })))
     }

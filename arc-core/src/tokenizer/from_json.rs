@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tokenizers::{
     AddedToken, AddedVocabulary, Model, OffsetType, PreTokenizer, Token, Tokenizer as HfTokenizer,
 };
@@ -211,7 +210,7 @@ impl Tokenizer {
             ends,
             adds_bos: rule.is_some(),
             space_prefix,
-            sha256: Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: arc_adapters::sha256_hex(&content),
         })))
     }
 }

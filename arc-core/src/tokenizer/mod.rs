@@ -75,6 +75,7 @@ enum Pipeline {
 
 /// Tokens of a text, and where each comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Encoding {
     /// Token ids, in order.
     pub ids: Vec<u32>,
@@ -117,6 +118,7 @@ impl Encoding {
 
 /// What the names of special tokens in a text mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SpecialTokens {
     /// Nothing: they are text like any other. For documents, which must not steer the model.
     AsText,

@@ -22,10 +22,10 @@ use super::model::TrainedModel;
 use super::optimizer::{AdamW, Moments};
 use super::parameters::{flat, named_parameters, with_parameters};
 use super::provenance::TrainingPart;
-use crate::atomic_file::write_atomically;
 use crate::hub::sha256::{hash_at_most, hexadecimal};
 use crate::weights::{SafetensorsFile, TensorSource as _};
 use crate::{Error, Result};
+use arc_adapters::write_atomically;
 
 /// The key of the JSON in the metadata.
 const STATE: &str = "state";

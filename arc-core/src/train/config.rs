@@ -23,7 +23,7 @@ pub struct RunConfig {
     /// What compresses.
     pub encoder: EncoderConfig,
     /// Who reads: each step trains one of them.
-    pub decoders: Vec<DecoderConfig>,
+    pub decoders: Vec<AdapterConfig>,
     /// The text.
     pub data: DataConfig,
     /// What is learned from it.
@@ -42,6 +42,7 @@ pub struct RunConfig {
 /// Packages that a run begins from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum StartFrom {
     /// A folder with a `registry.toml`, as a run's `final/` is, or of an encoder's package alone.
     Folder(PathBuf),
@@ -135,6 +136,7 @@ pub struct EncoderConfig {
 /// Where the groups of an encoder end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Groups {
     /// After so many tokens, as in the paper.
     #[default]
@@ -146,6 +148,7 @@ pub enum Groups {
 /// How an encoder package holds trained matrices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum StoredWeights {
     /// As they were trained, to the last bit.
     #[default]
@@ -171,6 +174,7 @@ pub(super) const DEFAULT_CHUNK_TOKENS: usize = 256;
 /// Which of the encoder's layers are trained.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum TrainedPart {
     /// None: only adapters are.
     None,
@@ -191,7 +195,7 @@ pub enum TrainedPart {
 /// A decoder of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DecoderConfig {
+pub struct AdapterConfig {
     /// Its name in the registry.
     pub name: String,
     /// What its projector starts from.
@@ -215,6 +219,7 @@ fn default_template() -> String {
 /// What a projector starts from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Start {
     /// A regression from latents to token embeddings.
     #[default]
@@ -266,6 +271,7 @@ pub struct DataConfig {
 /// How a question about a document is put.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum QuestionForm {
     /// In the same words for every decoder.
     #[default]
@@ -298,6 +304,7 @@ pub struct QuestionsConfig {
 /// Which answer to a question is learned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum AnswerTargets {
     /// The file's own.
     #[default]
@@ -453,6 +460,7 @@ pub struct ScheduleConfig {
 /// How the rate goes after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ScheduleShape {
     /// Down along a cosine over all the other steps.
     #[default]
@@ -523,6 +531,7 @@ impl Default for EvaluationConfig {
 /// The text that a run is measured on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum MeasuredText {
     /// What was kept from training.
     #[default]

@@ -25,6 +25,7 @@ pub(super) const MANIFEST: &str = "manifest.json";
 /// What `manifest.json` says about a corpus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct CorpusManifest {
     /// The version of the format.
     pub schema: u32,
@@ -45,6 +46,7 @@ pub struct CorpusManifest {
 /// A source as it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct SourceRecord {
     /// Its name: the file's, without folder.
     pub name: String,
@@ -65,6 +67,7 @@ pub struct SourceRecord {
 /// A shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ShardRecord {
     /// Its file, in the corpus's folder.
     pub file: String,
@@ -546,7 +549,7 @@ impl Mixture {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::atomic_file::write_atomically;
+    use arc_adapters::write_atomically;
 
     /// A corpus of one shard, with a document of 16 tokens for each of `documents`.
     fn corpus(folder: &Path, documents: usize) -> Corpus {

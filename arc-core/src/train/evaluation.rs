@@ -17,6 +17,7 @@ use crate::{Error, Hint, Result};
 
 /// How well a decoder repeats a text from its latents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ReconstructionScore {
     /// The mean negative log-likelihood, nats per token.
     pub loss: f64,
@@ -28,6 +29,7 @@ pub struct ReconstructionScore {
 
 /// The held-out scores of one decoder at one pooling factor.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Evaluation {
     /// The decoder.
     pub decoder: String,
@@ -43,6 +45,7 @@ pub struct Evaluation {
 
 /// How well a decoder answers questions about compressed documents, without examples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AnswerScore {
     /// Questions measured.
     pub questions: usize,

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::atomic_file::write_atomically;
 use crate::encoder::{ArcEncoder, EncodedBatch};
 use crate::weights::{SafetensorsFile, TensorSource as _};
 use crate::{Error, Result};
+use arc_adapters::write_atomically;
 
 /// A folder with a file for each batch.
 #[derive(Clone, Debug)]

@@ -22,6 +22,7 @@ const SUMMED_AT_ONCE: usize = 256;
 
 /// A loss summed over targets, and what carries its gradient into the graph.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TargetLoss {
     /// The negative log-likelihood summed over the targets, in nats, `[1]`, without a graph. With
     /// distillation: the divergence from the teacher.

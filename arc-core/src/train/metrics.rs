@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file::write_atomically;
 use crate::{Error, Result};
+use arc_adapters::write_atomically;
 
 /// What a step did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StepMetrics {
     /// The step, from 0.
     pub step: u64,
@@ -46,6 +47,7 @@ pub struct StepMetrics {
 /// A line of the metrics file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Event {
     /// A step.
     Step(StepMetrics),
@@ -84,7 +86,7 @@ impl MetricsFile {
             for event in &kept {
                 writeln!(file, "{}", line(event, path)?).map_err(Error::io("write", path))?;
             }
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         let file = OpenOptions::new().append(true).open(path).map_err(Error::io("open", path))?;
         Ok(Self { path: path.to_owned(), file })

@@ -48,7 +48,7 @@ mod throughput;
 pub use batch::{Sample, SampleSpan};
 pub use checkpoint::{Checkpoint, CheckpointState, Checkpoints};
 pub use config::{
-    AnswerTargets, DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, MeasuredText, ObjectiveConfig,
+    AdapterConfig, AnswerTargets, DataConfig, EncoderConfig, EvaluationConfig, MeasuredText, ObjectiveConfig,
     OptimizerConfig, Precision, QuestionForm, QuestionsConfig, RunConfig, ScheduleConfig, ScheduleShape,
     SourceConfig, Start, StartFrom, StoredWeights, TrainedPart,
 };

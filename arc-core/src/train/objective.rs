@@ -24,6 +24,7 @@ const MOST_PADDING: f64 = 0.08;
 
 /// What the decoder is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Objective {
     /// The text that follows the compressed one.
     Continuation,

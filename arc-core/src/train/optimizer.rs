@@ -17,6 +17,7 @@ pub type Gradients = BTreeMap<String, Tensor<1>>;
 
 /// Which learning rate a parameter has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ParameterGroup {
     /// The shared encoder.
     Encoder,

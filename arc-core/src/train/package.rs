@@ -14,13 +14,13 @@ use half::f16;
 use super::config::{DEFAULT_CHUNK_TOKENS, DEFAULT_POOL_TYPE, EncoderConfig, StoredWeights, TrainedPart};
 use super::model::{TrainedAdapter, TrainedModel};
 use super::parameters::{effective_values, named_parameters};
-use crate::atomic_file::write_atomically;
 use crate::decoder::Decoder;
 use crate::encoder::{MEMORY_TENSOR, encoder_id, package_tensor_name};
 use crate::weights::{
     RawTensor, SafetensorsFile, StorageType, TensorSource as _, eight_bit_blocks, write_tensors,
 };
 use crate::{Error, Result};
+use arc_adapters::write_atomically;
 
 /// The weights of an encoder package.
 const ENCODER_WEIGHTS: &str = "encoder.safetensors";

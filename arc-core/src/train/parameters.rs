@@ -86,7 +86,7 @@ pub(super) fn effective_values<M: Module>(
 /// The sha256 of every value that a module computes with, hexadecimal.
 pub(super) fn values_sha256<M: Module>(module: &M) -> String {
     let hash = sha256_of(effective_values(module, &|_| true));
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    arc_adapters::hexadecimal(&hash)
 }
 
 /// The sha256 of the parameters that have a gradient.

@@ -18,10 +18,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::corpus::{CorpusManifest, MANIFEST, SCHEMA, ShardRecord, SourceRecord};
 use super::draw::{Purpose, mix};
-use crate::atomic_file::write_atomically;
 use crate::json_lines::parse_line;
+use crate::setters::setters;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
+use arc_adapters::write_atomically;
 
 /// Plain text is cut into documents of about this many bytes, between paragraphs.
 const PIECE_BYTES: usize = 8000;
@@ -37,6 +38,7 @@ const UNPACKED: u64 = 4;
 
 /// A file of text with the licence of its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PrepareSource {
     /// Plain text, `.jsonl` or `.jsonl.zst` with a field `text`.
     pub path: PathBuf,
@@ -44,8 +46,17 @@ pub struct PrepareSource {
     pub licence: String,
 }
 
+impl PrepareSource {
+    /// A file, and the licence that its text is under.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, licence: impl Into<String>) -> Self {
+        Self { path: path.into(), licence: licence.into() }
+    }
+}
+
 /// How text is prepared.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct PrepareOptions {
     /// Draws the order of documents.
     pub seed: u64,
@@ -57,8 +68,22 @@ pub struct PrepareOptions {
     pub unseen: Vec<PathBuf>,
 }
 
+setters!(PrepareOptions {
+    seed: u64,
+    held_out: f64,
+    shard_bytes: u64,
+    unseen: Vec<PathBuf>,
+});
+
+impl Default for PrepareOptions {
+    fn default() -> Self {
+        Self { seed: 0, held_out: 0.01, shard_bytes: 32 << 20, unseen: Vec::new() }
+    }
+}
+
 /// What preparation did.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct PrepareReport {
     /// The corpus.
     pub manifest: CorpusManifest,

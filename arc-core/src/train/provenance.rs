@@ -8,6 +8,7 @@ use super::config::{Precision, RunConfig};
 
 /// A stretch of training in one precision on one kind of processor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TrainingPart {
     /// What products were computed in.
     #[serde(default)]

@@ -97,6 +97,7 @@ pub(super) struct Written {
 /// Why a question was left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Rejected {
     /// It is no question, or has no short answer.
     Malformed,

@@ -25,10 +25,11 @@ use super::question_prompts::{
     ANSWER, BEGINNINGS, FINDING, KNOWING, QUESTION, Rejected, WRITING, Written, parse,
 };
 use super::questions::each_row;
-use crate::atomic_file::write_atomically;
 use crate::decoder::{Decoder, GenerateOptions, Prefix};
 use crate::prompt::Prompt;
+use crate::setters::setters;
 use crate::{Error, Result, Session};
+use arc_adapters::write_atomically;
 
 /// The most encoder tokens of a document that are looked at.
 const DOCUMENT_TOKENS: usize = 1 << 15;
@@ -43,6 +44,7 @@ const ANSWER_TOKENS: usize = 16;
 
 /// What is to be written.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct QuestionOptions {
     /// The decoder that writes and answers, by its name in the registry.
     pub decoder: String,
@@ -56,6 +58,20 @@ pub struct QuestionOptions {
     pub count: u64,
     /// Draws the order of documents and the length of passages.
     pub seed: u64,
+}
+
+setters!(QuestionOptions {
+    unseen: Vec<PathBuf>,
+    count: u64,
+    seed: u64,
+});
+
+impl QuestionOptions {
+    /// A decoder writes 30,000 questions about passages of some corpora into a folder.
+    #[must_use]
+    pub fn new(decoder: impl Into<String>, corpora: Vec<PathBuf>, out: impl Into<PathBuf>) -> Self {
+        Self { decoder: decoder.into(), corpora, unseen: Vec::new(), out: out.into(), count: 30_000, seed: 0 }
+    }
 }
 
 /// How far the writing has come.
@@ -99,7 +115,7 @@ pub fn write_questions(
     let all: u64 = corpora.iter().map(|(corpus, _)| corpus.windows()).sum();
     let mixture = Mixture::new(corpora, options.seed)?;
     let unseen = Overlap::open(&options.unseen)?;
-    let decoder = session.language_model(&options.decoder)?;
+    let decoder = session.decoder(&options.decoder)?;
     let identity = json!([
         decoder.embedding_sha256(),
         decoder.tokenizer.sha256(),

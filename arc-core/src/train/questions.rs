@@ -9,7 +9,7 @@ use rand::seq::{SliceRandom as _, index};
 use serde::Deserialize;
 
 use super::batch::{Sample, SampleSpan, document_spans};
-use super::config::{AnswerTargets, DecoderConfig, QuestionForm, QuestionsConfig, RunConfig};
+use super::config::{AdapterConfig, AnswerTargets, QuestionForm, QuestionsConfig, RunConfig};
 use super::draw::{Purpose, generator};
 use super::objective::{POOL_BATCHES, parts_of};
 use crate::decoder::Decoder;
@@ -84,7 +84,7 @@ enum Form {
 const BETWEEN_EXAMPLES: &str = "\n\n";
 
 impl Form {
-    fn of(settings: &DecoderConfig, form: QuestionForm) -> Result<Self> {
+    fn of(settings: &AdapterConfig, form: QuestionForm) -> Result<Self> {
         match form {
             QuestionForm::Plain => Ok(Self::Plain),
             QuestionForm::Template => Ok(Self::Template {

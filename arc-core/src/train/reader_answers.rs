@@ -42,7 +42,7 @@ pub fn answer_questions(
     let partial = partial_path(out);
     let done = begun(&partial, &rows)?;
     let readers =
-        decoders.iter().map(|name| Reader::new(session.language_model(name)?)).collect::<Result<Vec<_>>>()?;
+        decoders.iter().map(|name| Reader::new(session.decoder(name)?)).collect::<Result<Vec<_>>>()?;
     let failed = || Error::io("write", &partial);
     let mut file = OpenOptions::new().create(true).append(true).open(&partial).map_err(failed())?;
     let mut count = done;

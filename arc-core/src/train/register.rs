@@ -7,7 +7,7 @@ use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, is_
 use burn::module::Module as _;
 
 use super::config::{
-    DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, Groups, ObjectiveConfig, OptimizerConfig,
+    AdapterConfig, DataConfig, EncoderConfig, EvaluationConfig, Groups, ObjectiveConfig, OptimizerConfig,
     Precision, QuestionForm, RunConfig, ScheduleConfig, ScheduleShape, SourceConfig, Start, StoredWeights,
     TrainedPart,
 };
@@ -25,10 +25,12 @@ use super::runner::Pending;
 use super::schedule::OneCycle;
 use super::step::{StepOptions, adapter_loss, at_factor, synchronise};
 use crate::decoder::Decoder;
+use crate::setters::setters;
 use crate::{Error, Result, Session};
 
 /// What a registration is asked for.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RegisterOptions {
     /// The decoder's name, as it will be in the registry.
     pub name: String,
@@ -65,6 +67,54 @@ pub struct RegisterOptions {
     pub samples: usize,
     /// Everything that is drawn is drawn from this.
     pub seed: u64,
+}
+
+setters!(RegisterOptions {
+    start: Start,
+    fit_latents: usize,
+    template: String,
+    steps: u64,
+    batches: u64,
+    batch: usize,
+    context_tokens: usize,
+    target_tokens: usize,
+    factors: Vec<usize>,
+    reconstruction: f64,
+    rate: f64,
+    samples: usize,
+    seed: u64,
+});
+
+impl RegisterOptions {
+    /// An adapter of `encoder` for the decoder `name`, from a ridge start, on a prepared corpus; latents are
+    /// kept in `cache`. The rest is what `arc register` does where nothing is said.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        encoder: impl Into<String>,
+        corpus: impl Into<PathBuf>,
+        cache: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            encoder: encoder.into(),
+            corpus: corpus.into(),
+            cache: cache.into(),
+            start: Start::Ridge,
+            fit_latents: 16,
+            template: arc_adapters::DEFAULT_PROMPT.to_owned(),
+            steps: 400,
+            batches: 400,
+            batch: 8,
+            context_tokens: 64,
+            target_tokens: 64,
+            factors: vec![1],
+            reconstruction: 0.2,
+            rate: 3e-4,
+            samples: 64,
+            seed: 0,
+        }
+    }
 }
 
 impl RegisterOptions {
@@ -107,6 +157,7 @@ impl RegisterOptions {
 
 /// What a registration made.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Registration {
     /// The adapter's manifest as written, with its scores.
     pub manifest: AdapterManifest,
@@ -350,7 +401,7 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             gradient_checkpointing: false,
             weights: StoredWeights::default(),
         },
-        decoders: vec![DecoderConfig {
+        decoders: vec![AdapterConfig {
             name: options.name.clone(),
             start: options.start.clone(),
             hidden: None,

@@ -10,8 +10,8 @@ use plotters::prelude::*;
 
 use super::RunConfig;
 use super::metrics::Event;
-use crate::atomic_file::write_atomically;
 use crate::{Error, Result};
+use arc_adapters::write_atomically;
 
 const PAGE: &str = include_str!("report_page.html");
 const SIZE: (u32, u32) = (860, 320);

@@ -34,6 +34,7 @@ use crate::encoder::{Encoder, TokenRarity, encoder_id};
 use crate::fit::Fit;
 use crate::host::multiplies_bfloat16;
 use crate::nn::Residence;
+use crate::setters::setters;
 use crate::{Error, Hint, Result, Session};
 
 /// The configuration of a run, in its folder.
@@ -62,6 +63,7 @@ pub trait Observer {
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ending {
     /// All steps were done and `final/` was written.
     Finished,
@@ -71,6 +73,7 @@ pub enum Ending {
 
 /// What a run did.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RunReport {
     /// How it ended.
     pub ending: Ending,
@@ -104,6 +107,7 @@ struct Parts {
 
 /// How a run is begun.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct TrainOptions {
     /// Whether to go on from the last checkpoint.
     pub resume: bool,
@@ -113,6 +117,12 @@ pub struct TrainOptions {
     /// The part of this process, where several share the run.
     pub role: Role,
 }
+
+setters!(TrainOptions {
+    resume: bool,
+    decay_after: Option<f64>,
+    role: Role,
+});
 
 /// Runs a configuration, writing everything under `out`.
 ///
@@ -266,7 +276,7 @@ pub fn train(
         checkpoints.save(&state, &model, &optimizer)?;
     }
     if writes {
-        crate::atomic_file::write_atomically(&out.join(CONFIG_FILE), |file| {
+        arc_adapters::write_atomically(&out.join(CONFIG_FILE), |file| {
             use std::io::Write as _;
             file.write_all(config_json.as_bytes()).map_err(Error::io("write", out))
         })?;
@@ -722,7 +732,7 @@ pub(super) fn open_encoder(
         return Ok((EncoderStart { manifest, package: Some(package) }, encoder));
     }
     let name = settings.backbone.as_deref().unwrap_or_default();
-    let model = session.language_model(name)?;
+    let model = session.decoder(name)?;
     let registry = session.registry();
     let entry = registry.decoder(name)?;
     let sha256 = match &entry.model.sha256 {

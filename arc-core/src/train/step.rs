@@ -36,6 +36,7 @@ pub struct BatchLoss {
 
 /// How a batch is run.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct StepOptions {
     /// How many tokens a latent stands for; 1 pools nothing.
     pub factor: usize,
@@ -43,6 +44,26 @@ pub struct StepOptions {
     pub distillation: f64,
     /// Whether right predictions are counted, which takes a pass over the logits.
     pub count_correct: bool,
+}
+
+impl StepOptions {
+    /// At a pooling factor, without distillation and without counting.
+    #[must_use]
+    pub const fn new(factor: usize) -> Self {
+        Self { factor, distillation: 0.0, count_correct: false }
+    }
+
+    /// The same with another weight of distillation.
+    #[must_use]
+    pub const fn distillation(self, distillation: f64) -> Self {
+        Self { distillation, ..self }
+    }
+
+    /// The same, counting the targets that are the most likely tokens.
+    #[must_use]
+    pub const fn counting_correct(self) -> Self {
+        Self { count_correct: true, ..self }
+    }
 }
 
 /// The encoder of a model with one pooling factor; an encoder with memory tokens pools nothing.

@@ -25,6 +25,7 @@ const PEAK_ROUNDS: usize = 5;
 
 /// The steps of one decoder.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct StepThroughput {
     /// The decoder.
     pub decoder: String,

@@ -28,7 +28,7 @@ use super::{
     eight_bit_blocks::{SCALES_SUFFIX, split},
     meta_folder::read_model_args,
 };
-use crate::{Error, Result, atomic_file::write_atomically};
+use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -107,6 +107,7 @@ impl Default for EmbedderArgs {
 /// What a projector is made of. No linear layer has a bias, and no activation is between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum BridgeType {
     /// Two linear layers.
     Mlp,
@@ -220,6 +221,7 @@ pub struct TrainingSources {
 
 /// The two learned vectors of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Special {
     /// `<Cont>`: the latents are context for what follows.
     Cont,
@@ -864,7 +866,9 @@ pub fn write_released(
     let dir = dir.as_ref();
     write_tensors(&dir.join(WEIGHTS), tensors, metadata)?;
     let path = dir.join(CONFIG);
-    write_atomically(&path, |file| file.write_all(config.as_bytes()).map_err(Error::io("write", &path)))
+    arc_adapters::write_atomically(&path, |file| {
+        file.write_all(config.as_bytes()).map_err(Error::io("write", &path))
+    })
 }
 
 /// Writes tensors as a safetensors file, in the order of the safetensors library. Their bytes go
@@ -889,7 +893,7 @@ pub(crate) fn write_tensors(
         format: "safetensors",
         reason: error.to_string(),
     })?;
-    write_atomically(path, |file: &mut BufWriter<File>| {
+    arc_adapters::write_atomically(path, |file: &mut BufWriter<File>| {
         let parts = typed.iter().map(|tensor| &*tensor.bytes);
         let length = (header.len() as u64).to_le_bytes();
         for part in [length.as_slice(), &header].into_iter().chain(parts) {

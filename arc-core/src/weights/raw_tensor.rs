@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::{MappedBytes, StorageType};
 use crate::{Error, Result};
 
@@ -120,7 +118,7 @@ impl RawTensor {
     /// The sha256 of the stored bytes, in hexadecimal.
     #[must_use]
     pub fn sha256(&self) -> String {
-        Sha256::digest(&*self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        arc_adapters::sha256_hex(&self.bytes)
     }
 
     /// Refuses another shape than `expected` (outermost dimension first).

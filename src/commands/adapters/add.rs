@@ -446,18 +446,11 @@ fn new_decoder(
             ModelSource::from_texts(&texts)?
         }
     };
-    Ok(NewDecoder {
-        name: name.to_owned(),
-        aliases: add.alias.clone(),
-        architecture: architecture.map(str::to_owned),
-        model: ModelFile {
-            sha256: add.model_sha256.clone(),
-            bytes: add.model_bytes,
-            ..ModelFile::unpinned(source)
-        },
-        tokenizer: add.tokenizer.as_ref().map(|source| seen(source).map(ModelFile::unpinned)).transpose()?,
-        adapter: None,
-    })
+    let model =
+        ModelFile { sha256: add.model_sha256.clone(), bytes: add.model_bytes, ..ModelFile::unpinned(source) };
+    let tokenizer = add.tokenizer.as_ref().map(|source| seen(source).map(ModelFile::unpinned)).transpose()?;
+    let decoder = NewDecoder::new(name, model).aliases(add.alias.clone()).tokenizer(tokenizer);
+    Ok(decoder.architecture(architecture.map(str::to_owned)))
 }
 
 /// As [`path_for`], for a registry file whose folder may not be there yet.

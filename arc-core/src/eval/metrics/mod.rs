@@ -16,6 +16,7 @@ pub use squad::{exact_match, f1, normalise};
 /// A measure of answers against golds. All are given in per cent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Metric {
     /// The normalised answer is one of the golds (SQuAD).
     ExactMatch,

@@ -57,7 +57,7 @@ fn model(source: ModelSource, sha256: Option<String>, bytes: Option<u64>) -> Mod
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    arc_adapters::hexadecimal(&Sha256::digest(bytes))
 }
 
 /// Bytes without a period, so that a piece out of place is seen.

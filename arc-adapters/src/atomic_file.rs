@@ -3,12 +3,13 @@
 use std::{
     fs::{self, File, Permissions},
     io::{BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tempfile::TempPath;
 
-use crate::{Error, Result};
+use crate::Error;
+use crate::files::{TEMPORARY, io_error, sync_folder};
 
 /// Writes the file at `path` through `write`, and gives it its name only when it is complete.
 ///
@@ -19,9 +20,13 @@ use crate::{Error, Result};
 /// # Errors
 /// What `write` returns, or [`Error::Io`] where the system refuses. The file at `path` is then as
 /// it was before, and the temporary file is gone.
-pub fn write_atomically<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<T>) -> Result<T> {
+pub fn write_atomically<T, E: From<Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,
+) -> Result<T, E> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    write_to(path, &target, write, |temporary| temporary.persist(&target).map_err(|error| error.error))
+    let persist = |temporary: TempPath| temporary.persist(&target).map_err(|error| error.error);
+    write_to(path, (&target, None), write, persist)
 }
 
 /// As [`write_atomically`], where nothing is at `path` yet: a file or a link that has come there is an
@@ -29,59 +34,72 @@ pub fn write_atomically<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File>)
 ///
 /// # Errors
 /// As [`write_atomically`].
-pub fn write_new_atomically<T>(
+pub fn write_new_atomically<T, E: From<Error>>(
     path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> Result<T>,
-) -> Result<T> {
-    write_to(path, path, write, |temporary| temporary.persist_noclobber(path).map_err(|error| error.error))
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,
+) -> Result<T, E> {
+    let persist = |temporary: TempPath| temporary.persist_noclobber(path).map_err(|error| error.error);
+    write_to(path, (path, None), write, persist)
 }
 
-fn write_to<T>(
+/// What a link leads to, which is what is to be written: a rename would put a file in its place.
+/// Anything else is itself, whether or not it is there.
+pub(crate) fn through_links(path: &Path) -> Result<PathBuf, Error> {
+    if path.is_symlink() {
+        return path.canonicalize().map_err(io_error("follow", path));
+    }
+    Ok(path.to_owned())
+}
+
+/// Writes a file beside `path` and renames it over `path`, making the folder if needed. A link stays
+/// one: the file that it leads to is replaced. What a killed process has left is known by its name.
+pub(crate) fn replace(
     path: &Path,
-    target: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> Result<T>,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), Error> {
+    let path = &through_links(path)?;
+    let persist = |temporary: TempPath| temporary.persist(path).map_err(|error| error.error);
+    write_to(path, (path, Some(TEMPORARY)), |file| write(file).map_err(io_error("write", path)), persist)
+}
+
+fn write_to<T, E: From<Error>>(
+    path: &Path,
+    (target, prefix): (&Path, Option<&str>),
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,
     persist: impl FnOnce(TempPath) -> std::io::Result<()>,
-) -> Result<T> {
+) -> Result<T, E> {
     let folder = match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    fs::create_dir_all(folder).map_err(io_error("create", folder))?;
 
     let mut builder = tempfile::Builder::new();
+    if let Some(prefix) = prefix {
+        builder.prefix(prefix);
+    }
     let permissions = fs::metadata(target).ok().map(|metadata| metadata.permissions());
     if let Some(permissions) = permissions.clone().or_else(usual_permissions) {
         builder.permissions(permissions);
     }
-    let temporary = builder.tempfile_in(folder).map_err(Error::io("create a file in", folder))?;
+    let temporary = builder.tempfile_in(folder).map_err(io_error("create a file in", folder))?;
     let (file, temporary) = temporary.into_parts();
 
     let mut writer = BufWriter::new(file);
     let value = write(&mut writer)?;
-    writer.flush().map_err(Error::io("write", path))?;
-    let file = writer.into_inner().map_err(|error| Error::io("write", path)(error.into_error()))?;
+    writer.flush().map_err(io_error("write", path))?;
+    let file = writer.into_inner().map_err(|error| io_error("write", path)(error.into_error()))?;
     if let Some(permissions) = permissions {
         // Unlike those of a file that is being created, these are not cut by the umask.
-        file.set_permissions(permissions).map_err(Error::io("write", path))?;
+        file.set_permissions(permissions).map_err(io_error("write", path))?;
     }
-    file.sync_all().map_err(Error::io("write", path))?;
+    file.sync_all().map_err(io_error("write", path))?;
     // Windows does not rename a file that is open.
     drop(file);
-    persist(temporary).map_err(Error::io("write", path))?;
-    sync_folder(folder);
+    persist(temporary).map_err(io_error("write", path))?;
+    // The rename has happened, and every reader sees a complete file.
+    let _ = sync_folder(folder);
     Ok(value)
-}
-
-/// Makes a rename in `folder` survive a power cut, where the system lets a folder be synced.
-///
-/// A failure is not reported: the rename has happened, and every reader sees a complete file.
-pub(crate) fn sync_folder(folder: &Path) {
-    #[cfg(unix)]
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
-    #[cfg(not(unix))]
-    let _ = folder;
 }
 
 /// What a newly created file gets: everyone reads and writes, less the umask. Temporary files are
@@ -111,10 +129,10 @@ mod tests {
         let result = write_atomically(&path, |file| {
             file.write_all(b"half of the n").unwrap();
             file.flush().unwrap();
-            Err::<(), _>(Error::NoCacheFolder)
+            Err::<(), _>(Error::InvalidName { name: "no more".to_owned() })
         });
 
-        assert!(matches!(result, Err(Error::NoCacheFolder)));
+        assert!(matches!(result, Err(Error::InvalidName { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(names_in(folder.path()), ["registry.toml"]);
     }
@@ -125,8 +143,8 @@ mod tests {
         let path = folder.path().join("a/b/file.json");
         for content in ["first, the longer one", "second"] {
             let written = write_atomically(&path, |file| {
-                file.write_all(content.as_bytes()).map_err(Error::io("write", &path))?;
-                Ok(content.len())
+                file.write_all(content.as_bytes()).map_err(io_error("write", &path))?;
+                Ok::<_, Error>(content.len())
             });
             assert_eq!(written.unwrap(), content.len());
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
@@ -145,7 +163,7 @@ mod tests {
         fs::set_permissions(&real, Permissions::from_mode(0o664)).unwrap();
         symlink(&real, &link).unwrap();
 
-        write_atomically(&link, |file| file.write_all(b"new").map_err(Error::io("write", &link))).unwrap();
+        write_atomically(&link, |file| file.write_all(b"new").map_err(io_error("write", &link))).unwrap();
 
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&real).unwrap(), "new");
@@ -159,7 +177,7 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let (ours, other) = (folder.path().join("ours"), folder.path().join("other"));
-        write_atomically(&ours, |_| Ok(())).unwrap();
+        write_atomically(&ours, |_| Ok::<_, Error>(())).unwrap();
         fs::write(&other, "").unwrap();
         let mode = |path| fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&ours), mode(&other));

@@ -6,17 +6,12 @@ use arc_adapters::{Check, Outcome, Remedy};
 use arc_core::hub::Cache;
 use arc_core::{Error, Hint};
 
-use crate::usage;
-
 /// What to do about an error.
 pub(crate) fn of_error(error: &Error) -> Option<String> {
     match error {
         // The cache is the one place that is not named on the command line.
         Error::Io { path, .. } if error.is_disk_full() && is_in_cache(path) => {
             Some("free some space, or set `ARC_HOME` to a folder on another disk".to_owned())
-        }
-        Error::InvalidValue { .. } | Error::WrongCount { .. } | Error::NotEnough { .. } => {
-            Some(format!("correct that: {}", usage::where_to_look()))
         }
         error => error.hint().map(|hint| worded(&hint)),
     }
@@ -75,10 +70,6 @@ pub(crate) fn worded(hint: &Hint) -> String {
         Hint::OtherForm => {
             "it is the model's own: ask with another `--form`, or put a `chat_template.jinja` beside its weights"
                 .to_owned()
-        }
-        // Only `arc eval` can go on without a row.
-        Hint::CorrectRow if usage::is_named("eval") => {
-            "correct that row, or leave out malformed ones with `--skip-bad`".to_owned()
         }
         hint => hint.to_string(),
     }

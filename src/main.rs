@@ -85,7 +85,16 @@ impl From<arc_core::Error> for Failure {
                 | Error::Adapter(arc_adapters::Error::NoEncoder { .. })
         );
         let code = if is_usage { 2 } else { 1 };
-        let hint = hints::of_error(&error).unwrap_or_else(usage::where_to_look);
+        let hint = match &error {
+            Error::InvalidValue { .. } | Error::WrongCount { .. } | Error::NotEnough { .. } => {
+                format!("correct that: {}", usage::where_to_look())
+            }
+            // Only `arc eval` can go on without a row.
+            Error::DataRow { .. } if usage::is_named("eval") => {
+                "correct that row, or leave out malformed ones with `--skip-bad`".to_owned()
+            }
+            _ => hints::of_error(&error).unwrap_or_else(usage::where_to_look),
+        };
         Self { code, ..Self::failed(error.to_string(), hint) }
     }
 }

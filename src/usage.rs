@@ -95,10 +95,8 @@ fn message(error: &clap::Error) -> String {
 
 /// What the value's own reader says to do, else clap's suggestions, else where to look.
 fn hint(error: &clap::Error) -> String {
-    if let Some(hint) =
-        error.source().and_then(|source| source.downcast_ref()).and_then(arc_core::Error::hint)
-    {
-        return hints::worded(&hint);
+    if let Some(hint) = error.source().and_then(hint_of_reader) {
+        return hint;
     }
     let text = error.render().to_string();
     let tips: Vec<_> = text.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).collect();
@@ -111,6 +109,14 @@ fn hint(error: &clap::Error) -> String {
         return format!("use one of `{}`", values.join("`, `"));
     }
     where_to_look()
+}
+
+/// What a value's own reader says to do about it.
+fn hint_of_reader(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(error) = error.downcast_ref() {
+        return arc_core::Error::hint(error).map(|hint| hints::worded(&hint));
+    }
+    arc_adapters::Error::hint(error.downcast_ref()?).map(|hint| hints::of_adapter(&hint))
 }
 
 /// clap quotes names with `'`.

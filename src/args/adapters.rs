@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use arc_adapters::{ModelSource, NAME_FORM, is_name, is_sha256_hex};
 use clap::{Args, Subcommand};
 
-use crate::hints;
-
 #[derive(Debug, Args)]
 pub(crate) struct Adapters {
     #[command(subcommand)]
@@ -184,11 +182,6 @@ fn parse_sha256(text: &str) -> Result<String, String> {
     if is_sha256_hex(&text) { Ok(text) } else { Err("expected 64 hexadecimal digits".to_owned()) }
 }
 
-fn parse_source(text: &str) -> Result<ModelSource, String> {
-    text.parse().map_err(|error: arc_adapters::Error| {
-        error.hint().map_or_else(
-            || error.to_string(),
-            |hint| format!("{error}\n\nhint: {}", hints::of_adapter(&hint)),
-        )
-    })
+fn parse_source(text: &str) -> Result<ModelSource, arc_adapters::Error> {
+    text.parse()
 }

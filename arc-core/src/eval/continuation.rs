@@ -25,7 +25,59 @@ impl ContinuationTask {
     }
 }
 
-/// Mean negative log-likelihoods of the continuations, in nats per token.
+/// For each of so many samples another one, whose context stands in for its own: what latents of that are
+/// worth they tell of the kind of text alone. It is the first that `differs` (the second place from the
+/// first), from half of the samples away on: a neighbour's context may end where this one's begins. `None` if
+/// a sample has no other.
+pub(crate) fn strangers(samples: usize, differs: impl Fn(usize, usize) -> bool) -> Option<Vec<usize>> {
+    let away = samples / 2;
+    let stranger = |own: usize| {
+        (0..samples).map(|step| (own + away + step) % samples).find(|&other| differs(own, other))
+    };
+    (0..samples).map(stranger).collect()
+}
+
+/// The tokens that are kept of a context where it is cut to as many positions as its latents take, the
+/// special vector included: the last ones, which stand nearest to what follows.
+pub(crate) fn truncated(context: &[u32], positions: usize) -> &[u32] {
+    &context[context.len().saturating_sub(positions)..]
+}
+
+/// What is summed over samples. Tokens are weighted alike, whichever sample they are of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ContinuationSums {
+    pub(crate) samples: usize,
+    /// Tokens that the losses are of.
+    pub(crate) tokens: usize,
+    /// Positions that latents and special vectors take.
+    pub(crate) positions: usize,
+    pub(crate) no_context: f64,
+    pub(crate) full_context: f64,
+    pub(crate) latents: f64,
+    pub(crate) truncation: f64,
+    /// `None` where a sample has no stranger.
+    pub(crate) another: Option<f64>,
+}
+
+impl ContinuationSums {
+    /// The means.
+    pub(crate) fn arms(&self) -> ContinuationArms {
+        let mean = |sum: f64| sum / self.tokens.max(1) as f64;
+        ContinuationArms {
+            samples: self.samples,
+            no_context: mean(self.no_context),
+            full_context: mean(self.full_context),
+            latents: mean(self.latents),
+            truncation: mean(self.truncation),
+            another: self.another.map(mean),
+            mean_latents: self.positions as f64 / self.samples.max(1) as f64,
+        }
+    }
+}
+
+/// Mean negative log-likelihoods of the continuations, in nats per token. `arc fit`, `arc register` and
+/// `arc train` measure them alike, so that the cards of their adapters can be compared at contexts and
+/// continuations of the same lengths.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct ContinuationArms {
@@ -142,12 +194,12 @@ impl ContinuationTask {
         let encoding = decoder.tokenizer.encode(text)?;
         let length = self.context_tokens + self.continuation_tokens;
         let beginning = decoder.tokenizer.beginning();
-        let mut arms = ContinuationArms::default();
+        let mut sums = ContinuationSums::default();
         let mut seen: Vec<(Tensor<2>, Vec<u32>)> = Vec::new();
         let loss = |prompt: Prompt, continuation: &[u32]| -> Result<f64> {
             let losses = decoder.token_losses(&prompt.tokens(continuation.to_vec()))?;
             let scored = &losses[losses.len() - (continuation.len() - 1)..];
-            Ok(scored.iter().flatten().map(|&loss| f64::from(loss)).sum::<f64>() / scored.len() as f64)
+            Ok(scored.iter().flatten().map(|&loss| f64::from(loss)).sum())
         };
         let begin = || Prompt::from_tokens(beginning.clone());
         for start in (0..encoding.ids.len()).step_by(length.max(1)).take(limit) {
@@ -157,38 +209,47 @@ impl ContinuationTask {
             // Tokens that split a character leave a context that is no text.
             let Some(context_text) = text.get(bytes) else { continue };
             let latents = project(context_text)?;
-            let n = latents.dims()[0].min(context.len());
-            arms.mean_latents += latents.dims()[0] as f64;
-            arms.no_context += loss(begin(), continuation)?;
-            arms.full_context += loss(begin().tokens(context.to_vec()), continuation)?;
-            arms.truncation += loss(begin().tokens(context[context.len() - n..].to_vec()), continuation)?;
-            arms.latents += loss(begin().latents(latents.clone()), continuation)?;
+            let positions = latents.dims()[0];
+            sums.samples += 1;
+            sums.tokens += continuation.len() - 1;
+            sums.positions += positions;
+            sums.no_context += loss(begin(), continuation)?;
+            sums.full_context += loss(begin().tokens(context.to_vec()), continuation)?;
+            sums.truncation += loss(begin().tokens(truncated(context, positions).to_vec()), continuation)?;
+            sums.latents += loss(begin().latents(latents.clone()), continuation)?;
             seen.push((latents, continuation.to_vec()));
-            arms.samples += 1;
         }
-        if arms.samples == 0 {
+        if sums.samples == 0 {
             return Err(self.too_short(encoding.ids.len()));
         }
-        let n = arms.samples as f64;
-        if seen.len() > 1 {
-            // Half the text away: a neighbour's context ends where this one begins.
-            let away = seen.len() / 2;
-            let mut sum = 0.0;
-            for (index, (_, continuation)) in seen.iter().enumerate() {
-                let (latents, _) = &seen[(index + away) % seen.len()];
-                sum += loss(begin().latents(latents.clone()), continuation)?;
+        if let Some(strangers) = strangers(seen.len(), |own, other| own != other) {
+            let mut another = 0.0;
+            for ((_, continuation), stranger) in seen.iter().zip(strangers) {
+                another += loss(begin().latents(seen[stranger].0.clone()), continuation)?;
             }
-            arms.another = Some(sum / n);
+            sums.another = Some(another);
         }
-        for sum in [
-            &mut arms.no_context,
-            &mut arms.full_context,
-            &mut arms.truncation,
-            &mut arms.latents,
-            &mut arms.mean_latents,
-        ] {
-            *sum /= n;
-        }
-        Ok(arms)
+        Ok(sums.arms())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_is_half_of_the_samples_away_or_the_next_that_differs() {
+        let of = |own: &[u32]| strangers(own.len(), |a, b| own[a] != own[b]);
+        assert_eq!(of(&[1, 2, 3, 4]), Some(vec![2, 3, 0, 1]));
+        assert_eq!(of(&[1, 1, 1, 2, 2]), Some(vec![3, 3, 4, 0, 1]));
+        assert_eq!(of(&[1, 1]), None);
+        assert_eq!(of(&[1]), None);
+        assert_eq!(of(&[]), Some(vec![]));
+    }
+
+    #[test]
+    fn truncation_keeps_as_many_of_the_last_tokens_as_there_are_positions() {
+        assert_eq!(truncated(&[1, 2, 3, 4], 3), [2, 3, 4]);
+        assert_eq!(truncated(&[1, 2], 3), [1, 2]);
     }
 }

@@ -25,6 +25,7 @@ pub use answers::{Answer, Answers, Outcome, Times};
 pub use arm::{Arm, ArmFamily};
 pub use bootstrap::{Bootstrap, Interval};
 pub use continuation::{ContinuationArms, ContinuationTask};
+pub(crate) use continuation::{ContinuationSums, strangers, truncated};
 pub use data::{Fields, NeedlePlace, Row, Rows};
 pub use needle::Needle;
 pub use prompting::Contestant;

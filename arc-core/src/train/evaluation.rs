@@ -12,7 +12,7 @@ use super::model::TrainedModel;
 use super::objective::{BatchPlan, Objective};
 use super::step::{StepOptions, at_factor, predicting_states, training_loss};
 use crate::decoder::{Decoder, Transformer};
-use crate::eval::ContinuationArms;
+use crate::eval::{ContinuationArms, ContinuationSums, strangers, truncated};
 use crate::{Error, Hint, Result};
 
 /// How well a decoder repeats a text from its latents.
@@ -167,8 +167,7 @@ fn text_scores(
     windows.sort_by_key(|window| window.ids.len());
     let options = StepOptions { factor, distillation: 0.0, count_correct: true };
     let network = &decoder.network;
-    let (mut arms, mut tokens) = ([Sum::default(); 5], 0);
-    let (mut latents, mut samples_seen) = (0, 0);
+    let mut sums = ContinuationSums::default();
     let (mut repeated, mut correct, mut repeated_tokens) = (Sum::default(), 0.0, 0);
     let mut batches = Vec::new();
     for windows in windows.chunks(config.schedule.batch) {
@@ -181,15 +180,18 @@ fn text_scores(
     }
     let all: Vec<Sample> = batches.iter().flat_map(|(_, samples)| samples.iter().cloned()).collect();
     let strangers = behind_others(&all);
+    sums.another = strangers.is_some().then_some(0.0);
     for (windows, samples) in batches {
-        let counts = latent_counts(model, &samples, factor);
-        latents += counts.iter().sum::<usize>();
-        let seen = samples_seen..samples_seen + samples.len();
-        samples_seen = seen.end;
+        // The special vector counts: it is a position that the decoder reads.
+        let positions: Vec<usize> =
+            latent_counts(model, &samples, factor).into_iter().map(|latents| latents + 1).collect();
+        sums.positions += positions.iter().sum::<usize>();
+        let seen = sums.samples..sums.samples + samples.len();
+        sums.samples = seen.end;
 
         let loss = training_loss(model, network, adapter, Objective::Continuation, &samples, options)?;
-        arms[0].add(loss.loss.sum);
-        tokens += loss.targets;
+        sums.latents += host_value(loss.loss.sum);
+        sums.tokens += loss.targets;
         let nothing = vec![Vec::new()];
         let rows = |contexts: &dyn Fn(usize, &Sample) -> Vec<Vec<u32>>| -> Vec<Sample> {
             samples
@@ -198,19 +200,17 @@ fn text_scores(
                 .map(|(row, sample)| sample.with_contexts(&contexts(row, sample)))
                 .collect()
         };
-        arms[1].add(plain_loss(network, &rows(&|_, _| nothing.clone()))?);
-        arms[2].add(plain_loss(network, &rows(&|_, sample| sample.plain_contexts.clone()))?);
-        // The special vector counts: it is a position that the decoder reads.
-        let last = |row: usize, sample: &Sample| {
-            let context = &sample.plain_contexts[0];
-            vec![context[context.len().saturating_sub(counts[row] + 1)..].to_vec()]
-        };
-        arms[3].add(plain_loss(network, &rows(&last))?);
+        sums.no_context += host_value(plain_loss(network, &rows(&|_, _| nothing.clone()))?);
+        sums.full_context +=
+            host_value(plain_loss(network, &rows(&|_, sample| sample.plain_contexts.clone()))?);
+        let last =
+            |row: usize, sample: &Sample| vec![truncated(&sample.plain_contexts[0], positions[row]).to_vec()];
+        sums.truncation += host_value(plain_loss(network, &rows(&last))?);
 
         if let Some(strangers) = &strangers {
             let strangers = &strangers[seen];
             let loss = training_loss(model, network, adapter, Objective::Continuation, strangers, options)?;
-            arms[4].add(loss.loss.sum);
+            sums.another = sums.another.map(|sum| sum + host_value(loss.loss.sum));
         }
 
         let plan = BatchPlan::plain(config, adapter, Objective::Reconstruction, factor);
@@ -220,35 +220,28 @@ fn text_scores(
         repeated_tokens += loss.targets;
         correct += loss.loss.correct.map_or(0.0, |count| f64::from(count.into_scalar::<f32>()));
     }
-    let mean = |sum: Sum| sum.0 / tokens.max(1) as f64;
-    let continuation = ContinuationArms {
-        samples: samples_seen,
-        latents: mean(arms[0]),
-        no_context: mean(arms[1]),
-        full_context: mean(arms[2]),
-        truncation: mean(arms[3]),
-        another: strangers.is_some().then(|| mean(arms[4])),
-        mean_latents: (latents + samples_seen) as f64 / samples_seen.max(1) as f64,
-    };
     let reconstruction = ReconstructionScore {
         loss: repeated.0 / repeated_tokens.max(1) as f64,
         accuracy: correct / repeated_tokens.max(1) as f64,
         tokens: repeated_tokens,
     };
-    Ok((continuation, reconstruction))
+    Ok((sums.arms(), reconstruction))
 }
 
-/// Each sample with the contexts of the next one that has others, the first following the last. `None` if
-/// all have the same: those of several questions about one document say nothing of another's.
+/// Each sample with the contexts of a stranger: several questions about one document say nothing of another's.
 fn behind_others(samples: &[Sample]) -> Option<Vec<Sample>> {
-    let others = |(place, sample): (usize, &Sample)| {
-        let mut following = samples[place..].iter().chain(&samples[..place]);
-        let other = following.find(|other| other.contexts != sample.contexts)?;
+    let strangers = strangers(samples.len(), |own, other| samples[own].contexts != samples[other].contexts)?;
+    let behind = |(sample, stranger): (&Sample, usize)| {
         // As many as before, whatever the other has.
-        let contexts = other.contexts.iter().cycle().take(sample.contexts.len()).cloned().collect();
-        Some(Sample { contexts, ..sample.clone() })
+        let contexts =
+            samples[stranger].contexts.iter().cycle().take(sample.contexts.len()).cloned().collect();
+        Sample { contexts, ..sample.clone() }
     };
-    samples.iter().enumerate().map(others).collect()
+    Some(samples.iter().zip(strangers).map(behind).collect())
+}
+
+fn host_value(sum: Tensor<1>) -> f64 {
+    f64::from(sum.into_scalar::<f32>())
 }
 
 /// A sum over batches, on the host.
@@ -257,7 +250,7 @@ struct Sum(f64);
 
 impl Sum {
     fn add(&mut self, part: Tensor<1>) {
-        self.0 += f64::from(part.into_scalar::<f32>());
+        self.0 += host_value(part);
     }
 }
 

@@ -1143,7 +1143,7 @@ mod tests {
         assert_eq!(checkpoint.encoder_names().count(), 10);
         assert!(checkpoint.memory(0).unwrap().is_none());
         let error = checkpoint.projector(2).unwrap_err().to_string();
-        assert!(error.contains("no decoder 2"), "{error}");
+        assert!(error.contains("no decoder `2`"), "{error}");
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! Source of the recipe: ARC-Encoder, arXiv 2510.20535, section 3 and appendix A.
 
 mod batch;
+mod begin;
 mod checkpoint;
 mod config;
 mod corpus;
@@ -20,10 +21,12 @@ mod encoder_pass;
 mod evaluation;
 mod inputs;
 mod latents_cache;
+mod load;
 mod loss;
 mod metrics;
 mod model;
 mod objective;
+mod observer;
 mod optimizer;
 mod package;
 mod parameters;
@@ -58,6 +61,7 @@ pub use loss::{TargetLoss, Targets, target_loss};
 pub use metrics::{Event, StepMetrics};
 pub use model::{TrainedAdapter, TrainedModel};
 pub use objective::{BatchPlan, Objective};
+pub use observer::Observer;
 pub use optimizer::{AdamW, Gradients, ParameterGroup};
 pub use parameters::{named_parameters, with_parameters};
 pub use prepare::{PrepareOptions, PrepareReport, PrepareSource, prepare, prepare_questions};
@@ -69,7 +73,7 @@ pub use questions::Questions;
 pub use ranks::{Role, Workers};
 pub use reader_answers::answer_questions;
 pub use register::{RegisterOptions, Registration, register};
-pub use run::{Ending, Observer, RunReport, TrainOptions, train};
+pub use run::{Ending, RunReport, TrainOptions, train};
 pub use schedule::OneCycle;
 pub use step::{BatchLoss, StepOptions, training_loss};
 pub use throughput::{StepThroughput, measure_peak, measure_steps};

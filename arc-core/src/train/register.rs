@@ -14,13 +14,14 @@ use super::config::{
 use super::corpus::{Corpus, CorpusManifest, Mixture};
 use super::evaluation::{Evaluation, check_measurable, evaluate};
 use super::latents_cache::LatentsCache;
+use super::load::{open_encoder_of, ridge_start};
 use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::BatchPlan;
+use super::observer::Observer;
 use super::optimizer::AdamW;
 use super::package::{AdapterCard, write_adapter};
 use super::parameters::{values_sha256, with_parameters};
 use super::questions::Questions;
-use super::run::{Observer, open_encoder_of, ridge_start};
 use super::runner::Pending;
 use super::schedule::OneCycle;
 use super::step::{StepOptions, adapter_loss, at_factor, synchronise};

@@ -2,64 +2,37 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
-use arc_adapters::{Adapter, EncoderManifest, sha256_file, sha256_hex};
-use burn::tensor::{Device, FloatDType};
+use arc_adapters::{sha256_file, sha256_hex};
+use burn::tensor::Device;
 
-use super::checkpoint::{Checkpoint, CheckpointState, Checkpoints};
-use super::config::{EncoderConfig, Groups, Precision, RunConfig, ScheduleShape, Start, TrainedPart};
-use super::corpus::{Corpus, Mixture};
+use super::begin::{Beginning, CONFIG_FILE, begin, check_inputs, inputs};
+use super::checkpoint::{CheckpointState, Checkpoints};
+use super::config::{RunConfig, ScheduleShape};
 use super::draw::{Purpose, mix};
 use super::evaluation::Evaluation;
+use super::load::{Parts, load};
 use super::metrics::{Event, MetricsFile, StepMetrics, read};
-use super::model::{TrainedAdapter, TrainedModel};
+use super::model::TrainedModel;
+use super::observer::Observer;
 use super::optimizer::AdamW;
-use super::package::{
-    AdapterCard, EncoderStart, backbone_manifest, compress_rates, write_adapter, write_encoder,
-    write_registry,
-};
+use super::package::{AdapterCard, EncoderStart, write_adapter, write_encoder, write_registry};
 use super::parameters::{parameters_sha256, with_parameters};
 use super::provenance::{self, TrainingPart};
-use super::questions::Questions;
 use super::ranks::{Ranks, Role, RunIdentity};
 use super::report_page::write_page;
 use super::runner::{MeasuredSamples, Pending, Runner};
 use super::schedule::Schedule;
-use super::start_from::Started;
 use super::step::synchronise;
 use crate::decoder::Decoder;
-use crate::encoder::{Encoder, TokenRarity, encoder_id};
-use crate::fit::Fit;
-use crate::host::multiplies_bfloat16;
-use crate::nn::Residence;
 use crate::setters::setters;
-use crate::{Error, Hint, Result, Session};
+use crate::{Error, Result, Session};
 
-/// The configuration of a run, in its folder.
-const CONFIG_FILE: &str = "config.json";
-/// A ridge start is fitted on so many texts at least.
-const RIDGE_TEXTS: u64 = 40;
 /// The weight of the newest loss in a task's running mean.
 const MEAN_WEIGHT: f64 = 0.05;
 /// A task's running mean is no measure before so many losses have gone into it.
 const MEAN_LOSSES: u64 = 20;
-/// What the hashes of a decoder's weights and of its table are called among a run's inputs, up to its name.
-const DECODER_INPUT: &str = "decoder `";
-const TABLE_INPUT: &str = "table of decoder `";
-
-/// Who watches a run.
-pub trait Observer {
-    /// A step whose loss was read, of so many.
-    fn step(&mut self, metrics: &StepMetrics, steps: u64);
-    /// A measurement on held-out text, after so many steps.
-    fn evaluation(&mut self, step: u64, evaluation: &Evaluation);
-    /// Something that takes a while begins, or went wrong without stopping the run.
-    fn message(&mut self, text: &str);
-    /// Whether the run should do one more step, write a checkpoint and leave.
-    fn should_stop(&self) -> bool;
-}
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,16 +66,6 @@ pub struct RunReport {
     pub parts: Vec<TrainingPart>,
     /// The steps of the run, as far as it is known when it ends.
     pub planned_steps: u64,
-}
-
-/// A run's parts, loaded.
-struct Parts {
-    encoder_start: EncoderStart,
-    decoders: Vec<Decoder>,
-    mixture: Mixture,
-    questions: Questions,
-    model: TrainedModel,
-    device: Device,
 }
 
 /// How a run is begun.
@@ -443,381 +406,6 @@ fn record(
     if !evaluations.is_empty() && total.is_finite() && state.best.is_none_or(|(best, _)| total < best) {
         state.best = Some((total, state.step));
     }
-    Ok(())
-}
-
-/// What a run goes on from.
-struct Beginning {
-    last: Option<Checkpoint>,
-    /// The connection to rank 0, of a process that is not rank 0.
-    follows: Option<Ranks>,
-    /// What is wrong with later checkpoints than the last sound one.
-    damaged: Vec<Error>,
-}
-
-/// Finds the checkpoint that a run goes on from, and refuses one of another run.
-fn begin(
-    checkpoints: &Checkpoints,
-    (config_sha256s, shared_sha256, config_json): (&[String], &str, &str),
-    out: &Path,
-    resume: bool,
-    role: &Role,
-) -> Result<Beginning> {
-    let follows = match role {
-        // Rank 0 answers once there is a checkpoint to begin from.
-        Role::Follower { leader, rank, count } => {
-            let run = RunIdentity { config_sha256: shared_sha256, count: *count };
-            Some(Ranks::join(leader, *rank, run)?)
-        }
-        Role::Alone | Role::Leader { .. } => None,
-    };
-    let (last, damaged) = if resume || follows.is_some() { checkpoints.last()? } else { (None, Vec::new()) };
-    let follows = match follows {
-        Some((ranks, step)) if last.as_ref().is_some_and(|last| last.state.step == step) => Some(ranks),
-        Some((_, step)) => {
-            return Err(Error::Occupied {
-                path: out.to_owned(),
-                state: format!("does not have rank 0's checkpoint of step {step} as its last"),
-                hint: "give all ranks the same folder".into(),
-            });
-        }
-        None => None,
-    };
-    if follows.is_some() {
-        // What rank 0 writes is rank 0's to sweep.
-    } else if resume {
-        // A run that was killed before its first checkpoint has left its configuration, or nothing.
-        let is_run = last.is_some()
-            || std::fs::read_to_string(out.join(CONFIG_FILE)).is_ok_and(|text| text == config_json);
-        let is_left = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(".tmp");
-        let holds_more = out.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| !is_left(entry)));
-        if !is_run && holds_more {
-            return Err(Error::Occupied {
-                path: out.to_owned(),
-                state: "holds no run of this configuration to go on with".into(),
-                hint: "name another folder".into(),
-            });
-        }
-        checkpoints.sweep(out)?;
-    } else if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::Occupied {
-            path: out.to_owned(),
-            state: "is not empty".into(),
-            hint: Hint::ResumeOrElsewhere,
-        });
-    }
-    match &last {
-        Some(checkpoint) if !config_sha256s.contains(&checkpoint.state.config_sha256) => {
-            Err(Error::Mismatch {
-                what: format!("checkpoint `{}` (sha256 of its configuration)", checkpoint.path().display()),
-                expected: checkpoint.state.config_sha256.clone(),
-                found: config_sha256s[0].clone(),
-                hint: Hint::ResumeWith(out.join(CONFIG_FILE)),
-            })
-        }
-        _ => Ok(Beginning { last, follows, damaged }),
-    }
-}
-
-/// The sha256 of everything that a run reads, besides its configuration.
-fn inputs(
-    config: &RunConfig,
-    start: &EncoderStart,
-    mixture: &Mixture,
-    decoders: &[Decoder],
-    hashes: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>> {
-    let mut inputs = BTreeMap::from([("encoder".to_owned(), encoder_id(&start.manifest))]);
-    for (number, (corpus, _)) in mixture.corpora().iter().enumerate() {
-        let manifest = serde_json::json!(corpus.manifest).to_string();
-        inputs.insert(format!("corpus {number}"), sha256_hex(manifest.as_bytes()));
-    }
-    for (number, questions) in config.data.questions.iter().enumerate() {
-        inputs.insert(format!("questions {number}"), sha256_file(&questions.path)?);
-    }
-    for decoder in &config.decoders {
-        if let Start::Package(folder) = &decoder.start {
-            let sha256 = Adapter::open(folder)?.manifest.weights.sha256;
-            inputs.insert(format!("start of decoder `{}`", decoder.name), sha256);
-        }
-    }
-    for decoder in decoders {
-        inputs.insert(format!("{DECODER_INPUT}{}`", decoder.name), hashes[&decoder.name].clone());
-        inputs.insert(format!("{TABLE_INPUT}{}`", decoder.name), decoder.embedding_sha256().to_owned());
-    }
-    Ok(inputs)
-}
-
-/// Refuses to go on with other text or models than a run began with.
-fn check_inputs(
-    before: &CheckpointState,
-    precision: Precision,
-    now: &BTreeMap<String, String>,
-) -> Result<()> {
-    // A decoder's weights in memory are others in another precision; its table is not.
-    let same_precision = before.parts.last().is_none_or(|part| part.precision == precision);
-    for (name, found) in now {
-        let expected = before.inputs.get(name).map(String::as_str);
-        let is_compared = match name {
-            name if name.starts_with(DECODER_INPUT) => same_precision,
-            // Checkpoints of earlier builds have none.
-            name if name.starts_with(TABLE_INPUT) => expected.is_some(),
-            _ => true,
-        };
-        let expected = expected.unwrap_or("none");
-        if is_compared && expected != found {
-            return Err(Error::Mismatch {
-                what: format!("{name} (sha256 since the run began)"),
-                expected: expected.to_owned(),
-                found: found.clone(),
-                hint: Hint::PutBackOrElsewhere,
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Loads everything that a run needs. A run that goes on takes its weights from the checkpoint, so
-/// nothing is fitted for it.
-fn load(
-    started: &Started,
-    session: &Session,
-    out: &Path,
-    resumes: bool,
-    observer: &mut dyn Observer,
-) -> Result<Parts> {
-    let device = session.device().clone();
-    let config = &started.config;
-    let (encoder_start, mut encoder) = open_encoder(started, session, &device)?;
-    let products = Products::of(config, &device)?;
-    let decoders = config
-        .decoders
-        .iter()
-        .map(|decoder| products.decoder(session, &decoder.name))
-        .collect::<Result<Vec<_>>>()?;
-    let mut corpora = Vec::new();
-    for source in &config.data.sources {
-        let corpus = Corpus::open(&source.path, config.window_tokens(), config.data.shortest)?;
-        if corpus.manifest.tokenizer_sha256 != encoder.tokenizer.sha256() {
-            return Err(Error::Mismatch {
-                what: format!("corpus `{}` (sha256 of its tokenizer)", source.path.display()),
-                expected: encoder.tokenizer.sha256().to_owned(),
-                found: corpus.manifest.tokenizer_sha256,
-                hint: "prepare it again with the tokenizer of the encoder's backbone".into(),
-            });
-        }
-        corpora.push((corpus, source.weight));
-    }
-    let mixture = Mixture::new(corpora, config.seed)?;
-    if config.encoder.groups == Groups::RareWords {
-        let vocabulary = encoder.network.vocabulary();
-        let rarity = TokenRarity::of_text(mixture.tokens()?, vocabulary, &encoder.tokenizer);
-        encoder.network = encoder.network.clone().with_rarity(Arc::new(rarity));
-    }
-    let questions = match config.data.questions.as_slice() {
-        [] => Questions::default(),
-        _ => Questions::open(config, &encoder.tokenizer)?,
-    };
-    let mut adapters = Vec::new();
-    for (index, (decoder, settings)) in decoders.iter().zip(&config.decoders).enumerate() {
-        let d_encoder = encoder.network.d_model();
-        let d_decoder = decoder.network.config().d_model();
-        let seed = mix(mix(config.seed ^ Purpose::Weights as u64) ^ index as u64);
-        adapters.push(match &settings.start {
-            Start::Package(folder) => TrainedAdapter::from_package(&Adapter::open(folder)?, &device)?,
-            Start::Ridge => {
-                let folder = out.join("start").join(&decoder.name);
-                // A run that goes on takes its shape from the start that it made, and its weights
-                // from the checkpoint.
-                if !resumes {
-                    observer.message(&format!("fitting a start for `{}`", decoder.name));
-                    let factor = config.encoder.pooling_factors[0];
-                    let factor = (factor, config.data.fit_latents);
-                    ridge_start(&encoder, decoder, factor, &mixture, &settings.template, &folder)?;
-                }
-                TrainedAdapter::from_package(&Adapter::open(&folder)?, &device)?
-            }
-            Start::Scratch => {
-                let hidden = settings.hidden.unwrap_or(d_decoder);
-                let spec = arc_adapters::ProjectorSpec::two_linear(d_encoder, hidden, d_decoder);
-                TrainedAdapter::from_scratch(spec, d_encoder, seed, &device)?
-            }
-        });
-    }
-    if config.optimizer.scale_rate > 0.0 {
-        adapters = adapters.into_iter().map(TrainedAdapter::with_scale).collect::<Result<_>>()?;
-    }
-    let model = products.model(TrainedModel { encoder: encoder.trainable()?.clone(), adapters });
-    Ok(Parts { encoder_start, decoders, mixture, questions, model, device })
-}
-
-/// What a run computes products in.
-#[derive(Clone, Copy)]
-pub(super) enum Products {
-    /// As everything else.
-    Float32,
-    /// On host memory, which has products of its own.
-    OnHost(FloatDType),
-    /// In burn's graph.
-    InGraph(FloatDType),
-}
-
-impl Products {
-    pub(super) fn of(config: &RunConfig, device: &Device) -> Result<Self> {
-        let is_on_host = *device == Device::flex();
-        match config.precision {
-            Precision::F32 => Ok(Self::Float32),
-            Precision::Bf16 if is_on_host && multiplies_bfloat16() => Ok(Self::OnHost(FloatDType::BF16)),
-            Precision::Bf16 if is_on_host || !device.supports_dtype(FloatDType::BF16) => Err(Error::Device {
-                name: if is_on_host { "cpu".into() } else { format!("{device:?}") },
-                reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
-                hint: "leave out `precision`, or train on a processor or GPU that has it".into(),
-            }),
-            Precision::Bf16 => Ok(Self::InGraph(FloatDType::BF16)),
-        }
-    }
-
-    /// A decoder of the registry, its matrices kept in this type.
-    pub(super) fn decoder(self, session: &Session, name: &str) -> Result<Decoder> {
-        let mut decoder = session.dense_model(name)?;
-        if let Self::OnHost(products) | Self::InGraph(products) = self {
-            decoder.network = decoder.network.with_matrices_in(products);
-        }
-        Ok(decoder)
-    }
-
-    pub(super) fn model(self, model: TrainedModel) -> TrainedModel {
-        match self {
-            Self::Float32 => model,
-            Self::InGraph(products) => model.with_products_in(products),
-            // burn takes bfloat16 on the CPU only to compute in 32 bits.
-            Self::OnHost(products) => model.with_products_on_host_in(products),
-        }
-    }
-}
-
-/// The encoder that a run starts from, with the manifest of its package.
-pub(super) fn open_encoder(
-    started: &Started,
-    session: &Session,
-    device: &Device,
-) -> Result<(EncoderStart, Encoder)> {
-    let Started { config, package } = started;
-    let settings = &config.encoder;
-    let named = match (package, &settings.start) {
-        (Some(package), _) => Some(package.clone()),
-        (None, Some(name)) => Some(session.registry().encoder(name)?.package.clone()),
-        (None, None) => None,
-    };
-    if let Some(package) = named {
-        let mut manifest = EncoderManifest::open(&package)?;
-        let encoder = open_encoder_of(&manifest, &package, session, device)?;
-        check_start(config, &manifest.name, &manifest)?;
-        match settings.layers {
-            // Said again by a configuration that goes on from what it made.
-            Some(layers) if layers != encoder.network.config().n_layers => {
-                return Err(Error::Mismatch {
-                    what: format!("encoder `{}` (`encoder.layers`)", manifest.name),
-                    expected: layers.to_string(),
-                    found: encoder.network.config().n_layers.to_string(),
-                    hint: "leave out `encoder.layers`: it is that of what the run starts from".into(),
-                });
-            }
-            _ => manifest.name.clone_from(&settings.name),
-        }
-        if manifest.memory_tokens == 0 {
-            manifest.compress_rates = compress_rates(settings);
-        }
-        check_layers(settings, &encoder)?;
-        return Ok((EncoderStart { manifest, package: Some(package) }, encoder));
-    }
-    let name = settings.backbone.as_deref().unwrap_or_default();
-    let model = session.decoder(name)?;
-    let registry = session.registry();
-    let entry = registry.decoder(name)?;
-    let sha256 = match &entry.model.sha256 {
-        Some(sha256) => sha256.clone(),
-        None => sha256_file(model.path())?,
-    };
-    let network = model.network.config();
-    let manifest = backbone_manifest(settings, &entry.name, &sha256, network.d_model(), network.n_layers)?;
-    let encoder =
-        Encoder::open_as(&manifest, Path::new(&settings.name), Some(model.path()), device, Residence::Dense)?;
-    check_layers(settings, &encoder)?;
-    Ok((EncoderStart { manifest, package: None }, encoder))
-}
-
-/// Refuses a start that a run cannot go on from: a step pools once, by one factor.
-fn check_start(config: &RunConfig, name: &str, manifest: &EncoderManifest) -> Result<()> {
-    let invalid = |reason: String| Err(Error::InvalidEncoder { encoder: name.to_owned(), reason });
-    let rates = &manifest.compress_rates;
-    let is_one_factor =
-        rates.last().is_none_or(|&rate| rate < 0) && rates.iter().rev().skip(1).all(|&rate| rate == -1);
-    if !is_one_factor {
-        return invalid(format!(
-            "it pools with rates {rates:?}: only one layer that pools by a factor can be trained"
-        ));
-    }
-    if manifest.memory_tokens > 0 && config.encoder.pooling_factors.len() > 1 {
-        return invalid(
-            "it has memory tokens and pools nothing: give one of `encoder.pooling_factors`".into(),
-        );
-    }
-    if config.data.context_tokens > manifest.chunk_tokens {
-        return invalid(format!(
-            "it has chunks of {} tokens, but `data.context_tokens` is {}",
-            manifest.chunk_tokens, config.data.context_tokens
-        ));
-    }
-    Ok(())
-}
-
-fn check_layers(settings: &EncoderConfig, encoder: &Encoder) -> Result<()> {
-    match (&settings.train, encoder.network.config().n_layers) {
-        (&TrainedPart::LastLayers(count), layers) if count > layers => Err(Error::InvalidValue {
-            what: "`encoder.train`".into(),
-            found: format!("the last {count} layers"),
-            expected: format!("at most the {layers} that the encoder has"),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// The encoder of a package with dense weights.
-pub(super) fn open_encoder_of(
-    manifest: &EncoderManifest,
-    package: &Path,
-    session: &Session,
-    device: &Device,
-) -> Result<Encoder> {
-    let backbone = manifest.backbone.is_some().then(|| session.backbone(manifest)).transpose()?;
-    Encoder::open_as(manifest, package, backbone.as_deref(), device, Residence::Dense)
-}
-
-/// Fits an adapter at a pooling factor on so many latents for each dimension of the encoder, of the first
-/// windows of the text, and writes it as a package.
-pub(super) fn ridge_start(
-    encoder: &Encoder,
-    decoder: &Decoder,
-    (factor, latents): (usize, usize),
-    mixture: &Mixture,
-    template: &str,
-    folder: &Path,
-) -> Result<()> {
-    let mut fit = Fit::new(encoder, decoder, factor)?;
-    let enough = latents * encoder.network.d_model();
-    let all: u64 = mixture.corpora().iter().map(|(corpus, _)| corpus.windows()).sum();
-    for number in 0..all {
-        for window in mixture.windows(number, 1)? {
-            fit.add(&window.text)?;
-        }
-        // One text in ten is kept from the fit to judge it by.
-        if fit.latents() >= enough && number >= RIDGE_TEXTS {
-            break;
-        }
-    }
-    let report = fit.finish(&decoder.name, template)?;
-    arc_adapters::AdapterPackage::write(folder, &report.manifest, &report.tensors)?;
     Ok(())
 }
 

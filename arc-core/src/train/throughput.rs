@@ -7,12 +7,12 @@ use burn::tensor::{Device, Distribution, Tensor};
 
 use super::batch::{Sample, SampleSpan};
 use super::config::{RunConfig, TrainedPart};
+use super::load::{Products, open_encoder};
 use super::model::{TrainedAdapter, TrainedModel};
 use super::objective::Objective;
 use super::optimizer::AdamW;
 use super::parameters::with_parameters;
 use super::process::cpu_seconds;
-use super::run::{Products, open_encoder};
 use super::step::{StepOptions, at_factor, synchronise, training_loss};
 use crate::decoder::{Transformer, ordinary_ids};
 use crate::flops;

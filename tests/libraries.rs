@@ -61,3 +61,63 @@ fn options_are_known_where_they_are_named() {
         assert!(!names_an_option(line), "{line}");
     }
 }
+
+/// The error types of other crates that a line of code offers to callers: in what a function gives, or in what
+/// `?` makes an error of.
+fn foreign_errors(line: &str) -> Vec<&str> {
+    let line = line.trim();
+    let is_signature = ["pub fn ", "pub const fn ", ") -> "].iter().any(|start| line.starts_with(start));
+    let is_conversion = line.starts_with("impl From<") && line.ends_with("for Error {");
+    if line.contains("#[from]") {
+        return vec![line];
+    }
+    if !is_signature && !is_conversion {
+        return Vec::new();
+    }
+    let paths = line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+    let is_ours = |path: &str| {
+        ["std::", "io::", "crate::", "super::", "arc_adapters::"].iter().any(|root| path.starts_with(root))
+    };
+    // An associated type begins with a capital.
+    let is_crate = |path: &str| path.starts_with(|c: char| c.is_ascii_lowercase()) && !is_ours(path);
+    paths.filter(|path| path.contains("::") && path.ends_with("Error") && is_crate(path)).collect()
+}
+
+/// Who matches an error of a library would break with the next version of that crate. `scripts/public-api` asks
+/// the compiler the same.
+#[test]
+fn no_library_offers_an_error_of_another_crate() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for name in ["arc-adapters", "arc-core", "arc-jinja", "arc-plugin"] {
+        for path in sources(&root.join(name).join("src")) {
+            let text = std::fs::read_to_string(&path).expect("it is Unicode");
+            for (number, line) in text.lines().enumerate() {
+                let errors = foreign_errors(line);
+                found
+                    .extend(errors.iter().map(|error| format!("{}:{}: {error}", path.display(), number + 1)));
+            }
+        }
+    }
+    assert!(found.is_empty(), "errors of other crates in signatures:\n{}", found.join("\n"));
+}
+
+#[test]
+fn errors_of_other_crates_are_known_where_they_are_offered() {
+    for line in [
+        "    pub fn read(text: &str) -> Result<Self, toml::de::Error> {",
+        ") -> std::result::Result<Tensor, safetensors::SafeTensorError> {",
+        "impl From<ureq::Error> for Error {",
+        "    Json(#[from] serde_json::Error),",
+    ] {
+        assert_eq!(foreign_errors(line).len(), 1, "{line}");
+    }
+    for line in [
+        "    pub fn read(path: &Path) -> std::io::Result<Self, std::io::Error> {",
+        "impl From<arc_adapters::Error> for Error {",
+        "    let error = toml::de::Error::custom(\"x\");",
+        ") -> Result<()> {",
+    ] {
+        assert!(foreign_errors(line).is_empty(), "{line}");
+    }
+}

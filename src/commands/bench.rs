@@ -119,8 +119,12 @@ fn divergence(
 fn training(global: &Global, config: &Path, args: &Bench, output: &Output) -> Result<(), Failure> {
     let config = RunConfig::open(config)?;
     let session = session(global)?;
-    let peak = measure_peak(session.device())?;
-    output.line(format!("a product of large matrices: {:.0} GFLOP/s", peak / 1e9))?;
+    let peak = measure_peak(&config, session.device())?;
+    output.line(format!(
+        "a product of large matrices in {}: {:.0} GFLOP/s",
+        config.precision.name(),
+        peak / 1e9
+    ))?;
     let mut decoders = Vec::new();
     for found in measure_steps(&config, &session, usize::from(args.rounds), args.through_graph)? {
         let seconds = median(&found.seconds);

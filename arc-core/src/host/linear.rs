@@ -198,7 +198,7 @@ impl HostLinear {
     }
 
     /// A copy of a map that is trained; `None` if it stands beside a LoRA delta.
-    pub(super) fn copied(linear: &Linear) -> Option<Self> {
+    pub(crate) fn copied(linear: &Linear) -> Option<Self> {
         if linear.parameter().adapter().is_some() {
             return None;
         }
@@ -253,7 +253,7 @@ impl HostLinear {
 
     /// `[r, d_in] → [r, d_out]`, on this thread where the weight is dense: the level above shares
     /// sequences out to threads.
-    pub(super) fn forward(&self, x: &[f32]) -> Vec<f32> {
+    pub(crate) fn forward(&self, x: &[f32]) -> Vec<f32> {
         let [y] = Self::forward_together([self], x);
         y
     }

@@ -1214,7 +1214,10 @@ mod refusals {
         let error = import("zerro");
         assert!(error.contains("no decoder is called `zerro`") && error.contains("`zero`"), "{error}");
         let error = import("zero,zero");
-        assert!(error.contains("trained with 1 decoders, but 2 names"), "{error}");
+        assert!(
+            error.contains("found 2 names for the decoders that") && error.contains("expected 1"),
+            "{error}"
+        );
         let error = place.refuses(&["import", source, "--name", "imported"]);
         assert!(error.contains("1 decoders"), "{error}");
         place.import(&fixture, &[]);

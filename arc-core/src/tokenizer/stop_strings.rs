@@ -24,7 +24,7 @@ impl StopStrings {
             return Err(Error::InvalidValue {
                 what: "a stop string".into(),
                 found: String::new(),
-                expected: "one character or more".into(),
+                expected: "one that is not empty".into(),
             });
         }
         Ok(Self { stops, held: String::new(), stopped: false })

@@ -1,19 +1,20 @@
 //! What can be typed.
 
 pub(crate) mod adapters;
+pub(crate) mod ask;
 
 use std::path::PathBuf;
 
-use arc_adapters::AnswerEnd;
 use arc_core::decoder::{Decoder, GenerateOptions};
 use arc_core::device::DeviceName;
+use arc_core::encoder::LatentsType;
 use arc_core::eval::{ArmFamily, KeptEnd};
 use arc_core::nn::Precision;
 use arc_core::prompt::Prompt;
 use arc_core::sampling::SamplingOptions;
 use arc_core::train;
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 /// Compress a text once, let many LLMs read it.
 #[derive(Debug, Parser)]
@@ -27,6 +28,7 @@ pub(crate) struct Arguments {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Where to run: cpu, cuda, cuda:1, rocm, metal, vulkan, wgpu or auto
     #[arg(long, global = true, value_name = "NAME", env = "ARC_DEVICE", default_value = "cpu", value_parser = parse_device, overrides_with = "device")]
@@ -40,6 +42,12 @@ pub(crate) struct Global {
     /// Print one JSON object on standard output
     #[arg(long, global = true, overrides_with = "json")]
     pub json: bool,
+    /// Say only what is asked for, and what is wrong: no progress, no remarks
+    #[arg(long, short, global = true, overrides_with = "quiet", conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say what is loaded from where, how long it takes, and how much memory
+    #[arg(long, short, global = true, overrides_with = "verbose")]
+    pub verbose: bool,
     /// Agree to downloads, which are asked about where there is a terminal to answer at
     #[arg(long, short = 'y', global = true, overrides_with = "yes")]
     pub yes: bool,
@@ -60,11 +68,29 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Compress documents and ask decoders about them
-    Ask(Ask),
+    #[command(
+        after_help = "Examples:\n  arc ask report.md \"Who signed it?\"\n  arc ask notes/ --decoder smollm2-135m,gemma3-270m \"What is left to do?\"\n  arc ask book.txt --questions questions.jsonl --out answers.jsonl"
+    )]
+    Ask(ask::Ask),
+    /// Talk about documents: questions and answers in turn
+    #[command(after_help = "Examples:\n  arc chat report.txt\n  arc chat notes/ --decoder gemma3-270m")]
+    Chat(Chat),
     /// Continue a prompt, without an encoder
+    #[command(
+        after_help = "Examples:\n  arc generate --decoder smollm2-135m --prompt \"Once upon a time\"\n  arc generate --decoder gemma3-270m --file start.txt --temperature 0.8 --seed 1"
+    )]
     Generate(Generate),
     /// Compress a text into a latents file that every decoder of the encoder can read
+    #[command(
+        after_help = "Examples:\n  arc compress book.txt -o book.arc.safetensors --dtype f16\n  arc compress notes/ -o latents/ --skip-bad"
+    )]
     Compress(Compress),
+    /// Show and empty the cache of compressed documents
+    #[command(after_help = "Examples:\n  arc cache list\n  arc cache clean --keep 500M")]
+    Cache(DocumentCacheCommand),
+    /// Show and change this user's settings
+    #[command(after_help = "Examples:\n  arc config set decoder smollm2-135m\n  arc config list")]
+    Config(Config),
     /// Fit an adapter for a decoder by regression, without gradients
     Fit(Fit),
     /// Measure what compression costs and keeps, against baselines, on tasks
@@ -77,6 +103,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Data(Data),
     /// Fetch models of the registry into the cache
+    #[command(after_help = "Examples:\n  arc pull smollm2-135m\n  arc pull --yes gemma3-270m arc-mini")]
     Pull(Pull),
     /// List the registry's models and what of them is in the cache
     Models,
@@ -87,6 +114,9 @@ pub(crate) enum Command {
     /// Write an imported encoder and its adapters back in the released layout
     Export(Export),
     /// Say what a context costs in memory and work, from shapes alone
+    #[command(
+        after_help = "Examples:\n  arc plan --decoder mistral-7b-v0.3 --context 8192\n  arc plan --decoder llama-3.1-8b --context 100000 --device-memory 80G"
+    )]
     Plan(Plan),
     /// List the devices that this build and this machine have
     Devices,
@@ -94,19 +124,31 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Run the encoder on a folder of the reference code's golden data
     CheckReference(CheckReference),
+    /// Print what completes the command line of a shell
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual's pages, one for each command
+    Man {
+        /// The folder that they are written to
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// The process that a code plugin runs in with `--isolate-plugins`
     #[command(hide = true)]
     ServePlugin,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Ask {
-    /// Who answers, by name or alias; several names are asked in turn about the same latents
-    #[arg(long, required = true, value_name = "NAME", value_delimiter = ',')]
-    pub decoder: Vec<String>,
-    /// A text or a latents file (*.arc.safetensors); `-` is standard input; may be repeated
-    #[arg(long, required = true, value_name = "FILE")]
-    pub document: Vec<PathBuf>,
+pub(crate) struct Chat {
+    /// Documents to begin with: .txt, .md, .html, .pdf, .docx, .jsonl, latents; folders and patterns
+    #[arg(value_name = "FILE")]
+    pub documents: Vec<PathBuf>,
+    /// Who answers, by name or alias; the registry's `default_decoder` where it is left out
+    #[arg(long, value_name = "NAME", env = "ARC_DECODER")]
+    pub decoder: Option<String>,
     /// The encoder, where it is neither the decoder's own nor the registry's default
     #[arg(long, value_name = "NAME")]
     pub encoder: Option<String>,
@@ -114,65 +156,19 @@ pub(crate) struct Ask {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub factor: Option<u16>,
     /// Let the decoder read the documents as plain text, without compression
-    #[arg(long, conflicts_with_all = ["factor", "no_special"])]
+    #[arg(long, conflicts_with = "factor")]
     pub open_book: bool,
-    /// Leave out the special vector after each document's latents, as for long contexts
-    #[arg(long)]
-    pub no_special: bool,
-    /// The prompt around the documents
-    #[arg(long, value_enum, default_value_t = Form::Adapter)]
-    pub form: Form,
-    /// Answered questions for `--form few-shot`: JSONL with `document`, `question` and `answers`
-    #[arg(long, value_name = "FILE")]
-    pub shots: Option<PathBuf>,
-    /// What a system turn says, for `--form instruct` and `--form llama2-chat`
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
     #[command(flatten)]
     pub sampling: Sampling,
     /// What an answer is; what the adapter says where it is left out
     #[arg(long, value_enum, value_name = "END")]
-    pub answer_ends: Option<AnswerEnds>,
-    /// What to ask
-    #[arg(required_unless_present = "form", value_name = "QUESTION")]
-    pub questions: Vec<String>,
-}
-
-/// Where an answer ends, besides the decoder's end tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AnswerEnds {
-    /// Nowhere else
-    Model,
-    /// With its first line
-    Line,
-}
-
-impl From<AnswerEnds> for AnswerEnd {
-    fn from(answer_ends: AnswerEnds) -> Self {
-        match answer_ends {
-            AnswerEnds::Model => Self::Model,
-            AnswerEnds::Line => Self::Line,
-        }
-    }
-}
-
-/// The prompt around documents: the adapter's own, or one that the ARC-Encoder's paper uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
-    /// The adapter's template
-    Adapter,
-    /// `Document: … Question: … Answer:`, after answered questions of `--shots`
-    FewShot,
-    /// The document is continued; QUESTION, if there is one, is text before it
-    Continuation,
-    /// The document is repeated
-    Reconstruction,
-    /// The user's turn of the decoder's chat template; QUESTION is what is to be done, or
-    /// `prefix||instruction||suffix`
-    Instruct,
-    /// The same in the words of Llama 2 Chat
-    #[value(name = "llama2-chat")]
-    Llama2Chat,
+    pub answer_ends: Option<ask::AnswerEnds>,
+    /// Pass over documents that cannot be read, and say which
+    #[arg(long)]
+    pub skip_bad: bool,
+    /// Neither look for the documents in the cache of compressed ones nor keep them there
+    #[arg(long)]
+    pub no_cache: bool,
 }
 
 #[derive(Debug, Args)]
@@ -198,13 +194,15 @@ pub(crate) struct Generate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Compress {
-    /// The text; `-` is standard input
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// Where the latents go
-    #[arg(long, short, value_name = "FILE.arc.safetensors")]
+    /// A document: .txt, .md, .html, .pdf, .docx or .jsonl; `-` is standard input. Several, a folder or a
+    /// pattern go into the folder `--output`
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Where the latents go: a file that ends in `.arc.safetensors`, `-` for standard output, or, of several
+    /// documents, a folder
+    #[arg(long, short, value_name = "PATH")]
     pub output: PathBuf,
-    /// Replace a file that exists
+    /// Replace files that exist; of several documents, those that are there are passed over without it
     #[arg(long)]
     pub replace: bool,
     /// The encoder, where it is not the registry's default
@@ -213,6 +211,62 @@ pub(crate) struct Compress {
     /// How many tokens a latent stands for
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub factor: Option<u16>,
+    /// How latents are stored: `f32`, `f16` (half of it) or `q8` (a quarter)
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: LatentsType,
+    /// Pass over documents that cannot be read, and say which
+    #[arg(long)]
+    pub skip_bad: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct DocumentCacheCommand {
+    #[command(subcommand)]
+    pub command: DocumentCacheAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DocumentCacheAction {
+    /// List the compressed documents, the most recently used first
+    List,
+    /// Delete compressed documents: all, or those that were not used for longest
+    Clean {
+        /// Keep what was used last, up to so much, such as `500M`
+        #[arg(long, value_name = "SIZE", default_value = "0")]
+        keep: bytesize::ByteSize,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub command: ConfigAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// List the settings, their values, and where each comes from
+    List,
+    /// Print a setting's value
+    Get {
+        /// The setting: one that `arc config list` shows
+        #[arg(value_name = "KEY")]
+        key: crate::settings::Key,
+    },
+    /// Change a setting in this user's file
+    Set {
+        /// The setting: one that `arc config list` shows
+        #[arg(value_name = "KEY")]
+        key: crate::settings::Key,
+        /// Its value
+        #[arg(value_name = "VALUE", required_unless_present = "unset", allow_hyphen_values = true)]
+        value: Option<String>,
+        /// Take it out of the file
+        #[arg(long, conflicts_with = "value")]
+        unset: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -634,11 +688,11 @@ pub(crate) struct CheckReference {
 }
 
 /// How to write.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Sampling {
     /// Write at most this many tokens; 128, or as many as the decoder's window has room for, where it is
     /// left out
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", env = "ARC_MAX_TOKENS", allow_negative_numbers = true)]
     pub max_tokens: Option<usize>,
     /// 0 always takes the most likely token
     #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = 0.0)]

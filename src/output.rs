@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_core::hub::Progress;
@@ -11,29 +12,78 @@ use serde_json::Value;
 
 use crate::{Failure, standard_output, terminal};
 
+/// Set by `--quiet`: what is no result and no failure is not said.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Set by `--verbose`.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the one object of a command was printed.
+static HAS_PRINTED_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Whether `--quiet` was asked for.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// For people.
+    Text,
+    /// One JSON object at the end.
+    Json,
+    /// JSON objects as they come, one a line.
+    Stream,
+}
+
 /// Where results and remarks go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
-    json: bool,
+    form: Form,
     is_terminal: bool,
 }
 
 impl Output {
-    pub(crate) fn new(json: bool) -> Self {
-        Self { json, is_terminal: io::stdout().is_terminal() }
+    pub(crate) fn new(form: Form, is_quiet: bool, is_verbose: bool) -> Self {
+        QUIET.store(is_quiet, Ordering::Relaxed);
+        VERBOSE.store(is_verbose, Ordering::Relaxed);
+        Self { form, is_terminal: io::stdout().is_terminal() }
     }
 
     /// Whether results are JSON.
     pub(crate) fn is_json(self) -> bool {
-        self.json
+        self.form != Form::Text
     }
 
     /// The command's one JSON object, where JSON is asked for.
     pub(crate) fn json(self, value: &Value) -> Result<(), Failure> {
-        if self.json {
+        if self.form == Form::Json {
+            HAS_PRINTED_JSON.store(true, Ordering::Relaxed);
             print(&format!("{}\n", terminal::json(&value.to_string())))?;
         }
         Ok(())
+    }
+
+    /// A JSON object of a stream, with its type, where a stream is asked for.
+    pub(crate) fn event(self, kind: &str, value: &Value) -> Result<(), Failure> {
+        if self.form == Form::Stream {
+            let mut object = serde_json::Map::from_iter([("type".to_owned(), Value::from(kind))]);
+            object.extend(value.as_object().cloned().unwrap_or_default());
+            print(&format!("{}\n", terminal::json(&Value::from(object).to_string())))?;
+        }
+        Ok(())
+    }
+
+    /// What went wrong, as JSON on standard output where JSON is asked for and nothing was printed yet. That it
+    /// cannot be printed either is not said.
+    pub(crate) fn error(self, value: Value) {
+        match self.form {
+            Form::Text => {}
+            Form::Json if HAS_PRINTED_JSON.load(Ordering::Relaxed) => {}
+            Form::Json => drop(self.json(&value)),
+            Form::Stream => drop(self.event("error", &value)),
+        }
     }
 
     /// A line of the result, where text is asked for. It stays one line, whatever is in it.
@@ -44,7 +94,7 @@ impl Output {
     /// Lines of the result, such as a table, where text is asked for. What comes from elsewhere and stands
     /// within a line has gone through [`terminal::in_line`] before.
     pub(crate) fn block(self, text: impl AsRef<str>) -> Result<(), Failure> {
-        if !self.json {
+        if self.form == Form::Text {
             print(&format!("{}\n", terminal::lines(text.as_ref())))?;
         }
         Ok(())
@@ -53,15 +103,27 @@ impl Output {
     /// A piece of an answer as it comes, where text is asked for: exact, but where a person reads it at a
     /// terminal.
     pub(crate) fn piece(self, text: &str) -> Result<(), Failure> {
-        if !self.json {
+        if self.form == Form::Text {
             print(&if self.is_terminal { terminal::answer(text) } else { Cow::Borrowed(text) })?;
         }
         Ok(())
     }
 
-    /// A remark about what happens.
+    /// A remark about what happens, unless it is to be quiet.
     pub(crate) fn remark(self, text: impl AsRef<str>) {
-        note(text);
+        if !is_quiet() {
+            note(text);
+        }
+    }
+
+    /// What a reader of the results should know, quiet or not.
+    pub(crate) fn warning(self, text: impl AsRef<str>) {
+        note(format!("warning: {}", text.as_ref()));
+    }
+
+    /// What is of interest to who looks for a cause: with `--verbose`.
+    pub(crate) fn detail(self, text: impl AsRef<str>) {
+        detail(text);
     }
 }
 
@@ -80,6 +142,13 @@ pub(crate) fn check_open() -> io::Result<()> {
 /// A line on standard error. Where nobody hears it the work goes on: results are on standard output.
 pub(crate) fn note(text: impl AsRef<str>) {
     let _ = writeln!(io::stderr().lock(), "{}", terminal::in_line(text.as_ref()));
+}
+
+/// What is of interest to who looks for a cause, where no [`Output`] is at hand.
+pub(crate) fn detail(text: impl AsRef<str>) {
+    if VERBOSE.load(Ordering::Relaxed) {
+        note(text);
+    }
 }
 
 /// Shows the transfer of a file: a bar on a terminal, a line elsewhere.
@@ -101,6 +170,9 @@ impl TransferBar {
 
 impl Progress for TransferBar {
     fn begin(&self, total: Option<u64>) {
+        if is_quiet() {
+            return;
+        }
         if !io::stderr().is_terminal() {
             let size = total.map_or_else(String::new, |bytes| format!(" ({})", HumanBytes(bytes)));
             note(format!("pulling `{}`{size}", self.name));

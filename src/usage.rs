@@ -5,14 +5,29 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory as _, Parser as _};
+use clap::{Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::args::Arguments;
+use crate::settings::Settings;
 use crate::{Failure, hints, output};
 
 /// Reads the command line. Help and the version are printed as clap prints them, and leave nothing to do.
 pub(crate) fn arguments() -> Result<Option<Arguments>, Failure> {
-    match Arguments::try_parse_from(with_globals_last(std::env::args_os().collect())) {
+    let words = with_globals_last(std::env::args_os().collect());
+    // Settings that cannot be read are no reason not to say what there is, or to change them.
+    let settings = match Settings::read() {
+        Ok(settings) => settings,
+        Err(_)
+            if words
+                .iter()
+                .any(|word| ["config", "--help", "-h", "help"].iter().any(|other| word == other)) =>
+        {
+            Settings::default()
+        }
+        Err(failure) => return Err(failure),
+    };
+    let matches = settings.as_defaults(Arguments::command()).try_get_matches_from(words);
+    match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => Ok(Some(arguments)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {

@@ -574,11 +574,11 @@ mod tiny_model {
         let positions = |result: &Value, name: &str| arm(result, name)["cost"]["document_positions"].clone();
         assert_eq!(positions(&result, "open-book"), 12.0, "the cost is that of the one that fits");
 
-        change_encoder(&place, |manifest| manifest.max_chunks = 4);
-        let result = eval(&place, &["--factor", "4"]);
-        for name in ["truncation", "pruning", "arc-4"] {
+        // 299 latents and more are too many for the window, whatever the number of chunks.
+        let result = eval(&place, &["--factor", "1"]);
+        for name in ["truncation", "pruning", "arc-1"] {
             assert_eq!(too_long(&result, name), 1, "{name}");
-            assert_eq!(positions(&result, name), 3.0 + 1.0, "{name}");
+            assert_eq!(positions(&result, name), 12.0 + 1.0, "{name}");
         }
 
         // Examples that do not fit leave no question that does.
@@ -648,9 +648,6 @@ mod tiny_model {
         // Groups are of four, and one more for the rest of each chunk.
         let latents = 64 / 4 + (joined - 64).div_ceil(4);
         assert_eq!(arm(&result, "arc-4")["cost"]["document_positions"], (latents + 1) as f64);
-        // A chunk less, and none of them fits.
-        change_encoder(&place, |manifest| manifest.max_chunks = 1);
-        assert_eq!(arm(&eval(&place, &["--factor", "4"]), "arc-4")["too_long"], 3);
     }
 
     #[test]

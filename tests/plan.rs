@@ -240,8 +240,15 @@ fn a_decoder_without_sizes_is_refused_with_what_to_do() {
     let (success, _, stderr) = arc(&["plan", "--decoder", "gemma3-270m", "--context", "100"]);
     assert!(!success && stderr.contains("the sizes of `gemma3-270m` are not known"), "{stderr}");
     assert!(stderr.contains("hint: pull it with `arc pull gemma3-270m`"), "{stderr}");
-    let (success, _, stderr) = arc(&["plan", "--decoder", "llama-3.1-8b", "--context", "40000"]);
-    assert!(!success && stderr.contains("40 chunks of 1024`, expected at most"), "{stderr}");
+}
+
+#[test]
+fn a_context_may_have_as_many_chunks_as_it_needs() {
+    let (success, stdout, stderr) =
+        arc(&["plan", "--decoder", "llama-3.1-8b", "--context", "40000", "--json"]);
+    assert!(success, "{stderr}");
+    let planned: Value = serde_json::from_str(&stdout).expect("one JSON object");
+    assert_eq!(planned["plan"]["chunks"], 40);
 }
 
 #[test]

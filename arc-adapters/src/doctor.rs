@@ -86,6 +86,9 @@ pub fn doctor(
         }),
         Ok(_) => {}
     }
+    if let Err(error) = registry.default_decoder() {
+        findings.push(Finding::of_error(Likelihood::Certain, "default_decoder", &error));
+    }
     let default = default.ok().flatten();
     let read = ReadOnce::default();
     for encoder in registry.encoders() {

@@ -403,23 +403,26 @@ impl RegistryEditor {
         Ok(())
     }
 
-    /// Removes an entry with its aliases. Returns whether it was the default encoder of this file, which then
-    /// has none.
+    /// Removes an entry with its aliases. Returns whether it was the default encoder or decoder of this file,
+    /// which then has none.
     ///
     /// # Errors
     /// [`Error::UnknownName`] when this file has no entry of this name.
     pub fn remove(&mut self, kind: EntryKind, name: &str) -> Result<bool> {
         let name = self.resolve(kind, name)?;
-        let mut is_default = false;
-        if kind == EntryKind::Encoder {
-            let registry = self.registry()?;
-            let default = self.document.get("default_encoder").and_then(Item::as_str);
-            // It may stand there by an alias, which goes with its entry.
-            is_default =
-                default.is_some_and(|default| registry.encoder(&name).is_ok_and(|it| it.is_called(default)));
-            if is_default {
-                self.document.remove("default_encoder");
-            }
+        let key = match kind {
+            EntryKind::Encoder => "default_encoder",
+            EntryKind::Decoder => "default_decoder",
+        };
+        let registry = self.registry()?;
+        let default = self.document.get(key).and_then(Item::as_str);
+        // It may stand there by an alias, which goes with its entry.
+        let is_default = default.is_some_and(|default| match kind {
+            EntryKind::Encoder => registry.encoder(&name).is_ok_and(|it| it.is_called(default)),
+            EntryKind::Decoder => registry.decoder(&name).is_ok_and(|it| it.is_called(default)),
+        });
+        if is_default {
+            self.document.remove(key);
         }
         self.table(kind)?.remove(&name);
         Ok(is_default)
@@ -471,6 +474,16 @@ impl RegistryEditor {
     pub fn set_default_encoder(&mut self, name: &str) -> Result<()> {
         let name = self.resolve(EntryKind::Encoder, name)?;
         self.document.insert("default_encoder", value(name));
+        Ok(())
+    }
+
+    /// Names the decoder to ask where none is named.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when this file has no decoder of this name.
+    pub fn set_default_decoder(&mut self, name: &str) -> Result<()> {
+        let name = self.resolve(EntryKind::Decoder, name)?;
+        self.document.insert("default_decoder", value(name));
         Ok(())
     }
 
@@ -944,6 +957,31 @@ mod tests {
         editor.add_alias(EntryKind::Encoder, "start", "begin").unwrap();
         editor.remove(EntryKind::Encoder, "start").unwrap();
         assert!(!editor.save().unwrap().names_a_default_encoder());
+    }
+
+    #[test]
+    fn the_default_decoder_is_one_of_the_file_and_goes_with_it() {
+        let (_folder, path) = registry();
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        assert!(editor.set_default_decoder("none").is_err());
+        editor.add_alias(EntryKind::Decoder, "zebra", "stripes").unwrap();
+        editor.set_default_decoder("stripes").unwrap();
+        let registry = editor.save().unwrap();
+        assert_eq!(registry.default_decoder().unwrap().unwrap().name, "zebra");
+        let mut later =
+            Registry::parse("schema = 1\ndefault_decoder = 'none'", Path::new("later.toml")).unwrap();
+        let unknown = later.default_decoder().unwrap_err().to_string();
+        assert!(
+            unknown.starts_with("`default_decoder` in `later.toml`: no decoder is called `none`"),
+            "{unknown}"
+        );
+        later.overlay(registry);
+        assert_eq!(later.default_decoder().unwrap().unwrap().name, "zebra");
+
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        assert!(!editor.remove(EntryKind::Decoder, "aardvark").unwrap());
+        assert!(editor.remove(EntryKind::Decoder, "zebra").unwrap());
+        assert_eq!(editor.save().unwrap().default_decoder().unwrap(), None);
     }
 
     #[test]

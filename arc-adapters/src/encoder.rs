@@ -51,7 +51,8 @@ pub struct EncoderManifest {
     pub memory_tokens: usize,
     /// Longer texts are cut into chunks of at most this many tokens.
     pub chunk_tokens: usize,
-    /// Texts of more chunks than this are refused.
+    /// How many chunks a text had at most where the encoder's makers tried it. Longer texts are compressed
+    /// all the same: what limits them is a decoder's window.
     #[serde(default = "default_max_chunks")]
     pub max_chunks: usize,
     /// The model that the blocks, embeddings and tokenizer are taken from. An encoder that has all

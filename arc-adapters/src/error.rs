@@ -119,6 +119,15 @@ pub enum Error {
         unknown: Box<Error>,
     },
 
+    /// `default_decoder` of a registry is not there.
+    #[error("`default_decoder` in `{}`: {unknown}", path.display())]
+    NamesNoDecoder {
+        /// The registry file.
+        path: PathBuf,
+        /// The [`Error::UnknownName`] with the nearest names.
+        unknown: Box<Error>,
+    },
+
     /// Nothing says which encoder is meant.
     #[error("{}", no_encoder(decoder.as_deref()))]
     NoEncoder {
@@ -463,6 +472,9 @@ impl Error {
             }
             Self::NamesNoEncoder { path, .. } => {
                 format!("correct that name in `{}`, or add the encoder", path.display()).into()
+            }
+            Self::NamesNoDecoder { path, .. } => {
+                format!("correct that name in `{}`, or add the decoder", path.display()).into()
             }
             Self::NoEncoder { .. } => Hint::NameEncoder,
             Self::NameTaken { kind, .. } => Hint::OtherName { kind },

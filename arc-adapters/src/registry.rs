@@ -32,6 +32,8 @@ pub struct Registry {
     layers: Vec<Layer>,
     /// As it is written, and the file that says it.
     default_encoder: Option<(String, PathBuf)>,
+    /// The same.
+    default_decoder: Option<(String, PathBuf)>,
     encoders: Entries<EncoderEntry>,
     decoders: Entries<DecoderEntry>,
 }
@@ -269,6 +271,7 @@ impl Registry {
     pub fn overlay(&mut self, later: Self) {
         self.layers.extend(later.layers);
         self.default_encoder = later.default_encoder.or(self.default_encoder.take());
+        self.default_decoder = later.default_decoder.or(self.default_decoder.take());
         self.encoders.overlay(later.encoders);
         self.decoders.overlay(later.decoders);
         self.settle_plugins();
@@ -337,6 +340,16 @@ impl Registry {
     /// `default_encoder` as it is written, and the file that says it.
     pub(crate) fn default_encoder_text(&self) -> Option<(&str, &Path)> {
         self.default_encoder.as_ref().map(|(name, origin)| (name.as_str(), origin.as_path()))
+    }
+
+    /// The decoder to ask where none is named, if a file says which.
+    ///
+    /// # Errors
+    /// [`Error::NamesNoDecoder`] where it says one that is not there.
+    pub fn default_decoder(&self) -> Result<Option<&DecoderEntry>> {
+        let Some((name, origin)) = &self.default_decoder else { return Ok(None) };
+        let named = |unknown| Error::NamesNoDecoder { path: origin.clone(), unknown: Box::new(unknown) };
+        self.decoder(name).map(Some).map_err(named)
     }
 
     /// The registry files that were read, in order: later ones win.
@@ -522,6 +535,7 @@ struct RegistryText {
     #[serde(rename = "schema")]
     _schema: u64,
     default_encoder: Option<String>,
+    default_decoder: Option<String>,
     allow_code_plugins: Option<bool>,
     #[serde(default)]
     plugin_folders: Vec<PathBuf>,
@@ -675,6 +689,7 @@ impl RegistryText {
         let mut registry = Registry {
             layers: vec![Layer { file, allow_code_plugins: self.allow_code_plugins }],
             default_encoder: self.default_encoder.map(|name| (name, origin.to_owned())),
+            default_decoder: self.default_decoder.map(|name| (name, origin.to_owned())),
             encoders: Entries::new(encoders)?,
             decoders: Entries::new(decoders)?,
         };

@@ -372,6 +372,14 @@ impl DecoderEntry {
     }
 }
 
+impl DecoderEntry {
+    /// Whether this is its name or one of its aliases.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.iter().any(|alias| alias == name)
+    }
+}
+
 impl EncoderEntry {
     /// Whether this is its name or one of its aliases.
     #[must_use]

@@ -247,6 +247,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// The caller had it end before it was done; nothing is left half-made.
+    #[error("it was interrupted")]
+    Interrupted,
+
     /// A value is not one of those that are accepted.
     #[error("{what} is `{found}`, expected {expected}")]
     InvalidValue {
@@ -467,6 +471,7 @@ impl Error {
             Self::NotFinite { .. } => {
                 "the weights may be damaged: delete the model's file and run `arc pull` again".into()
             }
+            Self::Interrupted => "begin it again".into(),
             Self::InvalidValue { .. } | Self::WrongCount { .. } => Hint::CorrectValue,
             Self::NotFound { known, .. } if known.is_empty() => "correct that name".into(),
             Self::NotFound { .. } => "name one of those".into(),

@@ -32,7 +32,6 @@ pub struct EncoderSizes {
     config: ArcEncoderConfig,
     vocabulary: usize,
     chunk_tokens: usize,
-    max_chunks: usize,
 }
 
 /// What is to be planned.
@@ -237,7 +236,6 @@ impl EncoderSizes {
             config: encoder_config(manifest, &base.config)?,
             vocabulary: base.vocabulary,
             chunk_tokens: manifest.chunk_tokens,
-            max_chunks: manifest.max_chunks,
         })
     }
 
@@ -252,9 +250,8 @@ impl EncoderSizes {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidValue`] for a context that is empty or has more chunks than the encoder
-/// takes, for a factor that the encoder cannot pool by, and for a projector that does not lie
-/// between the two.
+/// [`Error::InvalidValue`] for a context that is empty, for a factor that the encoder cannot pool by, and
+/// for a projector that does not lie between the two.
 pub fn plan(
     encoder: &EncoderSizes,
     projector: &ProjectorSpec,
@@ -269,14 +266,6 @@ pub fn plan(
             what: "the context".into(),
             found: "0 tokens".into(),
             expected: "1 or more".into(),
-        });
-    }
-    let chunks = request.context.div_ceil(encoder.chunk_tokens);
-    if chunks > encoder.max_chunks {
-        return Err(Error::InvalidValue {
-            what: "the context".into(),
-            found: format!("{} tokens, {chunks} chunks of {}", request.context, encoder.chunk_tokens),
-            expected: format!("at most the {} chunks that the encoder takes", encoder.max_chunks),
         });
     }
 
@@ -335,7 +324,7 @@ pub fn plan(
     let share = parameters.encoder as f64 / parameters.decoder as f64;
     Ok(Plan {
         context: request.context,
-        chunks,
+        chunks: request.context.div_ceil(encoder.chunk_tokens),
         latents,
         parameters,
         prefill_ratio: plain.flops.prefill / (compressed.flops.compress + compressed.flops.prefill),
@@ -465,11 +454,8 @@ mod tests {
         let plan = paper_plan(-8, 32_768);
         assert_eq!(plan.chunks, 32);
         assert!(plan.compressed.fits_window && !plan.plain.fits_window);
-        let (encoder, decoder) = published(-8);
-        let request = PlanRequest { context: 32_769, factor: None, new_tokens: 1, bytes_per_value: 4 };
-        let projector = ProjectorSpec::two_linear(3072, 2048, 4096);
-        let error = super::plan(&encoder, &projector, true, &decoder, &request).unwrap_err().to_string();
-        assert!(error.contains("33 chunks"), "{error}");
+        // A rest is a chunk too.
+        assert_eq!(paper_plan(-8, 32_769).chunks, 33);
     }
 
     #[test]

@@ -1,40 +1,42 @@
 //! `arc ask`: documents are compressed once, and every decoder is asked about the same latents.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
 
-use arc_adapters::{AnswerEnd, Pair};
-use arc_core::decoder::{Decoder, GenerateOptions, Timings};
-use arc_core::document::Document;
-use arc_core::encoder::{CompressOptions, Encoder, Latents};
+use arc_adapters::Pair;
+use arc_core::decoder::{Decoder, FinishReason, GenerateOptions, Timings};
+use arc_core::encoder::Latents;
 use arc_core::eval::Row;
-use arc_core::prompt::PromptForm;
-use arc_core::prompt::PromptTemplate;
-use arc_core::prompt::{Prompt, Span};
-use arc_core::{AdaptedDecoder, Session, SpecialVector};
+use arc_core::prompt::{Prompt, PromptForm, Span};
+use arc_core::{Session, SpecialVector};
 use serde_json::{Value, json};
 
+use super::compressor::{Compressed, Compression, Compressor};
 use super::distinct::distinct;
-use super::documents::{is_latents_file, named};
-use super::prompt_form;
-use super::prompt_template::PLAIN_TEMPLATE;
+use super::documents::{self, Content, Named, is_latents_file};
+use super::fitting::{Shelf, Shelved, Taken, does_not_fit};
+use super::reader::{Reader, default_decoder};
 use super::remarks::{remark_on_unpinned, warn_of_overridden_pins, warnings_of_factors};
 use super::session::session;
+use super::{ask_batch, prompt_form};
 use crate::Failure;
-use crate::args::{Ask, Form, Global};
+use crate::args::Global;
+use crate::args::ask::{Ask, Form};
+use crate::interrupt::stop_on_interrupt;
 use crate::output::Output;
 
-/// A document as the decoders get it.
-#[expect(clippy::large_enum_variant, reason = "there are as many as documents")]
-enum Material {
-    Latents(Latents),
-    Text(String),
-}
+/// Positions that documents leave for an answer where nobody said how long one may be.
+pub(super) const ANSWER_ROOM: usize = 32;
+
+/// The version of the JSON that is printed.
+pub(super) const SCHEMA: u32 = 1;
 
 pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Failure> {
+    let ask = &ask.taken_apart()?;
     let options = ask.sampling.options()?;
+    if ask.questions_from.is_some() {
+        return ask_batch::run(global, ask, &options, output);
+    }
     let shots = prompt_form::check(ask)?;
     if let (Some(_), Some(latents)) = (ask.factor, ask.document.iter().find(|path| is_latents_file(path))) {
         return Err(Failure::usage(
@@ -42,24 +44,51 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             "leave out `--factor`, or name the text itself",
         ));
     }
-    if ask.document.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
-        return Err(Failure::usage(
-            "standard input is named twice as a document, and can be read once",
-            "name the second document by its file",
-        ));
-    }
-    let session = session(global)?;
     // What is wrong with names, adapters and documents is said before anything is pulled or compressed.
+    let session = session(global)?;
     let registry = session.registry();
-    let pairs = ask
-        .decoder
+    let pairs = pairs(&registry, ask)?;
+    let documents = read_documents(ask, &shots, output)?;
+    let is_compressed = !ask.open_book && documents.iter().any(|document| !document.is_compressed());
+    check_pairs(&session, &pairs, ask, is_compressed)?;
+    let readers = pairs
         .iter()
+        .map(|pair| {
+            let reader = Reader::open(&session, *pair, ask.encoder.as_deref(), ask.open_book)?;
+            reader.check_new_tokens(ask.sampling.max_tokens)?;
+            Ok(reader)
+        })
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let compressor = Compressor::new(global, &session, !ask.no_cache, output)?;
+    let answers = Asking { session: &session, ask, shots, documents, options, output };
+    answers.run(&readers, &compressor, is_compressed)
+}
+
+/// The decoders that were named, else the default one, each once.
+pub(super) fn pairs<'a>(registry: &'a arc_adapters::Registry, ask: &Ask) -> Result<Vec<Pair<'a>>, Failure> {
+    let default;
+    let names: Vec<&str> = match ask.decoder.is_empty() {
+        false => ask.decoder.iter().map(String::as_str).collect(),
+        true => {
+            default = default_decoder(registry)?;
+            vec![default.name.as_str()]
+        }
+    };
+    let pairs = names
+        .into_iter()
         .map(|name| Ok(registry.resolve(name, ask.encoder.as_deref())?))
         .collect::<Result<Vec<Pair<'_>>, Failure>>()?;
-    let pairs = distinct(&pairs);
-    let sources = read_sources(&session, ask, &shots)?;
-    let is_compressed = !ask.open_book && sources.iter().any(|source| !source.is_compressed());
-    for pair in &pairs {
+    Ok(distinct(&pairs))
+}
+
+/// Refuses what has no encoder or a faulty adapter, before anything is pulled.
+pub(super) fn check_pairs(
+    session: &Session,
+    pairs: &[Pair<'_>],
+    ask: &Ask,
+    is_compressed: bool,
+) -> Result<(), Failure> {
+    for pair in pairs {
         if is_compressed {
             pair.encoder()?;
         }
@@ -67,41 +96,320 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             session.check_adapter(&pair.decoder.name, ask.encoder.as_deref())?;
         }
     }
-    let readers =
-        pairs.iter().map(|pair| Reader::open(&session, pair, ask)).collect::<Result<Vec<_>, Failure>>()?;
+    Ok(())
+}
 
-    // Decoders that read the same encoder at the same rate are given the same latents.
-    let mut documents: Vec<(Compression, Documents)> = Vec::new();
-    let mut answers = Vec::new();
-    // A form without a question is asked once.
-    let questions = if ask.questions.is_empty() { vec![String::new()] } else { ask.questions.clone() };
-    for reader in &readers {
-        let encoder = match is_compressed {
-            true => Some(session.encoder_named(&reader.pair.encoder()?.name)?),
-            false => None,
-        };
-        let compression = Compression::new(encoder.as_deref(), reader.pair, ask);
-        if documents.iter().all(|(other, _)| *other != compression) {
-            let read = compress(&session, encoder.as_deref(), &compression, &sources)?;
-            if !output.is_json() && !ask.open_book {
-                let latents: usize = read.materials.iter().map(Material::len).sum();
-                output.remark(match read.seconds {
-                    Some(seconds) => {
-                        format!(
-                            "{} tokens compressed to {latents} latents in {seconds:.2} s",
-                            read.source_tokens
-                        )
-                    }
-                    None => format!("{latents} latents of {} tokens", read.source_tokens),
-                });
+/// The documents, those of answered questions first.
+fn read_documents(ask: &Ask, shots: &[Row], output: &Output) -> Result<Vec<Named>, Failure> {
+    // As the reference's few-shot prompts have it: their own words bring the line breaks.
+    let trimmed = |text: &str| if ask.form == Form::FewShot { text.trim() } else { text }.to_owned();
+    let of_shot = |(index, shot): (usize, &Row)| Named {
+        name: format!("answered question {}", index + 1),
+        content: Content::Text(trimmed(&shot.document)),
+    };
+    let mut documents: Vec<Named> = shots.iter().enumerate().map(of_shot).collect();
+    for mut document in documents::read(&ask.document, ask.skip_bad, output)? {
+        match &mut document.content {
+            Content::Text(text) => *text = trimmed(text),
+            Content::Latents(_) if ask.open_book => {
+                return Err(Failure::usage(
+                    format!("`{}` holds latents, which no decoder reads as text", document.name),
+                    "name the text itself, or leave out `--open-book`",
+                ));
             }
-            documents.push((compression.clone(), read));
+            Content::Latents(_) => {}
         }
-        let Some((_, Documents { materials, .. })) = documents.iter().find(|(of, _)| *of == compression)
-        else {
-            continue;
+        documents.push(document);
+    }
+    Ok(documents)
+}
+
+pub(super) fn special_vector(ask: &Ask) -> SpecialVector {
+    match ask.form {
+        Form::Reconstruction => SpecialVector::Rec,
+        _ if ask.no_special => SpecialVector::None,
+        _ => SpecialVector::Usual,
+    }
+}
+
+/// How many tokens a latent is to stand for, where that was said for this pair.
+pub(super) fn asked_factor(ask: &Ask, pair: &Pair<'_>) -> Option<usize> {
+    ask.factor.map(u32::from).or(pair.options().factor).map(|factor| factor as usize)
+}
+
+/// All that is asked at once.
+struct Asking<'a> {
+    session: &'a Session,
+    ask: &'a Ask,
+    shots: Vec<Row>,
+    documents: Vec<Named>,
+    options: GenerateOptions,
+    output: &'a Output,
+}
+
+/// The documents as one encoder compresses them at one rate.
+struct Compressions {
+    compression: Option<Compression>,
+    shelf: Shelf,
+    /// How long compressing took; `None` if nothing had to be.
+    seconds: Option<f64>,
+}
+
+impl Asking<'_> {
+    fn run(
+        &self,
+        readers: &[Reader<'_>],
+        compressor: &Compressor<'_>,
+        is_compressed: bool,
+    ) -> Result<(), Failure> {
+        let (ask, output) = (self.ask, self.output);
+        // A form without a question is asked once.
+        let questions = if ask.questions.is_empty() { vec![String::new()] } else { ask.questions.clone() };
+        // Decoders that read the same encoder at the same rate are given the same latents.
+        let mut compressions: Vec<Compressions> = Vec::new();
+        let mut answers = Vec::new();
+        for reader in readers {
+            let compression = match is_compressed {
+                true => {
+                    let encoder = reader.pair.encoder()?;
+                    Some(Compression::new(encoder, asked_factor(ask, &reader.pair))?)
+                }
+                false => None,
+            };
+            if !ask.open_book && compressions.iter().all(|other| other.compression != compression) {
+                self.tell_what_fits(reader, compressor, compression.as_ref(), &questions)?;
+                compressions.push(self.compress(compressor, compression.clone())?);
+            }
+            let of_reader = compressions.iter().find(|of| of.compression == compression);
+            let warnings = of_reader.map_or_else(Vec::new, |of| warnings(reader, &of.shelf));
+            for warning in &warnings {
+                output.warning(warning);
+            }
+            for (index, question) in questions.iter().enumerate() {
+                if readers.len() > 1 || questions.len() > 1 {
+                    output.block(format!(
+                        "{}{}: {question}",
+                        if answers.is_empty() { "" } else { "\n" },
+                        reader.decoder.name
+                    ))?;
+                }
+                let (prompt, taken) = self.prompt(reader, compressor, of_reader, question)?;
+                let mut options = self.options_of(reader);
+                options.max_tokens = ask.sampling.max_tokens(&reader.decoder, &prompt);
+                if index == 0
+                    && let Some(adapted) = reader.adapter()
+                {
+                    warn_of_overridden_pins(&adapted.overridden_pins(), output);
+                    remark_on_unpinned(adapted, output);
+                }
+                let mut answer = self.answer(&reader.decoder, &prompt, question, &options, answers.len())?;
+                answer["encoder"] = json!(reader.pair.encoder.map(|encoder| &encoder.name));
+                answer["adapter"] =
+                    json!(reader.adapter().map(|adapted| adapted.adapter.origin.to_string_lossy()));
+                if let Some(adapted) = reader.adapter() {
+                    let (overridden, unpinned) = (adapted.overridden_pins(), adapted.unpinned());
+                    add(&mut answer, "overridden_pins", !overridden.is_empty(), json!(overridden));
+                    add(&mut answer, "unpinned", !unpinned.is_empty(), json!(unpinned));
+                }
+                add(&mut answer, "warnings", !warnings.is_empty(), json!(warnings));
+                if let Some(taken) = taken {
+                    add(&mut answer, "taken", matches!(taken, Taken::Nearest { .. }), taken.to_json());
+                }
+                let is_interrupted = answer["finish"] == json!(FinishReason::Interrupted);
+                output.event("answer", &answer)?;
+                answers.push(answer);
+                if is_interrupted {
+                    self.summarise(answers, &compressions)?;
+                    return Err(Failure::interrupted());
+                }
+            }
+        }
+        self.summarise(answers, &compressions)
+    }
+
+    /// The one object of all answers.
+    fn summarise(&self, answers: Vec<Value>, compressions: &[Compressions]) -> Result<(), Failure> {
+        let first = compressions.first();
+        let mut summary = json!({
+            "schema": SCHEMA,
+            "source_tokens": first.map_or(0, |of| of.shelf.tokens()),
+            "compress_seconds": compressions.iter().map(|of| of.seconds.unwrap_or(0.0)).sum::<f64>(),
+        });
+        self.output.event("summary", &summary)?;
+        summary["answers"] = json!(answers);
+        // As it was before there was a schema: one answer is in the object itself, too.
+        if let ([answer], Some(object)) = (answers.as_slice(), summary.as_object_mut()) {
+            object.extend(answer.as_object().cloned().unwrap_or_default());
+        }
+        self.output.json(&summary)
+    }
+
+    /// Says, before anything is compressed, that not all will fit, and what would.
+    fn tell_what_fits(
+        &self,
+        reader: &Reader<'_>,
+        compressor: &Compressor<'_>,
+        compression: Option<&Compression>,
+        questions: &[String],
+    ) -> Result<(), Failure> {
+        let (mut latents, mut tokens) = (0, 0);
+        for document in &self.documents {
+            match (&document.content, compression) {
+                (Content::Latents(file), _) => {
+                    latents += file.len();
+                    tokens += file.description().source_tokens;
+                }
+                (Content::Text(text), Some(compression)) => match compressor.find(text, compression) {
+                    Some(file) => {
+                        latents += file.len();
+                        tokens += file.description().source_tokens;
+                    }
+                    None => {
+                        let encoder = compressor.encoder(compression)?;
+                        let named = |error| super::documents::named_document(error, &document.name);
+                        let text = encoder.tokenise(text).map_err(named)?;
+                        tokens += text.ids.len();
+                        latents += encoder.describe(&text, compression.options())?.latents();
+                    }
+                },
+                (Content::Text(_), None) => {}
+            }
+        }
+        if self.ask.form != Form::Adapter || self.ask.top.is_some() {
+            return Ok(());
+        }
+        let longest = questions.iter().max_by_key(|question| question.len());
+        let (room, extra) = self.room(reader, longest.map_or("", String::as_str))?;
+        if latents + extra * self.documents.len() > room {
+            let factor = compression.and_then(|compression| compression.factor);
+            let name = &reader.decoder.name;
+            self.output.remark(does_not_fit(name, (latents, tokens), room, factor));
+        }
+        Ok(())
+    }
+
+    /// Positions that the window leaves for documents, and how many each takes beside its latents.
+    fn room(&self, reader: &Reader<'_>, question: &str) -> Result<(usize, usize), Failure> {
+        let adapted = reader.adapted()?;
+        let special = special_vector(self.ask);
+        let extra = if special == SpecialVector::None { 0 } else { adapted.positions_of(0) };
+        let words = reader.prompt(&[], question, special)?.len();
+        let left = reader.window().saturating_sub(words);
+        let new = self.ask.sampling.max_tokens.unwrap_or(ANSWER_ROOM.min(left / 4));
+        Ok((left.saturating_sub(new), extra))
+    }
+
+    /// The documents compressed, or as they are where they are already.
+    fn compress(
+        &self,
+        compressor: &Compressor<'_>,
+        compression: Option<Compression>,
+    ) -> Result<Compressions, Failure> {
+        let (mut shelved, mut seconds) = (Vec::new(), None);
+        for document in &self.documents {
+            let (latents, text) = match (&document.content, &compression) {
+                (Content::Latents(file), _) => (file.clone(), None),
+                (Content::Text(text), Some(compression)) => {
+                    let compressed = compressor.compress(&document.name, text, compression)?;
+                    let Compressed { latents, seconds: took } = compressed;
+                    seconds = match (seconds, took) {
+                        (None, None) => None,
+                        (sum, took) => Some(sum.unwrap_or(0.0) + took.unwrap_or(0.0)),
+                    };
+                    (latents, Some(text.clone()))
+                }
+                (Content::Text(_), None) => continue,
+            };
+            shelved.push(Shelved { name: document.name.clone(), latents, text });
+        }
+        let shelf = Shelf::new(shelved);
+        let (tokens, latents) = (shelf.tokens(), shelf.latents());
+        if !self.output.is_json() {
+            self.output.remark(match seconds {
+                Some(seconds) => {
+                    format!("{tokens} tokens compressed to {latents} latents in {seconds:.2} s")
+                }
+                None => format!("{latents} latents of {tokens} tokens"),
+            });
+        }
+        Ok(Compressions { compression, shelf, seconds })
+    }
+
+    /// The prompt of a question, and what is taken of compressed documents for it.
+    fn prompt(
+        &self,
+        reader: &Reader<'_>,
+        compressor: &Compressor<'_>,
+        compressions: Option<&Compressions>,
+        question: &str,
+    ) -> Result<(Prompt, Option<Taken>), Failure> {
+        let (ask, special) = (self.ask, special_vector(self.ask));
+        let texts = || {
+            self.documents.iter().filter_map(|document| match &document.content {
+                Content::Text(text) => Some(text.as_str()),
+                Content::Latents(_) => None,
+            })
         };
-        let mut options = options.clone();
+        let device = self.session.device();
+        let contexts = self.documents.len() - self.shots.len();
+        if let Some(form) = prompt_form::form(ask, &self.shots, question, contexts, &reader.decoder)? {
+            let spans = match compressions {
+                None => texts()
+                    .map(|text| Ok(Span::Tokens(reader.decoder.tokenizer.encode(text)?.ids)))
+                    .collect::<Result<Vec<_>, Failure>>()?,
+                Some(of) => of
+                    .shelf
+                    .read(&Taken::All, device)?
+                    .iter()
+                    .map(|latents| Ok(Span::Latents(reader.adapted()?.project_with(latents, special)?)))
+                    .collect::<Result<Vec<_>, Failure>>()?,
+            };
+            return Ok((assemble(&form, reader, &spans)?, None));
+        }
+        let Some(of) = compressions else {
+            let text = texts().collect::<Vec<_>>().join("\n\n");
+            return Ok((reader.prompt_with_text(&text, question)?, None));
+        };
+        let room = self.room(reader, question)?;
+        let taken = of.shelf.take(question, room, ask.top, || self.encoder_of(reader, compressor, of))?;
+        if let Taken::Nearest { chunks, of: all } = &taken {
+            let count: usize = chunks.iter().map(Vec::len).sum();
+            self.output
+                .remark(format!("read are the {count} of {all} chunks that are nearest to the question"));
+        }
+        let latents: Vec<Latents> = of.shelf.read(&taken, device)?;
+        Ok((reader.prompt(&latents, question, special)?, Some(taken)))
+    }
+
+    /// The encoder of latents that are chosen among, to compress the question with.
+    fn encoder_of(
+        &self,
+        reader: &Reader<'_>,
+        compressor: &Compressor<'_>,
+        of: &Compressions,
+    ) -> Result<(std::sync::Arc<arc_core::encoder::Encoder>, Compression), Failure> {
+        let compression = match &of.compression {
+            Some(compression) => compression.clone(),
+            None => Compression::new(reader.pair.encoder()?, asked_factor(self.ask, &reader.pair))?,
+        };
+        for document in of.shelf.documents() {
+            let made_by = &document.latents.description().encoder_id;
+            if *made_by != compression.encoder_id {
+                return Err(Failure::failed(
+                    format!(
+                        "`{}` does not fit the window, and was made by another encoder than `{}`",
+                        document.name, compression.encoder
+                    ),
+                    "name the encoder that made it with `--encoder`, so that chunks can be chosen",
+                ));
+            }
+        }
+        Ok((compressor.encoder(&compression)?, compression))
+    }
+
+    fn options_of(&self, reader: &Reader<'_>) -> GenerateOptions {
+        let ask = self.ask;
+        let mut options = self.options.clone();
         if options.stop.is_empty() {
             options.stop.clone_from(&reader.pair.options().stop);
             options.stop.extend(prompt_form::stop(ask.form).map(str::to_owned));
@@ -111,319 +419,74 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             (None, Form::Adapter) => Some(reader.answer_ends),
             (None, _) => None,
         };
-        let warnings = reader.adapted.as_ref().map_or_else(Vec::new, |adapted| warnings(adapted, materials));
-        for warning in &warnings {
-            output.remark(format!("warning: {warning}"));
-        }
-        for (index, question) in questions.iter().enumerate() {
-            if readers.len() > 1 || questions.len() > 1 {
-                output.block(format!(
-                    "{}{}: {question}",
-                    if answers.is_empty() { "" } else { "\n" },
-                    reader.decoder.name
-                ))?;
+        options.interrupted = Some(stop_on_interrupt());
+        options
+    }
+
+    fn answer(
+        &self,
+        decoder: &Decoder,
+        prompt: &Prompt,
+        question: &str,
+        options: &GenerateOptions,
+        place: usize,
+    ) -> Result<Value, Failure> {
+        let mut printed = Ok(());
+        let generated = decoder.generate(std::slice::from_ref(prompt), options, |_, text| {
+            if printed.is_ok() {
+                printed = self
+                    .output
+                    .piece(text)
+                    .and_then(|()| self.output.event("text", &json!({ "answer": place, "text": text })));
             }
-            let prompt = match prompt_form::form(ask, &shots, question, &reader.decoder)? {
-                Some(form) => prompt_in(reader, &form, materials, ask)?,
-                None => prompt(reader, materials, question, ask)?,
-            };
-            options.max_tokens = ask.sampling.max_tokens(&reader.decoder, &prompt);
-            let (mut overridden, mut unpinned) = (Vec::new(), Vec::new());
-            if let Some(adapted) = &reader.adapted {
-                (overridden, unpinned) = (adapted.overridden_pins(), adapted.unpinned());
-                if index == 0 {
-                    warn_of_overridden_pins(&overridden, output);
-                    remark_on_unpinned(adapted, output);
-                }
+            if printed.is_err()
+                && let Some(interrupted) = &options.interrupted
+            {
+                // Nobody reads it any more.
+                interrupted.store(true, Ordering::SeqCst);
             }
-            let mut answer = answer(&reader.decoder, &prompt, question, &options, output)?;
-            answer["encoder"] = json!(reader.pair.encoder.map(|encoder| &encoder.name));
-            answer["adapter"] =
-                json!(reader.adapted.as_ref().map(|adapted| adapted.adapter.origin.to_string_lossy()));
-            if !overridden.is_empty() {
-                answer["overridden_pins"] = json!(overridden);
-            }
-            if !warnings.is_empty() {
-                answer["warnings"] = json!(warnings);
-            }
-            if !unpinned.is_empty() {
-                answer["unpinned"] = json!(unpinned);
-            }
-            answers.push(answer);
-        }
-    }
-    let summary = json!({
-        "source_tokens": documents.first().map_or(0, |(_, documents)| documents.source_tokens),
-        "compress_seconds": documents.iter().map(|(_, documents)| documents.seconds.unwrap_or(0.0)).sum::<f64>(),
-    });
-    output.json(&with_summary(answers, &summary))
-}
-
-impl Material {
-    fn len(&self) -> usize {
-        match self {
-            Self::Latents(latents) => latents.len(),
-            Self::Text(_) => 0,
-        }
+        })?;
+        printed?;
+        self.output.line("")?;
+        let row = &generated.rows[0];
+        self.output.detail(format!(
+            "{}: {} positions read in {:.2} s, {} tokens written in {:.2} s, {} bytes of keys and values",
+            decoder.name,
+            prompt.len(),
+            generated.timings.prefill.as_secs_f64(),
+            row.token_ids.len(),
+            generated.timings.decode.as_secs_f64(),
+            generated.kv_cache_bytes,
+        ));
+        Ok(json!({
+            "decoder": decoder.name,
+            "question": question,
+            "text": row.text,
+            "token_ids": row.token_ids,
+            "finish": row.finish,
+            "prompt_tokens": prompt.token_ids().len(),
+            "latents": prompt.latent_count(),
+            "timings": timings(&generated.timings),
+        }))
     }
 }
 
-/// Who is asked.
-struct Reader<'a> {
-    pair: &'a Pair<'a>,
-    decoder: Arc<Decoder>,
-    /// With its adapter; plain text can be read without one.
-    adapted: Option<Arc<AdaptedDecoder>>,
-    /// The prompt of a decoder without an adapter.
-    template: PromptTemplate,
-    answer_ends: AnswerEnd,
+fn assemble(form: &PromptForm, reader: &Reader<'_>, spans: &[Span]) -> Result<Prompt, Failure> {
+    Ok(form.assemble(&reader.decoder.tokenizer, spans)?)
 }
 
-impl<'a> Reader<'a> {
-    fn open(session: &Session, pair: &'a Pair<'a>, ask: &Ask) -> Result<Self, Failure> {
-        let name = &pair.decoder.name;
-        let adapted = match &ask.encoder {
-            Some(encoder) => session.adapted_decoder_for(name, encoder),
-            None => session.adapted_decoder(name),
-        };
-        let adapted = match adapted {
-            Err(arc_core::Error::Adapter(
-                arc_adapters::Error::NoAdapter { .. } | arc_adapters::Error::NotImported { .. },
-            )) if ask.open_book => None,
-            adapted => Some(adapted?),
-        };
-        let decoder = match &adapted {
-            Some(adapted) => Arc::clone(&adapted.decoder),
-            None => session.decoder(name)?,
-        };
-        let window = decoder.network.config().context_length;
-        if let Some(asked) = ask.sampling.max_tokens.filter(|&asked| asked >= window) {
-            return Err(Failure::failed(
-                format!("{asked} new tokens are asked for, but `{}` has a window of {window}", decoder.name),
-                "ask for fewer with `--max-tokens`: the prompt needs room in it too",
-            ));
-        }
-        let options = pair.options();
-        let template = options.prompt_template.as_deref().unwrap_or(PLAIN_TEMPLATE);
-        let usual = options.answer_ends.unwrap_or(AnswerEnd::of_template(template));
-        let answer_ends = adapted.as_ref().map_or(usual, |adapted| adapted.answer_ends());
-        Ok(Self { pair, decoder, adapted, template: PromptTemplate::parse(template)?, answer_ends })
+/// Adds a key where there is something to say.
+pub(super) fn add(answer: &mut Value, key: &str, is_said: bool, value: Value) {
+    if is_said {
+        answer[key] = value;
     }
-
-    /// With the adapter, which is there wherever latents are.
-    fn adapted(&self) -> Result<&AdaptedDecoder, Failure> {
-        match &self.adapted {
-            Some(adapted) => Ok(adapted),
-            None => Err(self.pair.adapter().map_or_else(Failure::from, |_| {
-                Failure::failed("latents are read with an adapter", "leave out `--open-book`")
-            })),
-        }
-    }
-}
-
-/// Who compresses, and how much. Nobody where nothing is to be compressed, and as the encoder does by
-/// itself where there is no factor.
-#[derive(Clone, PartialEq, Eq)]
-struct Compression {
-    encoder: Option<String>,
-    factor: Option<usize>,
-}
-
-impl Compression {
-    fn new(encoder: Option<&Encoder>, reader: &Pair<'_>, ask: &Ask) -> Self {
-        let asked = ask.factor.map(u32::from).or(reader.options().factor).map(|factor| factor as usize);
-        let factor = match encoder {
-            // What is left out and what is said are the same where they come to the same.
-            Some(encoder) if encoder.pools_by_factor() => Some(asked.unwrap_or(encoder.default_factor())),
-            Some(_) => asked,
-            None => None,
-        };
-        Self { encoder: encoder.map(|encoder| encoder.id.clone()), factor }
-    }
-}
-
-/// A document as it was named, read.
-#[expect(clippy::large_enum_variant, reason = "there are as many as documents")]
-enum Source<'a> {
-    /// Of an answered question, or a file's.
-    Text {
-        text: String,
-        path: Option<&'a Path>,
-    },
-    Latents(Latents),
-}
-
-impl Source<'_> {
-    fn is_compressed(&self) -> bool {
-        matches!(self, Self::Latents(_))
-    }
-}
-
-/// The documents, those of answered questions first.
-fn read_sources<'a>(session: &Session, ask: &'a Ask, shots: &[Row]) -> Result<Vec<Source<'a>>, Failure> {
-    // As the reference's few-shot prompts have it: their own words bring the line breaks.
-    let trimmed = |text: &str| if ask.form == Form::FewShot { text.trim() } else { text }.to_owned();
-    let mut sources: Vec<_> =
-        shots.iter().map(|shot| Source::Text { text: trimmed(&shot.document), path: None }).collect();
-    for path in &ask.document {
-        sources.push(if !is_latents_file(path) {
-            Source::Text { text: trimmed(&Document::read(path as &Path)?.text), path: Some(path) }
-        } else if ask.open_book {
-            return Err(Failure::usage(
-                format!("`{}` holds latents, which no decoder reads as text", path.display()),
-                "name the text itself, or leave out `--open-book`",
-            ));
-        } else {
-            Source::Latents(Latents::load(path, session.device())?)
-        });
-    }
-    Ok(sources)
-}
-
-/// The documents as some decoders get them, those of answered questions first.
-struct Documents {
-    materials: Vec<Material>,
-    /// Their length in encoder tokens.
-    source_tokens: usize,
-    /// How long compressing took; `None` if all of them were latents.
-    seconds: Option<f64>,
-}
-
-/// The documents as they are read where there is no encoder, else compressed.
-fn compress(
-    session: &Session,
-    encoder: Option<&Encoder>,
-    compression: &Compression,
-    sources: &[Source<'_>],
-) -> Result<Documents, Failure> {
-    let mut documents = Documents { materials: Vec::new(), source_tokens: 0, seconds: None };
-    for source in sources {
-        let latents = match (source, encoder) {
-            (Source::Text { text, .. }, None) => {
-                documents.materials.push(Material::Text(text.clone()));
-                continue;
-            }
-            (Source::Text { text, path }, Some(encoder)) => {
-                let start = Instant::now();
-                let latents =
-                    encoder.compress(text, CompressOptions::default().with_factor(compression.factor));
-                let latents = latents.map_err(|error| match path {
-                    Some(path) => named(error, path),
-                    None => error,
-                })?;
-                session.device().sync().ok();
-                documents.seconds = Some(documents.seconds.unwrap_or(0.0) + start.elapsed().as_secs_f64());
-                latents
-            }
-            (Source::Latents(latents), _) => latents.clone(),
-        };
-        documents.source_tokens += latents.source_tokens;
-        documents.materials.push(Material::Latents(latents));
-    }
-    Ok(documents)
 }
 
 /// What the reader of an answer should know of the latents that it was given about.
-fn warnings(decoder: &AdaptedDecoder, materials: &[Material]) -> Vec<String> {
-    let factors: BTreeSet<usize> = materials
-        .iter()
-        .filter_map(|material| match material {
-            Material::Latents(latents) => Some(latents.factor),
-            Material::Text(_) => None,
-        })
-        .collect();
-    warnings_of_factors(decoder, factors).collect()
-}
-
-/// The prompt of one of the paper's forms.
-fn prompt_in(
-    reader: &Reader<'_>,
-    form: &PromptForm,
-    materials: &[Material],
-    ask: &Ask,
-) -> Result<Prompt, Failure> {
-    let special = match ask.form {
-        Form::Reconstruction => SpecialVector::Rec,
-        _ => special_vector(ask),
-    };
-    let contexts = materials
-        .iter()
-        .map(|material| {
-            Ok(match material {
-                Material::Latents(latents) => {
-                    Span::Latents(reader.adapted()?.project_with(latents, special)?)
-                }
-                Material::Text(text) => Span::Tokens(reader.decoder.tokenizer.encode(text)?.ids),
-            })
-        })
-        .collect::<Result<Vec<_>, Failure>>()?;
-    Ok(form.assemble(&reader.decoder.tokenizer, &contexts)?)
-}
-
-fn special_vector(ask: &Ask) -> SpecialVector {
-    if ask.no_special { SpecialVector::None } else { SpecialVector::Usual }
-}
-
-fn prompt(reader: &Reader<'_>, materials: &[Material], question: &str, ask: &Ask) -> Result<Prompt, Failure> {
-    if ask.open_book {
-        let texts: Vec<&str> = materials
-            .iter()
-            .filter_map(|material| match material {
-                Material::Text(text) => Some(text.as_str()),
-                Material::Latents(_) => None,
-            })
-            .collect();
-        let text = texts.join("\n\n");
-        return Ok(match &reader.adapted {
-            Some(adapted) => adapted.prompt_with_text(&text, question)?,
-            None => reader.template.prompt_with_text(&text, question, &reader.decoder.tokenizer)?,
-        });
-    }
-    let latents: Vec<Latents> = materials
-        .iter()
-        .filter_map(|material| match material {
-            Material::Latents(latents) => Some(latents.clone()),
-            Material::Text(_) => None,
-        })
-        .collect();
-    Ok(reader.adapted()?.prompt_about(&latents, question, special_vector(ask))?)
-}
-
-fn answer(
-    decoder: &Decoder,
-    prompt: &Prompt,
-    question: &str,
-    options: &GenerateOptions,
-    output: &Output,
-) -> Result<Value, Failure> {
-    let mut printed = Ok(());
-    let generated = decoder.generate(std::slice::from_ref(prompt), options, |_, text| {
-        if printed.is_ok() {
-            printed = output.piece(text);
-        }
-    })?;
-    printed?;
-    output.line("")?;
-    let row = &generated.rows[0];
-    Ok(json!({
-        "decoder": decoder.name,
-        "question": question,
-        "text": row.text,
-        "token_ids": row.token_ids,
-        "finish": row.finish,
-        "prompt_tokens": prompt.token_ids().len(),
-        "latents": prompt.latent_count(),
-        "timings": timings(&generated.timings),
-    }))
-}
-
-/// One answer is the object itself, several are a list in it.
-fn with_summary(mut answers: Vec<Value>, summary: &Value) -> Value {
-    let mut object = if answers.len() == 1 { answers.remove(0) } else { json!({ "answers": answers }) };
-    if let (Some(object), Some(summary)) = (object.as_object_mut(), summary.as_object()) {
-        object.extend(summary.clone());
-    }
-    object
+fn warnings(reader: &Reader<'_>, shelf: &Shelf) -> Vec<String> {
+    let factors: BTreeSet<usize> =
+        shelf.documents().iter().map(|document| document.latents.description().factor).collect();
+    reader.adapter().map_or_else(Vec::new, |adapted| warnings_of_factors(adapted, factors).collect())
 }
 
 /// Times in seconds.

@@ -5,7 +5,7 @@ use arc_core::eval::{Fields, Row, Rows};
 use arc_core::prompt::{Instruction, PromptForm, Shot};
 
 use crate::Failure;
-use crate::args::{Ask, Form};
+use crate::args::ask::{Ask, Form};
 
 /// Where the first document after a base model's answer begins.
 const END_OF_FEW_SHOT_ANSWER: &str = "\n\n";
@@ -13,6 +13,12 @@ const END_OF_FEW_SHOT_ANSWER: &str = "\n\n";
 /// Refuses what does not go together, and reads the answered questions.
 pub(super) fn check(ask: &Ask) -> Result<Vec<Row>, Failure> {
     let has_question = !ask.questions.is_empty();
+    if ask.document.is_empty() {
+        return Err(Failure::usage(
+            "there is no document",
+            "put it before the question: arc ask notes.txt \"Who wrote it?\"",
+        ));
+    }
     match ask.form {
         Form::Continuation => {}
         Form::Reconstruction if has_question => {
@@ -23,7 +29,10 @@ pub(super) fn check(ask: &Ask) -> Result<Vec<Row>, Failure> {
         }
         Form::Reconstruction => {}
         _ if !has_question => {
-            return Err(Failure::usage("there is no question", "put it last: arc ask … \"Who wrote it?\""));
+            return Err(Failure::usage(
+                "there is no question",
+                "put it last: arc ask notes.txt \"Who wrote it?\"",
+            ));
         }
         _ => {}
     }
@@ -59,9 +68,9 @@ pub(super) fn form(
     ask: &Ask,
     shots: &[Row],
     question: &str,
+    contexts: usize,
     decoder: &Decoder,
 ) -> Result<Option<PromptForm>, Failure> {
-    let contexts = ask.document.len();
     Ok(Some(match ask.form {
         Form::Adapter => return Ok(None),
         Form::FewShot => {

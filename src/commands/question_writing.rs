@@ -7,9 +7,9 @@ use arc_core::train::{QuestionOptions, QuestionProgress, answer_questions, write
 use serde_json::json;
 
 use super::session::session;
-use super::train::stop_on_interrupt;
 use crate::Failure;
 use crate::args::{Global, PrepareQuestions};
+use crate::interrupt::stop_on_interrupt;
 use crate::output::Output;
 
 /// A line says how far it is this often.
@@ -22,7 +22,7 @@ pub(super) fn write(
     output: &Output,
 ) -> Result<(), Failure> {
     let session = session(global)?;
-    let stop = stop_on_interrupt(output);
+    let stop = stop_on_interrupt();
     let options = QuestionOptions::new(decoder, args.files.clone(), &args.out)
         .unseen(args.unseen.clone())
         .count(args.count)
@@ -58,7 +58,7 @@ fn describe(progress: &QuestionProgress, count: u64) -> String {
 
 pub(super) fn answer(global: &Global, args: &PrepareQuestions, output: &Output) -> Result<(), Failure> {
     let session = session(global)?;
-    let stop = stop_on_interrupt(output);
+    let stop = stop_on_interrupt();
     std::fs::create_dir_all(&args.out).map_err(arc_core::Error::io("create", &args.out))?;
     let mut finished = true;
     for path in &args.files {

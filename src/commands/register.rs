@@ -18,10 +18,11 @@ use super::prompt_template::prompt_template;
 use super::pulling::locate;
 use super::registries::registry;
 use super::target::{folder_of, target_file};
-use super::train::{Progress, stop_on_interrupt};
+use super::train::Progress;
 use crate::Failure;
 use crate::args;
 use crate::args::Global;
+use crate::interrupt::stop_on_interrupt;
 use crate::output::Output;
 
 pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Result<(), Failure> {
@@ -124,7 +125,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     if args.factor.is_empty() {
         options.factors = vec![session.encoder_named(&encoder.name)?.default_factor()];
     }
-    let mut progress = Progress::new(stop_on_interrupt(output));
+    let mut progress = Progress::new(stop_on_interrupt());
     let registration = register(&options, &session, &decoder, &package, &mut progress)?;
     progress.finish();
 

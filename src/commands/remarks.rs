@@ -8,12 +8,12 @@ use crate::output::Output;
 /// Says which pins `--force` overrode.
 pub(super) fn warn_of_overridden_pins(pins: &[OverriddenPin], output: &Output) {
     for OverriddenPin { adapter, pin, expected, found, .. } in pins {
-        output.remark(match pin {
+        output.warning(match pin {
             Pin::Package => format!(
-                "warning: adapter `{adapter}` is pinned as `{expected}`, this one is `{found}`; used all the same"
+                "adapter `{adapter}` is pinned as `{expected}`, this one is `{found}`; used all the same"
             ),
             _ => format!(
-                "warning: adapter `{adapter}` was made for {pin} `{expected}`, this one is `{found}`; used all the same"
+                "adapter `{adapter}` was made for {pin} `{expected}`, this one is `{found}`; used all the same"
             ),
         });
     }

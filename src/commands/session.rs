@@ -7,8 +7,8 @@ use arc_core::{Error, Pins, Session};
 
 use super::pulling::locate;
 use super::registries::registry;
-use crate::Failure;
 use crate::args::Global;
+use crate::{Failure, output};
 
 /// How long an isolated plugin may take for one answer.
 const ISOLATED_ANSWER: Duration = Duration::from_secs(60);
@@ -17,7 +17,14 @@ const ISOLATED_ANSWER: Duration = Duration::from_secs(60);
 pub(super) fn session(global: &Global) -> Result<Session, Failure> {
     let registry = registry(global)?;
     let yes = global.yes;
-    let locate = move |model: &ModelFile, name: &str| locate(model, name, yes);
+    for file in registry.sources() {
+        output::detail(format!("registry: {}", file.display()));
+    }
+    let locate = move |model: &ModelFile, name: &str| {
+        let path = locate(model, name, yes)?;
+        output::detail(format!("`{name}`: {}", path.display()));
+        Ok(path)
+    };
     let pins = if global.force { Pins::Overridden } else { Pins::Checked };
     let session = Session::new(registry, global.device, Box::new(locate))?;
     Ok(session.with_plugins(plugin_policy(global)?).with_pins(pins).with_precision(global.precision))

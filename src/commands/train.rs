@@ -17,6 +17,7 @@ use super::session::session;
 use super::shared_run;
 use crate::args;
 use crate::args::Global;
+use crate::interrupt::stop_on_interrupt;
 use crate::output::{Output, note};
 use crate::{Failure, terminal};
 
@@ -47,7 +48,7 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
     check_folder(out)?;
     let session = session(global)?;
     // Ctrl-C at a terminal reaches all processes of a shared run, and each tells the others.
-    let mut progress = Progress::new(stop_on_interrupt(output));
+    let mut progress = Progress::new(stop_on_interrupt());
     let role = shared_run::begin(global, args, &config, out)?;
     let decay_after = args.decay_after.map(|hours| hours * 3600.0);
     let options = TrainOptions::default().resume(args.resume).decay_after(decay_after).role(role);
@@ -129,21 +130,6 @@ fn start_from(text: &Path) -> StartFrom {
         Some(name) => StartFrom::Encoder(name.to_owned()),
         None => StartFrom::Folder(text.to_owned()),
     }
-}
-
-/// Set by the first Ctrl-C, or request to end; the second one ends the process at once.
-pub(super) fn stop_on_interrupt(output: &Output) -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let handler = Arc::clone(&stop);
-    let installed = ctrlc::set_handler(move || {
-        if handler.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    });
-    if let Err(error) = installed {
-        output.remark(format!("Ctrl-C will end the process at once: {error}"));
-    }
-    stop
 }
 
 fn describe(evaluation: &Evaluation) -> String {

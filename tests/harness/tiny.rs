@@ -188,7 +188,10 @@ impl Place {
     pub(crate) fn arc(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
         command.args(arguments).current_dir(self.folder.path()).stdin(std::process::Stdio::null());
-        for variable in ["ARC_DEVICE", "ARC_PIP", "CLICOLOR_FORCE"] {
+        for variable in ["ARC_DEVICE", "ARC_PIP", "CLICOLOR_FORCE", "ARC_PRECISION"] {
+            command.env_remove(variable);
+        }
+        for variable in ["ARC_DECODER", "ARC_MAX_TOKENS", "ARC_CACHE_LIMIT"] {
             command.env_remove(variable);
         }
         for variable in ["HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"] {
@@ -234,7 +237,7 @@ impl Place {
     /// Runs a command that should fail, as text and as JSON: the two must say the same.
     pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> Refusal {
         let text = Refusal::of(self.arc(arguments).output(), code);
-        let json = Refusal::of(self.arc(arguments).arg("--json").output(), code);
+        let json = Refusal::of_json(self.arc(arguments).arg("--json").output(), code);
         assert_eq!((&text.message, &text.hint), (&json.message, &json.hint), "{arguments:?}");
         text
     }
@@ -251,9 +254,27 @@ impl Refusal {
     /// one, one with the hint; nothing else.
     pub(crate) fn of(output: std::io::Result<Output>, code: i32) -> Self {
         let output = output.expect("the binary runs");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "data on standard output");
+        Self::on_standard_error(output, code)
+    }
+
+    /// The same of a command that was asked for JSON: standard output has one object that says the same.
+    pub(crate) fn of_json(output: std::io::Result<Output>, code: i32) -> Self {
+        let output = output.expect("the binary runs");
+        let object: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let refusal = Self::on_standard_error(output, code);
+        let error = &object["error"];
+        let told = (error["message"].as_str(), error["hint"].as_str(), error["exit"].as_i64());
+        let expected = (refusal.message.as_str(), refusal.hint.as_str(), i64::from(code));
+        assert_eq!(told, (Some(expected.0), Some(expected.1), Some(expected.2)), "{object}");
+        assert!(error["code"].as_str().is_some_and(|code| !code.is_empty()), "{object}");
+        assert_eq!(object["schema"], 1);
+        refusal
+    }
+
+    fn on_standard_error(output: Output, code: i32) -> Self {
         let stderr = String::from_utf8(output.stderr).expect("UTF-8 on standard error");
         assert_eq!(output.status.code(), Some(code), "{stderr}");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "data on standard output: {stderr}");
         assert!(!stderr.contains("panicked"), "{stderr}");
         // What a pull tells of its progress comes before.
         let failure = stderr.find("error: ").map_or("", |start| &stderr[start..]);

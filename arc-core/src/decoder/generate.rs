@@ -1,5 +1,7 @@
 //! Reading prompts and writing text, one token at a time, for a batch of prompts at once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_adapters::AnswerEnd;
@@ -30,6 +32,8 @@ pub struct GenerateOptions {
     /// What a row is, and so where it ends; `None` leaves it to what the prompt was made for: see
     /// [`AdaptedDecoder::ask`](crate::AdaptedDecoder::ask). Otherwise the decoder ends it.
     pub answer_ends: Option<AnswerEnd>,
+    /// Where another thread sets it, every row ends before its next token.
+    pub interrupted: Option<Arc<AtomicBool>>,
 }
 
 setters!(GenerateOptions {
@@ -37,11 +41,18 @@ setters!(GenerateOptions {
     sampling: SamplingOptions,
     stop: Vec<String>,
     answer_ends: Option<AnswerEnd>,
+    interrupted: Option<Arc<AtomicBool>>,
 });
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_tokens: 128, sampling: SamplingOptions::default(), stop: Vec::new(), answer_ends: None }
+        Self {
+            max_tokens: 128,
+            sampling: SamplingOptions::default(),
+            stop: Vec::new(),
+            answer_ends: None,
+            interrupted: None,
+        }
     }
 }
 
@@ -68,6 +79,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` were written.
     Length,
+    /// [`GenerateOptions::interrupted`] was set.
+    Interrupted,
 }
 
 /// Wall-clock times of one call.
@@ -231,7 +244,15 @@ impl Decoder {
         let mut first_token = prefill;
         let mut kv_cache_bytes = 0;
         let mut writing: Vec<usize> = (0..rows.len()).collect();
+        let is_interrupted =
+            || options.interrupted.as_ref().is_some_and(|interrupted| interrupted.load(Ordering::Relaxed));
         for step in 0..options.max_tokens {
+            if is_interrupted() {
+                for &index in &writing {
+                    rows[index].interrupt(|text| on_text(index, text));
+                }
+                break;
+            }
             for (&index, logits) in writing.iter().zip(&mut logits) {
                 let row = &mut rows[index];
                 let id = row.sampler.sample(logits, &row.history)?;
@@ -464,6 +485,18 @@ impl Decoder {
 }
 
 impl Row {
+    /// Ends the row where it is, and passes on what was held back of its text.
+    fn interrupt(&mut self, mut on_text: impl FnMut(&str)) {
+        let rest = self.stream.clone().finish();
+        let held = self.stops.push(&rest) + &self.stops.clone().finish();
+        let piece = self.line.as_mut().map_or_else(|| held.clone(), |line| line.push(&held));
+        if !piece.is_empty() {
+            self.text.push_str(&piece);
+            on_text(&piece);
+        }
+        self.finish = Some(FinishReason::Interrupted);
+    }
+
     /// Takes a new token, after which the row ends if `ending` says why, and passes on the text that it
     /// makes certain.
     fn accept(&mut self, id: u32, ending: Option<FinishReason>, mut on_text: impl FnMut(&str)) {

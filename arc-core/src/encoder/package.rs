@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
 
 use super::trained_weights::{MEMORY_TENSOR, TrainedWeights};
-use super::{ArcEncoder, ArcEncoderConfig, EncoderNetwork, Latents, Pooling, TokenRarity};
+use super::{ArcEncoder, ArcEncoderConfig, EncoderNetwork, Pooling, PoolingRate, TokenRarity};
 use crate::decoder::{Architecture, DecoderCheckpoint, DecoderConfig};
 use crate::nn::{Loader, Precision, Residence, RopeConfig};
 use crate::tokenizer::Tokenizer;
@@ -52,7 +52,6 @@ pub struct Encoder {
     /// Text to the encoder's token ids.
     pub tokenizer: Tokenizer,
     chunk_tokens: usize,
-    max_chunks: usize,
     device: Device,
     weight_bytes: u64,
 }
@@ -98,6 +97,24 @@ pub fn encoder_id(manifest: &EncoderManifest) -> String {
         identity["rarity_sha256"] = json!(rarity.sha256);
     }
     arc_adapters::sha256_hex(identity.to_string().as_bytes())
+}
+
+/// How many tokens a latent of a package stands for where the caller says nothing, without loading it; `None`
+/// where that does not follow from factors alone: see [`Encoder::pools_by_factor`].
+///
+/// # Errors
+///
+/// [`Error::InvalidValue`] for a pooling that there is not.
+pub fn factor_of_package(manifest: &EncoderManifest) -> Result<Option<usize>> {
+    let pooling = Pooling { pool_type: manifest.pool_type.parse()?, place: manifest.place };
+    let rates = pooling.rates(&manifest.compress_rates)?;
+    let factors = rates.iter().map(|rate| match rate {
+        PoolingRate::Factor(factor) => Some(*factor),
+        PoolingRate::Off => Some(1),
+        _ => None,
+    });
+    let factor = factors.product::<Option<usize>>();
+    Ok(factor.filter(|_| manifest.memory_tokens == 0))
 }
 
 /// Checks that a package still has the settings that it was made with.
@@ -327,7 +344,6 @@ impl Encoder {
             network,
             tokenizer,
             chunk_tokens: manifest.chunk_tokens,
-            max_chunks: manifest.max_chunks,
             device: device.clone(),
             weight_bytes,
         })
@@ -366,12 +382,6 @@ impl Encoder {
         self.chunk_tokens
     }
 
-    /// The most chunks that a text may have.
-    #[must_use]
-    pub fn max_chunks(&self) -> usize {
-        self.max_chunks
-    }
-
     /// [`ArcEncoderConfig::default_factor`].
     #[must_use]
     pub fn default_factor(&self) -> usize {
@@ -382,75 +392,5 @@ impl Encoder {
     #[must_use]
     pub fn pools_by_factor(&self) -> bool {
         self.network.config().pools_by_factor()
-    }
-
-    /// Compresses a text.
-    ///
-    /// The text is cut into chunks of at most [`Encoder::chunk_tokens`] tokens, which are encoded
-    /// as a batch; their latents follow each other.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Document`] if the text has no tokens, or makes more than [`Encoder::max_chunks`]
-    /// chunks; otherwise as [`Encoder::encode_chunks`].
-    pub fn compress(&self, text: &str, options: CompressOptions) -> Result<Latents> {
-        let ids = self.tokenizer.encode(text)?.ids;
-        if ids.is_empty() {
-            return Err(Error::Document {
-                name: "text".into(),
-                reason: "is empty".into(),
-                hint: "give a text with at least one character".into(),
-            });
-        }
-        let n_chunks = ids.len().div_ceil(self.chunk_tokens);
-        if n_chunks > self.max_chunks {
-            return Err(Error::Document {
-                name: "text".into(),
-                reason: format!(
-                    "has {} tokens, which make {n_chunks} chunks of {}, more than the {} of encoder `{}`",
-                    ids.len(),
-                    self.chunk_tokens,
-                    self.max_chunks,
-                    self.name
-                ),
-                hint: "cut it into several documents, or raise `max_chunks` of the encoder package".into(),
-            });
-        }
-        let chunks = self.encode_chunks(&ids, options)?;
-        let chunk_lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.dims()[0]).collect();
-        // With a fixed count per chunk the factor is what came of it.
-        let factor = options.factor.unwrap_or_else(|| {
-            let tokens = ids.chunks(self.chunk_tokens).map(<[u32]>::len);
-            let factors = tokens.zip(&chunk_lengths).map(|(n, &latents)| n.div_ceil(latents.max(1)));
-            if self.pools_by_factor() { self.default_factor() } else { factors.max().unwrap_or(1) }
-        });
-        Ok(Latents {
-            values: Tensor::cat(chunks, 0),
-            chunk_lengths,
-            encoder_id: self.id.clone(),
-            factor,
-            source_tokens: ids.len(),
-            text_sha256: arc_adapters::sha256_hex(text.as_bytes()),
-        })
-    }
-
-    /// The latents of each chunk of a sequence of token ids, `[n, d_encoder]` each.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidValue`] for factor 0, and for any factor of an encoder with memory tokens.
-    pub fn encode_chunks(&self, ids: &[u32], options: CompressOptions) -> Result<Vec<Tensor<2>>> {
-        let rates = self.network.config().at_factor(options.factor)?.compress_rates;
-        let network = &self.network.with_rates(rates);
-        // Whole chunks are of one length, so that only the last batch can need a mask.
-        let (whole, rest) = ids.split_at(ids.len() - ids.len() % self.chunk_tokens);
-        let whole: Vec<Vec<u32>> = whole.chunks(self.chunk_tokens).map(<[u32]>::to_vec).collect();
-        let rest: Vec<Vec<u32>> = (!rest.is_empty()).then(|| rest.to_vec()).into_iter().collect();
-        let mut latents = Vec::new();
-        for batch in whole.chunks(CHUNKS_AT_ONCE).chain(rest.chunks(1)) {
-            let encoded = network.forward(batch, &self.device);
-            latents.extend((0..batch.len()).map(|row| encoded.row(row)));
-        }
-        Ok(latents)
     }
 }

@@ -455,7 +455,6 @@ impl LoadedTask {
                 "id": contestant.encoder.id,
                 // The identity leaves out what one encoder may have several of.
                 "rates": contestant.encoder.network.config().compress_rates,
-                "max_chunks": contestant.encoder.max_chunks(),
                 "append": adapter.map(|adapter| adapter.append),
             })
         });

@@ -32,8 +32,12 @@ pub(crate) fn fits(shape: &[usize]) -> bool {
 /// [`Error::DoesNotFit`] for a weight that is not finite or whose block's scale does not fit into 16
 /// bits; as [`RawTensor::new`].
 pub(crate) fn quantise(name: &str, shape: Vec<usize>, values: &[f32]) -> Result<RawTensor> {
+    quantise_in(EIGHT_BIT_BLOCK, name, shape, values)
+}
+
+fn quantise_in(block: usize, name: &str, shape: Vec<usize>, values: &[f32]) -> Result<RawTensor> {
     let mut bytes = Vec::with_capacity(values.len() / HALF * HALF_BYTES);
-    for block in values.chunks(EIGHT_BIT_BLOCK) {
+    for block in values.chunks(block) {
         let largest = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         let scale = f16::from_f32(largest / LARGEST);
         if !scale.is_finite() || block.iter().any(|value| !value.is_finite()) {
@@ -48,6 +52,29 @@ pub(crate) fn quantise(name: &str, shape: Vec<usize>, values: &[f32]) -> Result<
         }
     }
     RawTensor::new(name, StorageType::Q8_0, shape, bytes.into(), "(memory)")
+}
+
+/// The tensor of the scales of a matrix.
+pub(crate) fn scales_name(matrix: &str) -> String {
+    format!("{matrix}{SCALES_SUFFIX}")
+}
+
+/// Rounds rows of `d` values, a whole number of blocks of 64 or else of 32, `[n, d]`.
+///
+/// # Errors
+/// As [`quantise`].
+pub(crate) fn quantise_rows(name: &str, n: usize, d: usize, values: &[f32]) -> Result<RawTensor> {
+    let block = if d.is_multiple_of(EIGHT_BIT_BLOCK) { EIGHT_BIT_BLOCK } else { HALF };
+    quantise_in(block, name, vec![n, d], values)
+}
+
+/// A `Q8_0` tensor's integers, and its scales, one for each block of so many values: those of 64 have the same
+/// in both halves.
+pub(crate) fn split_by(tensor: &RawTensor, block: usize) -> (Vec<u8>, Vec<u8>) {
+    let blocks = || tensor.bytes().chunks_exact(HALF_BYTES);
+    let integers = blocks().flat_map(|half| &half[2..]).copied().collect();
+    let scales = blocks().step_by(block / HALF).flat_map(|half| &half[..2]).copied().collect();
+    (integers, scales)
 }
 
 /// A `Q8_0` tensor's integers, and its scales with their shape: of one for each [`EIGHT_BIT_BLOCK`] weights

@@ -1,5 +1,6 @@
 //! One tensor as its file stores it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::{MappedBytes, StorageType};
@@ -113,6 +114,25 @@ impl RawTensor {
         let mut values = vec![0.0; self.len()];
         self.dtype.dequantise(&self.bytes, &mut values);
         values
+    }
+
+    /// Rows of a matrix as they are stored, without copying them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFile`] for rows that are not there, or a tensor that is no matrix.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        let part = match self.shape[..] {
+            [n, d] if rows.start <= rows.end && rows.end <= n => {
+                let row = self.dtype.bytes_of_shape(&[1, d]).unwrap_or_default();
+                self.bytes.slice(rows.start * row..rows.end * row).map(|bytes| (d, bytes))
+            }
+            _ => None,
+        };
+        let Some((d, bytes)) = part else {
+            let reason = format!("tensor `{}` of shape {:?} has no rows {rows:?}", self.name, self.shape);
+            return Err(Error::InvalidFile { path: self.path.clone(), format: "tensor", reason });
+        };
+        Self::new(self.name.clone(), self.dtype, vec![rows.len(), d], bytes, self.path.clone())
     }
 
     /// The sha256 of the stored bytes, in hexadecimal.

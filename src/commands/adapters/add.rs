@@ -476,7 +476,7 @@ fn report(
         shown(file)
     ))?;
     for warning in &added.warnings {
-        output.remark(format!("warning: {warning}"));
+        output.warning(format!("{warning}"));
     }
     output.json(&json!({
         "registry": file.to_string_lossy(),

@@ -97,7 +97,7 @@ fn remove_encoder(
         .map(|decoder| decoder.name.as_str())
         .collect();
     for user in &users {
-        output.remark(format!("warning: decoder `{user}` names encoder `{}` in its entry", entry.name));
+        output.warning(format!("decoder `{user}` names encoder `{}` in its entry", entry.name));
     }
     output.json(&json!({
         "registry": file.to_string_lossy(),

@@ -1,0 +1,133 @@
+//! Compressing a text of any length: memory does not grow with it, but for its tokens.
+
+use burn::tensor::Tensor;
+use sha2::{Digest as _, Sha256};
+
+use super::package::CHUNKS_AT_ONCE;
+use super::{CompressOptions, Encoder, Latents};
+use crate::{Error, Result};
+
+/// A text in the tokens of an encoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenisedText {
+    /// Its token ids, at least one.
+    pub ids: Vec<u32>,
+    /// The sha256 of its UTF-8 bytes.
+    pub text_sha256: String,
+}
+
+impl Encoder {
+    /// A text in this encoder's tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Document`] if it has none; [`Error::Tokenizer`].
+    pub fn tokenise(&self, text: &str) -> Result<TokenisedText> {
+        let ids = self.tokenizer.encode(text)?.ids;
+        if ids.is_empty() {
+            return Err(Error::Document {
+                name: "text".into(),
+                reason: "is empty".into(),
+                hint: "give a text with at least one character".into(),
+            });
+        }
+        let digest = Sha256::digest(text.as_bytes());
+        let text_sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(TokenisedText { ids, text_sha256 })
+    }
+
+    /// The latents that each chunk of a text of so many tokens gets, in order; where pooling merges by
+    /// similarity, at most so many.
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::compress_tokens`].
+    pub fn chunk_latents(&self, tokens: usize, options: CompressOptions) -> Result<Vec<usize>> {
+        let config = self.network.config().at_factor(options.factor)?;
+        let (whole, rest) = (tokens / self.chunk_tokens(), tokens % self.chunk_tokens());
+        let mut chunks = vec![config.latents(self.chunk_tokens()); whole];
+        chunks.extend((rest > 0).then(|| config.latents(rest)));
+        Ok(chunks)
+    }
+
+    /// Compresses a text.
+    ///
+    /// The text is cut into chunks of at most [`Encoder::chunk_tokens`] tokens, of which a few at a time
+    /// are encoded as a batch; their latents follow each other. A text may be of any length: who has no
+    /// room for all of its latents takes them as they come, from [`Encoder::compress_tokens`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::tokenise`] and [`Encoder::compress_tokens`].
+    pub fn compress(&self, text: &str, options: CompressOptions) -> Result<Latents> {
+        let text = self.tokenise(text)?;
+        let chunks = self.encode_chunks(&text.ids, options)?;
+        let chunk_lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.dims()[0]).collect();
+        Ok(Latents {
+            values: Tensor::cat(chunks, 0),
+            factor: self.factor_of(text.ids.len(), &chunk_lengths, options),
+            chunk_lengths,
+            encoder_id: self.id.clone(),
+            source_tokens: text.ids.len(),
+            text_sha256: text.text_sha256,
+        })
+    }
+
+    /// How many tokens of a text a latent stands for, at most: what was asked for, else the encoder's own
+    /// rate, else, with a fixed count for each chunk, what came of it.
+    pub(super) fn factor_of(&self, tokens: usize, chunks: &[usize], options: CompressOptions) -> usize {
+        if let Some(factor) = options.factor {
+            return factor;
+        }
+        if self.pools_by_factor() {
+            return self.default_factor();
+        }
+        let lengths = (0..tokens).step_by(self.chunk_tokens());
+        let lengths = lengths.map(|start| self.chunk_tokens().min(tokens - start));
+        let factors = lengths.zip(chunks).map(|(tokens, &latents)| tokens.div_ceil(latents.max(1)));
+        factors.max().unwrap_or(1)
+    }
+
+    /// The latents of each chunk of a sequence of token ids, `[n, d_encoder]` each.
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::compress_tokens`].
+    pub fn encode_chunks(&self, ids: &[u32], options: CompressOptions) -> Result<Vec<Tensor<2>>> {
+        let mut latents = Vec::new();
+        self.compress_tokens(ids, options, |chunk| {
+            latents.push(chunk);
+            Ok(())
+        })?;
+        Ok(latents)
+    }
+
+    /// Hands over the latents of each chunk of a sequence of token ids, `[n, d_encoder]`, in order, as soon
+    /// as they are there; what `on_chunk` returns as an error ends it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidValue`] for factor 0, and for any factor of an encoder with memory tokens;
+    /// otherwise what `on_chunk` returns.
+    pub fn compress_tokens(
+        &self,
+        ids: &[u32],
+        options: CompressOptions,
+        mut on_chunk: impl FnMut(Tensor<2>) -> Result<()>,
+    ) -> Result<()> {
+        let rates = self.network.config().at_factor(options.factor)?.compress_rates;
+        let network = self.network.with_rates(rates);
+        // Whole chunks are of one length, so that only the last batch can need a mask.
+        let (whole, rest) = ids.split_at(ids.len() - ids.len() % self.chunk_tokens());
+        let batches =
+            whole.chunks(self.chunk_tokens() * CHUNKS_AT_ONCE).chain(rest.chunks(rest.len().max(1)));
+        for batch in batches {
+            let batch: Vec<Vec<u32>> = batch.chunks(self.chunk_tokens()).map(<[u32]>::to_vec).collect();
+            let encoded = network.forward(&batch, self.device());
+            for row in 0..batch.len() {
+                on_chunk(encoded.row(row))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! Texts on their way to latents: through the cache of compressed documents, with a progress bar.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use arc_adapters::{EncoderEntry, EncoderManifest};
+use arc_core::Session;
+use arc_core::document_cache::{DocumentCache, DocumentKey};
+use arc_core::encoder::{
+    CompressOptions, Encoder, LatentsFile, TokenisedText, encoder_id, factor_of_package,
+};
+use arc_core::hub::Cache;
+use tempfile::TempDir;
+
+use super::documents::named_document;
+use crate::Failure;
+use crate::args::Global;
+use crate::interrupt::stop_on_interrupt;
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::settings::Settings;
+
+/// Compresses texts, each once.
+pub(super) struct Compressor<'a> {
+    session: &'a Session,
+    cache: DocumentCache,
+    /// What is kept for this command alone.
+    _own: Option<TempDir>,
+    /// What the numbers depend on beside text, encoder and rate.
+    arithmetic: String,
+    output: &'a Output,
+}
+
+/// Who compresses, and how much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Compression {
+    /// The encoder's name in the registry.
+    pub(super) encoder: String,
+    pub(super) encoder_id: String,
+    /// How many tokens a latent stands for; `None` where the encoder has a fixed count.
+    pub(super) factor: Option<usize>,
+}
+
+impl Compression {
+    /// At a rate that was asked for, else the encoder's own. Nothing is loaded.
+    pub(super) fn new(encoder: &EncoderEntry, asked: Option<usize>) -> Result<Self, Failure> {
+        let manifest = EncoderManifest::open(&encoder.package)?;
+        // What is left out and what is said are the same where they come to the same.
+        let own = factor_of_package(&manifest)?;
+        Ok(Self {
+            encoder: encoder.name.clone(),
+            // A package that was changed is refused where it is loaded, and is another one until then.
+            encoder_id: encoder_id(&manifest),
+            factor: asked.or(own),
+        })
+    }
+
+    pub(super) fn options(&self) -> CompressOptions {
+        CompressOptions::default().with_factor(self.factor)
+    }
+}
+
+/// The latents of a text.
+#[derive(Clone, Debug)]
+pub(super) struct Compressed {
+    pub(super) latents: LatentsFile,
+    /// How long compressing took; nothing if they were there.
+    pub(super) seconds: Option<f64>,
+}
+
+/// The user's cache of compressed documents.
+pub(super) fn document_cache() -> Result<DocumentCache, Failure> {
+    let limit = Settings::read()?.cache_limit()?;
+    Ok(DocumentCache::at(Cache::from_env()?.folder().join("documents"), limit))
+}
+
+impl<'a> Compressor<'a> {
+    /// With the user's cache, or with one of its own that goes when it does.
+    pub(super) fn new(
+        global: &Global,
+        session: &'a Session,
+        is_cached: bool,
+        output: &'a Output,
+    ) -> Result<Self, Failure> {
+        let cache = document_cache()?;
+        let (cache, own) = if is_cached && cache.limit() > 0 {
+            (cache, None)
+        } else {
+            let own = tempfile::tempdir()
+                .map_err(arc_core::Error::io("create a folder in", std::env::temp_dir()))?;
+            (DocumentCache::at(own.path(), u64::MAX), Some(own))
+        };
+        let arithmetic = format!("{} {}", global.device, global.precision);
+        Ok(Self { session, cache, _own: own, arithmetic, output })
+    }
+
+    pub(super) fn encoder(&self, compression: &Compression) -> Result<Arc<Encoder>, Failure> {
+        Ok(self.session.encoder_named(&compression.encoder)?)
+    }
+
+    /// The latents of a text, if they are there.
+    pub(super) fn find(&self, text: &str, compression: &Compression) -> Option<LatentsFile> {
+        self.cache.find(&self.key(text, compression))
+    }
+
+    /// The latents of a text, as they are there or compressed now; `name` is what the text is called.
+    pub(super) fn compress(
+        &self,
+        name: &str,
+        text: &str,
+        compression: &Compression,
+    ) -> Result<Compressed, Failure> {
+        if let Some(latents) = self.find(text, compression) {
+            self.output.detail(format!("`{name}`: {} latents from the cache", latents.len()));
+            return Ok(Compressed { latents, seconds: None });
+        }
+        let encoder = self.encoder(compression)?;
+        let start = Instant::now();
+        let tokens = encoder.tokenise(text).map_err(|error| named_document(error, name))?;
+        let description = encoder.describe(&tokens, compression.options())?;
+        let width = encoder.network.d_model();
+        let key = self.key(text, compression);
+        let latents = self.cache.insert(&key, description, width, |writer| {
+            compress_into(&encoder, &tokens, compression.options(), name, |chunk| writer.push(chunk))
+        });
+        // Devices that work in the background have finished when their values were read.
+        let latents = latents.map_err(|error| named_document(error, name))?;
+        Ok(Compressed { latents, seconds: Some(start.elapsed().as_secs_f64()) })
+    }
+
+    fn key(&self, text: &str, compression: &Compression) -> DocumentKey {
+        DocumentKey {
+            text_sha256: arc_adapters::sha256_hex(text.as_bytes()),
+            encoder_id: compression.encoder_id.clone(),
+            factor: compression.factor,
+            arithmetic: self.arithmetic.clone(),
+        }
+    }
+}
+
+/// Hands over the latents of each chunk, shows how far it is, and ends with [`arc_core::Error::Interrupted`]
+/// where Ctrl-C was pressed.
+pub(super) fn compress_into(
+    encoder: &Encoder,
+    text: &TokenisedText,
+    options: CompressOptions,
+    name: &str,
+    mut on_chunk: impl FnMut(arc_core::burn::tensor::Tensor<2>) -> arc_core::Result<()>,
+) -> arc_core::Result<()> {
+    let stop = stop_on_interrupt();
+    let mut progress = Progress::new(&format!("compressing `{name}`"), text.ids.len() as u64, "tokens");
+    let mut left = text.ids.len();
+    encoder.compress_tokens(&text.ids, options, |chunk| {
+        on_chunk(chunk)?;
+        let tokens = left.min(encoder.chunk_tokens());
+        left -= tokens;
+        progress.advance(tokens as u64);
+        if stop.load(Ordering::SeqCst) { Err(arc_core::Error::Interrupted) } else { Ok(()) }
+    })
+}

@@ -182,16 +182,18 @@ mod answers {
             "latents",
             "timings",
         ]);
-        let summary = BTreeSet::from(["source_tokens", "compress_seconds"]);
+        let summary = BTreeSet::from(["schema", "source_tokens", "compress_seconds", "answers"]);
 
         let one = place.succeeds(&[&ask as &[&str], &["why"]].concat());
         assert_eq!(keys(&one), &answer | &summary);
+        // One answer stands in the object itself, as it did before there was a schema, and among the answers.
+        assert_eq!((keys(&one["answers"][0]), &one["schema"]), (answer.clone(), &1.into()));
         assert_eq!(one["question"], "why");
         assert_eq!(one["source_tokens"], 21, "one for each byte");
 
         // Each question, of one reading of the document.
         let two = place.succeeds(&[&ask as &[&str], &["why", "how"]].concat());
-        assert_eq!(keys(&two), &BTreeSet::from(["answers"]) | &summary);
+        assert_eq!(keys(&two), summary);
         let answers = two["answers"].as_array().expect("a list");
         assert_eq!(answers.iter().map(|a| &a["question"]).collect::<Vec<_>>(), ["why", "how"]);
         assert!(answers.iter().all(|one| keys(one) == answer));

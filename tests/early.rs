@@ -56,7 +56,7 @@ fn asking() {
         (&["--stop", ""] as &[&str], USAGE, &["stop", "empty"] as &[&str]),
         (&["--encoder", "strat"], FAILURE, &["no encoder is called `strat`", "`start`"]),
         (&["--document", "none.txt"], FAILURE, &["none.txt"]),
-        (&["--document", "adapter"], FAILURE, &["adapter", "is a folder"]),
+        (&["--document", "adapter"], FAILURE, &["there is no document in `adapter`"]),
         (&["--document", LATENTS], FAILURE, &[LATENTS]),
         (&["--decoder", "none"], FAILURE, &["no decoder is called `none`"]),
         (&["--temperature", "-1"], USAGE, &["temperature"]),

@@ -445,10 +445,19 @@ mod documents {
             ("folder", "is a folder", "files"),
             ("none.txt", "cannot read", "no such file"),
         ] {
-            for arguments in [
+            let of_documents = [
                 &["compress", document, "-o", LATENTS] as &[&str],
                 &["ask", "--decoder", "tiny", "--document", document, "why"],
-                &["generate", "--decoder", "tiny", "--file", document],
+            ];
+            for arguments in of_documents {
+                let refusal = place.fails(FAILURE, arguments);
+                // A folder is the documents in it, and there are none.
+                let says = if document == "folder" { "there is no document in" } else { says };
+                refusal.says(&[document, says]);
+                refusal.hints(&[hint]);
+            }
+            for arguments in [
+                &["generate", "--decoder", "tiny", "--file", document] as &[&str],
                 &["fit", "--decoder", "tiny", "--text", document, "-o", "out"],
             ] {
                 let refusal = place.fails(FAILURE, arguments);
@@ -471,8 +480,11 @@ mod documents {
     fn a_document_longer_than_the_window_is_refused_with_the_numbers() {
         let place = Place::with_adapter();
         let text = place.file("long.txt", "long ".repeat(80));
-        let refusal = place
-            .fails(FAILURE, &["ask", "--decoder", "tiny", "--document", &text, "--max-tokens", "4", "why"]);
+        let ask = ["ask", "--decoder", "tiny", "--document", &text, "--max-tokens", "4"];
+        // Chunks are chosen by a question, and as plain text nothing is.
+        let refusal = place.fails(FAILURE, &[&ask[..], &["--open-book", "why"]].concat());
+        refusal.says(&["window of 256", "4 more"]);
+        let refusal = place.fails(FAILURE, &[&ask[..], &["--form", "continuation"]].concat());
         refusal.says(&["window of 256", "4 more"]);
         refusal.hints(&["larger pooling factor"]);
         // The hint helps.
@@ -816,8 +828,6 @@ mod usage {
         for arguments in [
             &["generate"] as &[&str],
             &["generate", "--decoder", "tiny"],
-            &["ask", "--decoder", "tiny", "why"],
-            &["ask", "--decoder", "tiny", "--document", "text.txt"],
             &["compress", "text.txt"],
             &["compress"],
             &["fit", "--decoder", "tiny"],

@@ -1,5 +1,6 @@
 //! Texts on their way to latents: through the cache of compressed documents, with a progress bar.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -25,8 +26,8 @@ use crate::settings::Settings;
 pub(super) struct Compressor<'a> {
     session: &'a Session,
     cache: DocumentCache,
-    /// What is kept for this command alone.
-    _own: Option<TempDir>,
+    /// What is kept for this command alone: all, or what the user's cache has no room for.
+    own: OnceCell<(TempDir, DocumentCache)>,
     /// What the numbers depend on beside text, encoder and rate.
     arithmetic: String,
     output: &'a Output,
@@ -69,6 +70,14 @@ pub(super) struct Compressed {
     pub(super) seconds: Option<f64>,
 }
 
+/// A cache that goes when the command ends.
+fn cache_of_command() -> Result<(TempDir, DocumentCache), Failure> {
+    let folder =
+        tempfile::tempdir().map_err(arc_core::Error::io("create a folder in", std::env::temp_dir()))?;
+    let cache = DocumentCache::at(folder.path(), u64::MAX);
+    Ok((folder, cache))
+}
+
 /// The user's cache of compressed documents.
 pub(super) fn document_cache() -> Result<DocumentCache, Failure> {
     let limit = Settings::read()?.cache_limit()?;
@@ -83,16 +92,15 @@ impl<'a> Compressor<'a> {
         is_cached: bool,
         output: &'a Output,
     ) -> Result<Self, Failure> {
-        let cache = document_cache()?;
-        let (cache, own) = if is_cached && cache.limit() > 0 {
-            (cache, None)
-        } else {
-            let own = tempfile::tempdir()
-                .map_err(arc_core::Error::io("create a folder in", std::env::temp_dir()))?;
-            (DocumentCache::at(own.path(), u64::MAX), Some(own))
-        };
+        let mut cache = document_cache()?;
+        let own = OnceCell::new();
+        if !is_cached || cache.limit() == 0 {
+            let (folder, of_command) = cache_of_command()?;
+            cache = of_command.clone();
+            let _ = own.set((folder, of_command));
+        }
         let arithmetic = format!("{} {}", global.device, global.precision);
-        Ok(Self { session, cache, _own: own, arithmetic, output })
+        Ok(Self { session, cache, own, arithmetic, output })
     }
 
     pub(super) fn encoder(&self, compression: &Compression) -> Result<Arc<Encoder>, Failure> {
@@ -121,9 +129,20 @@ impl<'a> Compressor<'a> {
         let description = encoder.describe(&tokens, compression.options())?;
         let width = encoder.network.d_model();
         let key = self.key(text, compression);
-        let latents = self.cache.insert(&key, description, width, |writer| {
-            compress_into(&encoder, &tokens, compression.options(), name, |chunk| writer.push(chunk))
-        });
+        let insert = |cache: &DocumentCache| {
+            cache.insert(&key, description.clone(), width, |writer| {
+                compress_into(&encoder, &tokens, compression.options(), name, |chunk| writer.push(chunk))
+            })
+        };
+        let latents = match insert(&self.cache) {
+            // A cache that cannot be written is no reason not to answer.
+            Err(error @ arc_core::Error::Io { .. }) if self.own.get().is_none() => {
+                self.output.warning(format!("compressed documents are not kept: {error}"));
+                let own = cache_of_command()?;
+                insert(&self.own.get_or_init(|| own).1)
+            }
+            inserted => inserted,
+        };
         // Devices that work in the background have finished when their values were read.
         let latents = latents.map_err(|error| named_document(error, name))?;
         Ok(Compressed { latents, seconds: Some(start.elapsed().as_secs_f64()) })

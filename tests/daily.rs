@@ -539,7 +539,7 @@ mod batches {
         // Eight values are no block.
         place
             .fails(USAGE, &["compress", &text, "-o", "x.arc.safetensors", "--dtype", "q8"])
-            .says(&["width 8"]);
+            .says(&["`8`", "blocks of 32"]);
         assert!(!place.path("x.arc.safetensors").exists());
     }
 }
@@ -594,6 +594,8 @@ mod output {
             .skip_while(|line| *line != "Commands:")
             .skip(1)
             .take_while(|line| line.starts_with("  "))
+            // What is wrapped is further in.
+            .filter(|line| !line.starts_with("   "))
             .filter_map(|line| line.split_whitespace().next())
             .filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '-') && *name != "help")
             .collect();

@@ -33,7 +33,9 @@ pub fn nearest_chunks(
         return by_vectors;
     }
     let mut scores = vec![0.0; pooled.len()];
-    for ranking in [by_vectors, ranked(&words)] {
+    // Nor does it say anything of the chunks that have none of its words.
+    let by_words = ranked(&words).into_iter().filter(|&place| words[place] > 0.0).collect();
+    for ranking in [by_vectors, by_words] {
         for (rank, place) in ranking.into_iter().enumerate() {
             scores[place] += 1.0 / (RANK_OFFSET + 1.0 + rank as f64);
         }
@@ -134,9 +136,7 @@ mod tests {
     #[test]
     fn a_rare_word_of_the_question_counts_more_than_frequent_ones() {
         let texts = ["the whale and the sea", "the sea and the ship", "a harpoon for the sea", "the the the"];
-        let flat = [[1.0]; 4];
-        let found = nearest_chunks((&[1.0], "Where is THE harpoon?"), &flat, &texts);
-        assert_eq!(found[0], 2);
+        assert_eq!(ranked(&word_scores("Where is THE harpoon?", &texts))[0], 2);
         assert!(word_scores("", &texts).iter().all(|&score| score == 0.0));
         // By hand: one of four texts has it, once in five words, where the mean is of 4.5.
         let score = word_scores("ship harpoon", &texts)[1];

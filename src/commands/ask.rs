@@ -44,6 +44,9 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
             "leave out `--factor`, or name the text itself",
         ));
     }
+    if let (true, Some(latents)) = (ask.open_book, ask.document.iter().find(|path| is_latents_file(path))) {
+        return Err(no_text(&latents.display().to_string()));
+    }
     // What is wrong with names, adapters and documents is said before anything is pulled or compressed.
     let session = session(global)?;
     let registry = session.registry();
@@ -112,16 +115,21 @@ fn read_documents(ask: &Ask, shots: &[Row], output: &Output) -> Result<Vec<Named
         match &mut document.content {
             Content::Text(text) => *text = trimmed(text),
             Content::Latents(_) if ask.open_book => {
-                return Err(Failure::usage(
-                    format!("`{}` holds latents, which no decoder reads as text", document.name),
-                    "name the text itself, or leave out `--open-book`",
-                ));
+                return Err(no_text(&document.name));
             }
             Content::Latents(_) => {}
         }
         documents.push(document);
     }
     Ok(documents)
+}
+
+/// Latents are not read as text.
+fn no_text(name: &str) -> Failure {
+    Failure::usage(
+        format!("`{name}` holds latents, which no decoder reads as text"),
+        "name the text itself, or leave out `--open-book`",
+    )
 }
 
 pub(super) fn special_vector(ask: &Ask) -> SpecialVector {

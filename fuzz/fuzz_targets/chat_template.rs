@@ -4,8 +4,8 @@
 use arc_jinja::{Limits, Moment, Options, Template, Value};
 use libfuzzer_sys::fuzz_target;
 
-/// A hundredth of what a template is given otherwise, so that a run of a fuzzer gets somewhere.
-const LIMITS: Limits = Limits { fuel: Limits::DEFAULT.fuel / 100, output_bytes: 1 << 16 };
+/// A thousandth of what a template is given otherwise, so that a run of a fuzzer gets somewhere.
+const LIMITS: Limits = Limits { fuel: Limits::DEFAULT.fuel / 1000, output_bytes: 1 << 12 };
 /// As the prompts of adapters are read.
 const STRICT: Options =
     Options { trim_blocks: false, lstrip_blocks: false, keep_trailing_newline: true, strict_undefined: true };

@@ -9,9 +9,10 @@ the sha256 of what was rendered, or what was raised.
 Templates are their authors' text. Those whose packages are under the Apache licence 2.0 or the MIT licence
 are in `arc-jinja/tests/published`, and the test reads them there; of all others the golden file has the
 hashes alone. `cargo test -p arc-jinja --test published -- --ignored` renders them from the folder that
-`ARC_CHAT_TEMPLATES` names, in folders named as their sources here.
+`ARC_CHAT_TEMPLATES` names, in folders named as their sources here. What the golden file has of folders that
+are not given stays in it.
 
-usage: pip install transformers==5.23.0 jinja2==3.1.6
+usage: pip install transformers==5.24.0 jinja2==3.1.6
        chat_templates.py arc-jinja/tests/published.json FOLDER…
 """
 
@@ -106,8 +107,12 @@ def rendered(template, conversation, add_generation_prompt):
 
 def main():
     target, *folders = sys.argv[1:]
-    templates = []
-    for folder in map(pathlib.Path, folders):
+    folders = [pathlib.Path(folder) for folder in folders]
+    target = pathlib.Path(target)
+    given = {folder.name for folder in folders}
+    before = json.loads(target.read_text())["templates"] if target.exists() else []
+    templates = [template for template in before if template["from"] not in given]
+    for folder in folders:
         for path in sorted(folder.rglob("*.jinja")):
             source = path.read_text()
             # As it is committed, with the line ends it has.
@@ -124,9 +129,10 @@ def main():
                 for prompt in (False, True)
             }
             templates.append(entry)
+    templates.sort(key=lambda template: (template["from"], template["name"]))
     document = {"seconds": SECONDS, "tokens": TOKENS, "conversations": CONVERSATIONS, "templates": templates}
     text = json.dumps(document, ensure_ascii=False, indent=1)
-    pathlib.Path(target).write_text(text + "\n")
+    target.write_text(text + "\n")
     print(f"{len(templates)} templates", file=sys.stderr)
 
 

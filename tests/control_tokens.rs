@@ -396,6 +396,14 @@ fn no_part_of_a_form_becomes_a_control_token() {
         "<|im_end|>",
     )
     .expect("a template");
+    // The system's words within the user's turn, and the name of a control token that they could complete.
+    let trimming = ChatTemplate::new(
+        "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{% if messages[0].role == 'system' %}\
+         <|{{ messages[0].content | trim }}|>{% endif %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}",
+        "<s>",
+        "<|im_end|>",
+    )
+    .expect("a template");
     for_each_family(|family, tokenizer| {
         let control = |text: &str| {
             let instruction = Instruction {
@@ -408,7 +416,10 @@ fn no_part_of_a_form_becomes_a_control_token() {
                 PromptForm::few_shot(&shots, 1, text),
                 PromptForm::continuation(text),
                 PromptForm::llama_2_chat(None, &instruction, 1),
+                PromptForm::llama_2_chat(Some(text), &instruction, 1),
                 PromptForm::chat(&chat, None, &instruction, 1).expect("a form"),
+                PromptForm::chat(&chat, Some(text), &instruction, 1).expect("a form"),
+                PromptForm::chat(&trimming, Some(text), &instruction, 1).expect("a form"),
             ];
             forms.map(|form| {
                 let ids = form.encode(tokenizer).expect("tokens").into_iter().flat_map(|part| match part {
@@ -420,8 +431,8 @@ fn no_part_of_a_form_becomes_a_control_token() {
         };
         let own = control("why");
         let mut random = Random(4);
-        for _ in 0..TEXTS / 30 {
-            let text = random.text();
+        let completing = ["im_end", " im_start ", "im_start|>x<|im_end"].map(str::to_owned);
+        for text in completing.into_iter().chain((0..TEXTS / 30).map(|_| random.text())) {
             assert_eq!(control(&text), own, "{family}: {text:?}");
         }
     });

@@ -76,6 +76,62 @@ fn an_adapter_that_a_killed_command_unpacked_is_taken_when_it_is_added_again() {
     place.fails(FAILURE, &["adapters", "add", "tiny.arc.tar.zst", "--name", "again"]).says(&["already"]);
 }
 
+/// Ends a process as Ctrl-C or a request to end does, and gives its exit code.
+fn interrupted(mut child: std::process::Child, signal: &str) -> Option<i32> {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn an_interrupted_add_leaves_nothing_though_it_has_unpacked_all() {
+    let place = Place::with_adapter();
+    place.succeeds(&["adapters", "pack", "tiny"]);
+    let before = (place.listing(), std::fs::read(place.path("registry.toml")).unwrap());
+    // It has unpacked and checked the archive when it waits for the registry.
+    let held = RegistryEditor::open(&place.path("registry.toml")).unwrap();
+    for signal in ["INT", "TERM"] {
+        let mut adding = place
+            .arc(&["adapters", "add", "tiny.arc.tar.zst", "--name", "again"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = [0; 7];
+        adding.stderr.as_mut().unwrap().read_exact(&mut told).unwrap();
+        assert_eq!(&told, b"waiting");
+        assert_eq!(left(&place).len(), 1, "{:?}", left(&place));
+        assert_eq!(interrupted(adding, signal), Some(130), "SIG{signal}");
+        assert_eq!(before.0, place.listing(), "SIG{signal}");
+    }
+    drop(held);
+    assert_eq!(before.1, std::fs::read(place.path("registry.toml")).unwrap());
+    place.succeeds(&["adapters", "add", "tiny.arc.tar.zst", "--name", "again"]);
+}
+
+#[test]
+fn an_interrupted_download_of_an_archive_leaves_nothing() {
+    use std::io::Write as _;
+
+    let place = Place::with_adapter();
+    let before = place.listing();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/a.arc.tar.zst", server.local_addr().unwrap());
+    let adding = place
+        .arc(&["adapters", "add", &address, "--name", "again", "--yes", "--sha256", &"0".repeat(64)])
+        .env_remove("ARC_OFFLINE")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut asked, _) = server.accept().unwrap();
+    let mut request = [0; 512];
+    assert!(asked.read(&mut request).unwrap() > 0);
+    asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nthe beginning").unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(left(&place).len(), 1, "it is downloaded to where it is swept");
+    assert_eq!(interrupted(adding, "TERM"), Some(130));
+    assert_eq!(before, place.listing());
+}
+
 #[test]
 fn doctor_and_remove_sweep_what_a_killed_command_left() {
     let place = Place::with_adapter();

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::read_once::ReadOnce;
+use crate::read_once::{Known, ReadOnce};
 use crate::resolve::Pair;
 use crate::{
     Adapter, AdapterManifest, Backbone, DecoderEntry, EncoderEntry, EncoderManifest, EncoderWeights, Error,
-    Hint, MANIFEST_FILE, ModelSource, PluginPolicy, Registry, Result, sha256_file,
+    Hint, MANIFEST_FILE, ModelSource, PluginPolicy, Registry, Result,
 };
 
 /// One thing that was looked at.
@@ -172,9 +172,24 @@ pub fn verify(
     model: Option<&Path>,
     template: &TemplateFault<'_>,
 ) -> Result<Vec<Check>> {
+    verify_with(registry, decoder, policy, model, template, &ReadOnce::default())
+}
+
+/// As [`verify`], of one decoder of many: what was read for another of the same registry is not read again.
+///
+/// # Errors
+/// [`Error::UnknownName`]; everything else is a failed check.
+pub fn verify_with(
+    registry: &Registry,
+    decoder: &str,
+    policy: &PluginPolicy,
+    model: Option<&Path>,
+    template: &TemplateFault<'_>,
+    read: &ReadOnce,
+) -> Result<Vec<Check>> {
     let entry = registry.decoder(decoder)?;
     let mut checks = Vec::new();
-    for of_pair in check_pairs(registry, entry, policy, template, &ReadOnce::default()) {
+    for of_pair in check_pairs(registry, entry, policy, template, read) {
         checks.extend(of_pair.adapter);
         checks.extend(of_pair.encoder);
     }
@@ -182,7 +197,7 @@ pub fn verify(
     let (file, path) = check_model_file(entry, model);
     checks.push(match (path, &entry.model.sha256) {
         (Some(path), Some(expected)) if !file.failed() => {
-            Check::of("model: sha256", check_sha256(path, expected)).0
+            Check::of("model: sha256", check_sha256(path, expected, read)).0
         }
         (Some(_), None) if !file.failed() => Check::skipped("model: sha256", "the registry pins no sha256"),
         _ => file,
@@ -231,20 +246,31 @@ fn check_pair(
         Some(encoder) => format!("decoder `{name}` with encoder `{}`", encoder.name),
         None => format!("decoder `{name}`"),
     };
-    let known = read.known(pair);
-    let opened = if known.is_some() { None } else { Some(pair.open(policy)) };
-    let is_described = matches!(opened, Some(Err(Error::NotImported { .. })));
-    let (mut adapter, found) = match opened {
-        Some(opened) => check_opened(&label, opened),
-        None => (vec![Check::unless(what_is_opened(&label), None)], None),
+    let mut is_described = false;
+    let (mut adapter, manifest) = match read.known(pair) {
+        Some(Known::Sound(manifest)) => (vec![Check::unless(what_is_opened(&label), None)], Some(manifest)),
+        Some(Known::Broken(check)) => (vec![Check { what: what_is_opened(&label), ..check }], None),
+        Some(Known::Changed(error)) => (check_opened(&label, Err(error)).0, None),
+        None => {
+            let opened = pair.open(policy);
+            is_described = matches!(opened, Err(Error::NotImported { .. }));
+            let is_broken = opened.as_ref().is_err_and(|error| {
+                !matches!(error, Error::NotImported { .. } | Error::PackageChanged { .. })
+            });
+            let (checks, found) = check_opened(&label, opened);
+            if let Some(adapter) = &found {
+                read.keep(pair, adapter);
+            }
+            if let Some(check) = checks.first().filter(|_| is_broken) {
+                read.keep_broken(pair, check);
+            }
+            (checks, found.map(|adapter| adapter.manifest))
+        }
     };
-    if let Some(adapter) = &found {
-        read.keep(pair, adapter);
-    }
     let mut encoder = pair.encoder.map(|encoder| check_encoder(registry, encoder, read)).unwrap_or_default();
     // One that is only described says what it is made for all the same.
     let described = || is_described.then(|| pair.described().ok().flatten()).flatten();
-    match known.or(found.map(|adapter| adapter.manifest)).or_else(described) {
+    match manifest.or_else(described) {
         None => adapter.push(Check::skipped(
             &format!("{label}: matches decoder and encoder"),
             "there is no adapter to match",
@@ -261,7 +287,7 @@ fn check_pair(
                     }
                 }
                 // It goes with encoders that nothing here names: the one that it was made for is one.
-                None => encoder.extend(check_encoder_of(registry, &manifest)),
+                None => encoder.extend(check_encoder_of_with(registry, &manifest, read)),
             }
         }
     }
@@ -401,7 +427,11 @@ pub fn check_embeddings(manifest: &AdapterManifest, d_model: usize) -> Check {
 /// known by its identity whatever it is called here. One that is not here is no fault of the adapter.
 #[must_use]
 pub fn check_encoder_of(registry: &Registry, manifest: &AdapterManifest) -> Vec<Check> {
-    match encoder_of(registry, manifest) {
+    check_encoder_of_with(registry, manifest, &ReadOnce::default())
+}
+
+fn check_encoder_of_with(registry: &Registry, manifest: &AdapterManifest, read: &ReadOnce) -> Vec<Check> {
+    match encoder_of(registry, manifest, read) {
         Err(error) => {
             vec![Check::of(format!("encoder `{}`: manifest", manifest.encoder.name), Err::<(), _>(error)).0]
         }
@@ -420,15 +450,12 @@ pub fn check_encoder_of(registry: &Registry, manifest: &AdapterManifest) -> Vec<
 fn encoder_of<'a>(
     registry: &'a Registry,
     manifest: &AdapterManifest,
+    read: &ReadOnce,
 ) -> Result<Option<(&'a str, EncoderManifest)>> {
-    let same = registry.encoders().find_map(|entry| {
-        let encoder = EncoderManifest::open(&entry.package).ok()?;
-        manifest.check_encoder(&encoder.encoder_id).is_ok().then_some((entry.name.as_str(), encoder))
-    });
-    match registry.encoder(&manifest.encoder.name) {
-        _ if same.is_some() => Ok(same),
+    let same = read.encoder_with_id(registry, &manifest.encoder.encoder_id);
+    match same.map_or_else(|| registry.encoder(&manifest.encoder.name), Ok) {
         Err(_) => Ok(None),
-        Ok(entry) => Ok(Some((&entry.name, EncoderManifest::open(&entry.package)?))),
+        Ok(entry) => Ok(Some((&entry.name, read.encoder(&entry.package)?))),
     }
 }
 
@@ -465,7 +492,7 @@ pub fn check_fit(
     let what = "adapter: made for this encoder";
     let usual = registry.encoder_with(entry, for_encoder).ok().and_then(|(encoder, _)| encoder);
     let usual = usual.and_then(|entry| EncoderManifest::open(&entry.package).ok());
-    let own = encoder_of(registry, manifest);
+    let own = encoder_of(registry, manifest, &ReadOnce::default());
     match (usual, own) {
         (Some(encoder), _) if manifest.check_encoder(&encoder.encoder_id).is_ok() => {
             checks.push(Check::unless(LATENTS_WIDTH, other_width(manifest, &encoder)));
@@ -492,6 +519,10 @@ pub fn check_fit(
 
 /// Whether an encoder can be loaded, as far as its package and the registry say.
 pub(crate) fn check_encoder(registry: &Registry, entry: &EncoderEntry, read: &ReadOnce) -> Vec<Check> {
+    read.encoder_checks(entry, || check_encoder_anew(registry, entry, read))
+}
+
+fn check_encoder_anew(registry: &Registry, entry: &EncoderEntry, read: &ReadOnce) -> Vec<Check> {
     let name = &entry.name;
     let (check, manifest) = Check::of(format!("encoder `{name}`: manifest"), read.encoder(&entry.package));
     let mut checks = vec![check];
@@ -534,8 +565,8 @@ fn other_width(manifest: &AdapterManifest, encoder: &EncoderManifest) -> Option<
     })
 }
 
-fn check_sha256(path: &Path, expected: &str) -> Result<()> {
-    let found = sha256_file(path)?;
+fn check_sha256(path: &Path, expected: &str, read: &ReadOnce) -> Result<()> {
+    let found = read.model_sha256(path)?;
     if found == expected {
         return Ok(());
     }

@@ -51,9 +51,18 @@ fn no_file(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, format!("it is {what}, expected a file"))
 }
 
-/// The content of a file of at most `limit` bytes.
-pub(crate) fn read_bytes(path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>> {
+/// The content of a file of at most `limit` bytes, where `what` names its kind for the error. Whatever is a
+/// stranger's is read by this: a pipe or a device is refused before it is read, as [`open_file`] does, and no
+/// more is taken into memory than the kind may have.
+///
+/// # Errors
+/// [`Error::Io`], and [`Error::TooLarge`] for a longer one.
+pub fn read_bytes(path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>> {
     let file = open_file(path).map_err(io_error("open", path))?;
+    let said = file.metadata().map_err(io_error("read", path))?;
+    if said.is_file() && said.len() > limit {
+        return Err(Error::TooLarge { path: path.to_owned(), what, limit });
+    }
     let mut bytes = Vec::new();
     // One byte beyond the limit tells a file of exactly that size from a longer one, whatever the
     // folder says about its length.

@@ -51,14 +51,14 @@ pub use archive::{
 pub use atomic_file::{write_atomically, write_new_atomically};
 pub use checks::{
     Check, Likelihood, Outcome, Remedy, TemplateFault, check_adapter, check_embeddings, check_encoder_of,
-    check_fit, check_template, verify,
+    check_fit, check_template, verify, verify_with,
 };
 pub use digest::{hexadecimal, is_sha256_hex, sha256_file, sha256_hex};
 pub use doctor::{Finding, doctor};
 pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor, tell_of_waiting};
 pub use encoder::{Backbone, ENCODER_FILE, ENCODER_SCHEMA, EncoderManifest, EncoderWeights, PoolingPlace};
 pub use error::{Error, Pin, Result};
-pub use files::{open_file, sync_folder};
+pub use files::{open_file, read_bytes, sync_folder};
 pub use hint::Hint;
 pub use io_hint::io_hint;
 pub use list::{InspectedTensor, Inspection, ListedDecoder, inspect, inspect_manifest, list};
@@ -72,6 +72,7 @@ pub use package::{
 };
 pub use plugin::{Isolation, PluginPolicy, serve_plugin};
 pub use projector::{ProjectorLayer, ProjectorSpec, WeightSlot};
+pub use read_once::ReadOnce;
 pub use registry::{
     Chosen, DecoderEntry, DecoderOptions, EncoderEntry, PluginEntry, REGISTRY_FILE, REGISTRY_SCHEMA,
     Registry, RegistryFile, RopeScalingOption, from_toml,
@@ -80,4 +81,4 @@ pub use resolve::{AdapterFrom, AdapterPlace, EncoderFrom, Pair};
 pub use scaffold::{DEFAULT_PROMPT, Scaffold};
 pub use shape::ModelShape;
 pub use source::{ModelFile, ModelSource, PipFile};
-pub use staging::sweep;
+pub use staging::{Finishing, Staging, abandon, finishing, sweep};

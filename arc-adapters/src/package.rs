@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use crate::digest::sha256_hex;
 use crate::files::{read_bytes, sync_folder};
-use crate::manifest::{MANIFEST_FILE, MAX_WEIGHTS_BYTES, WEIGHTS_FILE};
+use crate::manifest::{MANIFEST_FILE, WEIGHTS_FILE};
 use crate::staging::Staging;
 use crate::{AdapterManifest, Error, Result};
 
@@ -62,7 +62,7 @@ impl Adapter {
             return Err(Error::NotImported { adapter: manifest.name, encoder: manifest.encoder.name });
         }
         let weights_path = folder.join(&manifest.weights.file);
-        let bytes = read_bytes(&weights_path, "weights file", MAX_WEIGHTS_BYTES)?;
+        let bytes = read_bytes(&weights_path, "weights file", manifest.largest_weights())?;
         Self::from_parts((manifest, manifest_sha256), bytes, &weights_path, folder.to_owned(), None)
     }
 

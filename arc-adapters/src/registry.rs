@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Deserialize;
 
@@ -20,6 +22,10 @@ pub const REGISTRY_FILE: &str = "registry.toml";
 pub(crate) const MAX_REGISTRY_BYTES: u64 = 4 << 20;
 pub(crate) const WHAT: &str = "registry";
 
+/// Where so many names were looked through in vain, as of ten thousand entries that all name an encoder that is
+/// not there, errors list no similar names any more: a hundred times is help enough.
+const MAX_COMPARED: usize = 1_000_000;
+
 /// How many similar names an error lists.
 const N_NEAREST: usize = 3;
 
@@ -36,6 +42,8 @@ pub struct Registry {
     default_decoder: Option<(String, PathBuf)>,
     encoders: Entries<EncoderEntry>,
     decoders: Entries<DecoderEntry>,
+    /// How many names were looked through for one that is not there.
+    compared: Arc<AtomicUsize>,
 }
 
 /// A registry file, and why it is read.
@@ -364,11 +372,13 @@ impl Registry {
         other_kind: Option<&'static str>,
         known: impl Iterator<Item = &'a str>,
     ) -> Error {
+        let known: Vec<&str> = known.collect();
+        let compared = self.compared.fetch_add(known.len(), Ordering::Relaxed);
         Error::UnknownName {
             kind,
             name: name.to_owned(),
             other_kind,
-            nearest: nearest(name, known),
+            nearest: if compared < MAX_COMPARED { nearest(name, known.into_iter()) } else { Vec::new() },
             searched: self.sources().map(Path::to_owned).collect(),
         }
     }
@@ -692,6 +702,7 @@ impl RegistryText {
             default_decoder: self.default_decoder.map(|name| (name, origin.to_owned())),
             encoders: Entries::new(encoders)?,
             decoders: Entries::new(decoders)?,
+            compared: Arc::default(),
         };
         registry.settle_plugins();
         Ok(registry)

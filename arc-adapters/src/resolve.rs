@@ -152,18 +152,23 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// [`Error::PackageChanged`].
     pub fn check_pin(&self, adapter: &Adapter) -> Result<()> {
-        match self.adapter {
-            Some(AdapterPlace::Package { folder, pin: Some(pin) }) if pin != adapter.manifest_sha256 => {
-                Err(Error::PackageChanged {
-                    decoder: self.decoder.name.clone(),
-                    adapter: adapter.manifest.name.clone(),
-                    path: folder.join(crate::MANIFEST_FILE),
-                    expected: pin.to_owned(),
-                    found: adapter.manifest_sha256.clone(),
-                })
-            }
-            _ => Ok(()),
+        let Some(AdapterPlace::Package { pin, .. }) = self.adapter else { return Ok(()) };
+        match self.changed(pin, &adapter.manifest.name, &adapter.manifest_sha256) {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
+    }
+
+    /// The error that a package is not the one that is pinned, if it is not.
+    pub(crate) fn changed(&self, pin: Option<&str>, adapter: &str, found: &str) -> Option<Error> {
+        let pin = pin.filter(|pin| *pin != found)?;
+        Some(Error::PackageChanged {
+            decoder: self.decoder.name.clone(),
+            adapter: adapter.to_owned(),
+            path: self.adapter?.path().join(crate::MANIFEST_FILE),
+            expected: pin.to_owned(),
+            found: found.to_owned(),
+        })
     }
 
     /// What a package says about itself, whether or not its weights are here. A plugin says it only

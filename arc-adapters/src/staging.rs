@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::files::{TEMPORARY, io_error, sync_folder};
@@ -18,23 +19,78 @@ const OLD: &str = "old";
 /// What has no lock is somebody's who is about to take one, for as long as this.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// A temporary folder, which is gone when this is dropped.
+/// The temporary folders of this process, for who ends it before they are dropped.
+static LIVING: Mutex<Vec<Living>> = Mutex::new(Vec::new());
+/// Held where what is begun has to be finished.
+static FINISHING: Mutex<()> = Mutex::new(());
+
+/// A temporary folder, and the folder that was made for it.
 #[derive(Debug)]
-pub(crate) struct Staging {
+struct Living {
+    folder: PathBuf,
+    parent: Option<PathBuf>,
+}
+
+impl Living {
+    fn delete(&self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+        if let Some(parent) = &self.parent {
+            // It stays where something was published in it.
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+}
+
+fn living() -> MutexGuard<'static, Vec<Living>> {
+    LIVING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A temporary folder, which is gone when this is dropped, by [`abandon`], or else by the next [`sweep`].
+#[derive(Debug)]
+pub struct Staging {
     // Dropped in this order: what is being deleted is locked.
     folder: tempfile::TempDir,
     _lock: File,
 }
 
+/// Holds [`abandon`] up for as long as it lives.
+#[derive(Debug)]
+pub struct Finishing {
+    _held: MutexGuard<'static, ()>,
+}
+
+/// While what this gives lives, [`abandon`] waits: what is done meanwhile is done whole.
+#[must_use]
+pub fn finishing() -> Finishing {
+    Finishing { _held: FINISHING.lock().unwrap_or_else(PoisonError::into_inner) }
+}
+
+/// Deletes the temporary folders of this process and goes on with `then`, which is to end it: for a handler of
+/// signals. None is made or given its name meanwhile.
+pub fn abandon<T>(then: impl FnOnce() -> T) -> T {
+    let _finished = finishing();
+    let living = living();
+    living.iter().for_each(Living::delete);
+    then()
+}
+
 impl Staging {
     /// A new one in `parent`, which is made if it is not there. What others left there is swept.
-    pub(crate) fn within(parent: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn within(parent: &Path) -> Result<Self> {
+        // Together, so that there is none that nobody knows of.
+        let mut living = living();
+        let made = (!parent.exists()).then(|| parent.to_owned());
         std::fs::create_dir_all(parent).map_err(io_error("create", parent))?;
         sweep(parent);
         let folder = tempfile::Builder::new()
             .prefix(TEMPORARY)
             .tempdir_in(parent)
             .map_err(io_error("create a folder in", parent))?;
+        living.push(Living { folder: folder.path().to_owned(), parent: made });
+        drop(living);
         let path = folder.path().join(LOCK);
         let lock = File::create(&path).map_err(io_error("create", &path))?;
         lock.lock().map_err(io_error("lock", &path))?;
@@ -44,7 +100,8 @@ impl Staging {
     }
 
     /// The folder to write into.
-    pub(crate) fn new_folder(&self) -> PathBuf {
+    #[must_use]
+    pub fn new_folder(&self) -> PathBuf {
         self.folder.path().join(NEW)
     }
 
@@ -80,6 +137,15 @@ impl Staging {
             std::fs::remove_dir_all(target).map_err(io_error("delete", target))?;
         }
         std::fs::rename(aside, target).map_err(io_error("move", target))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let mut living = living();
+        if let Some(place) = living.iter().position(|living| living.folder == self.folder.path()) {
+            living.swap_remove(place).delete();
+        }
     }
 }
 

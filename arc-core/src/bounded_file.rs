@@ -1,38 +1,127 @@
-//! Small files of a model, which may be anybody's: read if they are files, and no longer than such files are.
+//! Files that may be anybody's, read whole: each kind has a limit, and a pipe or a device is none of them.
 
-use std::io::Read as _;
 use std::path::Path;
+
+use serde::de::DeserializeOwned;
 
 use crate::{Error, Result};
 
-/// The content of a text file of at most `limit` bytes. A pipe or a device is refused before it is read.
+/// A kind of file that is read whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    /// What errors call it.
+    pub(crate) format: &'static str,
+    /// The most bytes that one may have. A value of JSON takes up to sixteen times its text in memory.
+    pub(crate) limit: u64,
+}
+
+impl Kind {
+    const fn new(format: &'static str, limit: u64) -> Self {
+        Self { format, limit }
+    }
+
+    /// As another format: errors name the file that it is.
+    pub(crate) const fn called(self, format: &'static str) -> Self {
+        Self { format, ..self }
+    }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// What a model says of its sizes: `config.json`, `generation_config.json`, `params.json`.
+pub(crate) const CONFIG: Kind = Kind::new("config.json", 4 * MIB);
+/// The largest published ones have 34 MB.
+pub(crate) const TOKENIZER: Kind = Kind::new("tokenizer.json", 64 * MIB);
+/// The small files beside a `tokenizer.json`, chat templates among them; the largest published have some
+/// megabytes, for their thousands of tokens.
+pub(crate) const BESIDE_TOKENIZER: Kind = Kind::new("JSON", 16 * MIB);
+/// Which file each tensor is in; those of the largest published models have 14 MB.
+pub(crate) const INDEX: Kind = Kind::new("safetensors index", 32 * MIB);
+/// What a run, a task, a corpus or a set of cases says of itself.
+pub(crate) const DESCRIPTION: Kind = Kind::new("description", 16 * MIB);
+/// A token of a hub, and what this program writes of a file in its cache.
+pub(crate) const NOTE: Kind = Kind::new("note", MIB);
+/// Questions with their documents, one to a line.
+pub(crate) const ROWS: Kind = Kind::new("JSONL", 1024 * MIB);
+
+/// The content of a file.
 ///
 /// # Errors
-/// [`Error::Io`], and [`Error::InvalidFile`] for one that is longer, or no UTF-8.
-pub(crate) fn read_text(path: &Path, format: &'static str, limit: u64) -> Result<String> {
-    let invalid = |reason: String| Error::InvalidFile { path: path.to_owned(), format, reason };
-    let file = arc_adapters::open_file(path).map_err(Error::io("read", path))?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > limit {
-        return Err(invalid(format!("it has more than {limit} bytes")));
+/// [`Error::Io`], also for what is no file, and [`Error::InvalidFile`] for one that is longer than its kind may
+/// be.
+pub(crate) fn read_bytes(path: &Path, Kind { format, limit }: Kind) -> Result<Vec<u8>> {
+    arc_adapters::read_bytes(path, format, limit).map_err(|error| match error {
+        arc_adapters::Error::Io { action, path, source } => Error::Io { action, path, source },
+        arc_adapters::Error::TooLarge { path, limit, .. } => {
+            let reason = match limit {
+                MIB.. => format!("it has more than {} MiB", limit / MIB),
+                _ => format!("it has more than {} KiB", limit / KIB),
+            };
+            Error::InvalidFile { path, format, reason }
+        }
+        other => other.into(),
+    })
+}
+
+/// The content of a text file.
+///
+/// # Errors
+/// As [`read_bytes`], and [`Error::InvalidFile`] for one that is no UTF-8.
+pub(crate) fn read_text(path: &Path, kind: Kind) -> Result<String> {
+    String::from_utf8(read_bytes(path, kind)?).map_err(|error| Error::InvalidFile {
+        path: path.to_owned(),
+        format: kind.format,
+        reason: format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()),
+    })
+}
+
+/// What a JSON file says.
+///
+/// # Errors
+/// As [`read_bytes`], and [`Error::InvalidFile`] for one that is not JSON of that form.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, kind: Kind) -> Result<T> {
+    serde_json::from_slice(&read_bytes(path, kind)?).map_err(|error| Error::InvalidFile {
+        path: path.to_owned(),
+        format: kind.format,
+        reason: error.to_string(),
+    })
+}
+
+/// What was read, or nothing where there is no such file.
+///
+/// # Errors
+/// Those of the reading.
+pub(crate) fn if_there<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    String::from_utf8(bytes)
-        .map_err(|error| invalid(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const TINY: Kind = Kind::new("x", 2 * KIB);
+
     #[test]
     fn a_file_is_read_up_to_its_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.json");
-        std::fs::write(&path, "{}").unwrap();
-        assert_eq!(read_text(&path, "x", 2).unwrap(), "{}");
-        let error = read_text(&path, "x", 1).unwrap_err().to_string();
-        assert!(error.contains("more than 1 bytes"), "{error}");
+        let longest = " ".repeat(2 * KIB as usize - 2) + "{}";
+        std::fs::write(&path, &longest).unwrap();
+        assert_eq!(read_text(&path, TINY).unwrap(), longest);
+        read_json::<serde_json::Value>(&path, TINY).unwrap();
+        std::fs::write(&path, longest + "\n").unwrap();
+        let error = read_text(&path, TINY).unwrap_err().to_string();
+        assert!(error.ends_with("is not a valid x file: it has more than 2 KiB"), "{error}");
+        std::fs::write(&path, b"ab\xff").unwrap();
+        let error = read_text(&path, TINY).unwrap_err().to_string();
+        assert!(error.contains("byte 2 is not UTF-8"), "{error}");
+        let absent = folder.path().join("absent");
+        assert!(if_there(read_text(&absent, TINY)).unwrap().is_none());
     }
 
     #[test]
@@ -41,7 +130,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.json");
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let error = read_text(&path, "x", 9).unwrap_err().to_string();
+        let error = read_text(&path, TINY).unwrap_err().to_string();
         assert!(error.contains("it is a pipe, expected a file"), "{error}");
         let error = crate::weights::GgufFile::open(&path).unwrap_err().to_string();
         assert!(error.contains("it is a pipe, expected a file"), "{error}");

@@ -15,6 +15,7 @@ use arc_adapters::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::bounded_file::{TOKENIZER as TOKENIZER_FILE, read_bytes};
 use crate::decoder::{Architecture, DecoderCheckpoint};
 use crate::encoder::{MEMORY_TENSOR, Pooling, PoolingRate, encoder_id, pooling, projector_spec};
 use crate::setters::setters;
@@ -214,7 +215,7 @@ pub fn import(
         }
         if let Some(path) = &options.tokenizer {
             let copy = folder.join(TOKENIZER);
-            let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+            let bytes = read_bytes(path, TOKENIZER_FILE)?;
             arc_adapters::write_atomically(&copy, |file| {
                 std::io::Write::write_all(file, &bytes).map_err(Error::io("write", &copy))
             })?;

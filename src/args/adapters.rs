@@ -118,7 +118,7 @@ pub(crate) struct Remove {
 
 #[derive(Debug, Args)]
 pub(crate) struct Alias {
-    /// The decoder, by name or alias; with `--remove`, the alias that goes
+    /// The decoder or the encoder, by name or alias; with `--remove`, the alias that goes
     #[arg(value_name = "NAME")]
     pub name: String,
     /// Its new alias
@@ -127,6 +127,12 @@ pub(crate) struct Alias {
     /// Take the alias away
     #[arg(long)]
     pub remove: bool,
+    /// NAME is a decoder's, where an encoder has it too
+    #[arg(long, conflicts_with = "encoder")]
+    pub decoder: bool,
+    /// NAME is an encoder's, where a decoder has it too
+    #[arg(long)]
+    pub encoder: bool,
     #[command(flatten)]
     pub target: Target,
 }

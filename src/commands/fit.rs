@@ -65,8 +65,8 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
     let mut manifest = report.manifest;
     if let Some(document) = score_on {
         // Where scoring fails nothing is written, and what was there before stays.
-        let scratch = tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
-        let package = scratch.path().join("adapter");
+        let scratch = arc_adapters::Staging::within(&std::env::temp_dir())?;
+        let package = scratch.new_folder().join("adapter");
         AdapterPackage::write(&package, &manifest, &report.tensors)?;
         let adapted = AdaptedDecoder::new(decoder.clone(), arc_adapters::Adapter::open(&package)?)?;
         let options = CompressOptions::at_factor(factor);

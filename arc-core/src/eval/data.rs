@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::bounded_file::{ROWS, read_bytes};
 use crate::json_lines::parse_line;
 use crate::{Error, Result};
 
@@ -68,7 +69,7 @@ impl Rows {
     ///
     /// [`Error::Io`], and [`Error::DataRow`] with the line for a malformed row.
     pub fn read(path: &Path, fields: &Fields, needs_answers: bool, skip_bad: bool) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = read_bytes(path, ROWS)?;
         let mut rows =
             Self { rows: Vec::new(), skipped: Vec::new(), sha256: arc_adapters::sha256_hex(&bytes) };
         for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {

@@ -9,6 +9,7 @@ use std::path::Path;
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::bounded_file::{DESCRIPTION, read_json};
 use crate::decoder::Transformer;
 use crate::encoder::{ArcEncoder, special_vector};
 use crate::nn::Residence;
@@ -132,9 +133,8 @@ pub fn check_reference(folder: &Path, device: &Device) -> Result<Vec<CaseReport>
     let checkpoint = ArcCheckpoint::open(folder, &TrainingSources::default())?;
     let expected = SafetensorsFile::open(folder.join("expected.safetensors"))?;
     let cases_path = folder.join("cases.json");
-    let text = std::fs::read_to_string(&cases_path).map_err(Error::io("read", &cases_path))?;
     let invalid = |reason: String| Error::InvalidFile { path: cases_path.clone(), format: "cases", reason };
-    let cases: Vec<Case> = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+    let cases: Vec<Case> = read_json(&cases_path, DESCRIPTION.called("cases"))?;
     if cases.is_empty() {
         return Err(invalid("it has no cases".into()));
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::data::Fields;
 use super::metrics::Metric;
 use super::needle::Needle;
+use crate::bounded_file::{DESCRIPTION, read_text};
 use crate::{Error, Hint, Result};
 
 /// The version of the task format that this build reads.
@@ -146,7 +147,7 @@ impl Task {
     pub fn open(name: &str, data_folders: &[PathBuf], shipped: &[(&str, &str)]) -> Result<Self> {
         let (mut task, beside) = match (locate(name)?, shipped.iter().find(|(known, _)| *known == name)) {
             (Some(path), _) => {
-                let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+                let text = read_text(&path, DESCRIPTION.called("task"))?;
                 let beside = path.parent().unwrap_or(Path::new(".")).to_owned();
                 (Self::parse(&text, &path)?, Some(beside))
             }

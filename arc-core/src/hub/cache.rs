@@ -25,6 +25,7 @@ use super::{
     partial::remove_folder,
     sha256::sha256_of_file,
 };
+use crate::bounded_file::{NOTE, read_bytes, read_json};
 use crate::{Error, Result};
 
 const RECORD_SUFFIX: &str = ".pulled.json";
@@ -349,7 +350,7 @@ impl Entry {
 
     /// Whether the source was asked for the file and does not have it.
     pub(super) fn is_absent(&self) -> bool {
-        fs::read(&self.absent).is_ok_and(|source| source == self.source.as_bytes())
+        read_bytes(&self.absent, NOTE).is_ok_and(|source| source == self.source.as_bytes())
     }
 
     /// Writes down that the source does not have the file.
@@ -381,7 +382,7 @@ struct Record {
 
 impl Record {
     fn read(path: &Path) -> Option<Self> {
-        let record: Self = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        let record: Self = read_json(path, NOTE).ok()?;
         (record.schema == RECORD_SCHEMA).then_some(record)
     }
 

@@ -11,6 +11,7 @@ use arc_adapters::{ModelFile, ModelSource};
 use serde_json::Value;
 
 use super::pull_error;
+use crate::bounded_file::{INDEX, read_json};
 use crate::weights::{PartName, foreign_format};
 use crate::{Error, Result};
 
@@ -139,7 +140,7 @@ impl Companion {
 }
 
 fn read_index(index: &Path) -> Option<Value> {
-    serde_json::from_slice(&std::fs::read(index).ok()?).ok()
+    read_json(index, INDEX).ok()
 }
 
 /// The bytes of all weights, if the file at `path` is an index that says so.

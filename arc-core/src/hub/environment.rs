@@ -6,7 +6,7 @@
 use std::{
     env,
     ffi::OsString,
-    fs, io,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -114,7 +114,7 @@ fn hub_token(variable: &dyn Fn(&str) -> Option<OsString>, text: &dyn Fn(&str) ->
         }
     }
     let Some(path) = token_path(variable) else { return HubToken::None };
-    match fs::read_to_string(&path) {
+    match read_token(&path) {
         Ok(token) => match cleaned(&token) {
             token if token.is_empty() => HubToken::None,
             token => HubToken::Known { token, place: format!("`{}`", path.display()) },
@@ -124,6 +124,14 @@ fn hub_token(variable: &dyn Fn(&str) -> Option<OsString>, text: &dyn Fn(&str) ->
         }
         Err(error) => HubToken::Unreadable { path, kind: error.kind() },
     }
+}
+
+/// What stands in a file of a token, which has some tens of bytes.
+fn read_token(path: &Path) -> io::Result<String> {
+    const LIMIT: u64 = 64 << 10;
+    let mut token = String::new();
+    arc_adapters::open_file(path)?.take(LIMIT).read_to_string(&mut token)?;
+    Ok(token)
 }
 
 /// Where the token is kept: `HF_TOKEN_PATH`, else `token` in `HF_HOME`, which is `huggingface` in the
@@ -162,6 +170,8 @@ fn is_true(value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use std::collections::HashMap;
 
     use super::*;

@@ -13,6 +13,7 @@ use super::{
     pull_error,
     sha256::{hash_at_most, hexadecimal},
 };
+use crate::bounded_file::{DESCRIPTION, read_json};
 use crate::{Error, Result};
 
 /// The file under construction, in a folder of its own beside its final place.
@@ -68,9 +69,8 @@ impl Partial {
             .open(&path)
             .map_err(Error::io("open", &path))?;
         let wanted = State { source: source.into(), sha256: sha256.map(Into::into), ..State::default() };
-        let found = fs::read(folder.join("state.json"))
+        let found = read_json::<State>(&folder.join("state.json"), DESCRIPTION)
             .ok()
-            .and_then(|json| serde_json::from_slice::<State>(&json).ok())
             .filter(|state| state.source == wanted.source && state.sha256 == wanted.sha256);
         let mut partial = Self {
             folder: folder.into(),

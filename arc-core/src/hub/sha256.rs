@@ -1,6 +1,6 @@
 //! The sha256 of files, as lowercase hexadecimal: how the registry pins them.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{io::Read, path::Path};
 
 use sha2::{Digest, Sha256};
 
@@ -14,7 +14,7 @@ pub(super) const BLOCK: usize = 256 * 1024;
 /// # Errors
 /// [`Error::Io`] if the file cannot be read.
 pub(super) fn sha256_of_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut file = arc_adapters::open_file(path).map_err(Error::io("open", path))?;
     let mut hasher = Sha256::new();
     hash_at_most(&mut file, u64::MAX, &mut [&mut hasher]).map_err(Error::io("read", path))?;
     Ok(hexadecimal(&hasher))

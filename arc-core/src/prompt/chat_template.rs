@@ -9,7 +9,7 @@ use std::path::Path;
 use arc_jinja::{Limits, Options, Template, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::bounded_file::read_text;
+use crate::bounded_file::{BESIDE_TOKENIZER, if_there, read_text};
 use crate::weights::{GgufFile, GgufValue};
 use crate::{Error, Result};
 
@@ -210,15 +210,8 @@ fn json_if_there(folder: &Path, name: &'static str) -> Result<serde_json::Value>
     }
 }
 
-/// The largest published `tokenizer_config.json` have some megabytes, for their thousands of tokens.
-const MAX_FILE_BYTES: u64 = 64 << 20;
-
 fn read_if_there(folder: &Path, name: &'static str) -> Result<Option<String>> {
-    match read_text(&folder.join(name), name, MAX_FILE_BYTES) {
-        Ok(text) => Ok(Some(text)),
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    if_there(read_text(&folder.join(name), BESIDE_TOKENIZER.called(name)))
 }
 
 fn failed(reason: String) -> Error {

@@ -6,6 +6,7 @@
 //! its own, the first with the beginning token where the tokenizer adds one, as the reference does.
 
 use super::stand_in::stand_ins;
+use super::template::{control_count, spells_special};
 use super::{ChatTemplate, Message};
 use super::{Prompt, Span};
 use crate::tokenizer::{SpecialTokens, Tokenizer};
@@ -19,6 +20,16 @@ pub enum FormPart {
     Text(String),
     /// Words of a template: names of special tokens are the tokens.
     Template(String),
+    /// Words of a template around a text of a user, such as what a system turn says: tokenised as one, unless
+    /// the text spells special tokens, or would complete one with the words. Then each is by itself.
+    Around {
+        /// What the template made of its words and the text.
+        rendered: String,
+        /// The template's words, between which the text stands.
+        words: Vec<String>,
+        /// The text.
+        text: String,
+    },
     /// The place of the context with this index.
     Context(usize),
 }
@@ -148,22 +159,47 @@ impl PromptForm {
     ) -> Result<Self> {
         let mut messages: Vec<Message> =
             system.map(|text| Message::new("system", text)).into_iter().collect();
-        // For the text before the contexts, for them, and for the text after them.
-        let stand_ins = stand_ins::<3>(&[system.unwrap_or_default()]);
-        messages.push(Message::new("user", stand_ins.iter().collect::<String>()));
-        let rendered = template.render(&messages, true)?;
-        let pieces: Vec<&str> = rendered.split(stand_ins).collect();
-        let [before, "", "", after] = pieces[..] else {
-            return Err(Error::Template {
-                what: "chat".into(),
-                reason: "it does not give the user's words once, as they are".into(),
-            });
+        // For the text before the contexts, for them, for the text after them, and for the system's text.
+        let [users @ .., systems] = stand_ins::<4>(&[system.unwrap_or_default()]);
+        messages.push(Message::new("user", users.iter().collect::<String>()));
+        let halves = |messages: &[Message]| -> Result<[String; 2]> {
+            let rendered = template.render(messages, true)?;
+            let pieces: Vec<&str> = rendered.split(users).collect();
+            match pieces[..] {
+                [before, "", "", after] => Ok([before.to_owned(), after.to_owned()]),
+                _ => Err(Error::Template {
+                    what: "chat".into(),
+                    reason: "it does not give the user's words once, as they are".into(),
+                }),
+            }
         };
-        let mut form = Self { parts: vec![FormPart::Template(before.to_owned())] };
+        let rendered = halves(&messages)?;
+        let words = match (system, messages.first_mut()) {
+            (Some(_), Some(first)) => {
+                *first = Message::new("system", systems.to_string());
+                halves(&messages)?
+            }
+            _ => rendered.clone(),
+        };
+        let [before, after] = std::array::from_fn(|half| {
+            let words: Vec<&str> = words[half].split(systems).collect();
+            let text = system.filter(|_| words.len() > 1).unwrap_or_default();
+            // Most templates trim what is said, and so does this where the words stand alone.
+            let trimmed = words.join(text.trim()) == rendered[half];
+            match words[..] {
+                [_] => FormPart::Template(rendered[half].clone()),
+                _ => FormPart::Around {
+                    rendered: rendered[half].clone(),
+                    words: words.into_iter().map(str::to_owned).collect(),
+                    text: if trimmed { text.trim() } else { text }.to_owned(),
+                },
+            }
+        });
+        let mut form = Self { parts: vec![before] };
         form.text(&instruction.prefix);
         form.contexts(0..contexts);
         form.text(&instruction.instruction);
-        form.parts.push(FormPart::Template(after.to_owned()));
+        form.parts.push(after);
         form.text(&instruction.suffix);
         Ok(form)
     }
@@ -226,8 +262,16 @@ impl PromptForm {
         for part in &self.parts {
             parts.push(match part {
                 FormPart::Text(text) => EncodedPart::Tokens(tokenizer.encode(text)?.ids),
-                FormPart::Template(text) => {
-                    let mut ids = tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids;
+                FormPart::Template(_) | FormPart::Around { .. } => {
+                    let mut ids = match part {
+                        FormPart::Around { rendered, words, text } => {
+                            encode_around(rendered, words, text, tokenizer)?
+                        }
+                        FormPart::Template(text) => {
+                            tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids
+                        }
+                        _ => Vec::new(),
+                    };
                     // Some chat templates write the beginning token themselves.
                     if parts.len() == 1 && ids.starts_with(&beginning) {
                         ids.drain(..beginning.len());
@@ -251,6 +295,22 @@ impl PromptForm {
     }
 }
 
+/// The ids of a template's words around a text of a user, which becomes no control token there.
+fn encode_around(rendered: &str, words: &[String], text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let alone: usize = words.iter().map(|words| control_count(words, tokenizer)).sum::<Result<_>>()?;
+    if !spells_special(text, tokenizer)? && control_count(rendered, tokenizer)? == alone {
+        return Ok(tokenizer.encode_with(rendered, SpecialTokens::Recognised)?.ids);
+    }
+    let mut ids = Vec::new();
+    for (index, words) in words.iter().enumerate() {
+        if index > 0 {
+            ids.extend(tokenizer.encode(text)?.ids);
+        }
+        ids.extend(tokenizer.encode_with(words, SpecialTokens::Recognised)?.ids);
+    }
+    Ok(ids)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,6 +320,7 @@ mod tests {
         let part = |part: &FormPart| match part {
             FormPart::Text(text) => format!("|{text}|"),
             FormPart::Template(text) => format!("{{{text}}}"),
+            FormPart::Around { rendered, .. } => format!("{{{rendered}}}"),
             FormPart::Context(index) => format!("⟨{index}⟩"),
         };
         form.parts().iter().map(part).collect()

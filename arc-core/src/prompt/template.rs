@@ -53,16 +53,11 @@ impl PromptTemplate {
     /// [`Error::Template`] or [`Error::Tokenizer`].
     pub fn render(&self, question: &str, tokenizer: &Tokenizer) -> Result<Vec<PromptPart>> {
         let [document, apart] = stand_ins(&[&self.source, question]);
-        let spells_special = tokenizer.encode(question)?.ids
-            != tokenizer.encode_with(question, SpecialTokens::Recognised)?.ids;
         let apart_text = self.render_text(document, &apart.to_string())?;
         let together = self.render_text(document, question)?;
         // It must not complete one with the template's words either.
-        let count = |text: &str| -> Result<usize> {
-            let ids = tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids;
-            Ok(ids.into_iter().filter(|&id| tokenizer.is_control(id)).count())
-        };
-        let keep_apart = spells_special || count(&together)? != count(&apart_text)?;
+        let keep_apart = spells_special(question, tokenizer)?
+            || control_count(&together, tokenizer)? != control_count(&apart_text, tokenizer)?;
         let text = if keep_apart { apart_text } else { together };
         let (before, after) = text.split_once(document).unwrap_or((&text, ""));
         let encode = |text: &str| -> Result<Vec<u32>> {
@@ -112,4 +107,16 @@ impl PromptTemplate {
             .and_then(|template| template.render(context, Limits::DEFAULT.with_input(question.len())))
             .map_err(|error| Error::Template { what: "prompt".into(), reason: error.to_string() })
     }
+}
+
+/// Whether a text of a user spells special tokens.
+pub(crate) fn spells_special(text: &str, tokenizer: &Tokenizer) -> Result<bool> {
+    let as_text = tokenizer.encode(text)?.ids;
+    Ok(as_text != tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids)
+}
+
+/// How many control tokens there are in words of a template.
+pub(crate) fn control_count(words: &str, tokenizer: &Tokenizer) -> Result<usize> {
+    let ids = tokenizer.encode_with(words, SpecialTokens::Recognised)?.ids;
+    Ok(ids.into_iter().filter(|&id| tokenizer.is_control(id)).count())
 }

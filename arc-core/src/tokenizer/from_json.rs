@@ -15,6 +15,7 @@ use tokenizers::{
 use super::control_tokens::{self, ControlTokens, Stated};
 use super::token_bytes::{TokenBytes, byte_token};
 use super::{Encoding, Pipeline, SPACE_MARK, SpecialTokens, Tables, Tokenizer, byte_alphabet};
+use crate::bounded_file::{BESIDE_TOKENIZER, TOKENIZER, if_there, read_bytes, read_json};
 use crate::{Error, Result};
 
 /// The crate's tokenizer, and its added tokens once more with control tokens as text.
@@ -108,7 +109,7 @@ impl Tokenizer {
     /// does.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let content = std::fs::read(path).map_err(Error::io("read", path))?;
+        let content = read_bytes(path, TOKENIZER)?;
         let mut tokenizer = HfTokenizer::from_bytes(&content).map_err(|error| {
             let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
             Error::InvalidFile { path: path.to_owned(), format: "tokenizer.json", reason }
@@ -346,16 +347,7 @@ fn beginning(tokenizer: &HfTokenizer) -> std::result::Result<Option<u32>, String
 
 /// A JSON file of the same folder; null if there is none.
 fn beside(folder: &Path, name: &str) -> Result<Value> {
-    let path = folder.join(name);
-    match std::fs::read(&path) {
-        Ok(content) => serde_json::from_slice(&content).map_err(|error| Error::InvalidFile {
-            path,
-            format: "JSON",
-            reason: error.to_string(),
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(Error::io("read", path)(error)),
-    }
+    Ok(if_there(read_json(&folder.join(name), BESIDE_TOKENIZER))?.unwrap_or_default())
 }
 
 /// The name of a token that is given as a string or as an object with `content`.

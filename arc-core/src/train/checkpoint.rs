@@ -8,7 +8,6 @@
 //! its metadata, and nothing goes on from a file that has another.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -323,7 +322,7 @@ fn write(path: &Path, state: &CheckpointState, model: &TrainedModel, optimizer: 
 /// header.
 fn checksum(path: &Path, recorded: &str) -> Result<String> {
     let failed = || Error::io("read", path);
-    let mut file = BufReader::new(File::open(path).map_err(failed())?);
+    let mut file = BufReader::new(arc_adapters::open_file(path).map_err(failed())?);
     let mut hasher = Sha256::new();
     let mut length = [0; size_of::<u64>()];
     file.read_exact(&mut length).map_err(failed())?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounded_file::{DESCRIPTION, read_text};
 use crate::{Error, Result};
 
 /// A run.
@@ -568,7 +569,7 @@ impl RunConfig {
     /// [`Error::Io`] if it cannot be read, [`Error::InvalidConfig`] for an unknown key, a wrong
     /// type or settings that contradict each other.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = read_text(path, DESCRIPTION.called("run configuration"))?;
         let is_json = path.extension().is_some_and(|extension| extension == "json");
         let mut config = if is_json { Self::parse_json(&text, path)? } else { Self::parse(&text, path)? };
         let folder = path.parent().unwrap_or(Path::new("."));

@@ -14,6 +14,7 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::draw::{Permutation, Purpose, generator};
+use crate::bounded_file::{DESCRIPTION, read_json};
 use crate::weights::MappedBytes;
 use crate::{Error, Result};
 
@@ -311,12 +312,7 @@ impl CorpusManifest {
                         .into(),
             });
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let manifest: Self = serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
-            path: path.clone(),
-            format: "corpus manifest",
-            reason: error.to_string(),
-        })?;
+        let manifest: Self = read_json(&path, DESCRIPTION.called("corpus manifest"))?;
         if manifest.schema != SCHEMA {
             return Err(Error::InvalidFile {
                 path,

@@ -378,6 +378,7 @@ mod tests {
         let spelt = |form: PromptForm| -> String {
             let part = |part: &FormPart| match part {
                 FormPart::Text(text) | FormPart::Template(text) => text.clone(),
+                FormPart::Around { rendered, .. } => rendered.clone(),
                 FormPart::Context(_) => "<latents>".into(),
             };
             form.parts().iter().map(part).collect()

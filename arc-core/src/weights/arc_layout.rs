@@ -28,6 +28,7 @@ use super::{
     eight_bit_blocks::{SCALES_SUFFIX, split},
     meta_folder::read_model_args,
 };
+use crate::bounded_file::{self, DESCRIPTION};
 use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
@@ -806,7 +807,7 @@ fn released_config(config: &ArcConfig, params: &str, path: &Path) -> Result<Stri
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(Error::io("read", path))
+    bounded_file::read_text(path, DESCRIPTION)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path, format: &'static str) -> Result<T> {

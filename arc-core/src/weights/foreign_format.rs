@@ -1,6 +1,6 @@
 //! Formats of models that are not read here, so that errors can call them by their names.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{io::Read, path::Path};
 
 use serde_json::Value;
 
@@ -92,7 +92,7 @@ fn unsupported(path: &Path, found: impl Into<String>) -> Error {
 /// The error that calls a file by its format, if that is one that is known and not read.
 pub(crate) fn of_file(path: &Path) -> Option<Error> {
     let mut start = Vec::new();
-    File::open(path).ok()?.take(32).read_to_end(&mut start).ok()?;
+    arc_adapters::open_file(path).ok()?.take(32).read_to_end(&mut start).ok()?;
     let of_start = |magics: &[(&[u8], &'static str)]| {
         magics.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, found)| *found)
     };

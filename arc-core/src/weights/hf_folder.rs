@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
 use super::{PartName, RawTensor, SafetensorsFile, TensorSource, foreign_format, text_tensors};
+use crate::bounded_file::{self, INDEX as INDEX_FILE, read_json};
 use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
@@ -66,7 +66,7 @@ impl HfFolder {
     }
 
     fn open_weights(dir: &Path, weights: &Path) -> Result<Self> {
-        let config = read_json(&dir.join(CONFIG), CONFIG)?;
+        let config = read_json(&dir.join(CONFIG), bounded_file::CONFIG)?;
         let is_index = weights.to_str().is_some_and(|name| name.ends_with(INDEX_SUFFIX));
         let opened = if is_index {
             open_shards(dir, weights)
@@ -128,20 +128,11 @@ impl TensorSource for HfFolder {
     }
 }
 
-fn read_json(path: &Path, format: &'static str) -> Result<Value> {
-    let text = fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&text).map_err(|error| Error::InvalidFile {
-        path: path.to_owned(),
-        format,
-        reason: error.to_string(),
-    })
-}
-
 /// Maps the files of a `weight_map` (tensor name to file name) and checks both ways that it is
 /// what they hold.
 fn open_shards(dir: &Path, index: &Path) -> Result<(Vec<SafetensorsFile>, BTreeMap<String, usize>)> {
     let invalid = |reason| Error::InvalidFile { path: index.to_owned(), format: "safetensors index", reason };
-    let json = read_json(index, "safetensors index")?;
+    let json: Value = read_json(index, INDEX_FILE)?;
     let weight_map = json.get("weight_map").and_then(Value::as_object);
     let weight_map = weight_map.ok_or_else(|| invalid("it has no `weight_map`".into()))?;
 
@@ -197,6 +188,8 @@ fn open_shards(dir: &Path, index: &Path) -> Result<(Vec<SafetensorsFile>, BTreeM
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use safetensors::{Dtype, tensor::TensorView};
     use serde_json::json;
 

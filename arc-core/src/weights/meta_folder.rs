@@ -6,12 +6,13 @@
 //! `llama` and `mistral-inference` for the sizes that `params.json` leaves out, the OLMo 7B
 //! checkpoint for its names, and the public ARC-Encoder code for how it reads all three.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use arc_adapters::ModelShape;
 use serde::{Deserialize, Serialize};
 
 use super::{MappedBytes, RawTensor, SafetensorsFile, TensorSource};
+use crate::bounded_file::{CONFIG, read_json};
 use crate::{Error, Result};
 
 const PARAMS: &str = "params.json";
@@ -277,12 +278,7 @@ pub(crate) fn read_model_args(path: &Path) -> Result<ModelArgs> {
 }
 
 fn read_params(path: &Path) -> Result<Params> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    serde_json::from_str(&text).map_err(|error| Error::InvalidFile {
-        path: path.to_owned(),
-        format: PARAMS,
-        reason: error.to_string(),
-    })
+    read_json(path, CONFIG.called(PARAMS))
 }
 
 /// Fills in what `params.json` leaves out: by Meta's rules, and for OLMo from the weights.
@@ -410,6 +406,8 @@ fn rows_of(whole: &RawTensor, name: &str, (part, of): (usize, usize)) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use safetensors::{Dtype, tensor::TensorView};
 

@@ -1,13 +1,13 @@
 //! `arc adapters add`: an adapter from a folder, an archive, a web address or a plugin, an encoder
 //! package, or a decoder alone, enters the registry.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
     Adapter, AdapterManifest, AdapterPlace, Check, DecoderEntry, ENCODER_FILE, EncoderEntry, EncoderManifest,
     MANIFEST_FILE, ModelFile, ModelSource, NewAdapter, NewDecoder, Outcome, PluginEntry, Registry,
-    RegistryEditor, Remedy, StagedArchive, archive_manifest, is_name, sha256_file,
+    RegistryEditor, Remedy, StagedArchive, Staging, archive_manifest, finishing, is_name, sha256_file,
 };
 use arc_core::Error;
 use serde_json::{Value, json};
@@ -25,14 +25,16 @@ use crate::output::{Output, TransferBar};
 use crate::{Failure, hints};
 
 pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Failure> {
+    leave_nothing_when_interrupted(output);
     let file = target_file(global, &add.target)?;
     let registry = registry_now(global)?;
     let Some(text) = &add.adapter else {
         return add_decoder(add, &file, output);
     };
     if is_address(text) {
-        let folder = tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
-        let archive = folder.path().join("adapter.arc.tar.zst");
+        // Where what it holds will be, so that whatever a killed command leaves is swept.
+        let folder = Staging::within(&folder_of_adapters(add, &file))?;
+        let archive = folder.new_folder().join("adapter.arc.tar.zst");
         let bar = TransferBar::new(text);
         arc_core::hub::download(text, add.sha256.as_deref(), &archive, &bar, consent(global.yes))?;
         return add_archive(global, add, &archive, text, &file, &registry, output);
@@ -50,6 +52,20 @@ pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Fai
             report(&added, &file, path, None, output)
         }
     }
+}
+
+/// Ends the process on Ctrl-C, or a request to end, without what it has begun: its temporary folders go, and an
+/// adapter that is being given its name is registered first.
+fn leave_nothing_when_interrupted(output: &Output) {
+    let installed = ctrlc::set_handler(|| arc_adapters::abandon(|| std::process::exit(130)));
+    if let Err(error) = installed {
+        output.remark(format!("Ctrl-C may leave a temporary folder behind: {error}"));
+    }
+}
+
+/// Where adapters are unpacked to.
+fn folder_of_adapters(add: &Add, file: &Path) -> PathBuf {
+    add.into.clone().unwrap_or_else(|| file.with_file_name("plugins"))
 }
 
 fn is_address(text: &str) -> bool {
@@ -101,10 +117,7 @@ fn add_archive(
     registry: &Registry,
     output: &Output,
 ) -> Result<(), Failure> {
-    let plugins = match &add.into {
-        Some(folder) => folder.clone(),
-        None => file.with_file_name("plugins"),
-    };
+    let plugins = folder_of_adapters(add, file);
     sweep_left(file);
     let manifest = archive_manifest(archive, Path::new(origin))?;
     // Two decoders may have the same adapter, each in a folder of its own.
@@ -128,7 +141,10 @@ fn add_archive(
     let path = path_in(file, &plugins)?.join(name);
     let package = Found::Package { path, sha256: staged.manifest_sha256().to_owned() };
     let is_published = Cell::new(false);
+    // From here on to the registry's new text, or to what was there before.
+    let finishes = RefCell::new(None);
     let publish = || {
+        finishes.replace(Some(finishing()));
         if takes_the_place {
             staged.put_aside(&folder)?;
         }

@@ -6,6 +6,7 @@ use arc_adapters::{EncoderFrom, EntryKind, Registry, RegistryEditor};
 use serde_json::json;
 
 use super::shown;
+use super::subject::kind_of;
 use crate::Failure;
 use crate::args::Global;
 use crate::args::adapters::Remove;
@@ -18,30 +19,11 @@ pub(super) fn run(global: &Global, remove: &Remove, output: &Output) -> Result<(
     let file = existing_file(global, &remove.target)?;
     sweep_left(&file);
     let registry = registry_now(global)?;
-    match kind(&registry, remove)? {
+    // An adapter is a decoder's.
+    let is_decoder = remove.decoder || remove.adapter_only;
+    match kind_of(&registry, &remove.name, is_decoder, remove.encoder)? {
         EntryKind::Decoder => remove_decoder(&registry, &file, remove, output),
         EntryKind::Encoder => remove_encoder(global, &registry, &file, remove, output),
-    }
-}
-
-/// What the name is of: said, or known from the registry. One that is of both is not guessed at.
-fn kind(registry: &Registry, remove: &Remove) -> Result<EntryKind, Failure> {
-    let name = &remove.name;
-    if remove.encoder {
-        return Ok(EntryKind::Encoder);
-    }
-    // An adapter is a decoder's.
-    if remove.decoder || remove.adapter_only {
-        return Ok(EntryKind::Decoder);
-    }
-    match (registry.decoder(name), registry.encoder(name)) {
-        (Ok(_), Ok(_)) => Err(Failure::usage(
-            format!("`{name}` names a decoder and an encoder"),
-            "say which is meant with `--decoder` or `--encoder`",
-        )),
-        (Ok(_), Err(_)) => Ok(EntryKind::Decoder),
-        (Err(_), Ok(_)) => Ok(EntryKind::Encoder),
-        (Err(_), Err(_)) => Err(registry.unknown_name(name).into()),
     }
 }
 

@@ -3,12 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    Adapter, AdapterPlace, MANIFEST_FILE, PluginEntry, PluginPolicy, Registry, sha256_file, unpack,
+    Adapter, AdapterPlace, EntryKind, MANIFEST_FILE, PluginEntry, PluginPolicy, Registry, Staging,
+    sha256_file, unpack,
 };
 
 use crate::Failure;
 use crate::args::Global;
 use crate::commands::registries::registry;
+
+/// What a name is of: said, or known from the registry. One that is of both is not guessed at.
+pub(super) fn kind_of(
+    registry: &Registry,
+    name: &str,
+    is_decoder: bool,
+    is_encoder: bool,
+) -> Result<EntryKind, Failure> {
+    if is_encoder {
+        return Ok(EntryKind::Encoder);
+    }
+    if is_decoder {
+        return Ok(EntryKind::Decoder);
+    }
+    match (registry.decoder(name), registry.encoder(name)) {
+        (Ok(_), Ok(_)) => Err(Failure::usage(
+            format!("`{name}` names a decoder and an encoder"),
+            "say which is meant with `--decoder` or `--encoder`",
+        )),
+        (Ok(_), Err(_)) => Ok(EntryKind::Decoder),
+        (Err(_), Ok(_)) => Ok(EntryKind::Encoder),
+        (Err(_), Err(_)) => Err(registry.unknown_name(name).into()),
+    }
+}
 
 /// Something that holds an adapter.
 #[derive(Debug)]
@@ -72,12 +97,9 @@ impl Subject {
             Self::Decoder(registry, name) => registry.resolve(name, None)?.open(policy),
             Self::Package(folder) => Adapter::open(folder),
             Self::Archive(path) => {
-                let folder = tempfile::tempdir().map_err(|source| arc_adapters::Error::Io {
-                    action: "create",
-                    path: std::env::temp_dir(),
-                    source,
-                })?;
-                let mut adapter = Adapter::open(&unpack(path, folder.path(), None)?.path)?;
+                // Swept by the next one where this process is killed.
+                let folder = Staging::within(&std::env::temp_dir())?;
+                let mut adapter = Adapter::open(&unpack(path, &folder.new_folder(), None)?.path)?;
                 adapter.origin.clone_from(path);
                 Ok(adapter)
             }

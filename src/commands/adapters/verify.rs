@@ -1,6 +1,6 @@
 //! `arc adapters verify`: everything about adapters that can be checked without generating.
 
-use arc_adapters::{AdapterManifest, Check, DecoderEntry, Outcome, Pair, PluginPolicy, Registry};
+use arc_adapters::{AdapterManifest, Check, DecoderEntry, Outcome, Pair, PluginPolicy, ReadOnce, Registry};
 use arc_core::hub::Cache;
 use arc_core::prompt::PromptTemplate;
 use serde_json::json;
@@ -15,16 +15,37 @@ use crate::output::Output;
 use crate::{Failure, hints};
 
 pub(super) fn run(global: &Global, verify: &Verify, output: &Output) -> Result<(), Failure> {
-    let names = if verify.adapters.is_empty() {
-        let registry = registry(global)?;
-        let adapted = registry.decoders().filter(|entry| entry.names_an_adapter());
-        adapted.map(|entry| entry.name.clone()).collect()
-    } else {
-        verify.adapters.clone()
+    let policy = plugin_policy(global)?;
+    let mut subjects = Vec::new();
+    let whole = verify.adapters.is_empty().then(|| registry(global)).transpose()?;
+    let (cache, models, read) = (Cache::from_env()?, Models::default(), ReadOnce::default());
+    let of_decoder = |registry: &Registry, name: &str| -> Result<Vec<Check>, Failure> {
+        let entry = registry.decoder(name)?;
+        let model = cache.find(&entry.model, name);
+        let model = model.as_deref();
+        let mut checks = arc_adapters::verify_with(registry, name, &policy, model, &template_fault, &read)?;
+        checks.extend(check_model_of(registry, entry, &policy, &models)?);
+        Ok(checks)
     };
+    match &whole {
+        Some(registry) => {
+            let adapted = registry.decoders().filter(|entry| entry.names_an_adapter());
+            subjects.extend(adapted.map(|entry| (entry.name.as_str(), None)));
+        }
+        None => {
+            for name in &verify.adapters {
+                subjects.push((name.as_str(), Some(Subject::find(global, name)?)));
+            }
+        }
+    }
     let (mut objects, mut failed, mut total) = (Vec::new(), 0, 0);
-    for name in &names {
-        let mut checks = checks(global, name)?;
+    for (name, subject) in &subjects {
+        let mut checks = match (&whole, subject) {
+            (Some(registry), _) => of_decoder(registry, name)?,
+            (None, Some(Subject::Decoder(registry, decoder))) => of_decoder(registry, decoder)?,
+            (None, Some(subject)) => checks(global, subject, &policy)?,
+            (None, None) => Vec::new(),
+        };
         checks.iter_mut().for_each(reword);
         output.line(name)?;
         for check in &checks {
@@ -61,17 +82,9 @@ fn reword(check: &mut Check) {
     }
 }
 
-fn checks(global: &Global, name: &str) -> Result<Vec<Check>, Failure> {
-    let policy = plugin_policy(global)?;
-    let subject = Subject::find(global, name)?;
-    if let Subject::Decoder(registry, name) = &subject {
-        let entry = registry.decoder(name)?;
-        let model = Cache::from_env()?.find(&entry.model, name);
-        let mut checks = arc_adapters::verify(registry, name, &policy, model.as_deref(), &template_fault)?;
-        checks.extend(check_model_of(registry, entry, &policy, &Models::default())?);
-        return Ok(checks);
-    }
-    let opened = subject.open(&policy);
+/// The checks of an adapter that no entry is meant by.
+fn checks(global: &Global, subject: &Subject, policy: &PluginPolicy) -> Result<Vec<Check>, Failure> {
+    let opened = subject.open(policy);
     let is_described = matches!(opened, Err(arc_adapters::Error::NotImported { .. }));
     let (mut checks, adapter) = arc_adapters::check_adapter(opened);
     // One that is only described says what it is made for all the same.

@@ -15,7 +15,7 @@ use tokenizers::{
 use super::control_tokens::{self, ControlTokens, Stated};
 use super::token_bytes::{TokenBytes, byte_token};
 use super::{Encoding, Pipeline, SPACE_MARK, SpecialTokens, Tables, Tokenizer, byte_alphabet};
-use crate::bounded_file::{BESIDE_TOKENIZER, TOKENIZER, if_there, read_bytes, read_json};
+use crate::bounded_file::{BESIDE_TOKENIZER, TOKENIZER, if_there, read_json, read_text};
 use crate::{Error, Result};
 
 /// The crate's tokenizer, and its added tokens once more with control tokens as text.
@@ -109,7 +109,8 @@ impl Tokenizer {
     /// does.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let content = read_bytes(path, TOKENIZER)?;
+        // As text: of bytes that are none, the `tokenizers` crate panics.
+        let content = read_text(path, TOKENIZER)?;
         let mut tokenizer = HfTokenizer::from_bytes(&content).map_err(|error| {
             let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
             Error::InvalidFile { path: path.to_owned(), format: "tokenizer.json", reason }
@@ -211,7 +212,7 @@ impl Tokenizer {
             ends,
             adds_bos: rule.is_some(),
             space_prefix,
-            sha256: arc_adapters::sha256_hex(&content),
+            sha256: arc_adapters::sha256_hex(content.as_bytes()),
         })))
     }
 }
@@ -448,6 +449,15 @@ mod tests {
             assert!(matches!(error, Error::InvalidFile { .. }), "{error}");
             assert!(!error.to_string().contains('\n'), "{error}");
         }
+        // In a key of the decoder, where the `tokenizers` crate panics of it.
+        let (folder, path) = write("");
+        let text = sentencepiece().to_string().replacen("\"start\":1", "\"st\u{1}rt\":1", 1);
+        let bytes: Vec<u8> = text.bytes().map(|byte| if byte == 1 { 0xff } else { byte }).collect();
+        assert!(bytes.contains(&0xff));
+        std::fs::write(&path, bytes).unwrap();
+        let error = Tokenizer::from_file(&path).unwrap_err();
+        assert!(error.to_string().contains("is not UTF-8"), "{error}");
+        drop(folder);
         let mut wordpiece = sentencepiece();
         wordpiece["decoder"] = serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
         let (_folder, path) = write(&wordpiece.to_string());

@@ -248,7 +248,7 @@ fn check_pair(
     };
     let mut is_described = false;
     let (mut adapter, manifest) = match read.known(pair) {
-        Some(Known::Sound(manifest)) => (vec![Check::unless(what_is_opened(&label), None)], Some(manifest)),
+        Some(Known::Sound(manifest)) => (vec![Check::unless(what_is_opened(&label), None)], Some(*manifest)),
         Some(Known::Broken(check)) => (vec![Check { what: what_is_opened(&label), ..check }], None),
         Some(Known::Changed(error)) => (check_opened(&label, Err(error)).0, None),
         None => {

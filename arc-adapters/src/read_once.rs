@@ -40,7 +40,7 @@ enum ReadAdapter {
 /// What is known of the adapter of a pair.
 pub(crate) enum Known {
     /// It is sound, and the one that the entry pins.
-    Sound(AdapterManifest),
+    Sound(Box<AdapterManifest>),
     /// It cannot be opened.
     Broken(Check),
     /// It is not the one that the entry pins.
@@ -55,7 +55,7 @@ impl ReadOnce {
             ReadAdapter::Broken(check) => Known::Broken(check.clone()),
             ReadAdapter::Sound { manifest, sha256 } => match pair.changed(pin, &manifest.name, sha256) {
                 Some(error) => Known::Changed(error),
-                None => Known::Sound((**manifest).clone()),
+                None => Known::Sound(manifest.clone()),
             },
         })
     }

@@ -144,11 +144,14 @@ struct Turn {
     decoder: String,
 }
 
+/// The chunks of each document that are read, where not all of them fit.
+type ChunksRead = Option<Vec<Vec<usize>>>;
+
 /// What the decoder has read, and what of it the next question can go on from.
 struct Head {
     /// The tokens around the documents, and which chunks of these were taken.
     token_ids: Vec<u32>,
-    chunks: Option<Vec<Vec<usize>>>,
+    chunks: ChunksRead,
     /// The documents alone, without a turn.
     documents: Prefix,
     /// With turns `first_turn..turns` behind them.
@@ -401,7 +404,7 @@ impl Conversation<'_> {
     }
 
     /// The prompt of a question alone, and the chunks that it takes where not all fit.
-    fn prompt(&self, question: &str) -> Result<(Prompt, Option<Vec<Vec<usize>>>), Failure> {
+    fn prompt(&self, question: &str) -> Result<(Prompt, ChunksRead), Failure> {
         if self.is_open_book {
             let texts = self.documents.iter().filter_map(|document| match &document.content {
                 Content::Text(text) => Some(text.as_str()),
@@ -449,7 +452,7 @@ impl Conversation<'_> {
     }
 
     /// Reads the documents, unless the decoder has read these very ones.
-    fn read_head(&mut self, prompt: &Prompt, chunks: Option<Vec<Vec<usize>>>) -> Result<(), Failure> {
+    fn read_head(&mut self, prompt: &Prompt, chunks: ChunksRead) -> Result<(), Failure> {
         let token_ids = prompt.token_ids();
         if self.head.as_ref().is_some_and(|head| head.token_ids == token_ids && head.chunks == chunks) {
             return Ok(());

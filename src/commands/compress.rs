@@ -70,11 +70,11 @@ pub(crate) fn run(global: &Global, args: &Compress, output: &Output) -> Result<(
     let encoder = open_encoder(global, args)?;
     let one = One { encoder: &encoder, args, name: &document.name, text };
     if to_stdout {
-        let made = one.into_standard_output()?;
+        let made = one.to_standard_output()?;
         output.remark(format!("{} tokens compressed to {} latents", made.source_tokens, made.latents()));
         return Ok(());
     }
-    let made = one.into_file(&args.output, args.replace)?;
+    let made = one.to_file(&args.output, args.replace)?;
     output.line(made.line(&args.output))?;
     output.json(&made.to_json(&args.output, &encoder))
 }
@@ -111,7 +111,7 @@ struct Made {
 }
 
 impl One<'_> {
-    fn into_file(&self, path: &Path, replace: bool) -> Result<Made, Failure> {
+    fn to_file(&self, path: &Path, replace: bool) -> Result<Made, Failure> {
         let start = Instant::now();
         let write = |file: &mut std::io::BufWriter<std::fs::File>| self.write(file, path);
         let made = if replace { write_atomically(path, write) } else { write_new_atomically(path, write) };
@@ -120,7 +120,7 @@ impl One<'_> {
     }
 
     /// Standard output cannot be gone back in, and the header is written last.
-    fn into_standard_output(&self) -> Result<LatentsDescription, Failure> {
+    fn to_standard_output(&self) -> Result<LatentsDescription, Failure> {
         let place = Path::new("standard output");
         let mut file =
             tempfile::tempfile().map_err(arc_core::Error::io("create a file in", std::env::temp_dir()))?;
@@ -215,7 +215,7 @@ impl Many<'_> {
                     continue;
                 }
                 let one = One { encoder: &encoder, args, name: &document.name, text };
-                let file = one.into_file(&place, args.replace)?;
+                let file = one.to_file(&place, args.replace)?;
                 output.line(file.line(&place))?;
                 made.push(file.to_json(&place, &encoder));
             }

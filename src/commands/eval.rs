@@ -184,7 +184,7 @@ fn contestant(
     let reads = encoder.pools_by_factor() && families.iter().copied().any(reads_latents);
     if let Some(adapted) = adapted.as_ref().filter(|_| reads) {
         for warning in warnings_of_factors(adapted, factors.iter().copied()) {
-            output.warning(format!("{warning}"));
+            output.warning(&warning);
         }
     }
     let sha256 = match &entry.model.sha256 {

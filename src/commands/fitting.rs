@@ -178,7 +178,7 @@ pub(super) fn does_not_fit(
     room: usize,
     factor: Option<usize>,
 ) -> String {
-    let enough = factor.and_then(|_| (1..=4096).find(|&factor| tokens.div_ceil(factor) + 1 <= room));
+    let enough = factor.and_then(|_| (1..=4096).find(|&factor| tokens.div_ceil(factor) < room));
     let larger = match (factor, enough) {
         (Some(factor), Some(enough)) if enough > factor && enough <= 16 => {
             format!("; with `--factor {enough}` all of it would fit")

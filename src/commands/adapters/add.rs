@@ -492,7 +492,7 @@ fn report(
         shown(file)
     ))?;
     for warning in &added.warnings {
-        output.warning(format!("{warning}"));
+        output.warning(warning);
     }
     output.json(&json!({
         "registry": file.to_string_lossy(),

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::checks::{
-    Check, Likelihood, Symptom, TemplateFault, check_encoder, check_model_file, check_options, check_pairs,
-};
+use crate::check::{Check, Likelihood, Symptom};
+use crate::checks::{TemplateFault, check_encoder, check_model_file, check_options, check_pairs};
 use crate::read_once::ReadOnce;
 use crate::{DecoderEntry, EncoderEntry, Error, Hint, PluginPolicy, Registry, RegistryFile};
 

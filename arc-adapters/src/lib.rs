@@ -19,6 +19,7 @@
 
 mod archive;
 mod atomic_file;
+mod check;
 mod checks;
 mod digest;
 mod doctor;
@@ -49,9 +50,10 @@ pub use archive::{
     Archive, ArchiveContents, StagedArchive, archive_manifest, archive_name, pack, read_archive, unpack,
 };
 pub use atomic_file::{write_atomically, write_new_atomically};
+pub use check::{Check, Likelihood, Outcome, Remedy};
 pub use checks::{
-    Check, Likelihood, Outcome, Remedy, TemplateFault, check_adapter, check_embeddings, check_encoder_of,
-    check_fit, check_template, verify, verify_with,
+    TemplateFault, check_adapter, check_embeddings, check_encoder_of, check_fit, check_template, verify,
+    verify_with,
 };
 pub use digest::{hexadecimal, is_sha256_hex, sha256_file, sha256_hex};
 pub use doctor::{Finding, doctor};

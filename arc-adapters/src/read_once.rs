@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::checks::Check;
+use crate::check::Check;
 use crate::resolve::Pair;
 use crate::{
     Adapter, AdapterManifest, AdapterPlace, EncoderEntry, EncoderManifest, Error, Registry, Result,

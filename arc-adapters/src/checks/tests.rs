@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::check::Likelihood;
 use crate::scaffold::tests::scaffold;
 use crate::{Chosen, Finding, RegistryFile, doctor, inspect, inspect_manifest, list};
 

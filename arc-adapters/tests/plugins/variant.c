@@ -75,12 +75,13 @@ static int64_t project(const float *x, size_t n, size_t d_in, float *y, size_t c
 #elif VARIANT == HANG
   for (;;) sleep(1);
 #elif VARIANT == FORKS || VARIANT == FORKS_AND_HANGS
-  /* The child writes its number and outlives whoever lets it. */
+  /* The child writes its number, which is there whole or not at all, and outlives whoever lets it. */
   if (fork() == 0) {
-    FILE *file = fopen(MARKER_PATH, "w");
+    FILE *file = fopen(MARKER_PATH ".new", "w");
     if (file) {
       fprintf(file, "%d", (int)getpid());
       fclose(file);
+      rename(MARKER_PATH ".new", MARKER_PATH);
     }
     for (;;) sleep(1);
   }

@@ -614,7 +614,7 @@ mod tests {
             encoder_id: "e".into(),
             factor: 4,
             chunk_lengths: chunk_lengths.to_vec(),
-            source_tokens: 4 * chunk_lengths.iter().sum::<usize>(),
+            source_tokens: 2 * chunk_lengths.iter().sum::<usize>(),
             text_sha256: "0".repeat(64),
         }
     }

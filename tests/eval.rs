@@ -578,18 +578,20 @@ mod tiny_model {
         let result = eval(&place, &["--factor", "1"]);
         for name in ["truncation", "pruning", "arc-1"] {
             assert_eq!(too_long(&result, name), 1, "{name}");
-            assert_eq!(positions(&result, name), 12.0 + 1.0, "{name}");
+            // As many plain tokens, and a special vector, are more than the other text has.
+            let expected = if name == "arc-1" { 12.0 + 1.0 } else { 12.0 };
+            assert_eq!(positions(&result, name), expected, "{name}");
         }
 
         // Examples that do not fit leave no question that does.
         let shot = json!({ "document": "seen ".repeat(60), "question": "q", "answers": "b" }).to_string();
         place.file("shots.jsonl", shot);
-        let result = eval(&place, &["--factor", "4", "--shots", "1"]);
+        let result = eval(&place, &["--factor", "1", "--shots", "1"]);
         assert_eq!(too_long(&result, "closed-book"), 0);
-        for name in ["open-book", "truncation", "pruning", "arc-4"] {
+        for name in ["open-book", "truncation", "pruning", "arc-1"] {
             assert_eq!(too_long(&result, name), 2, "{name}");
         }
-        assert_eq!(arm(&result, "arc-4")["scores"]["F1"]["value"], 0.0);
+        assert_eq!(arm(&result, "arc-1")["scores"]["F1"]["value"], 0.0);
     }
 
     #[test]

@@ -321,11 +321,10 @@ fn from_the_command_line(files: Vec<File>) -> TestCaseResult {
         let output = PLACE.arc(arguments).args(&registries).arg("--json").output().expect("the binary runs");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
-        match serde_json::from_slice(&output.stdout) {
-            Ok(object) => Ok(object),
-            Err(_) => {
-                Err(stderr.lines().find_map(|line| line.strip_prefix("error: ")).unwrap_or("").to_owned())
-            }
+        let object: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        match object["error"]["message"].as_str() {
+            Some(message) => Err(message.to_owned()),
+            None => Ok(object),
         }
     };
     PLACE.file("text.txt", "an old letter");

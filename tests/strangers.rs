@@ -87,9 +87,9 @@ fn interrupted(mut child: std::process::Child, signal: &str) -> Option<i32> {
 fn an_interrupted_add_leaves_nothing_though_it_has_unpacked_all() {
     let place = Place::with_adapter();
     place.succeeds(&["adapters", "pack", "tiny"]);
-    let before = (place.listing(), std::fs::read(place.path("registry.toml")).unwrap());
     // It has unpacked and checked the archive when it waits for the registry.
     let held = RegistryEditor::open(&place.path("registry.toml")).unwrap();
+    let before = (place.listing(), std::fs::read(place.path("registry.toml")).unwrap());
     for signal in ["INT", "TERM"] {
         let mut adding = place
             .arc(&["adapters", "add", "tiny.arc.tar.zst", "--name", "again"])

@@ -70,7 +70,7 @@ impl Failure {
         let error = serde_json::json!({
             "code": self.kind, "message": self.message, "hint": self.hint, "exit": self.code,
         });
-        serde_json::json!({ "schema": 1, "error": error })
+        serde_json::json!({ "schema": crate::output::SCHEMA, "error": error })
     }
 
     /// Standard output cannot be written.

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::{Failure, standard_output, terminal};
 
+/// The version of the JSON that is printed.
+pub(crate) const SCHEMA: u32 = 1;
+
 /// Set by `--quiet`: what is no result and no failure is not said.
 static QUIET: AtomicBool = AtomicBool::new(false);
 

@@ -105,25 +105,18 @@ impl Settings {
     }
 
     fn open(path: &Path) -> Result<Self, Failure> {
-        let empty = || Self { path: Some(path.to_owned()), document: DocumentMut::new() };
         if !path.try_exists().unwrap_or(true) {
-            return Ok(empty());
+            return Ok(Self { path: Some(path.to_owned()), document: DocumentMut::new() });
         }
-        let reader = arc_documents::Reader::default().at_most(MAX_BYTES);
         let wrong = |reason: String| {
             Failure::failed(
                 format!("`{}` cannot be read: {reason}", path.display()),
                 "correct it, or delete it: `arc config set` makes it anew",
             )
         };
-        let file = arc_adapters::open_file(path).map_err(|error| wrong(error.to_string()))?;
-        let text = match reader.from_reader(&path.display().to_string(), file) {
-            // An empty file sets nothing.
-            Err(arc_documents::Error::Unreadable { reason, .. }) if reason == "is empty" => {
-                return Ok(empty());
-            }
-            read => read.map_err(|error| wrong(error.to_string()))?.remove(0).text,
-        };
+        let bytes =
+            arc_adapters::read_bytes(path, FILE, MAX_BYTES).map_err(|error| wrong(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
         let document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
             wrong(error.to_string().lines().next().unwrap_or_default().to_owned())
         })?;

@@ -11,10 +11,10 @@ use arc_core::prompt::{Prompt, PromptForm, Span};
 use arc_core::{Session, SpecialVector};
 use serde_json::{Value, json};
 
-use super::compressor::{Compressed, Compression, Compressor};
+use super::compressor::{Compression, Compressor};
 use super::distinct::distinct;
 use super::documents::{self, Content, Named, is_latents_file};
-use super::fitting::{Shelf, Shelved, Taken, does_not_fit};
+use super::fitting::{Shelf, Taken, does_not_fit};
 use super::reader::{Reader, default_decoder};
 use super::remarks::{remark_on_unpinned, warn_of_overridden_pins, warnings_of_factors};
 use super::session::session;
@@ -23,13 +23,7 @@ use crate::Failure;
 use crate::args::Global;
 use crate::args::ask::{Ask, Form};
 use crate::interrupt::stop_on_interrupt;
-use crate::output::Output;
-
-/// Positions that documents leave for an answer where nobody said how long one may be.
-pub(super) const ANSWER_ROOM: usize = 32;
-
-/// The version of the JSON that is printed.
-pub(super) const SCHEMA: u32 = 1;
+use crate::output::{Output, SCHEMA};
 
 pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Failure> {
     let ask = &ask.taken_apart()?;
@@ -260,6 +254,9 @@ impl Asking<'_> {
         compression: Option<&Compression>,
         questions: &[String],
     ) -> Result<(), Failure> {
+        if self.ask.form != Form::Adapter || self.ask.top.is_some() {
+            return Ok(());
+        }
         let (mut latents, mut tokens) = (0, 0);
         for document in &self.documents {
             match (&document.content, compression) {
@@ -283,11 +280,9 @@ impl Asking<'_> {
                 (Content::Text(_), None) => {}
             }
         }
-        if self.ask.form != Form::Adapter || self.ask.top.is_some() {
-            return Ok(());
-        }
         let longest = questions.iter().max_by_key(|question| question.len());
-        let (room, extra) = self.room(reader, longest.map_or("", String::as_str))?;
+        let longest = longest.map_or("", String::as_str);
+        let (room, extra) = reader.room(longest, special_vector(self.ask), self.ask.sampling.max_tokens)?;
         if latents + extra * self.documents.len() > room {
             let factor = compression.and_then(|compression| compression.factor);
             let name = &reader.decoder.name;
@@ -296,41 +291,13 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// Positions that the window leaves for documents, and how many each takes beside its latents.
-    fn room(&self, reader: &Reader<'_>, question: &str) -> Result<(usize, usize), Failure> {
-        let adapted = reader.adapted()?;
-        let special = special_vector(self.ask);
-        let extra = if special == SpecialVector::None { 0 } else { adapted.positions_of(0) };
-        let words = reader.prompt(&[], question, special)?.len();
-        let left = reader.window().saturating_sub(words);
-        let new = self.ask.sampling.max_tokens.unwrap_or(ANSWER_ROOM.min(left / 4));
-        Ok((left.saturating_sub(new), extra))
-    }
-
     /// The documents compressed, or as they are where they are already.
     fn compress(
         &self,
         compressor: &Compressor<'_>,
         compression: Option<Compression>,
     ) -> Result<Compressions, Failure> {
-        let (mut shelved, mut seconds) = (Vec::new(), None);
-        for document in &self.documents {
-            let (latents, text) = match (&document.content, &compression) {
-                (Content::Latents(file), _) => (file.clone(), None),
-                (Content::Text(text), Some(compression)) => {
-                    let compressed = compressor.compress(&document.name, text, compression)?;
-                    let Compressed { latents, seconds: took } = compressed;
-                    seconds = match (seconds, took) {
-                        (None, None) => None,
-                        (sum, took) => Some(sum.unwrap_or(0.0) + took.unwrap_or(0.0)),
-                    };
-                    (latents, Some(text.clone()))
-                }
-                (Content::Text(_), None) => continue,
-            };
-            shelved.push(Shelved { name: document.name.clone(), latents, text });
-        }
-        let shelf = Shelf::new(shelved);
+        let (shelf, seconds) = Shelf::of(&self.documents, compression.as_ref(), compressor)?;
         let (tokens, latents) = (shelf.tokens(), shelf.latents());
         if !self.output.is_json() {
             self.output.remark(match seconds {
@@ -352,12 +319,7 @@ impl Asking<'_> {
         question: &str,
     ) -> Result<(Prompt, Option<Taken>), Failure> {
         let (ask, special) = (self.ask, special_vector(self.ask));
-        let texts = || {
-            self.documents.iter().filter_map(|document| match &document.content {
-                Content::Text(text) => Some(text.as_str()),
-                Content::Latents(_) => None,
-            })
-        };
+        let texts = || self.documents.iter().filter_map(Named::text);
         let device = self.session.device();
         let contexts = self.documents.len() - self.shots.len();
         if let Some(form) = prompt_form::form(ask, &self.shots, question, contexts, &reader.decoder)? {
@@ -378,7 +340,7 @@ impl Asking<'_> {
             let text = texts().collect::<Vec<_>>().join("\n\n");
             return Ok((reader.prompt_with_text(&text, question)?, None));
         };
-        let room = self.room(reader, question)?;
+        let room = reader.room(question, special_vector(self.ask), self.ask.sampling.max_tokens)?;
         let taken = of.shelf.take(question, room, ask.top, || self.encoder_of(reader, compressor, of))?;
         if let Taken::Nearest { chunks, of: all } = &taken {
             let count: usize = chunks.iter().map(Vec::len).sum();

@@ -14,17 +14,17 @@ use arc_core::prompt::Prompt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::ask::{ANSWER_ROOM, SCHEMA, add, asked_factor, check_pairs, pairs, special_vector};
+use super::ask::{add, asked_factor, check_pairs, pairs, special_vector};
 use super::compressor::{Compression, Compressor};
 use super::documents::{self, Content, Named};
-use super::fitting::{Shelf, Shelved, Taken};
+use super::fitting::{Shelf, Taken};
 use super::reader::Reader;
 use super::session::session;
 use crate::Failure;
 use crate::args::Global;
 use crate::args::ask::{Ask, Form};
 use crate::interrupt::stop_on_interrupt;
-use crate::output::Output;
+use crate::output::{Output, SCHEMA};
 use crate::progress::Progress;
 
 /// A line of the questions' file.
@@ -232,26 +232,17 @@ impl Batch<'_> {
     ) -> Result<(Prompt, Option<Taken>), Failure> {
         let (reader, special) = (self.reader, special_vector(self.ask));
         if self.ask.open_book {
-            let texts = documents.documents.iter().filter_map(|document| match &document.content {
-                Content::Text(text) => Some(text.as_str()),
-                Content::Latents(_) => None,
-            });
-            let text = texts.collect::<Vec<_>>().join("\n\n");
+            let text = documents::joined_text(&documents.documents);
             return Ok((reader.prompt_with_text(&text, &question.question)?, None));
         }
         let shelf = documents.shelf(self.compressor, compression)?;
-        let adapted = reader.adapted()?;
-        let extra = if self.ask.no_special { 0 } else { adapted.positions_of(0) };
-        let words = reader.prompt(&[], &question.question, special)?.len();
-        let left = reader.window().saturating_sub(words);
-        let new = self.ask.sampling.max_tokens.unwrap_or(ANSWER_ROOM.min(left / 4));
+        let room = reader.room(&question.question, special, self.ask.sampling.max_tokens)?;
         let encoder = || {
             let compression = compression.cloned().ok_or_else(|| {
                 Failure::failed("documents do not fit the window", "name their encoder with `--encoder`")
             })?;
             Ok((self.compressor.encoder(&compression)?, compression))
         };
-        let room = (left.saturating_sub(new), extra);
         let taken = shelf.take(&question.question, room, None, encoder)?;
         let latents = shelf.read(&taken, self.session.device())?;
         Ok((reader.prompt(&latents, &question.question, special)?, Some(taken)))
@@ -334,21 +325,8 @@ impl Lazy {
         if let Some(shelf) = self.shelf.get() {
             return Ok(shelf);
         }
-        let mut shelved = Vec::new();
-        for document in &self.documents {
-            let name = document.name.clone();
-            match (&document.content, compression) {
-                (Content::Latents(latents), _) => {
-                    shelved.push(Shelved { name, latents: latents.clone(), text: None });
-                }
-                (Content::Text(text), Some(compression)) => {
-                    let latents = compressor.compress(&name, text, compression)?.latents;
-                    shelved.push(Shelved { name, latents, text: Some(text.clone()) });
-                }
-                (Content::Text(_), None) => {}
-            }
-        }
-        Ok(self.shelf.get_or_init(|| Shelf::new(shelved)))
+        let (shelf, _) = Shelf::of(&self.documents, compression, compressor)?;
+        Ok(self.shelf.get_or_init(|| shelf))
     }
 }
 

@@ -17,11 +17,11 @@ use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor};
 use serde_json::{Value, json};
 
-use super::ask::{ANSWER_ROOM, timings};
+use super::ask::timings;
 use super::compressor::{Compression, Compressor};
-use super::documents::{self, Content, Named};
-use super::fitting::{Shelf, Shelved, Taken};
-use super::reader::{Reader, default_decoder};
+use super::documents::{self, Named};
+use super::fitting::{Shelf, Taken};
+use super::reader::{ANSWER_ROOM, Reader, default_decoder};
 use super::session::session;
 use crate::Failure;
 use crate::args::{Chat, Global};
@@ -244,20 +244,7 @@ impl Conversation<'_> {
             return Ok(());
         }
         let start = Instant::now();
-        let mut shelved = Vec::new();
-        for document in &self.documents {
-            let name = document.name.clone();
-            shelved.push(match (&document.content, &compression) {
-                (Content::Text(text), Some(compression)) => Shelved {
-                    latents: self.compressor.compress(&name, text, compression)?.latents,
-                    name,
-                    text: Some(text.clone()),
-                },
-                (Content::Latents(latents), _) => Shelved { name, latents: latents.clone(), text: None },
-                (Content::Text(_), None) => continue,
-            });
-        }
-        let shelf = Shelf::new(shelved);
+        let (shelf, _) = Shelf::of(&self.documents, compression.as_ref(), self.compressor)?;
         self.output.remark(format!(
             "{} tokens in {} latents, in {:.2} s",
             shelf.tokens(),
@@ -340,7 +327,7 @@ impl Conversation<'_> {
                 )
                 .collect();
             let documents: Vec<&str> = self.documents.iter().map(|document| document.name.as_str()).collect();
-            let object = json!({ "schema": super::ask::SCHEMA, "documents": documents, "answers": turns });
+            let object = json!({ "schema": crate::output::SCHEMA, "documents": documents, "answers": turns });
             format!("{object}\n")
         } else {
             let turn = |turn: &Turn| format!("> {}\n\n{}\n", turn.question, turn.answer.trim());
@@ -406,11 +393,7 @@ impl Conversation<'_> {
     /// The prompt of a question alone, and the chunks that it takes where not all fit.
     fn prompt(&self, question: &str) -> Result<(Prompt, ChunksRead), Failure> {
         if self.is_open_book {
-            let texts = self.documents.iter().filter_map(|document| match &document.content {
-                Content::Text(text) => Some(text.as_str()),
-                Content::Latents(_) => None,
-            });
-            let text = texts.collect::<Vec<_>>().join("\n\n");
+            let text = documents::joined_text(&self.documents);
             return Ok((self.reader.prompt_with_text(&text, question)?, None));
         }
         let Some((compression, shelf)) = &self.shelf else {

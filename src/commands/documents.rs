@@ -41,9 +41,22 @@ pub(super) enum Content {
 }
 
 impl Named {
+    /// Its text, unless it is latents.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.content {
+            Content::Text(text) => Some(text),
+            Content::Latents(_) => None,
+        }
+    }
+
     pub(super) fn is_compressed(&self) -> bool {
         matches!(self.content, Content::Latents(_))
     }
+}
+
+/// The texts of all documents, as one.
+pub(super) fn joined_text(documents: &[Named]) -> String {
+    documents.iter().filter_map(Named::text).collect::<Vec<_>>().join("\n\n")
 }
 
 /// The places that arguments lead to.

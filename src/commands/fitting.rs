@@ -7,7 +7,8 @@ use arc_core::encoder::{Encoder, Latents, LatentsFile};
 use arc_core::nearest_chunks::nearest_chunks;
 use serde_json::{Value, json};
 
-use super::compressor::Compression;
+use super::compressor::{Compression, Compressor};
+use super::documents::{Content, Named};
 use crate::Failure;
 
 /// Compressed documents that are asked about together.
@@ -56,8 +57,29 @@ impl Taken {
 }
 
 impl Shelf {
-    pub(super) fn new(documents: Vec<Shelved>) -> Self {
-        Self { documents, chunks: OnceCell::new() }
+    /// Documents as they are where they are compressed, else compressed now; texts are left out where nobody
+    /// compresses. Returns how long compressing took, too, if any had to be.
+    pub(super) fn of(
+        documents: &[Named],
+        compression: Option<&Compression>,
+        compressor: &Compressor<'_>,
+    ) -> Result<(Self, Option<f64>), Failure> {
+        let (mut shelved, mut seconds) = (Vec::new(), None);
+        for document in documents {
+            let (latents, text) = match (&document.content, compression) {
+                (Content::Latents(file), _) => (file.clone(), None),
+                (Content::Text(text), Some(compression)) => {
+                    let compressed = compressor.compress(&document.name, text, compression)?;
+                    if let Some(took) = compressed.seconds {
+                        seconds = Some(seconds.unwrap_or(0.0) + took);
+                    }
+                    (compressed.latents, Some(text.clone()))
+                }
+                (Content::Text(_), None) => continue,
+            };
+            shelved.push(Shelved { name: document.name.clone(), latents, text });
+        }
+        Ok((Self { documents: shelved, chunks: OnceCell::new() }, seconds))
     }
 
     pub(super) fn documents(&self) -> &[Shelved] {

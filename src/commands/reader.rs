@@ -11,6 +11,9 @@ use arc_core::{AdaptedDecoder, Session, SpecialVector};
 use super::prompt_template::PLAIN_TEMPLATE;
 use crate::Failure;
 
+/// Positions that documents leave for an answer where nobody said how long one may be.
+pub(super) const ANSWER_ROOM: usize = 32;
+
 /// Who is asked.
 pub(super) struct Reader<'a> {
     pub(super) pair: Pair<'a>,
@@ -33,6 +36,22 @@ pub(super) fn default_decoder(registry: &Registry) -> Result<&DecoderEntry, Fail
 }
 
 impl<'a> Reader<'a> {
+    /// Positions that the window leaves for documents beside a question and an answer of `max_tokens`, and how
+    /// many each document takes beside its latents.
+    pub(super) fn room(
+        &self,
+        question: &str,
+        special: SpecialVector,
+        max_tokens: Option<usize>,
+    ) -> Result<(usize, usize), Failure> {
+        let adapted = self.adapted()?;
+        let extra = if special == SpecialVector::None { 0 } else { adapted.positions_of(0) };
+        let words = self.prompt(&[], question, special)?.len();
+        let left = self.window().saturating_sub(words);
+        let new = max_tokens.unwrap_or(ANSWER_ROOM.min(left / 4));
+        Ok((left.saturating_sub(new), extra))
+    }
+
     /// Loads the decoder and, where it has one, its adapter; `encoder` is the one that was named. One without
     /// an adapter will do where it reads text.
     pub(super) fn open(

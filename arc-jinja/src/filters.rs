@@ -15,7 +15,7 @@ use crate::python_text::{is_space, to_str};
 use crate::syntax::Operator;
 use crate::tests_of_values::test;
 use crate::value::{Repr, Value};
-use crate::{html, word_wrap};
+use crate::{html, markup, word_wrap};
 
 /// The filters that are known by that name.
 pub(crate) fn is_known(name: &str) -> bool {
@@ -115,11 +115,11 @@ pub(crate) fn apply(renderer: &Renderer<'_>, name: &str, value: Value, args: Arg
         }
         "string" => {
             args.none(name)?;
-            to_str(&value, budget).map(Value::from)
+            Ok(Value::text_like(&value, to_str(&value, budget)?))
         }
         "safe" => {
             args.none(name)?;
-            to_str(&value, budget).map(Value::from)
+            to_str(&value, budget).map(Value::markup)
         }
         "items" => {
             args.none(name)?;
@@ -150,7 +150,7 @@ pub(crate) fn apply(renderer: &Renderer<'_>, name: &str, value: Value, args: Arg
             args.none(name)?;
             if let Some(text) = value.as_str() {
                 budget.bytes(text.len())?;
-                return Ok(Value::from(text.chars().rev().collect::<String>()));
+                return Ok(Value::text_like(&value, text.chars().rev().collect::<String>()));
             }
             let mut items = value.elements(budget)?;
             items.reverse();
@@ -304,15 +304,15 @@ fn of_text(name: &str, value: &Value, args: Args, budget: &Budget) -> Result<Val
     match name {
         "upper" => {
             args.none(name)?;
-            Ok(Value::from(string.to_uppercase()))
+            Ok(Value::text_like(value, string.to_uppercase()))
         }
         "lower" => {
             args.none(name)?;
-            Ok(Value::from(string.to_lowercase()))
+            Ok(Value::text_like(value, string.to_lowercase()))
         }
         "capitalize" => {
             args.none(name)?;
-            Ok(Value::from(capitalized(&string)))
+            Ok(Value::text_like(value, capitalized(&string)))
         }
         "title" => {
             args.none(name)?;
@@ -330,7 +330,7 @@ fn of_text(name: &str, value: &Value, args: Args, budget: &Budget) -> Result<Val
         "trim" => {
             let [chars] = args.bind(name, ["chars"])?;
             let chars = text(chars, name, "chars")?;
-            Ok(Value::from(stripped(&string, chars.as_deref(), true, true)))
+            Ok(Value::text_like(value, stripped(&string, chars.as_deref(), true, true)))
         }
         "replace" => {
             let [old, new, count] = args.bind(name, ["old", "new", "count"])?;
@@ -343,9 +343,9 @@ fn of_text(name: &str, value: &Value, args: Args, budget: &Budget) -> Result<Val
             let width = usize::try_from(int(width, name, "width")?.unwrap_or(80)).unwrap_or(0);
             let missing = width.saturating_sub(string.chars().count());
             let left = missing / 2 + (missing & width & 1);
-            padded(budget, &string, ' ', left, missing - left).map(Value::from)
+            Ok(Value::text_like(value, padded(budget, &string, ' ', left, missing - left)?))
         }
-        "indent" => indent(&string, args, budget),
+        "indent" => indent(value, &string, args, budget),
         "wordcount" => {
             args.none(name)?;
             let is_word = |character: char| character.is_alphanumeric() || character == '_';
@@ -366,7 +366,7 @@ fn of_text(name: &str, value: &Value, args: Args, budget: &Budget) -> Result<Val
                 )));
             }
             if count <= length.saturating_add(leeway) {
-                return Ok(Value::from(string));
+                return Ok(Value::text_like(value, string));
             }
             let kept: String = string.chars().take(length - ending).collect();
             let kept = if truth(kill_words) {
@@ -374,15 +374,22 @@ fn of_text(name: &str, value: &Value, args: Args, budget: &Budget) -> Result<Val
             } else {
                 kept.rsplit_once(' ').map_or(&*kept, |(kept, _)| kept)
             };
-            Ok(Value::from(format!("{kept}{end}")))
+            let end = if matches!(value.0, Repr::Markup(_)) { html::escaped(&end) } else { end.to_string() };
+            Ok(Value::text_like(value, format!("{kept}{end}")))
         }
-        "e" | "escape" | "forceescape" => {
+        "e" | "escape" => {
             args.none(name)?;
-            Ok(Value::from(html::escaped(&string)))
+            markup::escaped(value, budget).map(Value::markup)
+        }
+        "forceescape" => {
+            args.none(name)?;
+            Ok(Value::markup(html::escaped(&string)))
         }
         "striptags" => {
             args.none(name)?;
-            Ok(Value::from(html::without_tags(&string)))
+            let plain = html::unescaped(&html::without_tags(&string));
+            let unknown = || Error::failed("`striptags` meets a name of a character that is not known here");
+            plain.map(Value::from).ok_or_else(unknown)
         }
         "urlencode" => {
             args.none(name)?;
@@ -480,7 +487,10 @@ fn format(value: &Value, args: Args, budget: &Budget) -> Result<Value> {
             Value::new_dict(args.named.into_iter().map(|(name, value)| (Value::from(name), value)).collect())?
         }
     };
-    percent(&string, &values, budget).map(Value::from)
+    match value.0 {
+        Repr::Markup(_) => markup::formatted(&string, &values, budget),
+        _ => percent(&string, &values, budget).map(Value::from),
+    }
 }
 
 /// A whole number as Python's `int` reads it.
@@ -534,7 +544,7 @@ fn to_int(value: &Value, args: Args, budget: &Budget) -> Result<Value> {
     };
     Ok(match &value.0 {
         Repr::Undefined(undefined) => return Err(undefined.error()),
-        Repr::Str(text) => {
+        Repr::Str(text) | Repr::Markup(text) => {
             budget.bytes(text.len())?;
             let base = u32::try_from(base).ok().filter(|base| (2..=36).contains(base)).unwrap_or(10);
             parsed_int(text, base)
@@ -552,7 +562,7 @@ fn to_float(value: &Value, args: Args, budget: &Budget) -> Result<Value> {
     let default = default.unwrap_or_else(|| Value::from(0.0));
     Ok(match &value.0 {
         Repr::Undefined(undefined) => return Err(undefined.error()),
-        Repr::Str(text) => {
+        Repr::Str(text) | Repr::Markup(text) => {
             budget.bytes(text.len())?;
             parsed_float(text).map_or(default, Value::from)
         }
@@ -611,6 +621,9 @@ fn group_by(renderer: &Renderer<'_>, value: &Value, args: Args) -> Result<Value>
 
 fn map(renderer: &Renderer<'_>, value: &Value, args: Args) -> Result<Value> {
     let budget = renderer.budget();
+    if !value.is_true() {
+        return Value::iterator(Vec::new());
+    }
     let named =
         |name: &str| args.named.iter().find(|(known, _)| &**known == name).map(|(_, value)| value.clone());
     if let Some(attribute) = named("attribute").filter(|_| args.positional.is_empty()) {
@@ -637,6 +650,10 @@ fn map(renderer: &Renderer<'_>, value: &Value, args: Args) -> Result<Value> {
 
 fn select(renderer: &Renderer<'_>, name: &str, value: &Value, args: Args) -> Result<Value> {
     let budget = renderer.budget();
+    // Whatever is nothing, `none` and 0 too, is nothing to choose from.
+    if !value.is_true() {
+        return Value::iterator(Vec::new());
+    }
     let mut positional = args.positional.into_iter();
     let attribute = match name {
         "selectattr" | "rejectattr" => Some(needed(positional.next(), name, "attribute")?),
@@ -662,7 +679,7 @@ fn select(renderer: &Renderer<'_>, name: &str, value: &Value, args: Args) -> Res
     Value::iterator(kept)
 }
 
-fn indent(string: &Arc<str>, args: Args, budget: &Budget) -> Result<Value> {
+fn indent(value: &Value, string: &Arc<str>, args: Args, budget: &Budget) -> Result<Value> {
     let [width, first, blank] = args.bind("indent", ["width", "first", "blank"])?;
     let indention: Arc<str> = match &width {
         Some(width) if width.as_str().is_some() => {
@@ -689,7 +706,7 @@ fn indent(string: &Arc<str>, args: Args, budget: &Budget) -> Result<Value> {
         }
         budget.write(&mut indented, line)?;
     }
-    Ok(Value::from(indented))
+    Ok(Value::text_like(value, indented))
 }
 
 fn file_size(value: &Value, binary: bool, budget: &Budget) -> Result<String> {

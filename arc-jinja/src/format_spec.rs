@@ -136,7 +136,7 @@ impl FormatSpec {
             Err(Error::failed(format!("a {} cannot be formatted as `{kind}`", value.type_name())))
         };
         match (&value.0, self.kind) {
-            (Repr::Str(text), None | Some('s')) => self.text(text, '<', budget),
+            (Repr::Str(text) | Repr::Markup(text), None | Some('s')) => self.text(text, '<', budget),
             (Repr::Bool(_), None) if self.width == 0 => to_str(value, budget).map(|text| (*text).to_owned()),
             (Repr::Int(_) | Repr::Bool(_), Some('c')) => {
                 let code = value.as_int().and_then(|code| u32::try_from(code).ok()).and_then(char::from_u32);

@@ -35,6 +35,41 @@ pub(crate) fn without_tags(text: &str) -> String {
     plain.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The text with characters in the place of their references. Of the two thousand names that HTML has, those
+/// that [`escaped`] writes are known; nothing is returned where there is another.
+pub(crate) fn unescaped(text: &str) -> Option<String> {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('&') {
+        plain.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if !rest.starts_with(|c: char| c == '#' || c.is_ascii_alphanumeric()) {
+            plain.push('&');
+            continue;
+        }
+        let (name, after) = rest.split_once(';')?;
+        plain.push(match name {
+            "amp" => '&',
+            "lt" => '<',
+            "gt" => '>',
+            "quot" => '"',
+            "apos" => '\'',
+            _ => {
+                let code = name.strip_prefix('#')?;
+                let code = match code.strip_prefix(['x', 'X']) {
+                    Some(code) => u32::from_str_radix(code, 16),
+                    None => code.parse(),
+                };
+                // Below and between are control characters, some of which stand for others.
+                char::from_u32(code.ok()?).filter(|c| !c.is_control())?
+            }
+        });
+        rest = after;
+    }
+    plain.push_str(rest);
+    Some(plain)
+}
+
 /// The text as a part of a URL's path.
 pub(crate) fn url_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());

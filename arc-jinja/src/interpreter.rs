@@ -658,10 +658,10 @@ impl<'p> Renderer<'p> {
         };
         let found = match &value.0 {
             Repr::Undefined(undefined) => return Err(undefined.error()),
-            Repr::Str(text) if index.as_int().is_some() => {
+            Repr::Str(text) | Repr::Markup(text) if index.as_int().is_some() => {
                 self.budget.bytes(text.len())?;
                 let length = text.chars().count();
-                at(length).and_then(|at| text.chars().nth(at)).map(|c| Value::from(c.to_string()))
+                at(length).and_then(|at| text.chars().nth(at)).map(|c| Value::text_like(value, c.to_string()))
             }
             Repr::List(sequence) | Repr::Tuple(sequence) => {
                 at(sequence.items.len()).and_then(|at| sequence.items.get(at)).cloned()
@@ -715,12 +715,12 @@ impl<'p> Renderer<'p> {
         };
         match &value.0 {
             Repr::Undefined(undefined) => Err(undefined.error()),
-            Repr::Str(text) => {
+            Repr::Str(text) | Repr::Markup(text) => {
                 self.budget.spend(text.len() / 4 + 1)?;
                 let characters: Vec<char> = text.chars().collect();
                 let chosen: String =
                     indices(characters.len()).into_iter().filter_map(|at| characters.get(at)).collect();
-                Ok(Value::from(chosen))
+                Ok(Value::text_like(value, chosen))
             }
             Repr::List(sequence) | Repr::Tuple(sequence) => {
                 self.budget.spend(sequence.items.len())?;

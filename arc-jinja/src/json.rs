@@ -114,7 +114,7 @@ impl Writer<'_> {
             Repr::Bool(truth) => self.write(if *truth { "true" } else { "false" }),
             Repr::Int(number) => self.write(&number.to_string()),
             Repr::Float(number) => self.number(*number),
-            Repr::Str(text) => self.string(text),
+            Repr::Str(text) | Repr::Markup(text) => self.string(text),
             Repr::List(sequence) | Repr::Tuple(sequence) => {
                 if sequence.items.is_empty() {
                     return self.write("[]");
@@ -147,7 +147,7 @@ impl Writer<'_> {
                     }
                     self.line(depth + 1)?;
                     match &key.0 {
-                        Repr::Str(text) => self.string(text)?,
+                        Repr::Str(text) | Repr::Markup(text) => self.string(text)?,
                         Repr::None => self.string("null")?,
                         Repr::Bool(truth) => self.string(if *truth { "true" } else { "false" })?,
                         Repr::Int(number) => self.string(&number.to_string())?,

@@ -39,6 +39,7 @@ mod html;
 mod interpreter;
 mod json;
 mod lexer;
+mod markup;
 mod methods;
 mod operators;
 mod parser;

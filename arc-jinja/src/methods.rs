@@ -7,6 +7,7 @@ use crate::budget::Budget;
 use crate::calls::{Args, int, needed, text, truth};
 use crate::error::{Error, Result};
 use crate::interpreter::Renderer;
+use crate::markup;
 use crate::operators::equal;
 use crate::python_text::{is_printable, is_space};
 use crate::str_format;
@@ -64,7 +65,7 @@ const CHANGE_DICT: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update
 /// Whether a value has a method of that name.
 pub(crate) fn has(value: &Value, name: &str) -> bool {
     match &value.0 {
-        Repr::Str(_) => STR.contains(&name) || STR_MORE.contains(&name),
+        Repr::Str(_) | Repr::Markup(_) => STR.contains(&name) || STR_MORE.contains(&name),
         Repr::List(_) => matches!(name, "index" | "count" | "copy") || CHANGE_LIST.contains(&name),
         Repr::Tuple(_) | Repr::Range(_) => matches!(name, "index" | "count"),
         Repr::Dict(_) => {
@@ -89,6 +90,7 @@ pub(crate) fn call(renderer: &Renderer<'_>, receiver: &Value, name: &str, args: 
     let budget = renderer.budget();
     match &receiver.0 {
         Repr::Str(text) => of_str(renderer, text, name, args),
+        Repr::Markup(text) => markup::method(renderer, text, name, args),
         Repr::List(_) if CHANGE_LIST.contains(&name) => Err(changes("list", name)),
         Repr::Dict(_) if CHANGE_DICT.contains(&name) => Err(changes("dict", name)),
         Repr::List(_) if name == "copy" => {
@@ -181,7 +183,7 @@ fn bounds(length: usize, start: Option<i64>, stop: Option<i64>) -> std::ops::Ran
     start_at..stop.map_or(length, clamp).max(start_at)
 }
 
-fn of_str(renderer: &Renderer<'_>, string: &Arc<str>, name: &str, args: Args) -> Result<Value> {
+pub(crate) fn of_str(renderer: &Renderer<'_>, string: &Arc<str>, name: &str, args: Args) -> Result<Value> {
     let budget = renderer.budget();
     budget.bytes(4 * string.len())?;
     let is = |test: bool| Ok(Value::from(test));

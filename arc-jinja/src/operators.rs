@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::budget::Budget;
 use crate::error::{Error, Result};
+use crate::markup;
 use crate::percent_format::percent;
 use crate::syntax::Operator;
 use crate::value::{Repr, Value};
@@ -33,6 +34,9 @@ pub(crate) fn binary(operator: Operator, left: &Value, right: &Value, budget: &B
             budget.bytes(a.len() + b.len())?;
             return Ok(Value::from(format!("{a}{b}")));
         }
+        (Operator::Add, Repr::Str(_) | Repr::Markup(_), Repr::Str(_) | Repr::Markup(_)) => {
+            return markup::joined(left, right, budget);
+        }
         (Operator::Add, Repr::List(a), Repr::List(b)) => {
             budget.spend(a.items.len() + b.items.len())?;
             return Value::new_list(a.items.iter().chain(&b.items).cloned().collect());
@@ -41,12 +45,12 @@ pub(crate) fn binary(operator: Operator, left: &Value, right: &Value, budget: &B
             budget.spend(a.items.len() + b.items.len())?;
             return Value::tuple(a.items.iter().chain(&b.items).cloned().collect());
         }
-        (Operator::Multiply, Repr::Str(_) | Repr::List(_) | Repr::Tuple(_), _) => {
+        (Operator::Multiply, Repr::Str(_) | Repr::Markup(_) | Repr::List(_) | Repr::Tuple(_), _) => {
             if let Some(times) = right.as_int() {
                 return repeated(left, times, budget);
             }
         }
-        (Operator::Multiply, _, Repr::Str(_) | Repr::List(_) | Repr::Tuple(_)) => {
+        (Operator::Multiply, _, Repr::Str(_) | Repr::Markup(_) | Repr::List(_) | Repr::Tuple(_)) => {
             if let Some(times) = left.as_int() {
                 return repeated(right, times, budget);
             }
@@ -54,6 +58,7 @@ pub(crate) fn binary(operator: Operator, left: &Value, right: &Value, budget: &B
         (Operator::Remainder, Repr::Str(format), _) => {
             return percent(format, right, budget).map(Value::from);
         }
+        (Operator::Remainder, Repr::Markup(format), _) => return markup::formatted(format, right, budget),
         _ => {}
     }
     if let (Some(a), Some(b)) = (left.as_int(), right.as_int()) {
@@ -68,9 +73,9 @@ pub(crate) fn binary(operator: Operator, left: &Value, right: &Value, budget: &B
 fn repeated(value: &Value, times: i128, budget: &Budget) -> Result<Value> {
     let times = usize::try_from(times.max(0)).unwrap_or(usize::MAX);
     match &value.0 {
-        Repr::Str(text) => {
+        Repr::Str(text) | Repr::Markup(text) => {
             budget.bytes(text.len().saturating_mul(times))?;
-            Ok(Value::from(text.repeat(times)))
+            Ok(Value::text_like(value, text.repeat(times)))
         }
         Repr::List(sequence) | Repr::Tuple(sequence) => {
             let length = sequence.items.len().saturating_mul(times);
@@ -185,7 +190,7 @@ pub(crate) fn equal(left: &Value, right: &Value, budget: &Budget) -> Result<bool
     };
     Ok(match (&left.0, &right.0) {
         (Repr::Undefined(_), Repr::Undefined(_)) | (Repr::None, Repr::None) => true,
-        (Repr::Str(a), Repr::Str(b)) => {
+        (Repr::Str(a) | Repr::Markup(a), Repr::Str(b) | Repr::Markup(b)) => {
             budget.bytes(a.len().min(b.len()))?;
             a == b
         }
@@ -225,7 +230,7 @@ pub(crate) fn equal(left: &Value, right: &Value, budget: &Budget) -> Result<bool
 pub(crate) fn order(sign: &str, left: &Value, right: &Value, budget: &Budget) -> Result<Ordering> {
     budget.spend(1)?;
     match (&left.0, &right.0) {
-        (Repr::Str(a), Repr::Str(b)) => {
+        (Repr::Str(a) | Repr::Markup(a), Repr::Str(b) | Repr::Markup(b)) => {
             budget.bytes(a.len().min(b.len()))?;
             // The order of UTF-8's bytes is that of code points.
             Ok(a.cmp(b))
@@ -254,7 +259,7 @@ pub(crate) fn order(sign: &str, left: &Value, right: &Value, budget: &Budget) ->
 /// Python's `in`.
 pub(crate) fn contains(container: &Value, value: &Value, budget: &Budget) -> Result<bool> {
     match &container.0 {
-        Repr::Str(text) => match value.as_str() {
+        Repr::Str(text) | Repr::Markup(text) => match value.as_str() {
             Some(part) => {
                 budget.bytes(text.len() + part.len())?;
                 Ok(text.contains(&**part))

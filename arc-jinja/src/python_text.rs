@@ -24,7 +24,7 @@ pub(crate) fn to_str(value: &Value, budget: &Budget) -> Result<Arc<str>> {
 /// Writes a value as it is printed.
 pub(crate) fn write_str(output: &mut String, value: &Value, budget: &Budget) -> Result<()> {
     match &value.0 {
-        Repr::Str(text) => budget.write(output, text),
+        Repr::Str(text) | Repr::Markup(text) => budget.write(output, text),
         Repr::Undefined(_) => Ok(()),
         _ => write_repr(output, value, budget),
     }
@@ -41,6 +41,10 @@ pub(crate) fn write_repr(output: &mut String, value: &Value, budget: &Budget) ->
         Repr::Str(text) => {
             budget.bytes(4 * text.len())?;
             budget.write(output, &quoted(text))
+        }
+        Repr::Markup(text) => {
+            budget.bytes(4 * text.len())?;
+            budget.write(output, &format!("Markup({})", quoted(text)))
         }
         Repr::List(list) => sequence(output, "[", &list.items, "]", budget),
         Repr::Tuple(tuple) => {

@@ -88,6 +88,7 @@ pub(crate) fn test(renderer: &Renderer<'_>, name: &str, value: &Value, args: Arg
                 "sequence" => matches!(
                     value.0,
                     Repr::Str(_)
+                        | Repr::Markup(_)
                         | Repr::List(_)
                         | Repr::Tuple(_)
                         | Repr::Dict(_)
@@ -115,8 +116,7 @@ pub(crate) fn test(renderer: &Renderer<'_>, name: &str, value: &Value, args: Arg
                     let text = to_str(value, budget)?;
                     text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase)
                 }
-                // Nothing is escaped in a prompt.
-                "escaped" => false,
+                "escaped" => matches!(value.0, Repr::Markup(_)),
                 "filter" => value.as_str().is_some_and(|name| filters::is_known(name)),
                 "test" => {
                     value.as_str().is_some_and(|name| name == &"upper".into() || NAMES.contains(&&**name))

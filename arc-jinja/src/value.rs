@@ -23,6 +23,8 @@ pub(crate) enum Repr {
     Int(i128),
     Float(f64),
     Str(Arc<str>),
+    /// Text that needs no escapes of HTML; see `markup`.
+    Markup(Arc<str>),
     List(Rc<Sequence>),
     Tuple(Rc<Sequence>),
     Dict(Rc<Dict>),
@@ -232,7 +234,7 @@ impl Value {
 
     pub(crate) fn as_str(&self) -> Option<&Arc<str>> {
         match &self.0 {
-            Repr::Str(text) => Some(text),
+            Repr::Str(text) | Repr::Markup(text) => Some(text),
             _ => None,
         }
     }
@@ -262,6 +264,7 @@ impl Value {
             Repr::Int(_) => "int",
             Repr::Float(_) => "float",
             Repr::Str(_) => "str",
+            Repr::Markup(_) => "Markup",
             Repr::List(_) => "list",
             Repr::Tuple(_) => "tuple",
             Repr::Dict(_) => "dict",
@@ -282,7 +285,7 @@ impl Value {
             Repr::Bool(truth) => *truth,
             Repr::Int(number) => *number != 0,
             Repr::Float(number) => *number != 0.0,
-            Repr::Str(text) => !text.is_empty(),
+            Repr::Str(text) | Repr::Markup(text) => !text.is_empty(),
             Repr::List(sequence) | Repr::Tuple(sequence) => !sequence.items.is_empty(),
             Repr::Dict(dict) | Repr::View(_, dict) => !dict.pairs.is_empty(),
             Repr::Range(range) => range.len() > 0,
@@ -294,7 +297,7 @@ impl Value {
     pub(crate) fn len(&self, budget: &Budget) -> Result<Option<usize>> {
         Ok(Some(match &self.0 {
             Repr::Undefined(_) => 0,
-            Repr::Str(text) => {
+            Repr::Str(text) | Repr::Markup(text) => {
                 budget.bytes(text.len())?;
                 text.chars().count()
             }
@@ -310,7 +313,7 @@ impl Value {
     pub(crate) fn elements(&self, budget: &Budget) -> Result<Vec<Self>> {
         let elements: Vec<Self> = match &self.0 {
             Repr::Undefined(_) => Vec::new(),
-            Repr::Str(text) => {
+            Repr::Str(text) | Repr::Markup(text) => {
                 budget.spend(text.len())?;
                 let mut buffer = [0; 4];
                 text.chars().map(|character| Self::from(&*character.encode_utf8(&mut buffer))).collect()
@@ -365,7 +368,7 @@ impl Value {
             Repr::Int(number) => Key::Int(*number),
             Repr::Float(number) if number.fract() == 0.0 && number.abs() < 1e38 => Key::Int(*number as i128),
             Repr::Float(number) => Key::Float(number.to_bits()),
-            Repr::Str(text) => Key::Str(text.clone()),
+            Repr::Str(text) | Repr::Markup(text) => Key::Str(text.clone()),
             // Tuples can share their elements, so that a deep one would be far larger than it looks.
             Repr::Tuple(tuple) if tuple.depth <= 2 => {
                 Key::Tuple(tuple.items.iter().map(Self::key).collect::<Result<_>>()?)

@@ -129,6 +129,45 @@ fn an_encoder_alone_is_a_start_too_and_one_of_another_shape_is_refused() {
 }
 
 #[test]
+fn a_start_may_get_more_of_its_backbones_layers_which_change_nothing_at_first() {
+    let place = Place::new();
+    let shallow = short(6).replace("layers = 2", "layers = 1");
+    place.file("run.toml", &shallow);
+    let first = place.succeeds(&["train", "run.toml", "--out", "first"]);
+    let start = ["--start-from", "first/final"];
+
+    place.file("still.toml", short(1).replace("1e-3", "0.0"));
+    let still = place.succeeds(&[&["train", "still.toml", "--out", "still"], &start[..]].concat());
+    same_scores(&still, &first, "with a layer that is silent");
+    place.file("run.toml", short(6));
+    place.succeeds(&[&["train", "run.toml", "--out", "moved"], &start[..]].concat());
+    let package = |run: &str| {
+        arc_core::weights::SafetensorsFile::open(&place.path(run).join("final/encoder/encoder.safetensors"))
+            .expect("weights")
+    };
+    use arc_core::weights::TensorSource as _;
+    let largest = |run: &str, name: &str| {
+        let values = package(run).tensor(name).expect("a tensor").to_f32();
+        values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()))
+    };
+    for name in ["attention.wo", "feed_forward.w2"] {
+        // The layer that pools has moved to the end, and the one before it begins in zeros.
+        let (new, old) = (format!("layers.0.{name}.weight"), format!("layers.1.{name}.weight"));
+        assert_eq!(largest("still", &new), 0.0);
+        assert!(largest("moved", &new) > 0.0);
+        assert_eq!(largest("still", &old), largest("first", &new));
+    }
+    for (change, says) in [
+        (("layers = 2", "layers = 3"), "its backbone 1 more"),
+        (("layers = 2", "layers = 2\ntrain = { last_layers = 1 }"), "train = \"all\""),
+    ] {
+        place.file("run.toml", short(4).replace(change.0, change.1));
+        let output = place.arc(&[&["train", "run.toml", "--out", "no"], &start[..]].concat()).output();
+        refuses(&output.expect("the binary runs"), FAILURE, &[says]);
+    }
+}
+
+#[test]
 fn a_learned_scale_is_a_part_of_the_projector_that_is_stored() {
     let place = Place::new();
     place.file("run.toml", short(6));

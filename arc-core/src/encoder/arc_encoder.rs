@@ -171,6 +171,17 @@ impl ArcEncoder {
         encoder
     }
 
+    /// The same encoder where the last `count` layers come after the first `first` ones, and add nothing: the
+    /// layers between move to the end.
+    #[must_use]
+    pub(crate) fn with_silent_layers(mut self, first: usize, count: usize) -> Self {
+        self.blocks[first..].rotate_right(count);
+        for block in &mut self.blocks[first..first + count] {
+            block.silence();
+        }
+        self
+    }
+
     /// The same encoder with groups that end at rare words.
     #[must_use]
     pub fn with_rarity(mut self, rarity: Arc<TokenRarity>) -> Self {

@@ -114,6 +114,12 @@ impl Block {
         ]
     }
 
+    /// Zeros what its halves end in, so that it returns what it reads until it has learned something.
+    pub(crate) fn silence(&mut self) {
+        self.attention.output.silence();
+        self.feed_forward.down.silence();
+    }
+
     /// The feed-forward half: `x + feed_forward(norm(x))`, `[b, s, d] → [b, s, d]`.
     #[must_use]
     pub fn feed_forward(&self, x: Tensor<3>) -> Tensor<3> {

@@ -76,6 +76,15 @@ impl Linear {
         self.weight = Param::initialized(self.weight.id, self.weight.val().cast(products));
     }
 
+    /// Makes the map one to zeros.
+    pub(crate) fn silence(&mut self) {
+        let weight = self.weight.val();
+        self.weight = Param::initialized(self.weight.id, weight.zeros_like());
+        if let Some(bias) = &self.bias {
+            self.bias = Some(Param::initialized(bias.id, bias.val().zeros_like()));
+        }
+    }
+
     /// Applies the map to the last dimension.
     ///
     /// # Shapes

@@ -15,7 +15,7 @@ use super::package::{EncoderStart, backbone_manifest, compress_rates};
 use super::questions::Questions;
 use super::start_from::Started;
 use crate::decoder::Decoder;
-use crate::encoder::{Encoder, TokenRarity};
+use crate::encoder::{Encoder, EncoderNetwork, TokenRarity, encoder_id};
 use crate::fit::Fit;
 use crate::host::multiplies_bfloat16;
 use crate::nn::Residence;
@@ -168,20 +168,26 @@ pub(super) fn open_encoder(
     };
     if let Some(package) = named {
         let mut manifest = EncoderManifest::open(&package)?;
-        let encoder = open_encoder_of(&manifest, &package, session, device)?;
+        let mut encoder = open_encoder_of(&manifest, &package, session, device)?;
         check_start(config, &manifest.name, &manifest)?;
+        let found = encoder.network.config().n_layers;
         match settings.layers {
-            // Said again by a configuration that goes on from what it made.
-            Some(layers) if layers != encoder.network.config().n_layers => {
+            Some(layers) if layers > found => {
+                let open = |manifest: &_| open_encoder_of(manifest, &package, session, device);
+                (manifest, encoder) = deepened(manifest, (found, layers), settings, open)?;
+            }
+            Some(layers) if layers < found => {
                 return Err(Error::Mismatch {
                     what: format!("encoder `{}` (`encoder.layers`)", manifest.name),
                     expected: layers.to_string(),
-                    found: encoder.network.config().n_layers.to_string(),
-                    hint: "leave out `encoder.layers`: it is that of what the run starts from".into(),
+                    found: found.to_string(),
+                    hint: "leave out `encoder.layers`, or give more than what the run starts from has".into(),
                 });
             }
-            _ => manifest.name.clone_from(&settings.name),
+            // Said again by a configuration that goes on from what it made.
+            _ => {}
         }
+        manifest.name.clone_from(&settings.name);
         if manifest.memory_tokens == 0 {
             manifest.compress_rates = compress_rates(settings);
         }
@@ -202,6 +208,38 @@ pub(super) fn open_encoder(
         Encoder::open_as(&manifest, Path::new(&settings.name), Some(model.path()), device, Residence::Dense)?;
     check_layers(settings, &encoder)?;
     Ok((EncoderStart { manifest, package: None }, encoder))
+}
+
+/// The encoder of a package with more of its backbone's layers, before those that pool, and the manifest of
+/// that. What it computes is the same at first: the branches of the layers that come in end in zeros, from
+/// which they learn (as LLaMA Pro expands a model, arXiv 2401.02415).
+fn deepened(
+    mut manifest: EncoderManifest,
+    (before, layers): (usize, usize),
+    settings: &EncoderConfig,
+    open: impl Fn(&EncoderManifest) -> Result<Encoder>,
+) -> Result<(EncoderManifest, Encoder)> {
+    let invalid = |reason: String| Error::InvalidEncoder { encoder: manifest.name.clone(), reason };
+    if settings.train != TrainedPart::All {
+        // A package holds what is trained by the places of layers, which change here.
+        return Err(invalid(format!(
+            "it has {before} layers and `encoder.layers` is {layers}: that needs `encoder.train = \"all\"`"
+        )));
+    }
+    let added = layers - before;
+    let left = manifest.backbone.as_ref().map_or(0, |_| manifest.n_truncated_layers);
+    let Some(n_truncated_layers) = left.checked_sub(added) else {
+        return Err(invalid(format!(
+            "`encoder.layers` is {layers}, but it has {before} and its backbone {left} more"
+        )));
+    };
+    manifest.n_truncated_layers = n_truncated_layers;
+    manifest.encoder_id = encoder_id(&manifest);
+    let mut encoder = open(&manifest)?;
+    // See `check_start`: the last layer pools, or none does.
+    let first = before - usize::from(!manifest.compress_rates.is_empty());
+    encoder.network = EncoderNetwork::Graph(encoder.trainable()?.clone().with_silent_layers(first, added));
+    Ok((manifest, encoder))
 }
 
 /// Refuses a start that a run cannot go on from: a step pools once, by one factor.

@@ -68,6 +68,25 @@ fn an_encoder_that_was_added_is_removed_by_name_or_alias() {
 }
 
 #[test]
+fn an_encoder_gets_another_name_and_loses_it() {
+    let place = Place::with_adapter();
+    let before = registry(&place);
+    place.succeeds(&["adapters", "alias", "start", "begin"]);
+    assert!(registry(&place).contains("aliases = [\"begin\"]"), "{}", registry(&place));
+    place.file("document.txt", "a river of stone");
+    let compressed = |encoder: &str| {
+        place.succeeds(&["compress", "document.txt", "--encoder", encoder, "-o", "latents", "--replace"]);
+        std::fs::read(place.path("latents")).expect("latents")
+    };
+    assert_eq!(compressed("begin"), compressed("start"));
+    // A name is taken once, whatever it names.
+    place.fails(FAILURE, &["adapters", "alias", "tiny", "begin"]).says(&["`begin`"]);
+    place.succeeds(&["adapters", "alias", "--remove", "begin"]);
+    place.fails(FAILURE, &["compress", "document.txt", "--encoder", "begin", "-o", "no"]).says(&["`begin`"]);
+    assert_eq!(registry(&place), before);
+}
+
+#[test]
 fn a_name_of_both_kinds_is_not_guessed_at() {
     let place = Place::with_encoder();
     place.succeeds(&["adapters", "add", "encoder", "--name", "tiny"]);

@@ -33,7 +33,8 @@ pub(crate) struct Global {
     /// Where to run: cpu, cuda, cuda:1, rocm, metal, vulkan, wgpu or auto
     #[arg(long, global = true, value_name = "NAME", env = "ARC_DEVICE", default_value = "cpu", value_parser = parse_device, overrides_with = "device")]
     pub device: DeviceName,
-    /// How inference on the CPU multiplies by stored weights: `exact` in float32, `fast` in 8-bit integers
+    /// How inference on the CPU multiplies by stored weights: `fast` in 8-bit integers and bfloat16, `exact` in
+    /// float32
     #[arg(long, global = true, value_name = "NAME", env = "ARC_PRECISION", default_value_t, value_parser = parse_precision, overrides_with = "precision")]
     pub precision: Precision,
     /// A registry file; may be repeated, later ones win
@@ -563,6 +564,9 @@ pub(crate) struct Bench {
     /// `[tokens, vocabulary]`
     #[arg(long, value_name = "FILE", requires = "divergence")]
     pub logits: Option<PathBuf>,
+    /// With `--divergence`: how many tokens are read at once; 1 is how answers are written
+    #[arg(long, value_name = "N", default_value = "32", requires = "divergence")]
+    pub at_once: std::num::NonZeroUsize,
     /// Time an encoder instead, on so many tokens to read
     #[arg(long, value_name = "NAME", conflicts_with_all = ["decoder", "training"])]
     pub encoder: Option<String>,

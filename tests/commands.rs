@@ -260,6 +260,7 @@ fn a_real_model_gives_transformers_ids_loss_logits_and_tokens() {
     let output = Command::new(env!("CARGO_BIN_EXE_arc"))
         .current_dir(repository)
         .args(["generate", "--json", "--yes", "--decoder", "smollm2-135m", "--temperature", "0"])
+        .args(["--precision", "exact"])
         .args(["--max-tokens", "32", "--loss", "--logits", "8", "--prompt"])
         .arg(golden["prompt"].as_str().expect("a prompt"))
         .output()

@@ -271,7 +271,7 @@ fn a_decoder_of_several_files_is_known_by_all_of_them() {
 fn arc(folder: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
     command
-        .args(["eval", "--decoder", "smollm2-135m", "--registry"])
+        .args(["eval", "--precision", "exact", "--decoder", "smollm2-135m", "--registry"])
         .arg(repository("registry.toml"))
         .arg("--task")
         .arg(folder.join("animals.toml"))

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use burn::tensor::Device;
 use serde::Serialize;
 
-use crate::host::{InstructionSet, Vectors, bfloat16_products};
+use crate::host::{InstructionSet, Vectors, bfloat16_products, integer_products};
 use crate::{Error, Hint, Result};
 
 /// A kind of device, as users name it.
@@ -191,18 +191,12 @@ fn described(vectors: Vectors) -> &'static str {
 
 fn products() -> Vec<ProcessorProduct> {
     let vectors = Vectors::best();
-    let integers = match vectors {
-        // Integers are multiplied by the instructions of AVX2 there too.
-        #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512 => "AVX2",
-        vectors => described(vectors),
-    };
     let gemm = "the best that `gemm` finds, whatever `ARC_INSTRUCTIONS` says";
     [
         ("float32, matrices", gemm),
         ("float32, a few rows of stored weights", described(vectors)),
-        ("bfloat16 (training)", bfloat16_products()),
-        ("8-bit integers (precision `fast`)", integers),
+        ("bfloat16 (`fast`, many at a time; training)", bfloat16_products()),
+        ("8-bit integers (`fast`)", integer_products()),
     ]
     .map(|(kind, instructions)| ProcessorProduct { kind, instructions: instructions.to_owned() })
     .into()

@@ -90,7 +90,7 @@ fn divergence(
     let tokenizer = &exact.tokenizer;
     let mut ids = [tokenizer.beginning(), tokenizer.encode(&text)?.ids].concat();
     ids.truncate(args.prompt_tokens.unwrap_or(512));
-    let mut found = vec![("fast", exact.divergence_of(&ids, fast.logits_by_pieces(&ids)?)?)];
+    let mut found = vec![("fast", exact.divergence_of(&ids, args.at_once, fast.logits_by_pieces(&ids)?)?)];
     if let Some(path) = &args.logits {
         let bytes = std::fs::read(path).map_err(arc_core::Error::io("read", path))?;
         let vocabulary = exact.network.vocabulary();
@@ -100,7 +100,7 @@ fn divergence(
             let values = bytes.get(piece).unwrap_or_default();
             Ok(values.iter().map(|&value| f32::from_le_bytes(value)).collect())
         };
-        found.push(("other", exact.divergence_of(&ids, row)?));
+        found.push(("other", exact.divergence_of(&ids, args.at_once, row)?));
     }
     for (what, found) in &found {
         output.line(format!(

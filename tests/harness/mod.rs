@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use arc_core::Session;
 use arc_core::decoder::Decoder;
 use arc_core::device::DeviceName;
+use arc_core::nn::Precision;
 
 /// A path in this repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
@@ -24,7 +25,8 @@ pub(crate) fn session() -> Option<&'static Session> {
         return None;
     }
     Some(SESSION.get_or_init(|| {
-        Session::open(&repository("registry.toml"), DeviceName::CPU).expect("the repository's registry")
+        let session = Session::open(&repository("registry.toml"), DeviceName::CPU);
+        session.expect("the repository's registry").with_precision(Precision::Exact)
     }))
 }
 

@@ -188,9 +188,11 @@ impl Place {
     pub(crate) fn arc(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
         command.args(arguments).current_dir(self.folder.path()).stdin(std::process::Stdio::null());
-        for variable in ["ARC_DEVICE", "ARC_PIP", "CLICOLOR_FORCE", "ARC_PRECISION"] {
+        for variable in ["ARC_DEVICE", "ARC_PIP", "CLICOLOR_FORCE"] {
             command.env_remove(variable);
         }
+        // What other machines compute, too.
+        command.env("ARC_PRECISION", "exact");
         for variable in ["ARC_DECODER", "ARC_MAX_TOKENS", "ARC_CACHE_LIMIT"] {
             command.env_remove(variable);
         }

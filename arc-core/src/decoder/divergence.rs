@@ -1,12 +1,11 @@
 //! How far the probabilities of one way to compute a decoder are from those of another.
 
+use std::num::NonZeroUsize;
+
 use serde::Serialize;
 
 use super::Decoder;
 use crate::{Error, Result};
-
-/// Positions whose logits exist at once: a vocabulary of 262,144 takes a megabyte for each.
-const AT_ONCE: usize = 32;
 
 /// What one distribution after each token says of another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -59,7 +58,8 @@ impl Summary {
 
 impl Decoder {
     /// How far `other`'s distribution after each token is from this decoder's. `other` is shown the
-    /// place of each piece of positions, and gives their logits, `[positions, vocabulary]`.
+    /// place of each piece of `at_once` positions, and gives their logits, `[positions, vocabulary]`: a
+    /// vocabulary of 262,144 takes a megabyte for each. One at a time is how decoders write.
     ///
     /// # Errors
     ///
@@ -68,12 +68,13 @@ impl Decoder {
     pub fn divergence_of(
         &self,
         token_ids: &[u32],
+        at_once: NonZeroUsize,
         mut other: impl FnMut(std::ops::Range<usize>) -> Result<Vec<f32>>,
     ) -> Result<Divergence> {
         let mut found = Divergence::default();
         let mut own = self.logits_by_pieces(token_ids)?;
-        for start in (0..token_ids.len()).step_by(AT_ONCE) {
-            let piece = start..(start + AT_ONCE).min(token_ids.len());
+        for start in (0..token_ids.len()).step_by(at_once.get()) {
+            let piece = start..(start + at_once.get()).min(token_ids.len());
             let (exact, other) = (own(piece.clone())?, other(piece)?);
             if exact.len() != other.len() {
                 return Err(Error::WrongCount {

@@ -51,15 +51,18 @@ pub(super) fn attend(
     };
     let mut joined = vec![0.0; queries.len()];
     if s == 1 {
-        // The heads that share keys are rows of one product.
-        let share = h / g * k;
-        let run = |(sequence, out): (usize, &mut [f32])| {
-            let queries = &queries[sequence * share..][..share];
+        // The heads that share keys are rows of one product, or of a few where that shares it out better.
+        let threads = if b * row * n < WORTH_A_THREAD { 1 } else { rayon::current_num_threads() };
+        let parts = parts_of_heads(h / g, b * g, threads);
+        let share = h / g / parts * k;
+        let run = |(part, out): (usize, &mut [f32])| {
+            let queries = &queries[part * share..][..share];
+            let sequence = part / parts;
             let (keys, values) = context.of(sequence / g, sequence % g, n);
             let hidden = hidden.map(|hidden| &hidden[sequence / g * n..][..n]);
             attend_one(&sizes, queries, keys, values, hidden, out);
         };
-        if b * row * n < WORTH_A_THREAD {
+        if threads == 1 {
             joined.chunks_exact_mut(share).enumerate().for_each(run);
         } else {
             joined.par_chunks_exact_mut(share).enumerate().for_each(run);
@@ -81,6 +84,15 @@ pub(super) fn attend(
         blocks.into_par_iter().for_each(run);
     }
     joined
+}
+
+/// In how many equal parts heads that share keys are best read, of which there are `groups` times as many, so
+/// that no thread has much more to do than another: the fewest, since each part reads all keys. What a head
+/// computes does not depend on it.
+fn parts_of_heads(heads: usize, groups: usize, threads: usize) -> usize {
+    let most_for_a_thread = |parts: usize| (groups * parts).div_ceil(threads) * (heads / parts);
+    let possible = (1..=heads).filter(|parts| heads.is_multiple_of(*parts));
+    possible.min_by_key(|&parts| (most_for_a_thread(parts), parts)).unwrap_or(1)
 }
 
 /// One position's queries of the heads that share keys, `[h/g, k]`, and their keys and values,
@@ -189,6 +201,16 @@ mod tests {
         (0..query.len())
             .map(|i| scores.iter().zip(values).map(|(p, value)| p * f64::from(value[i])).sum::<f64>() / sum)
             .collect()
+    }
+
+    #[test]
+    fn heads_are_shared_out_among_threads() {
+        // Heads that share keys, groups of them, threads, and the parts of each group.
+        for (heads, groups, threads, parts) in
+            [(3, 3, 1, 1), (3, 3, 2, 3), (4, 1, 2, 2), (4, 1, 8, 4), (7, 2, 2, 1), (1, 8, 2, 1), (6, 1, 4, 3)]
+        {
+            assert_eq!(parts_of_heads(heads, groups, threads), parts, "{heads} {groups} {threads}");
+        }
     }
 
     #[test]

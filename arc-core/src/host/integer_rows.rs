@@ -32,12 +32,14 @@ pub(super) const ROWS_TOGETHER: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct RoundedRows {
     /// `[m, cols]`
-    quants: Vec<i8>,
+    pub(super) quants: Vec<i8>,
     /// What the quants of a group are multiplied by, `[m, cols / 32]`.
-    scales: Vec<f32>,
-    /// The sums of the halves of a group, scaled, `[m, cols / 16]`.
-    sums: Vec<f32>,
-    cols: usize,
+    pub(super) scales: Vec<f32>,
+    /// The sums of the quants of the halves of a group, `[m, cols / 16]`.
+    pub(super) totals: Vec<i32>,
+    /// The same, scaled.
+    pub(super) sums: Vec<f32>,
+    pub(super) cols: usize,
 }
 
 impl RoundedRows {
@@ -45,16 +47,23 @@ impl RoundedRows {
     pub(super) fn new(x: &[f32], cols: usize) -> Self {
         assert!(cols.is_multiple_of(GROUP) && x.len().is_multiple_of(cols), "x is rows of whole groups");
         let groups = x.len() / GROUP;
-        let mut rounded =
-            Self { quants: vec![0; x.len()], scales: vec![0.0; groups], sums: vec![0.0; 2 * groups], cols };
+        let mut rounded = Self {
+            quants: vec![0; x.len()],
+            scales: vec![0.0; groups],
+            totals: vec![0; 2 * groups],
+            sums: vec![0.0; 2 * groups],
+            cols,
+        };
+        let Self { quants, scales, totals, sums, .. } = &mut rounded;
         if x.len() <= ROUNDED_AT_ONCE {
-            round(x, &mut rounded.quants, &mut rounded.scales, &mut rounded.sums);
+            round(x, quants, scales, totals, sums);
         } else {
-            let quants = rounded.quants.par_chunks_mut(ROUNDED_AT_ONCE);
-            let scales = rounded.scales.par_chunks_mut(ROUNDED_AT_ONCE / GROUP);
-            let sums = rounded.sums.par_chunks_mut(2 * ROUNDED_AT_ONCE / GROUP);
-            let jobs = x.par_chunks(ROUNDED_AT_ONCE).zip(quants).zip(scales).zip(sums);
-            jobs.for_each(|(((x, quants), scales), sums)| round(x, quants, scales, sums));
+            let quants = quants.par_chunks_mut(ROUNDED_AT_ONCE);
+            let scales = scales.par_chunks_mut(ROUNDED_AT_ONCE / GROUP);
+            let totals = totals.par_chunks_mut(2 * ROUNDED_AT_ONCE / GROUP);
+            let sums = sums.par_chunks_mut(2 * ROUNDED_AT_ONCE / GROUP);
+            let jobs = x.par_chunks(ROUNDED_AT_ONCE).zip(quants).zip(scales).zip(totals).zip(sums);
+            jobs.for_each(|((((x, quants), scales), totals), sums)| round(x, quants, scales, totals, sums));
         }
         rounded
     }
@@ -73,12 +82,13 @@ impl RoundedRows {
 }
 
 for_each_instruction_set! {
-    /// Rounds groups: quants, scales, and the scaled sums of their halves.
-    fn round(x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+    /// Rounds groups: quants, scales, and the sums of their halves, plain and scaled.
+    fn round(x: &[f32], quants: &mut [i8], scales: &mut [f32], totals: &mut [i32], sums: &mut [f32]) {
         let (x, _) = x.as_chunks::<GROUP>();
         let (quants, _) = quants.as_chunks_mut::<GROUP>();
+        let (totals, _) = totals.as_chunks_mut::<2>();
         let (sums, _) = sums.as_chunks_mut::<2>();
-        for (((x, quants), scale), sums) in x.iter().zip(quants).zip(scales).zip(sums) {
+        for ((((x, quants), scale), totals), sums) in x.iter().zip(quants).zip(scales).zip(totals).zip(sums) {
             let mut largest = [0.0_f32; 8];
             for x in x.as_chunks::<8>().0 {
                 for (largest, x) in largest.iter_mut().zip(x) {
@@ -99,6 +109,7 @@ for_each_instruction_set! {
                     *q = rounded as i8;
                     sum += rounded;
                 }
+                totals[half] = sum;
                 sums[half] = sum as f32 * *scale;
             }
         }
@@ -204,6 +215,9 @@ mod portable {
 }
 
 #[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Integers, changed_over, with_integers};
+
+#[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
@@ -215,7 +229,7 @@ mod x86 {
     use crate::weights::StorageType;
 
     /// A storage type whose quants are multiplied as integers.
-    pub(super) trait Integers: Format {
+    pub(in super::super) trait Integers: Format {
         /// How many sums of two products fit into 16 bits.
         const PAIRS: usize;
         /// Whether quants have a sign; where not, they are 0 or more.
@@ -308,6 +322,8 @@ mod x86 {
             }
         };
     }
+
+    pub(in super::super) use with_integers;
 
     /// # Safety
     /// The CPU has AVX2, FMA and F16C; `bytes` holds `y.len() / m` rows of `x.cols` values, and `x` has
@@ -477,7 +493,7 @@ mod x86 {
     /// Eight rows of eight quads as eight quads of eight rows.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn changed_over(rows: &[__m256i; 8]) -> [__m256i; 8] {
+    pub(in super::super) fn changed_over(rows: &[__m256i; 8]) -> [__m256i; 8] {
         let mut pairs = [_mm256_setzero_si256(); 8];
         for i in 0..4 {
             pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);

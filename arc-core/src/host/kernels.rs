@@ -234,16 +234,75 @@ for_each_instruction_set! {
     }
 }
 
-for_each_instruction_set! {
-    /// `scores[r, j] = scale · queries[r] · keys[j]`, `[rows, k]`, `[n, k]` → `[rows, n]`, for a few
-    /// rows: each key is read once, and nothing is packed.
-    fn scores_of_few(queries: &[f32], keys: &[f32], k: usize, scale: f32, scores: &mut [f32]) {
-        let n = keys.len() / k;
-        for (j, key) in keys.chunks_exact(k).enumerate() {
-            for (query, scores) in queries.chunks_exact(k).zip(scores.chunks_exact_mut(n)) {
-                scores[j] = dot(query, key) * scale;
+/// `scores[r, j] = scale · queries[r] · keys[j]`, `[rows, k]`, `[n, k]` → `[rows, n]`, for a few rows: each key
+/// is read once, and nothing is packed.
+pub(crate) fn scores_of_few(queries: &[f32], keys: &[f32], k: usize, scale: f32, scores: &mut [f32]) {
+    assert!(k > 0 && queries.len().is_multiple_of(k) && keys.len().is_multiple_of(k), "whole rows");
+    assert_eq!(scores.len(), queries.len() / k * (keys.len() / k), "a score for each");
+    match Vectors::best() {
+        Vectors::Portable => {
+            let n = keys.len() / k;
+            for (j, key) in keys.chunks_exact(k).enumerate() {
+                for (query, scores) in queries.chunks_exact(k).zip(scores.chunks_exact_mut(n)) {
+                    scores[j] = dot(query, key) * scale;
+                }
             }
         }
+        // SAFETY: `best` names only instructions that this CPU has; sizes were asserted.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx2 => unsafe { scores::avx2(queries, keys, k, scale, scores) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512 => unsafe { scores::avx512(queries, keys, k, scale, scores) },
+    }
+}
+
+/// Compilers make pairs of what adds up the lanes of a short row, so that this is written out.
+#[cfg(target_arch = "x86_64")]
+mod scores {
+    use std::arch::x86_64::*;
+
+    use super::super::block_formats::sum_256;
+
+    macro_rules! scores {
+        ($name:ident, $features:literal, $lanes:literal, $zero:ident, $load:ident, $fma:ident, $add:ident, $sum:expr) => {
+            /// # Safety
+            /// The CPU has the instructions; `queries` and `keys` are whole rows, and `scores` has one for each pair.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $name(
+                queries: &[f32],
+                keys: &[f32],
+                k: usize,
+                scale: f32,
+                scores: &mut [f32],
+            ) {
+                let n = keys.len() / k;
+                let whole = k / $lanes * $lanes;
+                for (j, key) in keys.chunks_exact(k).enumerate() {
+                    for (query, scores) in queries.chunks_exact(k).zip(scores.chunks_exact_mut(n)) {
+                        let mut sums = [$zero(); 2];
+                        for (step, at) in (0..whole).step_by($lanes).enumerate() {
+                            // SAFETY: that many values are there.
+                            unsafe {
+                                let (q, key) = ($load(query.as_ptr().add(at)), $load(key.as_ptr().add(at)));
+                                sums[step % 2] = $fma(q, key, sums[step % 2]);
+                            }
+                        }
+                        let rest =
+                            query[whole..].iter().zip(&key[whole..]).map(|(q, key)| q * key).sum::<f32>();
+                        let sum: f32 = ($sum)($add(sums[0], sums[1]));
+                        scores[j] = (sum + rest) * scale;
+                    }
+                }
+            }
+        };
+    }
+
+    // SAFETY (of the sums): the instructions are the function's.
+    scores! { avx2, "avx2,fma", 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, _mm256_add_ps, |v| unsafe { sum_256(v) } }
+    scores! {
+        avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma", 16, _mm512_setzero_ps, _mm512_loadu_ps,
+        _mm512_fmadd_ps, _mm512_add_ps, |v| _mm512_reduce_add_ps(v)
     }
 }
 
@@ -251,16 +310,48 @@ for_each_instruction_set! {
     /// `sums[r] = Σ weights[r, j] · values[j]`, `[rows, n]`, `[n, k]` → `[rows, k]`, for a few rows.
     fn sums_of_few(weights: &[f32], values: &[f32], k: usize, sums: &mut [f32]) {
         let n = values.len() / k;
-        sums.fill(0.0);
+        let mut row = 0;
+        while row < sums.len() / k {
+            let (weights, sums) = (&weights[row * n..], &mut sums[row * k..]);
+            row += match sums.len() / k {
+                4.. => sums_of::<4>(weights, values, n, k, sums),
+                2.. => sums_of::<2>(weights, values, n, k, sums),
+                _ => sums_of::<1>(weights, values, n, k, sums),
+            };
+        }
+    }
+}
+
+/// `R` rows of sums, some columns at a time, which stay in registers; returns `R`.
+#[inline(always)]
+fn sums_of<const R: usize>(weights: &[f32], values: &[f32], n: usize, k: usize, sums: &mut [f32]) -> usize {
+    const COLUMNS: usize = 32;
+    for first in (0..k).step_by(COLUMNS) {
+        let columns = COLUMNS.min(k - first);
+        let mut found = [[0.0_f32; COLUMNS]; R];
         for (j, value) in values.chunks_exact(k).enumerate() {
-            for (weights, sums) in weights.chunks_exact(n).zip(sums.chunks_exact_mut(k)) {
-                let weight = weights[j];
-                for (sum, value) in sums.iter_mut().zip(value) {
-                    *sum += weight * value;
+            let value = &value[first..first + columns];
+            for (row, found) in found.iter_mut().enumerate() {
+                let weight = weights[row * n + j];
+                match value.first_chunk::<COLUMNS>() {
+                    Some(value) => {
+                        for (sum, value) in found.iter_mut().zip(value) {
+                            *sum += weight * value;
+                        }
+                    }
+                    None => {
+                        for (sum, value) in found.iter_mut().zip(value) {
+                            *sum += weight * value;
+                        }
+                    }
                 }
             }
         }
+        for (row, found) in found.iter().enumerate() {
+            sums[row * k + first..][..columns].copy_from_slice(&found[..columns]);
+        }
     }
+    R
 }
 
 /// `sqrt(2 / π)`

@@ -118,7 +118,7 @@ impl HostTable {
     pub(crate) fn tied_head(&self) -> HostLinear {
         let weight = match self {
             Self::Dense(table) => HostWeight::Dense { matrix: table.clone(), is_transposed: true },
-            Self::Packed(table) => HostWeight::Packed(table.clone()),
+            Self::Packed(table) => HostWeight::Packed(table.clone().laid_out()),
         };
         HostLinear { weight, bias: None, tiles: None }
     }
@@ -162,7 +162,8 @@ impl HostLinear {
     pub(crate) fn from_stored(stored: &StoredLinear, residence: Residence) -> Result<Self> {
         let weight = match residence {
             Residence::Packed(precision) => {
-                HostWeight::Packed(PackedMatrix::new(stored.weight.clone())?.with_precision(precision))
+                let matrix = PackedMatrix::new(stored.weight.clone())?.with_precision(precision);
+                HostWeight::Packed(matrix.laid_out())
             }
             Residence::Dense => {
                 let matrix = HostMatrix::from_stored(&stored.weight);

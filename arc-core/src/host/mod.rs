@@ -9,6 +9,7 @@
 //! | `kernels`, `quantised_rows`, `integer_rows` | loops over slices, for each of them |
 //! | `block_formats` | the storage types as vector instructions read them |
 //! | `product`, `packed_matrix` | products of dense matrices, and with weights as they are stored |
+//! | `panels` | weights of up to 8 bits, laid out for products of bytes |
 //! | `tiles`, `amx` | products in bfloat16 |
 //! | `linear`, `attend`, `attention`, `block` | the parts of a block, for inference and for training |
 //! | `frame`, `sequences`, `key_value` | positions, what sees what, and what was read before |
@@ -31,6 +32,8 @@ mod key_value;
 mod linear;
 mod loss;
 mod packed_matrix;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod pool;
 mod product;
 mod quantised_rows;
@@ -46,6 +49,7 @@ pub(crate) use key_value::HostKeyValue;
 pub(crate) use linear::{HostLinear, HostMatrix, HostNorm, HostTable, HostWeight};
 pub(crate) use loss::{HostLoss, TiledHead, host_loss};
 pub use packed_matrix::PackedMatrix;
+pub(crate) use packed_matrix::integer_products;
 pub(crate) use pool::on_pool;
 pub(crate) use sequences::{padded, without_padding};
 pub(crate) use stack::{HostStack, StackTape};

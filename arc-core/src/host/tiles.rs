@@ -12,6 +12,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::product::View;
 use super::{InstructionSet, Vectors};
 
@@ -24,6 +26,9 @@ const PAIRS: usize = INNER / 2;
 /// Tiles of a right factor that all left ones meet before the next do: 384 KiB, which a second-level cache
 /// keeps beside them.
 const TILES_TOGETHER: usize = 384;
+
+/// Panels of activations that one job lays out.
+const PANELS_OF_A_JOB: usize = 4;
 
 /// What multiplies tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +80,15 @@ pub(crate) fn bfloat16_products() -> &'static str {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tile([[u32; SIDE]; PAIRS]);
 
+impl Tile {
+    pub(super) const ZERO: Self = Self([[0; SIDE]; PAIRS]);
+
+    /// A row of pairs, or a pair of columns.
+    pub(super) fn row_mut(&mut self, row: usize) -> &mut [u32; SIDE] {
+        &mut self.0[row]
+    }
+}
+
 /// The side of a product that tiles are laid out for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Factor {
@@ -111,6 +125,36 @@ impl Tiles {
         Self::in_place_of(Vec::new(), view.transposed(), Factor::Right)
     }
 
+    /// A left factor, laid out on all threads.
+    pub(super) fn left_on_all_threads(view: View<'_>) -> Self {
+        assert!(view.fits(), "a factor lies in its slice");
+        let depth = view.columns.div_ceil(INNER);
+        let mut tiles = vec![Tile::ZERO; view.rows.div_ceil(SIDE) * depth];
+        tiles.par_chunks_mut((depth * PANELS_OF_A_JOB).max(1)).enumerate().for_each(|(job, tiles)| {
+            let first = job * PANELS_OF_A_JOB * SIDE;
+            let values = &view.values[first * view.row_stride..];
+            let rows = (view.rows - first).min(PANELS_OF_A_JOB * SIDE);
+            fill(tiles, depth, 0, View { values, rows, ..view }, Factor::Left);
+        });
+        Self { tiles, outer: view.rows, inner: view.columns, factor: Factor::Left }
+    }
+
+    /// A right factor whose tiles were laid out elsewhere.
+    pub(super) fn right_of(tiles: Vec<Tile>, columns: usize, inner: usize) -> Self {
+        assert_eq!(tiles.len(), columns.div_ceil(SIDE) * inner.div_ceil(INNER), "all tiles");
+        Self { tiles, outer: columns, inner, factor: Factor::Right }
+    }
+
+    /// A right factor in the memory of other tiles.
+    pub(super) fn right_in(tiles: Vec<Tile>, view: View<'_>) -> Self {
+        Self::in_place_of(tiles, view.transposed(), Factor::Right)
+    }
+
+    /// The memory, for other tiles.
+    pub(super) fn into_memory(self) -> Vec<Tile> {
+        self.tiles
+    }
+
     /// Left factors `[rows, inner]` beside each other, and right ones `[inner, columns]` below each other,
     /// of the same inner widths: the product is the sum of theirs, and is written once. Each begins in a
     /// tile of its own.
@@ -119,7 +163,7 @@ impl Tiles {
         let join = |views: &[View<'_>], factor| {
             let depth: usize = views.iter().map(|view| view.columns.div_ceil(INNER)).sum();
             let outer = views.first().map_or(0, |view| view.rows);
-            let mut tiles = vec![Tile([[0; SIDE]; PAIRS]); outer.div_ceil(SIDE) * depth];
+            let mut tiles = vec![Tile::ZERO; outer.div_ceil(SIDE) * depth];
             let mut from = 0;
             for view in views {
                 assert!(view.fits() && view.rows == outer, "factors of one width lie in their slices");
@@ -136,7 +180,7 @@ impl Tiles {
         assert!(view.fits(), "a factor lies in its slice");
         let (panels, depth) = (view.rows.div_ceil(SIDE), view.columns.div_ceil(INNER));
         // Every tile is written whole.
-        tiles.resize(panels * depth, Tile([[0; SIDE]; PAIRS]));
+        tiles.resize(panels * depth, Tile::ZERO);
         fill(&mut tiles, depth, 0, view, factor);
         Self { tiles, outer: view.rows, inner: view.columns, factor }
     }
@@ -185,6 +229,26 @@ pub(super) fn multiply_tiles(
     product: &mut [f32],
     row_stride: usize,
 ) {
+    assert!(right.columns.len() <= row_stride || left.outer == 0, "the product's place");
+    let fits = (left.outer.max(1) - 1) * row_stride + right.columns.len() <= product.len();
+    assert!(fits || left.outer == 0, "the product's place");
+    // SAFETY: the product is borrowed for it, and has the place.
+    unsafe { multiply_tiles_at(kernel, left, right, add, product.as_mut_ptr(), row_stride) }
+}
+
+/// The same where other threads write other columns.
+///
+/// # Safety
+/// `product` has rows of as many values as the right part has columns, `row_stride` apart, for all rows of the
+/// left factor, which nobody else reads or writes meanwhile.
+pub(super) unsafe fn multiply_tiles_at(
+    kernel: TileKernel,
+    left: &Tiles,
+    right: &Part<'_>,
+    add: bool,
+    product: *mut f32,
+    row_stride: usize,
+) {
     let Part { tiles: right, columns, inner } = right;
     assert!(left.factor == Factor::Left && right.factor == Factor::Right, "each on its side");
     assert_eq!(left.inner, inner.len(), "the inner width");
@@ -201,12 +265,12 @@ pub(super) fn multiply_tiles(
     if rows == 0 || count == 0 {
         return;
     }
-    assert!(count <= row_stride && (rows - 1) * row_stride + count <= product.len(), "the product's place");
     let first = inner.start / INNER;
     let depth = left.depth();
     if depth == 0 {
         if !add {
-            product.chunks_mut(row_stride).take(rows).for_each(|row| row[..count].fill(0.0));
+            // SAFETY: as the caller says.
+            (0..rows).for_each(|row| unsafe { product.add(row * row_stride).write_bytes(0, count) });
         }
         return;
     }
@@ -230,7 +294,7 @@ pub(super) fn multiply_tiles(
                 let place = i * SIDE * row_stride + j * SIDE;
                 if (i + 2) * SIDE <= rows && (j + 2) * SIDE <= count {
                     // SAFETY: 32 rows of 32 columns from `place` on are in the product.
-                    unsafe { multiply_block(kernel, a, b, add, product.as_mut_ptr().add(place), row_stride) };
+                    unsafe { multiply_block(kernel, a, b, add, product.add(place), row_stride) };
                     continue;
                 }
                 let mut whole = [0.0; 2 * SIDE * 2 * SIDE];
@@ -238,8 +302,9 @@ pub(super) fn multiply_tiles(
                 unsafe { multiply_block(kernel, a, b, false, whole.as_mut_ptr(), 2 * SIDE) };
                 let (rows, columns) = ((rows - i * SIDE).min(2 * SIDE), (count - j * SIDE).min(2 * SIDE));
                 for (row, found) in whole.chunks_exact(2 * SIDE).take(rows).enumerate() {
-                    let row = &mut product[place + row * row_stride..][..columns];
-                    for (value, found) in row.iter_mut().zip(found) {
+                    for (column, found) in found.iter().take(columns).enumerate() {
+                        // SAFETY: as the caller says.
+                        let value = unsafe { &mut *product.add(place + row * row_stride + column) };
                         *value = if add { *value + found } else { *found };
                     }
                 }

@@ -7,16 +7,19 @@ use serde::Serialize;
 
 use crate::{Error, Result};
 
-/// How inference on the CPU multiplies by weights that are stored in up to 8 bits.
+/// How inference on the CPU multiplies by stored weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Precision {
-    /// In float32, by exactly what the stored weights stand for.
-    #[default]
+    /// In float32, by exactly what the stored weights stand for: the same but for roundings on every
+    /// machine.
     Exact,
-    /// As 8-bit integers, by activations that are rounded to 8 bits in blocks of 32; see
-    /// `docs/cpu-engine.md` for what that changes.
+    /// As 8-bit integers, by activations that are rounded to 8 bits in blocks of 32, and many activations in
+    /// bfloat16 where the processor multiplies it: nearer to [`Precision::Exact`] than other programs are,
+    /// see `docs/cpu-engine.md`. It depends on the processor's instructions, and is [`Precision::Exact`] where
+    /// there are none for it.
+    #[default]
     Fast,
 }
 

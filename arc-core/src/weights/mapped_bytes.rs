@@ -56,6 +56,25 @@ impl MappedBytes {
         Ok(Self { store: Arc::new(Store::Mapped(map)), range })
     }
 
+    /// Lets the system take the memory of a mapped file's pages, which it reads again when they are asked for.
+    /// Pages that are shared with other ranges are kept.
+    pub(crate) fn give_back(&self) {
+        #[cfg(unix)]
+        if let Store::Mapped(map) = &*self.store {
+            // Any size of page that Linux and macOS have divides it; what is left over at the ends stays.
+            const PAGE: usize = 64 * 1024;
+            let start = self.range.start.next_multiple_of(PAGE);
+            let end = self.range.end / PAGE * PAGE;
+            if start < end {
+                // SAFETY: the map is of a file and never written, so that its pages have the same bytes when they
+                // are read again. Where the system refuses, nothing is lost.
+                let _ = unsafe {
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+                };
+            }
+        }
+    }
+
     /// The part `range` of these bytes, or nothing where it reaches beyond them.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {

@@ -368,7 +368,7 @@ pub(crate) struct Train {
     /// Compute products in this type, f32 or bf16, in place of what the configuration says; a run may change
     /// it where it is resumed
     #[arg(long, value_name = "TYPE", value_parser = parse_training_precision)]
-    pub train_precision: Option<train::Precision>,
+    pub train_precision: Option<train::TrainPrecision>,
     /// After so many hours of steps, those before a resumption included, have the rate of an open-ended run
     /// come down and the run end; 0 is at once
     #[arg(long, value_name = "HOURS", allow_negative_numbers = true, value_parser = parse_hours)]
@@ -413,6 +413,9 @@ pub(crate) struct Register {
     /// Replace an adapter that exists
     #[arg(long)]
     pub replace: bool,
+    /// Go on where a registration with the same options was interrupted or killed, and replace what it has kept
+    #[arg(long)]
+    pub resume: bool,
     /// Start from random layers and not from a regression
     #[arg(long)]
     pub from_scratch: bool,
@@ -754,10 +757,10 @@ fn parse_arm(text: &str) -> Result<ArmFamily, String> {
         .ok_or_else(|| format!("there is no such arm, there are `{}`", names.join("`, `")))
 }
 
-fn parse_training_precision(text: &str) -> Result<train::Precision, String> {
+fn parse_training_precision(text: &str) -> Result<train::TrainPrecision, String> {
     match text {
-        "f32" => Ok(train::Precision::F32),
-        "bf16" => Ok(train::Precision::Bf16),
+        "f32" => Ok(train::TrainPrecision::F32),
+        "bf16" => Ok(train::TrainPrecision::Bf16),
         _ => Err("expected `f32` or `bf16`".into()),
     }
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use arc_adapters::EncoderManifest;
 use arc_core::eval::{
-    Answers, Arm, ArmFamily, Contestant, EvalOptions, LoadedTask, Outcome, Task, TaskResult,
+    AnswerOutcome, Answers, Arm, ArmFamily, Contestant, EvalOptions, LoadedTask, Task, TaskResult,
 };
 use arc_core::prompt::Prompt;
 use harness::{decoder, repository, session};
@@ -91,7 +91,7 @@ fn run(
     folder: &Path,
     contestant: &mut Contestant,
     options: &EvalOptions,
-) -> Vec<(Arm, Vec<(usize, Outcome)>)> {
+) -> Vec<(Arm, Vec<(usize, AnswerOutcome)>)> {
     let path = folder.join("animals.toml");
     let task = Task::open(path.to_str().expect("a path in UTF-8"), &[], &[]).expect("the task");
     let task = LoadedTask::load(task, options).expect("the data");
@@ -176,7 +176,7 @@ fn batched_evaluation_equals_one_by_one() {
         let (_, answers) = together.iter().find(|(other, _)| *other == arm).expect("the arm");
         let rows = answers.iter().zip(ROWS);
         rows.filter(|((_, outcome), (.., gold))| {
-            matches!(outcome, Outcome::Text(text) if text.to_lowercase().contains(&gold.to_lowercase()))
+            matches!(outcome, AnswerOutcome::Text(text) if text.to_lowercase().contains(&gold.to_lowercase()))
         })
         .count()
     };

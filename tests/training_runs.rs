@@ -893,6 +893,43 @@ fn an_interrupted_registration_keeps_what_it_has_trained() {
     place.succeeds(&[&ask[..], &["--max-tokens", "3", "where"]].concat());
 }
 
+#[test]
+fn a_registration_that_is_killed_goes_on_to_the_same_bits() {
+    let place = Place::new();
+    place.file("run.toml", CONFIG.replace("steps = 40", "steps = 4"));
+    place.succeeds(&["train", "run.toml", "--out", "run"]);
+    let register = |options: &[&'static str]| {
+        let command = "register --registry run/final/registry.toml --decoder tiny --text corpus --steps 260 \
+                       --batches 6 --batch 4 --context-tokens 24 --target-tokens 24 --samples 6 --factor 4,2 \
+                       --replace";
+        command.split_whitespace().chain(options.iter().copied()).collect::<Vec<_>>()
+    };
+    place.fails(USAGE, &register(&["-o", "killed", "--resume"]), &["holds no registration of `tiny`"]);
+    let whole = place.succeeds(&register(&["-o", "whole"]));
+    let mut process = place
+        .arc(&register(&["-o", "killed"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let checkpoint = || {
+        let latents = place.path("cache/latents").read_dir().ok()?;
+        let runs = latents.flatten().filter_map(|kept| kept.path().join("registrations").read_dir().ok());
+        runs.flatten().flatten().map(|run| run.path().join("checkpoints/step-00000100.safetensors")).next()
+    };
+    while !checkpoint().is_some_and(|file| file.exists()) {
+        assert!(process.try_wait().expect("a process").is_none(), "it ended before its step 100");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    process.kill().expect("a kill");
+    process.wait().expect("its end");
+    assert!(!place.path("killed").exists(), "it is to be killed before it is done");
+    let report = place.succeeds(&register(&["-o", "killed", "--resume"]));
+    assert_eq!(report["steps"], 260);
+    assert_eq!(report["weights_sha256"], whole["weights_sha256"]);
+    assert!(checkpoint().is_none(), "what is done leaves no checkpoint");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_leaves_the_checkpoint_before_it() {

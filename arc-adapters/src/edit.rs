@@ -12,7 +12,7 @@ use crate::files::{io_error, read_text, sync_folder};
 use crate::line_ends::with_line_ends_of;
 use crate::manifest::check_new_name;
 use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
-use crate::setters::setters;
+use crate::setters;
 use crate::{
     AnswerEnd, DecoderEntry, EncoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption,
 };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::atomic_file::replace;
 use crate::manifest::{ADAPTER_SCHEMA, check_new_name};
-use crate::setters::setters;
+use crate::setters;
 use crate::{
     AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin, EncoderPin, Error,
     MANIFEST_FILE, ProjectorSpec, Result, WEIGHTS_FILE, WeightType, WeightsFile,

@@ -8,14 +8,14 @@ use crate::{Error, Result};
 
 /// A kind of file that is read whole.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kind {
+pub(crate) struct FileKind {
     /// What errors call it.
     pub(crate) format: &'static str,
     /// The most bytes that one may have. A value of JSON takes up to sixteen times its text in memory.
     pub(crate) limit: u64,
 }
 
-impl Kind {
+impl FileKind {
     const fn new(format: &'static str, limit: u64) -> Self {
         Self { format, limit }
     }
@@ -30,27 +30,27 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// What a model says of its sizes: `config.json`, `generation_config.json`, `params.json`.
-pub(crate) const CONFIG: Kind = Kind::new("config.json", 4 * MIB);
+pub(crate) const CONFIG: FileKind = FileKind::new("config.json", 4 * MIB);
 /// The largest published ones have 34 MB.
-pub(crate) const TOKENIZER: Kind = Kind::new("tokenizer.json", 64 * MIB);
+pub(crate) const TOKENIZER: FileKind = FileKind::new("tokenizer.json", 64 * MIB);
 /// The small files beside a `tokenizer.json`, chat templates among them; the largest published have some
 /// megabytes, for their thousands of tokens.
-pub(crate) const BESIDE_TOKENIZER: Kind = Kind::new("JSON", 16 * MIB);
+pub(crate) const BESIDE_TOKENIZER: FileKind = FileKind::new("JSON", 16 * MIB);
 /// Which file each tensor is in; those of the largest published models have 14 MB.
-pub(crate) const INDEX: Kind = Kind::new("safetensors index", 32 * MIB);
+pub(crate) const INDEX: FileKind = FileKind::new("safetensors index", 32 * MIB);
 /// What a run, a task, a corpus or a set of cases says of itself.
-pub(crate) const DESCRIPTION: Kind = Kind::new("description", 16 * MIB);
+pub(crate) const DESCRIPTION: FileKind = FileKind::new("description", 16 * MIB);
 /// A token of a hub, and what this program writes of a file in its cache.
-pub(crate) const NOTE: Kind = Kind::new("note", MIB);
+pub(crate) const NOTE: FileKind = FileKind::new("note", MIB);
 /// Questions with their documents, one to a line.
-pub(crate) const ROWS: Kind = Kind::new("JSONL", 1024 * MIB);
+pub(crate) const ROWS: FileKind = FileKind::new("JSONL", 1024 * MIB);
 
 /// The content of a file.
 ///
 /// # Errors
 /// [`Error::Io`], also for what is no file, and [`Error::InvalidFile`] for one that is longer than its kind may
 /// be.
-pub(crate) fn read_bytes(path: &Path, Kind { format, limit }: Kind) -> Result<Vec<u8>> {
+pub(crate) fn read_bytes(path: &Path, FileKind { format, limit }: FileKind) -> Result<Vec<u8>> {
     arc_adapters::read_bytes(path, format, limit).map_err(|error| match error {
         arc_adapters::Error::Io { action, path, source } => Error::Io { action, path, source },
         arc_adapters::Error::TooLarge { path, limit, .. } => {
@@ -68,7 +68,7 @@ pub(crate) fn read_bytes(path: &Path, Kind { format, limit }: Kind) -> Result<Ve
 ///
 /// # Errors
 /// As [`read_bytes`], and [`Error::InvalidFile`] for one that is no UTF-8.
-pub(crate) fn read_text(path: &Path, kind: Kind) -> Result<String> {
+pub(crate) fn read_text(path: &Path, kind: FileKind) -> Result<String> {
     String::from_utf8(read_bytes(path, kind)?).map_err(|error| Error::InvalidFile {
         path: path.to_owned(),
         format: kind.format,
@@ -80,7 +80,7 @@ pub(crate) fn read_text(path: &Path, kind: Kind) -> Result<String> {
 ///
 /// # Errors
 /// As [`read_bytes`], and [`Error::InvalidFile`] for one that is not JSON of that form.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, kind: Kind) -> Result<T> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, kind: FileKind) -> Result<T> {
     serde_json::from_slice(&read_bytes(path, kind)?).map_err(|error| Error::InvalidFile {
         path: path.to_owned(),
         format: kind.format,
@@ -104,7 +104,7 @@ pub(crate) fn if_there<T>(read: Result<T>) -> Result<Option<T>> {
 mod tests {
     use super::*;
 
-    const TINY: Kind = Kind::new("x", 2 * KIB);
+    const TINY: FileKind = FileKind::new("x", 2 * KIB);
 
     #[test]
     fn a_file_is_read_up_to_its_limit() {

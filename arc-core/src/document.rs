@@ -4,24 +4,20 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
+use arc_documents::{MAX_DOCUMENT_BYTES, STDIN_NAME};
+
 use crate::{Error, Result};
-
-/// The largest document that is read, in bytes: 64 MiB, some ten million words.
-pub const MAX_DOCUMENT_BYTES: u64 = 64 << 20;
-
-/// What standard input is called where a document's name is shown.
-const STDIN_NAME: &str = "standard input";
 
 /// A text with the name that it is shown by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
+pub struct PlainText {
     /// Where it came from: the path as given, or `standard input`.
     pub name: String,
     /// Its text, without a byte order mark; not empty.
     pub text: String,
 }
 
-impl Document {
+impl PlainText {
     /// Reads a document from a file, or from standard input if `path` is `-`.
     ///
     /// # Errors
@@ -142,7 +138,7 @@ impl Iterator for Pieces {
     type Item = Result<String>;
 
     /// The next piece. What is wrong with a text is found where it stands, and ends it; the errors are
-    /// those of [`Document::read`], but for the length.
+    /// those of [`PlainText::read`], but for the length.
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {
             return None;
@@ -186,15 +182,15 @@ mod tests {
     use super::*;
 
     fn refusal(bytes: &[u8]) -> String {
-        let error = Document::from_bytes("x.txt", bytes.to_vec()).unwrap_err();
+        let error = PlainText::from_bytes("x.txt", bytes.to_vec()).unwrap_err();
         assert!(error.hint().is_some(), "{error} has no hint");
         error.to_string()
     }
 
     #[test]
     fn text_is_kept_as_it_is_but_for_the_byte_order_mark() {
-        let document = Document::from_bytes("x", "\u{feff} é\r\n\tz ".into()).unwrap();
-        assert_eq!(document, Document { name: "x".into(), text: " é\r\n\tz ".into() });
+        let document = PlainText::from_bytes("x", "\u{feff} é\r\n\tz ".into()).unwrap();
+        assert_eq!(document, PlainText { name: "x".into(), text: " é\r\n\tz ".into() });
     }
 
     #[test]
@@ -213,10 +209,10 @@ mod tests {
 
     #[test]
     fn a_document_over_the_limit_is_refused_without_reading_it_whole() {
-        let read = |text: &str| Document::from_reader_at_most("x".into(), text.as_bytes(), 4);
+        let read = |text: &str| PlainText::from_reader_at_most("x".into(), text.as_bytes(), 4);
         assert_eq!(read("four").unwrap().text, "four");
         assert_eq!(read("fives").unwrap_err().to_string(), "document `x` is larger than 4 bytes");
-        let endless = Document::from_reader_at_most("x".into(), std::io::repeat(b'a'), 1000);
+        let endless = PlainText::from_reader_at_most("x".into(), std::io::repeat(b'a'), 1000);
         assert!(matches!(endless, Err(Error::Document { .. })));
     }
 
@@ -256,8 +252,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("d.txt");
         std::fs::write(&path, "text").unwrap();
-        assert_eq!(Document::read(&path).unwrap().name, path.display().to_string());
-        assert!(matches!(Document::read(folder.path()), Err(Error::Document { .. })));
-        assert!(matches!(Document::read(folder.path().join("none")), Err(Error::Io { .. })));
+        assert_eq!(PlainText::read(&path).unwrap().name, path.display().to_string());
+        assert!(matches!(PlainText::read(folder.path()), Err(Error::Document { .. })));
+        assert!(matches!(PlainText::read(folder.path().join("none")), Err(Error::Io { .. })));
     }
 }

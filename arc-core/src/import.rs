@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use arc_adapters::{
     ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
     ENCODER_SCHEMA, EncoderManifest, EncoderPin, EncoderWeights, ProjectorLayer, ProjectorSpec, WEIGHTS_FILE,
-    WeightType, WeightsFile, sha256_file,
+    WeightType, WeightsFile, setters, sha256_file,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 use crate::bounded_file::{TOKENIZER as TOKENIZER_FILE, read_bytes};
 use crate::decoder::{Architecture, DecoderCheckpoint};
 use crate::encoder::{MEMORY_TENSOR, Pooling, PoolingRate, encoder_id, pooling, projector_spec};
-use crate::setters::setters;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{
     ArcCheckpoint, ArcConfig, RawTensor, Special, StorageType, TensorSource, write_tensors,

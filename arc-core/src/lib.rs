@@ -28,7 +28,6 @@ pub mod projector;
 pub mod prompt;
 pub mod sampling;
 mod session;
-mod setters;
 pub mod tokenizer;
 pub mod train;
 pub mod weights;

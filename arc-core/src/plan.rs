@@ -7,14 +7,13 @@
 
 use std::path::Path;
 
-use arc_adapters::{EncoderManifest, ModelShape, ProjectorSpec};
+use arc_adapters::{EncoderManifest, ModelShape, ProjectorSpec, setters};
 use serde::Serialize;
 
 use crate::decoder::{Architecture, DecoderCheckpoint, DecoderConfig, PREFILL_CHUNK};
 use crate::encoder::{ArcEncoderConfig, CHUNKS_AT_ONCE, encoder_config};
 use crate::flops;
 use crate::nn::{BlockConfig, NormConfig};
-use crate::setters::setters;
 use crate::weights::ModelArgs;
 use crate::{Error, Result};
 

@@ -11,8 +11,8 @@ use std::collections::HashSet;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::setters::setters;
 use crate::{Error, Result};
+use arc_adapters::setters;
 
 /// How to choose. The default is greedy: no randomness, nothing cut, nothing penalised.
 #[derive(Debug, Clone, Copy, PartialEq)]

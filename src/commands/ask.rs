@@ -259,26 +259,15 @@ impl Asking<'_> {
         }
         let (mut latents, mut tokens) = (0, 0);
         for document in &self.documents {
-            match (&document.content, compression) {
-                (Content::Latents(file), _) => {
-                    latents += file.len();
-                    tokens += file.description().source_tokens;
+            let (more_latents, more_tokens) = match (&document.content, compression) {
+                (Content::Latents(file), _) => (file.len(), file.description().source_tokens),
+                (Content::Text(text), Some(compression)) => {
+                    compressor.extent(&document.name, text, compression)?
                 }
-                (Content::Text(text), Some(compression)) => match compressor.find(text, compression) {
-                    Some(file) => {
-                        latents += file.len();
-                        tokens += file.description().source_tokens;
-                    }
-                    None => {
-                        let encoder = compressor.encoder(compression)?;
-                        let named = |error| super::documents::named_document(error, &document.name);
-                        let text = encoder.tokenise(text).map_err(named)?;
-                        tokens += text.ids.len();
-                        latents += encoder.describe(&text, compression.options())?.latents();
-                    }
-                },
-                (Content::Text(_), None) => {}
-            }
+                (Content::Text(_), None) => (0, 0),
+            };
+            latents += more_latents;
+            tokens += more_tokens;
         }
         let longest = questions.iter().max_by_key(|question| question.len());
         let longest = longest.map_or("", String::as_str);

@@ -104,7 +104,7 @@ pub(super) fn run(
 }
 
 fn read_questions(path: &Path) -> Result<Vec<Question>, Failure> {
-    let text = arc_core::document::Document::read(path)?.text;
+    let text = arc_core::document::PlainText::read(path)?.text;
     let mut questions = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let row =

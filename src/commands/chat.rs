@@ -21,7 +21,7 @@ use super::ask::timings;
 use super::compressor::{Compression, Compressor};
 use super::documents::{self, Named};
 use super::fitting::{Shelf, Taken};
-use super::reader::{ANSWER_ROOM, Reader, default_decoder};
+use super::reader::{Reader, default_decoder};
 use super::session::session;
 use crate::Failure;
 use crate::args::{Chat, Global};
@@ -350,7 +350,7 @@ impl Conversation<'_> {
         self.read_head(&head, chunks)?;
         let window = self.reader.window();
         let wanted = self.args.sampling.max_tokens.unwrap_or(self.options.max_tokens);
-        let least = self.args.sampling.max_tokens.unwrap_or(ANSWER_ROOM.min(window / 4));
+        let least = self.reader.answer_room(tail_length, self.args.sampling.max_tokens);
         self.read_turns(tail_length + least)?;
         let Some(head) = &self.head else { return Ok(()) };
         let prefix = head.conversation.as_ref().unwrap_or(&head.documents);
@@ -400,13 +400,7 @@ impl Conversation<'_> {
             return Err(Failure::failed("the documents are not compressed", "add them with `/doc FILE`"));
         };
         let special = SpecialVector::Usual;
-        let words = self.reader.prompt(&[], question, special)?.len();
-        let window = self.reader.window();
-        // What was said so far has room too, if it is not more than half of all.
-        let said: usize = self.turns.iter().map(|turn| (turn.question.len() + turn.answer.len()) / 3).sum();
-        let new = self.args.sampling.max_tokens.unwrap_or(ANSWER_ROOM.min(window / 4));
-        let room = window.saturating_sub(words + new);
-        let room = room - said.min(room / 2);
+        let (room, extra) = self.reader.room(question, special, self.args.sampling.max_tokens)?;
         let encoder = || {
             let compression = match compression {
                 Some(compression) => compression.clone(),
@@ -414,12 +408,15 @@ impl Conversation<'_> {
             };
             Ok((self.compressor.encoder(&compression)?, compression))
         };
-        let extra = self.reader.adapted()?.positions_of(0);
         // All of them fit, or did when the conversation began: it goes on about the same ones.
-        let all = shelf.latents() + extra * shelf.documents().len();
-        let taken = match all + words + new <= window {
+        let taken = match shelf.latents() + extra * shelf.documents().len() <= room {
             true => Taken::All,
-            false => shelf.take(question, (room, extra), None, encoder)?,
+            false => {
+                // What was said so far has room too, if it is not more than half of all.
+                let said = self.turns.iter().map(|turn| (turn.question.len() + turn.answer.len()) / 3);
+                let room = room - said.sum::<usize>().min(room / 2);
+                shelf.take(question, (room, extra), None, encoder)?
+            }
         };
         let latents = shelf.read(&taken, self.session.device())?;
         let chunks = match taken {

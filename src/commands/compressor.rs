@@ -1,6 +1,7 @@
 //! Texts on their way to latents: through the cache of compressed documents, with a progress bar.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use arc_adapters::{EncoderEntry, EncoderManifest};
 use arc_core::Session;
 use arc_core::document_cache::{DocumentCache, DocumentKey};
 use arc_core::encoder::{
-    CompressOptions, Encoder, LatentsFile, TokenisedText, encoder_id, factor_of_package,
+    CompressOptions, Encoder, LatentsDescription, LatentsFile, TokenisedText, encoder_id, factor_of_package,
 };
 use arc_core::hub::Cache;
 use tempfile::TempDir;
@@ -30,7 +31,17 @@ pub(super) struct Compressor<'a> {
     own: OnceCell<(TempDir, DocumentCache)>,
     /// What the numbers depend on beside text, encoder and rate.
     arithmetic: String,
+    /// Texts that were looked at and not compressed yet.
+    looked_at: RefCell<HashMap<DocumentKey, LookedAt>>,
     output: &'a Output,
+}
+
+/// What is known of a text before it is compressed.
+enum LookedAt {
+    /// Its latents are there.
+    Kept(LatentsFile),
+    /// It is in the encoder's tokens, and this is what its latents will be.
+    Tokenised(TokenisedText, LatentsDescription),
 }
 
 /// Who compresses, and how much.
@@ -68,6 +79,8 @@ pub(super) struct Compressed {
     pub(super) latents: LatentsFile,
     /// How long compressing took; nothing if they were there.
     pub(super) seconds: Option<f64>,
+    /// The text in the encoder's tokens, if it had to be compressed.
+    pub(super) token_ids: Option<Vec<u32>>,
 }
 
 /// A cache that goes when the command ends.
@@ -100,16 +113,46 @@ impl<'a> Compressor<'a> {
             let _ = own.set((folder, of_command));
         }
         let arithmetic = format!("{} {}", global.device, global.precision);
-        Ok(Self { session, cache, own, arithmetic, output })
+        Ok(Self { session, cache, own, arithmetic, looked_at: RefCell::default(), output })
     }
 
     pub(super) fn encoder(&self, compression: &Compression) -> Result<Arc<Encoder>, Failure> {
         Ok(self.session.encoder_named(&compression.encoder)?)
     }
 
-    /// The latents of a text, if they are there.
-    pub(super) fn find(&self, text: &str, compression: &Compression) -> Option<LatentsFile> {
-        self.cache.find(&self.key(text, compression))
+    /// How many latents and tokens a text makes, before it is compressed. What was found out for it is not found
+    /// out again when it is.
+    pub(super) fn extent(
+        &self,
+        name: &str,
+        text: &str,
+        compression: &Compression,
+    ) -> Result<(usize, usize), Failure> {
+        let key = self.key(text, compression);
+        let known = self.looked_at.borrow_mut().remove(&key);
+        let known = known.map_or_else(|| self.look_at(&key, name, text, compression), Ok)?;
+        let extent = match &known {
+            LookedAt::Kept(latents) => (latents.len(), latents.description().source_tokens),
+            LookedAt::Tokenised(tokens, description) => (description.latents(), tokens.ids.len()),
+        };
+        self.looked_at.borrow_mut().insert(key, known);
+        Ok(extent)
+    }
+
+    fn look_at(
+        &self,
+        key: &DocumentKey,
+        name: &str,
+        text: &str,
+        compression: &Compression,
+    ) -> Result<LookedAt, Failure> {
+        if let Some(latents) = self.cache.find(key) {
+            return Ok(LookedAt::Kept(latents));
+        }
+        let encoder = self.encoder(compression)?;
+        let tokens = encoder.tokenise(text).map_err(|error| named_document(error, name))?;
+        let description = encoder.describe(&tokens, compression.options())?;
+        Ok(LookedAt::Tokenised(tokens, description))
     }
 
     /// The latents of a text, as they are there or compressed now; `name` is what the text is called.
@@ -119,16 +162,19 @@ impl<'a> Compressor<'a> {
         text: &str,
         compression: &Compression,
     ) -> Result<Compressed, Failure> {
-        if let Some(latents) = self.find(text, compression) {
-            self.output.detail(format!("`{name}`: {} latents from the cache", latents.len()));
-            return Ok(Compressed { latents, seconds: None });
-        }
+        let key = self.key(text, compression);
+        let known = self.looked_at.borrow_mut().remove(&key);
+        let (tokens, description) =
+            match known.map_or_else(|| self.look_at(&key, name, text, compression), Ok)? {
+                LookedAt::Kept(latents) => {
+                    self.output.detail(format!("`{name}`: {} latents from the cache", latents.len()));
+                    return Ok(Compressed { latents, seconds: None, token_ids: None });
+                }
+                LookedAt::Tokenised(tokens, description) => (tokens, description),
+            };
         let encoder = self.encoder(compression)?;
         let start = Instant::now();
-        let tokens = encoder.tokenise(text).map_err(|error| named_document(error, name))?;
-        let description = encoder.describe(&tokens, compression.options())?;
         let width = encoder.network.d_model();
-        let key = self.key(text, compression);
         let insert = |cache: &DocumentCache| {
             cache.insert(&key, description.clone(), width, |writer| {
                 compress_into(&encoder, &tokens, compression.options(), name, |chunk| writer.push(chunk))
@@ -145,7 +191,8 @@ impl<'a> Compressor<'a> {
         };
         // Devices that work in the background have finished when their values were read.
         let latents = latents.map_err(|error| named_document(error, name))?;
-        Ok(Compressed { latents, seconds: Some(start.elapsed().as_secs_f64()) })
+        let seconds = Some(start.elapsed().as_secs_f64());
+        Ok(Compressed { latents, seconds, token_ids: Some(tokens.ids) })
     }
 
     fn key(&self, text: &str, compression: &Compression) -> DocumentKey {

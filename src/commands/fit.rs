@@ -5,7 +5,7 @@ use std::iter::Peekable;
 use std::path::Path;
 
 use arc_adapters::{AdapterPackage, MANIFEST_FILE};
-use arc_core::document::{Document, Pieces};
+use arc_core::document::{Pieces, PlainText};
 use arc_core::encoder::CompressOptions;
 use arc_core::eval::ContinuationTask;
 use arc_core::fit::Fit;
@@ -38,7 +38,7 @@ pub(crate) fn run(global: &Global, args: &args::Fit, output: &Output) -> Result<
     }
     let template = prompt_template(args.template.as_deref())?;
     let texts = args.text.iter().map(|path| texts(path)).collect::<Result<Vec<_>, _>>()?;
-    let score_on = args.score_on.as_ref().map(Document::read).transpose()?;
+    let score_on = args.score_on.as_ref().map(PlainText::read).transpose()?;
 
     let encoder = match &args.encoder {
         Some(name) => session.encoder_named(name)?,

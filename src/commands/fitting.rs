@@ -1,6 +1,7 @@
 //! Documents and a decoder's window: whether all latents have room in it, and which chunks are taken where
 //! they have not.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use arc_core::encoder::{Encoder, Latents, LatentsFile};
@@ -23,6 +24,8 @@ pub(super) struct Shelved {
     pub(super) latents: LatentsFile,
     /// Its text, where it is known.
     pub(super) text: Option<String>,
+    /// The same in the encoder's tokens, where it was compressed just now.
+    token_ids: Option<Vec<u32>>,
 }
 
 /// What chunks are chosen by.
@@ -66,18 +69,18 @@ impl Shelf {
     ) -> Result<(Self, Option<f64>), Failure> {
         let (mut shelved, mut seconds) = (Vec::new(), None);
         for document in documents {
-            let (latents, text) = match (&document.content, compression) {
-                (Content::Latents(file), _) => (file.clone(), None),
+            let (latents, text, token_ids) = match (&document.content, compression) {
+                (Content::Latents(file), _) => (file.clone(), None, None),
                 (Content::Text(text), Some(compression)) => {
                     let compressed = compressor.compress(&document.name, text, compression)?;
                     if let Some(took) = compressed.seconds {
                         seconds = Some(seconds.unwrap_or(0.0) + took);
                     }
-                    (compressed.latents, Some(text.clone()))
+                    (compressed.latents, Some(text.clone()), compressed.token_ids)
                 }
                 (Content::Text(_), None) => continue,
             };
-            shelved.push(Shelved { name: document.name.clone(), latents, text });
+            shelved.push(Shelved { name: document.name.clone(), latents, text, token_ids });
         }
         Ok((Self { documents: shelved, chunks: OnceCell::new() }, seconds))
     }
@@ -179,10 +182,12 @@ impl Shelf {
             places.extend((0..lengths.len()).map(|chunk| (place, chunk)));
             pooled.extend(document.latents.pooled()?);
             if let Some(text) = &document.text {
-                let tokens = encoder.tokenise(text)?;
-                texts.extend(
-                    tokens.ids.chunks(encoder.chunk_tokens()).map(|ids| encoder.tokenizer.decode(ids, true)),
-                );
+                let ids = match &document.token_ids {
+                    Some(ids) => Cow::Borrowed(ids.as_slice()),
+                    None => Cow::Owned(encoder.tokenise(text)?.ids),
+                };
+                let chunks = ids.chunks(encoder.chunk_tokens());
+                texts.extend(chunks.map(|ids| encoder.tokenizer.decode(ids, true)));
             }
         }
         if texts.len() != places.len() {

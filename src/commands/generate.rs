@@ -1,6 +1,6 @@
 //! `arc generate`: a decoder alone continues a prompt.
 
-use arc_core::document::Document;
+use arc_core::document::PlainText;
 use arc_core::prompt::Prompt;
 use serde_json::json;
 
@@ -16,7 +16,7 @@ pub(crate) fn run(global: &Global, generate: &Generate, output: &Output) -> Resu
     session.registry().decoder(&generate.decoder)?;
     let text = match (&generate.prompt, &generate.file) {
         (Some(text), _) => text.clone(),
-        (None, Some(file)) => Document::read(file)?.text,
+        (None, Some(file)) => PlainText::read(file)?.text,
         (None, None) => {
             return Err(Failure::usage("there is no prompt", "give `--prompt TEXT` or `--file FILE`"));
         }

@@ -71,7 +71,7 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
     for name in &names {
         entries.push(registry.decoder(name)?);
     }
-    let template = args.template.as_ref().map(arc_core::document::Document::read).transpose()?;
+    let template = args.template.as_ref().map(arc_core::document::PlainText::read).transpose()?;
     let template = template.map(|document| document.text);
     if let Some(template) = &template {
         arc_core::prompt::PromptTemplate::parse(template)?;

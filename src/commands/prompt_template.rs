@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use arc_core::document::Document;
+use arc_core::document::PlainText;
 use arc_core::prompt::PromptTemplate;
 
 use crate::Failure;
@@ -14,7 +14,7 @@ pub(super) const PLAIN_TEMPLATE: &str = "{{ document }}\nQuestion: {{ question }
 /// training.
 pub(super) fn prompt_template(file: Option<&Path>) -> Result<String, Failure> {
     let template = match file {
-        Some(path) => Document::read(path)?.text,
+        Some(path) => PlainText::read(path)?.text,
         None => PLAIN_TEMPLATE.to_owned(),
     };
     PromptTemplate::parse(&template)?;

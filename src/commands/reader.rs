@@ -12,7 +12,7 @@ use super::prompt_template::PLAIN_TEMPLATE;
 use crate::Failure;
 
 /// Positions that documents leave for an answer where nobody said how long one may be.
-pub(super) const ANSWER_ROOM: usize = 32;
+const ANSWER_ROOM: usize = 32;
 
 /// Who is asked.
 pub(super) struct Reader<'a> {
@@ -48,8 +48,12 @@ impl<'a> Reader<'a> {
         let extra = if special == SpecialVector::None { 0 } else { adapted.positions_of(0) };
         let words = self.prompt(&[], question, special)?.len();
         let left = self.window().saturating_sub(words);
-        let new = max_tokens.unwrap_or(ANSWER_ROOM.min(left / 4));
-        Ok((left.saturating_sub(new), extra))
+        Ok((left.saturating_sub(self.answer_room(words, max_tokens)), extra))
+    }
+
+    /// Positions that are left for an answer of `max_tokens` behind a prompt of so many words.
+    pub(super) fn answer_room(&self, words: usize, max_tokens: Option<usize>) -> usize {
+        max_tokens.unwrap_or(ANSWER_ROOM.min(self.window().saturating_sub(words) / 4))
     }
 
     /// Loads the decoder and, where it has one, its adapter; `encoder` is the one that was named. One without

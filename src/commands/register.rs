@@ -75,7 +75,9 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         if is_own { plugins.join(&name) } else { plugins.join(&encoder.name).join(&name) }
     });
     let place = Place { name: &name, encoder: &encoder, is_own };
-    if (package.exists() || place.is_taken(&RegistryEditor::open(file)?.registry()?)) && !args.replace {
+    if (package.exists() || place.is_taken(&RegistryEditor::open(file)?.registry()?))
+        && !(args.replace || args.resume)
+    {
         return Err(Failure::usage(
             format!("an adapter of encoder `{}` for `{name}` exists already", encoder.name),
             "replace it with `--replace`, or choose another name",
@@ -107,7 +109,8 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         .rate(args.rate)
         .fit_latents(usize::from(args.fit_latents))
         .samples(args.samples)
-        .seed(args.seed);
+        .seed(args.seed)
+        .resume(args.resume);
     options.check()?;
     check_folder(&package)?;
 
@@ -148,7 +151,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     let is_interrupted = registration.steps < args.steps;
     if is_interrupted {
         output.line(format!(
-            "interrupted after {} of {} steps: the adapter is as far as it came",
+            "interrupted after {} of {} steps: the adapter is as far as it came, and `--resume` goes on from here",
             registration.steps, args.steps
         ))?;
     }

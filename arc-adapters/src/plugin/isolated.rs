@@ -19,7 +19,7 @@ use super::checks::read_checked;
 use super::in_process::{Loaded, from_plugin_parts, output_len};
 use crate::digest::sha256_hex;
 use crate::manifest::{MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
-use crate::setters::setters;
+use crate::setters;
 use crate::{Adapter, AdapterManifest, Error, HostProjector, PluginEntry, Result};
 
 /// How to start the process that a plugin runs in.

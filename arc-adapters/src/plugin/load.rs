@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::checks::read_checked;
 use super::in_process::{Loaded, from_plugin_parts};
 use super::isolated::{Isolated, Isolation};
-use crate::setters::setters;
+use crate::setters;
 use crate::{Adapter, PluginEntry, Result};
 
 /// What the user of this process lets plugins do, beside what the registries say.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::config::DecoderConfig;
-use super::fields::Fields;
+use super::fields::ConfigFields;
 use super::stored_form::StoredForm;
 use super::text_part::text_part;
 use super::{gemma3, llama, olmo, qwen2};
@@ -46,7 +46,7 @@ macro_rules! architectures {
                 }
             }
 
-            fn read_hugging_face(self, fields: &Fields<'_>) -> Result<(DecoderConfig, StoredForm)> {
+            fn read_hugging_face(self, fields: &ConfigFields<'_>) -> Result<(DecoderConfig, StoredForm)> {
                 match self {
                     $(Self::$variant => $module::from_hugging_face(fields),)+
                 }
@@ -86,7 +86,7 @@ pub(super) fn of_gguf(file: &GgufFile) -> Result<DecoderConfig> {
 /// value.
 pub(super) fn of_hugging_face(config: &Value, path: &Path) -> Result<(DecoderConfig, StoredForm)> {
     let text = text_part(config);
-    let fields = Fields::new(&text, path);
+    let fields = ConfigFields::new(&text, path);
     let found = fields.str("model_type")?;
     let architecture = Architecture::from_name(found).ok_or_else(|| unsupported(path, found))?;
     architecture.read_hugging_face(&fields)

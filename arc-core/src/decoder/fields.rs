@@ -9,12 +9,12 @@ use crate::weights::{GgufFile, TensorSource as _};
 use crate::{Error, Result};
 
 /// A JSON object whose fields are read with errors that name them.
-pub(super) struct Fields<'a> {
+pub(super) struct ConfigFields<'a> {
     value: &'a Value,
     path: &'a Path,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> ConfigFields<'a> {
     /// The fields of the object `value` of the file `path`.
     pub(super) fn new(value: &'a Value, path: &'a Path) -> Self {
         Self { value, path }
@@ -26,8 +26,8 @@ impl<'a> Fields<'a> {
     }
 
     /// A sub-object that may be absent.
-    pub(super) fn object(&self, name: &str) -> Option<Fields<'a>> {
-        self.get(name).filter(|value| value.is_object()).map(|value| Fields { value, path: self.path })
+    pub(super) fn object(&self, name: &str) -> Option<ConfigFields<'a>> {
+        self.get(name).filter(|value| value.is_object()).map(|value| ConfigFields { value, path: self.path })
     }
 
     /// A positive integer.
@@ -195,7 +195,7 @@ impl<'a> GgufFields<'a> {
 }
 
 /// The scaling that an object of rotation parameters asks for.
-pub(super) fn rope_scaling(fields: &Fields<'_>) -> Result<Option<RopeScaling>> {
+pub(super) fn rope_scaling(fields: &ConfigFields<'_>) -> Result<Option<RopeScaling>> {
     fields.expect_only("partial_rotary_factor", 1.0)?;
     let kind = fields.get("rope_type").or_else(|| fields.get("type")).and_then(|kind| kind.as_str());
     match kind {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::architecture::Architecture;
 use super::config::{DecoderConfig, LocalLayers};
-use super::fields::{Fields, GgufFields, rope_scaling};
+use super::fields::{ConfigFields, GgufFields, rope_scaling};
 use super::stored_form::StoredForm;
 use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout};
 use crate::weights::{GgufFile, TensorNames};
@@ -55,7 +55,7 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
     }))
 }
 
-pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, StoredForm)> {
+pub(super) fn from_hugging_face(fields: &ConfigFields) -> Result<(DecoderConfig, StoredForm)> {
     fields.expect_only("attention_bias", false)?;
     fields.expect_only("hidden_activation", "gelu_pytorch_tanh")?;
     fields.expect_only("use_bidirectional_attention", false)?;
@@ -80,7 +80,7 @@ pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Store
     // Transformers 5 has one object per kind of layer; 4 had flat fields.
     let parameters = fields.object("rope_parameters");
     let of_kind = |kind: &str| parameters.as_ref().and_then(|all| all.object(kind));
-    let rope = |kind: Option<Fields>, flat_theta: &str, default_theta: f64| {
+    let rope = |kind: Option<ConfigFields>, flat_theta: &str, default_theta: f64| {
         let theta = match &kind {
             Some(kind) => kind.optional_f64("rope_theta")?,
             None => fields.optional_f64(flat_theta)?,

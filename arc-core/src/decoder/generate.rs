@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_adapters::AnswerEnd;
+use arc_adapters::{AnswerEnd, setters};
 use burn::tensor::Tensor;
 
 use super::{Decoder, KvCache};
 use crate::prompt::Prompt;
 use crate::sampling::{Sampler, SamplingOptions};
-use crate::setters::setters;
 use crate::tokenizer::{DecodeStream, FirstLine, StopStrings};
 use crate::{Error, Result};
 
@@ -153,7 +152,7 @@ pub struct TokenScore {
 }
 
 /// A row that is being written.
-struct Row {
+struct RowState {
     sampler: Sampler,
     history: Vec<u32>,
     generated: Vec<u32>,
@@ -216,7 +215,7 @@ impl Decoder {
         let mut rows = prompts
             .iter()
             .map(|prompt| {
-                Ok(Row {
+                Ok(RowState {
                     // Every row starts from the same seed, so that a batch repeats single calls.
                     sampler: Sampler::new(options.sampling)?,
                     history: [shared_ids, &prompt.token_ids()].concat(),
@@ -484,7 +483,7 @@ impl Decoder {
     }
 }
 
-impl Row {
+impl RowState {
     /// Ends the row where it is, and passes on what was held back of its text.
     fn interrupt(&mut self, mut on_text: impl FnMut(&str)) {
         let rest = self.stream.clone().finish();

@@ -17,7 +17,7 @@ const STEP: usize = 256;
 /// own begins in slot `starts[r]`, and the slots between are padding.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Layers,
+    layers: KeptLayers,
     shared: usize,
     starts: Vec<usize>,
     len: usize,
@@ -25,7 +25,7 @@ pub struct KvCache {
 
 /// The keys and values of each layer, with room for more.
 #[derive(Clone, Debug)]
-enum Layers {
+enum KeptLayers {
     /// Tensors, for a decoder in burn; none before the first positions.
     Graph(Vec<Option<KeyValue>>),
     /// Host memory, for a decoder there: nothing is copied to be attended to.
@@ -35,12 +35,12 @@ enum Layers {
 impl KvCache {
     /// An empty cache for rows that begin in the slots `starts`, for a decoder in burn.
     pub(super) fn in_tensors(n_layers: usize, starts: Vec<usize>) -> Self {
-        Self { layers: Layers::Graph(vec![None; n_layers]), shared: 0, starts, len: 0 }
+        Self { layers: KeptLayers::Graph(vec![None; n_layers]), shared: 0, starts, len: 0 }
     }
 
     /// The same for a decoder on host memory.
     pub(super) fn on_host(n_layers: usize, starts: Vec<usize>) -> Self {
-        Self { layers: Layers::Host(vec![HostKeyValue::default(); n_layers]), shared: 0, starts, len: 0 }
+        Self { layers: KeptLayers::Host(vec![HostKeyValue::default(); n_layers]), shared: 0, starts, len: 0 }
     }
 
     /// A cache whose rows all begin with what this cache's one row has read, each followed by
@@ -54,15 +54,15 @@ impl KvCache {
         assert_eq!(self.starts, [self.shared], "one row without padding is shared");
         let repeat = |tensor: &Tensor<4>| tensor.clone().narrow(2, 0, self.len).repeat_dim(0, padding.len());
         let layers = match &self.layers {
-            Layers::Graph(layers) => {
+            KeptLayers::Graph(layers) => {
                 let layers = layers.iter().map(|layer| {
                     let filled = layer.as_ref().filter(|_| self.len > 0);
                     filled.map(|layer| KeyValue { keys: repeat(&layer.keys), values: repeat(&layer.values) })
                 });
-                Layers::Graph(layers.collect())
+                KeptLayers::Graph(layers.collect())
             }
-            Layers::Host(layers) => {
-                Layers::Host(layers.iter().map(|layer| layer.repeated(padding.len())).collect())
+            KeptLayers::Host(layers) => {
+                KeptLayers::Host(layers.iter().map(|layer| layer.repeated(padding.len())).collect())
             }
         };
         Self {
@@ -95,7 +95,7 @@ impl KvCache {
     pub(super) fn keep_rows(&mut self, rows: &[usize]) {
         let of = self.rows();
         match &mut self.layers {
-            Layers::Graph(layers) => {
+            KeptLayers::Graph(layers) => {
                 for layer in layers.iter_mut().flatten() {
                     let places: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
                     let places = Tensor::<1, Int>::from_data(places.as_slice(), &layer.keys.device());
@@ -103,7 +103,7 @@ impl KvCache {
                     layer.values = layer.values.clone().select(0, places);
                 }
             }
-            Layers::Host(layers) => layers.iter_mut().for_each(|layer| layer.keep(rows, of)),
+            KeptLayers::Host(layers) => layers.iter_mut().for_each(|layer| layer.keep(rows, of)),
         }
         self.starts = rows.iter().map(|&row| self.starts[row]).collect();
     }
@@ -117,12 +117,12 @@ impl KvCache {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.layers {
-            Layers::Graph(layers) => {
+            KeptLayers::Graph(layers) => {
                 let size =
                     |layer: &KeyValue| 2 * layer.keys.shape().num_elements() * layer.keys.dtype().size();
                 layers.iter().flatten().map(size).sum()
             }
-            Layers::Host(layers) => layers.iter().map(HostKeyValue::bytes).sum(),
+            KeptLayers::Host(layers) => layers.iter().map(HostKeyValue::bytes).sum(),
         }
     }
 
@@ -147,8 +147,8 @@ impl KvCache {
     /// Panics if the cache is a decoder's on host memory.
     pub(super) fn tensors(&mut self) -> &mut [Option<KeyValue>] {
         match &mut self.layers {
-            Layers::Graph(layers) => layers,
-            Layers::Host(_) => panic!("a cache is read by the decoder that made it"),
+            KeptLayers::Graph(layers) => layers,
+            KeptLayers::Host(_) => panic!("a cache is read by the decoder that made it"),
         }
     }
 
@@ -159,7 +159,7 @@ impl KvCache {
     /// Panics if the cache is a decoder's in burn.
     pub(super) fn host(&mut self, s: usize, [g, k]: [usize; 2]) -> &mut [HostKeyValue] {
         let (from, to, b) = (self.len, self.len + s, self.starts.len());
-        let Layers::Host(layers) = &mut self.layers else {
+        let KeptLayers::Host(layers) = &mut self.layers else {
             panic!("a cache is read by the decoder that made it");
         };
         for layer in layers.iter_mut().filter(|layer| layer.capacity() < to) {

@@ -4,7 +4,7 @@
 
 use super::architecture::Architecture;
 use super::config::{DecoderConfig, LocalLayers};
-use super::fields::{Fields, GgufFields, rope_scaling};
+use super::fields::{ConfigFields, GgufFields, rope_scaling};
 use super::stored_form::StoredForm;
 use crate::Result;
 use crate::nn::{Activation, AttentionConfig, BlockConfig, NormConfig, RopeConfig, RopeLayout};
@@ -68,7 +68,7 @@ pub(super) fn from_gguf_as(
     })
 }
 
-pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, StoredForm)> {
+pub(super) fn from_hugging_face(fields: &ConfigFields) -> Result<(DecoderConfig, StoredForm)> {
     let mut config = from_hugging_face_as(fields, Architecture::Llama)?;
     let window = match fields.str("model_type")? {
         "mistral" if fields.states("sliding_window") => fields.optional_usize("sliding_window")?,
@@ -81,7 +81,10 @@ pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, Store
 }
 
 /// The values that llama shares with qwen2 and olmo.
-pub(super) fn from_hugging_face_as(fields: &Fields, architecture: Architecture) -> Result<DecoderConfig> {
+pub(super) fn from_hugging_face_as(
+    fields: &ConfigFields,
+    architecture: Architecture,
+) -> Result<DecoderConfig> {
     fields.expect_only("attention_bias", false)?;
     fields.expect_only("mlp_bias", false)?;
     fields.expect_only("hidden_act", "silu")?;

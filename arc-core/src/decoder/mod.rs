@@ -26,7 +26,7 @@ mod transformer;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use arc_adapters::{DecoderEntry, RopeScalingOption, sha256_file, sha256_hex};
+use arc_adapters::{DecoderEntry, RopeScalingOption, setters, sha256_file, sha256_hex};
 use burn::tensor::Device;
 
 pub use architecture::Architecture;
@@ -44,7 +44,6 @@ pub use transformer::Transformer;
 
 use crate::nn::{Precision, Residence};
 use crate::prompt::ChatTemplate;
-use crate::setters::setters;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{PartName, RawTensor};
 use crate::{Error, Result};

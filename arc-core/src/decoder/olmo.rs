@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::architecture::Architecture;
 use super::config::DecoderConfig;
-use super::fields::{Fields, GgufFields};
+use super::fields::{ConfigFields, GgufFields};
 use super::llama;
 use super::stored_form::StoredForm;
 use crate::Result;
@@ -21,7 +21,7 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
     Ok(without_norm_weights(config))
 }
 
-pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, StoredForm)> {
+pub(super) fn from_hugging_face(fields: &ConfigFields) -> Result<(DecoderConfig, StoredForm)> {
     fields.expect_only("clip_qkv", Value::Null)?;
     let config = llama::from_hugging_face_as(fields, Architecture::Olmo)?;
     Ok((without_norm_weights(config), StoredForm::hugging_face(TensorNames::HUGGING_FACE, fields, false)?))

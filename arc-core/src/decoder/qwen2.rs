@@ -2,7 +2,7 @@
 
 use super::architecture::Architecture;
 use super::config::DecoderConfig;
-use super::fields::Fields;
+use super::fields::ConfigFields;
 use super::llama;
 use super::stored_form::StoredForm;
 use crate::Result;
@@ -14,7 +14,7 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<DecoderConfig> {
     Ok(with_biases(config))
 }
 
-pub(super) fn from_hugging_face(fields: &Fields) -> Result<(DecoderConfig, StoredForm)> {
+pub(super) fn from_hugging_face(fields: &ConfigFields) -> Result<(DecoderConfig, StoredForm)> {
     fields.expect_only("use_sliding_window", false)?;
     let config = llama::from_hugging_face_as(fields, Architecture::Qwen2)?;
     Ok((with_biases(config), StoredForm::hugging_face(TensorNames::HUGGING_FACE, fields, false)?))

@@ -1,6 +1,6 @@
 //! How a checkpoint stores the weights of a model.
 
-use super::fields::Fields;
+use super::fields::ConfigFields;
 use crate::Result;
 use crate::weights::TensorNames;
 
@@ -22,7 +22,11 @@ impl StoredForm {
     pub(super) const META: Self = Self { names: TensorNames::META, norm_offset: 0.0, tied_head: false };
 
     /// Hugging Face's, where every architecture has its own default for a field that is left out.
-    pub(super) fn hugging_face(names: TensorNames, fields: &Fields, tied_by_default: bool) -> Result<Self> {
+    pub(super) fn hugging_face(
+        names: TensorNames,
+        fields: &ConfigFields,
+        tied_by_default: bool,
+    ) -> Result<Self> {
         let tied_head = fields.optional_bool("tie_word_embeddings")?.unwrap_or(tied_by_default);
         Ok(Self { names, norm_offset: 0.0, tied_head })
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::forward::{GraphLayers, Plan};
+use super::forward::{GraphLayers, PoolingPlan};
 use super::{Pooling, PoolingGroups, PoolingRate, TokenRarity};
 use crate::nn::{Block, BlockConfig, Embedding, Loader, RopeConfig};
 use crate::{Error, Result};
@@ -245,7 +245,7 @@ impl ArcEncoder {
         self.plan().run(&layers, first, x, lengths, sequences)
     }
 
-    fn plan(&self) -> Plan<'_> {
-        Plan { config: &self.config, rarity: self.rarity.as_deref() }
+    fn plan(&self) -> PoolingPlan<'_> {
+        PoolingPlan { config: &self.config, rarity: self.rarity.as_deref() }
     }
 }

@@ -140,12 +140,12 @@ impl Layers for HostLayers<'_> {
 
 /// What an encoder computes, and what its groups end at.
 #[derive(Clone, Copy)]
-pub(super) struct Plan<'a> {
+pub(super) struct PoolingPlan<'a> {
     pub(super) config: &'a ArcEncoderConfig,
     pub(super) rarity: Option<&'a TokenRarity>,
 }
 
-impl Plan<'_> {
+impl PoolingPlan<'_> {
     /// The groups that a layer which pools with `rate` makes of a sequence of token ids.
     pub(super) fn groups(&self, ids: &[u32], rate: PoolingRate) -> PoolingGroups {
         let even = PoolingGroups::new(ids.len(), rate);

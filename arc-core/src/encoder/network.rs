@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::forward::{HostLayers, Plan};
+use super::forward::{HostLayers, PoolingPlan};
 use super::{ArcEncoder, ArcEncoderConfig, EncodedBatch, PoolingGroups, PoolingRate, TokenRarity};
 use crate::Result;
 use crate::host::{HostBlock, HostTable};
@@ -129,8 +129,8 @@ impl EncoderNetwork {
 }
 
 impl HostEncoder {
-    fn plan(&self) -> Plan<'_> {
-        Plan { config: &self.config, rarity: self.rarity.as_deref() }
+    fn plan(&self) -> PoolingPlan<'_> {
+        PoolingPlan { config: &self.config, rarity: self.rarity.as_deref() }
     }
 
     fn forward(&self, sequences: &[Vec<u32>], device: &Device) -> EncodedBatch {

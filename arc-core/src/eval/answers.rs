@@ -24,7 +24,7 @@ const ANSWERS_SCHEMA: u32 = 2;
 #[non_exhaustive]
 pub struct Answer {
     /// The answer.
-    pub outcome: Outcome,
+    pub outcome: AnswerOutcome,
     /// Positions that the decoder read: instruction, examples, document and question.
     pub positions: usize,
     /// Positions that the question's document took.
@@ -52,7 +52,7 @@ impl Answer {
     /// Of a question that could not be asked.
     pub(super) fn too_long(document_tokens: usize) -> Self {
         Self {
-            outcome: Outcome::TooLong,
+            outcome: AnswerOutcome::TooLong,
             positions: 0,
             document_positions: 0,
             document_tokens,
@@ -71,7 +71,7 @@ impl Answer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum AnswerOutcome {
     /// It wrote this.
     Text(String),
     /// It scored what follows.
@@ -267,7 +267,7 @@ mod tests {
 
     fn answer(text: &str) -> Answer {
         Answer {
-            outcome: Outcome::Text(text.into()),
+            outcome: AnswerOutcome::Text(text.into()),
             positions: 3,
             document_positions: 1,
             document_tokens: 4,

@@ -21,7 +21,7 @@ mod report;
 mod run;
 mod task;
 
-pub use answers::{Answer, Answers, Outcome, Times};
+pub use answers::{Answer, AnswerOutcome, Answers, Times};
 pub use arm::{Arm, ArmFamily};
 pub use bootstrap::{Bootstrap, Interval};
 pub use continuation::{ContinuationArms, ContinuationTask};

@@ -24,7 +24,7 @@ struct Case {
     id: String,
     /// The index of the decoder.
     decoder: usize,
-    task: Task,
+    task: ReferenceTask,
     /// Encoder token ids, by sequence and context.
     contexts: Vec<Vec<Vec<u32>>>,
     /// Decoder token ids, by sequence.
@@ -84,7 +84,7 @@ impl Case {
 /// Which special vector follows the latents.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Task {
+enum ReferenceTask {
     Continuation,
     Reconstruction,
 }
@@ -168,8 +168,8 @@ fn run(
     let encoder = ArcEncoder::from_checkpoint(checkpoint, case.decoder, device)?;
     let projector = Projector::from_checkpoint(checkpoint, case.decoder, device)?;
     let special = match case.task {
-        Task::Continuation => Special::Cont,
-        Task::Reconstruction => Special::Rec,
+        ReferenceTask::Continuation => Special::Cont,
+        ReferenceTask::Reconstruction => Special::Rec,
     };
     let special = special_vector(checkpoint, special, case.decoder, device)?;
     let project = |rows: Tensor<2>| match &projector {

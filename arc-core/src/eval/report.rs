@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::answers::{Answer, Outcome, Times};
+use super::answers::{Answer, AnswerOutcome, Times};
 use super::arm::Arm;
 use super::bootstrap::{Bootstrap, Interval};
 use super::data::{NeedlePlace, Row};
@@ -233,7 +233,11 @@ impl TaskResult {
                 scores,
                 differences,
                 cost,
-                too_long: arm.answers.iter().filter(|answer| answer.outcome == Outcome::TooLong).count(),
+                too_long: arm
+                    .answers
+                    .iter()
+                    .filter(|answer| answer.outcome == AnswerOutcome::TooLong)
+                    .count(),
                 cells: own.cells(&task.rows),
             }
         });
@@ -334,7 +338,7 @@ impl Scored {
             .iter()
             .map(|&metric| {
                 let statistics = rows.iter().zip(answers).map(|(row, answer)| {
-                    let text = if let Outcome::Text(text) = &answer.outcome { text } else { "" };
+                    let text = if let AnswerOutcome::Text(text) = &answer.outcome { text } else { "" };
                     let mut statistics = metric.statistics(text, &row.answers);
                     statistics.push(1.0);
                     statistics
@@ -363,7 +367,7 @@ impl Scored {
         let of = |wanted: Arm| arms.iter().find(|other| other.arm == wanted).map(|other| &other.answers);
         let ends = of(Arm::ClosedBook).zip(of(Arm::OpenBook));
         let loss = |answer: &Answer| match answer.outcome {
-            Outcome::Score { loss, tokens, correct } => [loss, tokens as f64, correct as f64],
+            AnswerOutcome::Score { loss, tokens, correct } => [loss, tokens as f64, correct as f64],
             _ => [0.0; 3],
         };
         let statistics: Vec<Vec<f64>> = arm
@@ -372,7 +376,10 @@ impl Scored {
             .enumerate()
             .map(|(index, answer)| {
                 let fits = |arm: &ArmAnswers| {
-                    matches!(arm.answers.get(index), Some(Answer { outcome: Outcome::Score { .. }, .. }))
+                    matches!(
+                        arm.answers.get(index),
+                        Some(Answer { outcome: AnswerOutcome::Score { .. }, .. })
+                    )
                 };
                 if !arms.iter().all(fits) {
                     return vec![0.0; if ends.is_some() { 5 } else { 3 }];
@@ -426,7 +433,8 @@ impl Scored {
 }
 
 fn cost(answers: &[Answer]) -> Cost {
-    let answers: Vec<&Answer> = answers.iter().filter(|answer| answer.outcome != Outcome::TooLong).collect();
+    let answers: Vec<&Answer> =
+        answers.iter().filter(|answer| answer.outcome != AnswerOutcome::TooLong).collect();
     // From 0 on: the sum of nothing is -0.
     let mean = |of: fn(&Answer) -> f64| {
         answers.iter().map(|answer| of(answer)).fold(0.0, std::ops::Add::add) / answers.len().max(1) as f64
@@ -486,7 +494,7 @@ fn examples(task: &LoadedTask, arms: &[ArmAnswers], scored: &[Scored], several: 
                 .zip(scored)
                 .filter_map(|(arm, scored)| {
                     let text = match &arm.answers.get(index)?.outcome {
-                        Outcome::Text(text) => text.clone(),
+                        AnswerOutcome::Text(text) => text.clone(),
                         _ => "(too long)".into(),
                     };
                     Some((arm.arm.label(several), text, *scored.by_question.get(index)?))
@@ -512,7 +520,7 @@ mod tests {
 
     fn answer(loss: f64) -> Answer {
         Answer {
-            outcome: Outcome::Score { loss, tokens: 10, correct: 4 },
+            outcome: AnswerOutcome::Score { loss, tokens: 10, correct: 4 },
             positions: 20,
             document_positions: 5,
             document_tokens: 7,

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use serde_json::json;
 
-use super::answers::{Answer, Answers, Outcome, Times};
+use super::answers::{Answer, AnswerOutcome, Answers, Times};
 use super::arm::{Arm, ArmFamily};
 use super::data::{Row, Rows};
 use super::prompting::{Built, Contestant, Piece, Tokens, beginning_of, question_of};
@@ -16,8 +16,8 @@ use super::task::{GenerateTask, KeptEnd, Kind, Task};
 use crate::decoder::{Decoder, DecoderConfig, GenerateOptions, Prefix};
 use crate::flops;
 use crate::prompt::{Prompt, Span};
-use crate::setters::setters;
 use crate::{Error, Hint, Result};
+use arc_adapters::setters;
 
 /// Batches whose prompts are made at once, and sorted by length among each other.
 const BATCHES_AT_ONCE: usize = 8;
@@ -428,7 +428,7 @@ impl LoadedTask {
         let use_flops = (flops::reading(config, 0, positions)
             + flops::head(config, decoder.network.vocabulary(), scores.len())) as f64;
         Ok(Answer {
-            outcome: Outcome::Score {
+            outcome: AnswerOutcome::Score {
                 loss: scores.iter().map(|score| f64::from(score.loss)).sum(),
                 tokens: scores.len(),
                 correct: scores.iter().filter(|score| score.is_best).count(),
@@ -591,7 +591,8 @@ fn ask(
                 decode: timings.decode.as_secs_f64(),
             }),
             seconds: 0.0,
-            outcome: row.map_or(Outcome::TooLong, |row| Outcome::Text(row.text.trim().to_owned())),
+            outcome: row
+                .map_or(AnswerOutcome::TooLong, |row| AnswerOutcome::Text(row.text.trim().to_owned())),
         }
     });
     Ok(answers.collect())

@@ -48,12 +48,12 @@ fn ask() -> bool {
 }
 
 /// The shape of all eight tiles: whole. It lasts until it is dropped, on the thread that made it.
-pub(super) struct Tiles {
+pub(super) struct TileRegisters {
     /// Tiles are a thread's own.
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
-impl Tiles {
+impl TileRegisters {
     /// # Safety
     /// [`is_granted`] said so.
     pub(super) unsafe fn configure() -> Self {
@@ -83,7 +83,7 @@ impl Tiles {
     }
 }
 
-impl Drop for Tiles {
+impl Drop for TileRegisters {
     fn drop(&mut self) {
         // SAFETY: tiles exist where this value does.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };

@@ -71,13 +71,13 @@ pub(super) fn attend(
     }
 
     let causal = matches!(visible, Visible::Causal);
-    let mut blocks: Vec<Block<'_>> = Vec::with_capacity(b * s.div_ceil(BLOCK));
+    let mut blocks: Vec<QueryBlock<'_>> = Vec::with_capacity(b * s.div_ceil(BLOCK));
     for (batch, sequence) in joined.chunks_mut((s * row).max(1)).enumerate() {
         for (index, out) in sequence.chunks_mut(BLOCK * row).enumerate() {
-            blocks.push(Block { batch, first: index * BLOCK, out });
+            blocks.push(QueryBlock { batch, first: index * BLOCK, out });
         }
     }
-    let run = |block: Block<'_>| block.attend(&sizes, causal, queries, context, hidden);
+    let run = |block: QueryBlock<'_>| block.attend(&sizes, causal, queries, context, hidden);
     if n * s * row < WORTH_A_THREAD || blocks.len() == 1 {
         blocks.into_iter().for_each(run);
     } else {
@@ -118,14 +118,14 @@ fn attend_one(
 }
 
 /// Queries `first..` of one sequence, for all heads.
-struct Block<'a> {
+struct QueryBlock<'a> {
     batch: usize,
     first: usize,
     /// `[queries, h·k]`
     out: &'a mut [f32],
 }
 
-impl Block<'_> {
+impl QueryBlock<'_> {
     fn attend(
         self,
         sizes: &Sizes,

@@ -31,6 +31,8 @@ mod kernels;
 mod key_value;
 mod linear;
 mod loss;
+#[cfg(test)]
+mod noise;
 mod packed_matrix;
 #[cfg(target_arch = "x86_64")]
 mod panels;

@@ -465,17 +465,8 @@ fn jobs<'a>(matrix: &'a PackedMatrix, way: Way, x: &Activations<'_>, y: &mut [f3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::noise::noise;
     use crate::weights::StorageType;
-
-    /// Numbers from -1 to 1 that repeat only after long.
-    fn noise(seed: u64, len: usize) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..len).map(|_| next()).collect()
-    }
 
     /// Golden blocks of the type: three rows of 256 values, the last of which has the extremes.
     fn golden(dtype: StorageType) -> Vec<u8> {

@@ -80,7 +80,7 @@ impl HostStack<'_, HostFrame> {
         };
         let parts: Vec<(Vec<f32>, PartTape)> = parts(lengths, together)
             .into_par_iter()
-            .map(|Part { sequences: own, rows }| {
+            .map(|BatchPart { sequences: own, rows }| {
                 let sequences = Sequences::new(&lengths[own.clone()], &firsts[own]);
                 let mut x = x[rows.start * d..rows.end * d].to_vec();
                 let mut layers = Vec::new();
@@ -140,17 +140,17 @@ fn summed(parts: &[Vec<BlockGradients>]) -> StackGradients {
 }
 
 /// Sequences that one thread takes together, and their positions.
-struct Part {
+struct BatchPart {
     sequences: Range<usize>,
     rows: Range<usize>,
 }
 
 /// Cuts a batch where parts become about equally long, into a multiple of `together` if it is long and has
 /// so many sequences.
-fn parts(lengths: &[usize], together: usize) -> Vec<Part> {
+fn parts(lengths: &[usize], together: usize) -> Vec<BatchPart> {
     let total: usize = lengths.iter().sum();
     let count = (total / POSITIONS_TOGETHER).next_multiple_of(together).clamp(1, lengths.len().max(1));
-    let mut parts: Vec<Part> = Vec::with_capacity(count);
+    let mut parts: Vec<BatchPart> = Vec::with_capacity(count);
     let (mut start, mut middle_of_last) = (0, 0);
     for (sequence, &length) in lengths.iter().enumerate() {
         // A sequence belongs where its middle lies.
@@ -160,7 +160,7 @@ fn parts(lengths: &[usize], together: usize) -> Vec<Part> {
                 part.sequences.end = sequence + 1;
                 part.rows.end = start + length;
             }
-            _ => parts.push(Part { sequences: sequence..sequence + 1, rows: start..start + length }),
+            _ => parts.push(BatchPart { sequences: sequence..sequence + 1, rows: start..start + length }),
         }
         middle_of_last = place;
         start += length;

@@ -78,7 +78,7 @@ pub(crate) fn bfloat16_products() -> &'static str {
 /// 16 rows of 16 pairs of bfloat16, or 16 pairs of 16 columns; the first of a pair lies in the low bits.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tile([[u32; SIDE]; PAIRS]);
+struct Tile([[u32; SIDE]; PAIRS]);
 
 impl Tile {
     pub(super) const ZERO: Self = Self([[0; SIDE]; PAIRS]);
@@ -276,10 +276,10 @@ pub(super) unsafe fn multiply_tiles_at(
     }
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the kernel is AMX only where it was granted.
-    let _tiles = (kernel == TileKernel::Amx).then(|| unsafe { super::amx::Tiles::configure() });
+    let _tiles = (kernel == TileKernel::Amx).then(|| unsafe { super::amx::TileRegisters::configure() });
     // Blocks of columns whose tiles stay in a cache while rows pass by. The product is written along them:
     // down a column each row would be on a page of its own.
-    let group = (TILES_TOGETHER / (2 * depth.max(1))).max(1);
+    let group = (TILES_TOGETHER / (2 * depth)).max(1);
     let blocks = count.div_ceil(2 * SIDE);
     for first_block in (0..blocks).step_by(group) {
         for i in (0..left.panels()).step_by(2) {
@@ -673,6 +673,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::host::noise::noise;
 
     /// The kernels that this CPU has.
     fn kernels() -> Vec<TileKernel> {
@@ -680,16 +681,6 @@ mod tests {
             InstructionSet::available().into_iter().map(TileKernel::of).collect();
         found.dedup();
         found
-    }
-
-    /// Numbers from -1 to 1 that repeat only after long.
-    fn noise(seed: u64, len: usize) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..len).map(|_| next()).collect()
     }
 
     fn bf16(value: f32) -> f64 {

@@ -24,7 +24,7 @@ use crate::{Error, Result};
 pub(super) struct Partial {
     folder: PathBuf,
     content: File,
-    state: State,
+    state: DownloadState,
     length: u64,
     /// Over all of the content.
     whole: Sha256,
@@ -36,7 +36,7 @@ pub(super) struct Partial {
 
 /// What is known about the content, in `state.json`.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
-struct State {
+struct DownloadState {
     /// The source as the registry spells it: parts of another source are of no use.
     source: String,
     /// The sha256 that the registry pins for the whole.
@@ -46,11 +46,11 @@ struct State {
     /// The sha256 that the source says the whole has.
     #[serde(default)]
     promised: Option<String>,
-    parts: Vec<Part>,
+    parts: Vec<DonePart>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Part {
+struct DonePart {
     /// Where the part ends in the content, in bytes.
     end: u64,
     sha256: String,
@@ -68,8 +68,12 @@ impl Partial {
             .truncate(false)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        let wanted = State { source: source.into(), sha256: sha256.map(Into::into), ..State::default() };
-        let found = read_json::<State>(&folder.join("state.json"), DESCRIPTION)
+        let wanted = DownloadState {
+            source: source.into(),
+            sha256: sha256.map(Into::into),
+            ..DownloadState::default()
+        };
+        let found = read_json::<DownloadState>(&folder.join("state.json"), DESCRIPTION)
             .ok()
             .filter(|state| state.source == wanted.source && state.sha256 == wanted.sha256);
         let mut partial = Self {
@@ -173,7 +177,7 @@ impl Partial {
     /// An empty part counts too: a file of a wheel may be empty.
     pub(super) fn seal(&mut self) -> Result<()> {
         self.content.sync_data().map_err(Error::io("write", self.folder.join("content")))?;
-        self.state.parts.push(Part { end: self.length, sha256: hexadecimal(&self.part) });
+        self.state.parts.push(DonePart { end: self.length, sha256: hexadecimal(&self.part) });
         if let Err(error) = self.write_state() {
             self.state.parts.pop();
             return Err(error);

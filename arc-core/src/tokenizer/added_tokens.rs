@@ -12,7 +12,7 @@ pub(super) struct AddedTokens {
 
 /// A stretch of text: either one added token, or text to be cut and merged.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece<'t> {
+pub(super) enum TextPiece<'t> {
     /// An added token, with its id and its text.
     Token(u32, &'t str),
     /// Text between added tokens, not empty.
@@ -56,7 +56,7 @@ impl AddedTokens {
     }
 
     /// The pieces of `text`, in order; together they are the text.
-    pub(super) fn split<'t>(&self, text: &'t str) -> Vec<Piece<'t>> {
+    pub(super) fn split<'t>(&self, text: &'t str) -> Vec<TextPiece<'t>> {
         let mut pieces = Vec::new();
         let mut done = 0;
         for (start, end) in self.finder.iter().flat_map(|finder| finder.find_iter(text)) {
@@ -64,13 +64,13 @@ impl AddedTokens {
                 continue;
             };
             if done < start {
-                pieces.push(Piece::Text(&text[done..start]));
+                pieces.push(TextPiece::Text(&text[done..start]));
             }
-            pieces.push(Piece::Token(id, &text[start..end]));
+            pieces.push(TextPiece::Token(id, &text[start..end]));
             done = end;
         }
         if done < text.len() {
-            pieces.push(Piece::Text(&text[done..]));
+            pieces.push(TextPiece::Text(&text[done..]));
         }
         pieces
     }
@@ -79,7 +79,7 @@ impl AddedTokens {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Piece::{Text, Token};
+    use TextPiece::{Text, Token};
 
     #[test]
     fn the_longest_of_the_leftmost_tokens_is_found() {

@@ -24,7 +24,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use added_tokens::{AddedTokens, Piece};
+use added_tokens::{AddedTokens, TextPiece};
 use byte_level_bpe::ByteLevelBpe;
 use from_json::JsonPipeline;
 use scored_bpe::ScoredBpe;
@@ -182,11 +182,11 @@ impl Tokenizer {
         let mut at = 0;
         for piece in added.split(text) {
             at += match piece {
-                Piece::Token(id, name) => {
+                TextPiece::Token(id, name) => {
                     encoding.push(id, at, at + name.len());
                     name.len()
                 }
-                Piece::Text(text) => {
+                TextPiece::Text(text) => {
                     model
                         .encode(text, at, &self.0.bytes, &mut encoding)
                         .map_err(|reason| self.error(reason))?;
@@ -218,12 +218,12 @@ impl Tokenizer {
         let mut at = 0;
         for piece in added.split(text) {
             at += match piece {
-                Piece::Token(id, name) => {
+                TextPiece::Token(id, name) => {
                     encoding.push(id, at, at + name.len());
                     name.len()
                 }
                 // Pieces of text never follow each other: this one begins the text or follows a token.
-                Piece::Text(text) if self.0.space_prefix => {
+                TextPiece::Text(text) if self.0.space_prefix => {
                     let before = encoding.offsets.len();
                     model.encode(&format!(" {text}"), at, &mut encoding);
                     for (start, end) in &mut encoding.offsets[before..] {
@@ -232,7 +232,7 @@ impl Tokenizer {
                     }
                     text.len()
                 }
-                Piece::Text(text) => {
+                TextPiece::Text(text) => {
                     model.encode(text, at, &mut encoding);
                     text.len()
                 }

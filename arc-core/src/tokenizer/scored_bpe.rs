@@ -41,7 +41,7 @@ struct Symbol {
 }
 
 /// Two neighbouring symbols that make a token together.
-struct Pair {
+struct MergePair {
     score: f32,
     left: usize,
     right: usize,
@@ -49,31 +49,31 @@ struct Pair {
     len: usize,
 }
 
-impl Ord for Pair {
+impl Ord for MergePair {
     fn cmp(&self, other: &Self) -> Ordering {
         self.score.total_cmp(&other.score).then_with(|| other.left.cmp(&self.left))
     }
 }
 
-impl PartialOrd for Pair {
+impl PartialOrd for MergePair {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Pair {
+impl PartialEq for MergePair {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Pair {}
+impl Eq for MergePair {}
 
 /// What merging needs beside the text, kept from word to word.
 #[derive(Default)]
-struct Workspace {
+struct MergeWorkspace {
     symbols: Vec<Symbol>,
-    queue: BinaryHeap<Pair>,
+    queue: BinaryHeap<MergePair>,
 }
 
 impl ScoredBpe {
@@ -100,7 +100,7 @@ impl ScoredBpe {
 
     /// Appends the tokens of `text`, which begins `start` bytes into the whole text.
     pub(super) fn encode(&self, text: &str, start: usize, encoding: &mut Encoding) {
-        let mut workspace = Workspace::default();
+        let mut workspace = MergeWorkspace::default();
         let mut seen: HashMap<&str, (Range<usize>, usize)> = HashMap::new();
         let mut begin = 0;
         let mut previous = ' ';
@@ -124,14 +124,14 @@ impl ScoredBpe {
     }
 
     /// Appends the tokens of a stretch that no merge reaches out of.
-    fn merge(&self, word: &str, start: usize, workspace: &mut Workspace, encoding: &mut Encoding) {
+    fn merge(&self, word: &str, start: usize, workspace: &mut MergeWorkspace, encoding: &mut Encoding) {
         if let Some(&id) = self.ids.get(word)
             && word.chars().nth(1).is_none()
         {
             encoding.push(id, start, start + word.len());
             return;
         }
-        let Workspace { symbols, queue } = workspace;
+        let MergeWorkspace { symbols, queue } = workspace;
         symbols.clear();
         queue.clear();
         for (at, character) in word.char_indices() {
@@ -186,13 +186,13 @@ impl ScoredBpe {
         symbols: &[Symbol],
         left: usize,
         right: usize,
-        queue: &mut BinaryHeap<Pair>,
+        queue: &mut BinaryHeap<MergePair>,
     ) {
         let start = symbols[left].start;
         let len = symbols[left].len + symbols[right].len;
         if let Some(&id) = self.ids.get(&word[start..start + len]) {
             let score = self.scores.get(id as usize).copied().unwrap_or(0.0);
-            queue.push(Pair { score, left, right, len });
+            queue.push(MergePair { score, left, right, len });
         }
     }
 

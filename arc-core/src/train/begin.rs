@@ -1,12 +1,12 @@
 //! What a run begins from, or goes on from: its folder, its last checkpoint, and what it reads.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arc_adapters::{Adapter, sha256_file, sha256_hex};
 
 use super::checkpoint::{Checkpoint, CheckpointState, Checkpoints};
-use super::config::{Precision, RunConfig, Start};
+use super::config::{RunConfig, Start, TrainPrecision};
 use super::corpus::Mixture;
 use super::package::EncoderStart;
 use super::ranks::{Ranks, Role, RunIdentity};
@@ -16,9 +16,34 @@ use crate::{Error, Hint, Result};
 
 /// The configuration of a run, in its folder.
 pub(super) const CONFIG_FILE: &str = "config.json";
+/// The folder of its checkpoints, there too.
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 /// What the hashes of a decoder's weights and of its table are called among a run's inputs, up to its name.
 const DECODER_INPUT: &str = "decoder `";
 const TABLE_INPUT: &str = "table of decoder `";
+
+/// A run's configuration as it stands in its folder.
+pub(super) fn written_config(config: &RunConfig, folder: &Path) -> Result<String> {
+    // As text, whatever the name of a folder is: JSON holds no other.
+    let written = |path: &Path| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        PathBuf::from(absolute.to_string_lossy().into_owned())
+    };
+    json(&config.with_paths(written), folder)
+}
+
+/// The sha256 of a configuration: what lies at the paths counts, and not how they are spelled.
+pub(super) fn config_sha256(config: &RunConfig, folder: &Path) -> Result<String> {
+    Ok(sha256_hex(json(&config.with_paths(|_| PathBuf::new()), folder)?.as_bytes()))
+}
+
+fn json(config: &RunConfig, folder: &Path) -> Result<String> {
+    serde_json::to_string_pretty(config).map_err(|error| Error::Io {
+        action: "write",
+        path: folder.join(CONFIG_FILE),
+        source: error.into(),
+    })
+}
 
 /// What a run goes on from.
 pub(super) struct Beginning {
@@ -125,7 +150,7 @@ pub(super) fn inputs(
 /// Refuses to go on with other text or models than a run began with.
 pub(super) fn check_inputs(
     before: &CheckpointState,
-    precision: Precision,
+    precision: TrainPrecision,
     now: &BTreeMap<String, String>,
 ) -> Result<()> {
     // A decoder's weights in memory are others in another precision; its table is not.

@@ -70,6 +70,23 @@ pub struct CheckpointState {
 }
 
 impl CheckpointState {
+    /// Before the first step of a run of this configuration, which reads these inputs.
+    pub(super) fn beginning(config_sha256: String, inputs: BTreeMap<String, String>) -> Self {
+        Self {
+            step: 0,
+            config_sha256,
+            inputs,
+            updates: BTreeMap::new(),
+            means: BTreeMap::new(),
+            best: None,
+            seconds: 0.0,
+            tokens: 0,
+            decay_from: None,
+            steps_before: 0,
+            parts: Vec::new(),
+        }
+    }
+
     /// The state of a run that goes on as what `now` says of it. A checkpoint of an earlier build knows no
     /// parts.
     pub(super) fn going_on(self, now: Self, config: &RunConfig) -> Self {

@@ -16,7 +16,7 @@ pub struct RunConfig {
     pub seed: u64,
     /// What products are computed in. A run that goes on may change it.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub precision: Precision,
+    pub precision: TrainPrecision,
     /// What an earlier run ended with, to go on from with a fresh optimiser: its encoder in place of what
     /// `encoder` says, and its adapters in place of the `start` of the decoders that have one.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -54,7 +54,7 @@ pub enum StartFrom {
 /// What the products of matrices are computed in, forward and backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Precision {
+pub enum TrainPrecision {
     /// 32 bits.
     #[default]
     F32,
@@ -64,7 +64,7 @@ pub enum Precision {
     Bf16,
 }
 
-impl Precision {
+impl TrainPrecision {
     /// Its name in configurations.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -606,7 +606,7 @@ impl RunConfig {
     /// open-ended one may be told of more steps.
     pub(super) fn lasting(&self) -> Self {
         let mut config = self.clone();
-        config.precision = Precision::default();
+        config.precision = TrainPrecision::default();
         if config.schedule.shape == ScheduleShape::WarmupStableDecay {
             config.schedule.steps = 0;
         }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::{Permutation, Purpose, generator};
 use crate::bounded_file::{DESCRIPTION, read_json};
+use crate::tokenizer::Tokenizer;
 use crate::weights::MappedBytes;
 use crate::{Error, Result};
 
@@ -325,14 +326,32 @@ impl CorpusManifest {
 }
 
 impl Corpus {
-    /// Opens a folder; a window has at most `length` tokens and at least `shortest`.
+    /// Opens a folder of text in the tokens of `tokenizer`; a window has at most `length` tokens and at least
+    /// `shortest`.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] and [`Error::InvalidFile`] for what is not a prepared corpus;
-    /// [`Error::Document`] if no document has `shortest` tokens.
-    pub fn open(folder: &Path, length: usize, shortest: usize) -> Result<Self> {
+    /// [`Error::Io`] and [`Error::InvalidFile`] for what is not a prepared corpus; [`Error::Mismatch`] for one
+    /// that was prepared with another tokenizer; [`Error::Document`] if no document has `shortest` tokens.
+    pub fn open(folder: &Path, tokenizer: &Tokenizer, length: usize, shortest: usize) -> Result<Self> {
         let manifest = CorpusManifest::open(folder)?;
+        if manifest.tokenizer_sha256 != tokenizer.sha256() {
+            return Err(Error::Mismatch {
+                what: format!("corpus `{}` (sha256 of its tokenizer)", folder.display()),
+                expected: tokenizer.sha256().to_owned(),
+                found: manifest.tokenizer_sha256,
+                hint: "prepare it again with the tokenizer of the encoder's backbone".into(),
+            });
+        }
+        Self::of_manifest(folder, manifest, length, shortest)
+    }
+
+    /// Opens a folder for its text alone, whatever its tokens are of; as [`Corpus::open`].
+    pub(super) fn open_for_text(folder: &Path, length: usize, shortest: usize) -> Result<Self> {
+        Self::of_manifest(folder, CorpusManifest::open(folder)?, length, shortest)
+    }
+
+    fn of_manifest(folder: &Path, manifest: CorpusManifest, length: usize, shortest: usize) -> Result<Self> {
         let open = |record: &ShardRecord| Shard::open(&folder.join(&record.file));
         let shards: Vec<Shard> = manifest.shards.iter().map(open).collect::<Result<_>>()?;
         let held_out = manifest.held_out.as_ref().map(open).transpose()?;
@@ -585,7 +604,7 @@ mod tests {
         };
         write("shard", &bytes);
         write(MANIFEST, &serde_json::to_vec(&manifest).unwrap());
-        Corpus::open(folder, 16, 16).unwrap()
+        Corpus::open_for_text(folder, 16, 16).unwrap()
     }
 
     #[test]
@@ -615,7 +634,7 @@ mod tests {
         let text = bytes.windows(16 * documents).position(|run| run.iter().all(|&byte| byte == b'a'));
         bytes[text.unwrap() + at] = 0xff;
         std::fs::write(&shard, bytes).unwrap();
-        Corpus::open(folder, 8, 8).unwrap()
+        Corpus::open_for_text(folder, 8, 8).unwrap()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_adapters::{Adapter, EncoderManifest, sha256_file};
 use burn::tensor::{Device, FloatDType};
 
-use super::config::{EncoderConfig, Groups, Precision, RunConfig, Start, TrainedPart};
+use super::config::{EncoderConfig, Groups, RunConfig, Start, TrainPrecision, TrainedPart};
 use super::corpus::{Corpus, Mixture};
 use super::draw::{Purpose, mix};
 use super::model::{TrainedAdapter, TrainedModel};
@@ -54,15 +54,8 @@ pub(super) fn load(
         .collect::<Result<Vec<_>>>()?;
     let mut corpora = Vec::new();
     for source in &config.data.sources {
-        let corpus = Corpus::open(&source.path, config.window_tokens(), config.data.shortest)?;
-        if corpus.manifest.tokenizer_sha256 != encoder.tokenizer.sha256() {
-            return Err(Error::Mismatch {
-                what: format!("corpus `{}` (sha256 of its tokenizer)", source.path.display()),
-                expected: encoder.tokenizer.sha256().to_owned(),
-                found: corpus.manifest.tokenizer_sha256,
-                hint: "prepare it again with the tokenizer of the encoder's backbone".into(),
-            });
-        }
+        let corpus =
+            Corpus::open(&source.path, &encoder.tokenizer, config.window_tokens(), config.data.shortest)?;
         corpora.push((corpus, source.weight));
     }
     let mixture = Mixture::new(corpora, config.seed)?;
@@ -123,14 +116,16 @@ impl Products {
     pub(super) fn of(config: &RunConfig, device: &Device) -> Result<Self> {
         let is_on_host = *device == Device::flex();
         match config.precision {
-            Precision::F32 => Ok(Self::Float32),
-            Precision::Bf16 if is_on_host && multiplies_bfloat16() => Ok(Self::OnHost(FloatDType::BF16)),
-            Precision::Bf16 if is_on_host || !device.supports_dtype(FloatDType::BF16) => Err(Error::Device {
-                name: if is_on_host { "cpu".into() } else { format!("{device:?}") },
-                reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
-                hint: "leave out `precision`, or train on a processor or GPU that has it".into(),
-            }),
-            Precision::Bf16 => Ok(Self::InGraph(FloatDType::BF16)),
+            TrainPrecision::F32 => Ok(Self::Float32),
+            TrainPrecision::Bf16 if is_on_host && multiplies_bfloat16() => Ok(Self::OnHost(FloatDType::BF16)),
+            TrainPrecision::Bf16 if is_on_host || !device.supports_dtype(FloatDType::BF16) => {
+                Err(Error::Device {
+                    name: if is_on_host { "cpu".into() } else { format!("{device:?}") },
+                    reason: "it does not multiply in bfloat16, which `precision` asks for".into(),
+                    hint: "leave out `precision`, or train on a processor or GPU that has it".into(),
+                })
+            }
+            TrainPrecision::Bf16 => Ok(Self::InGraph(FloatDType::BF16)),
         }
     }
 

@@ -16,6 +16,7 @@ mod begin;
 mod checkpoint;
 mod config;
 mod corpus;
+mod course;
 mod draw;
 mod encoder_pass;
 mod evaluation;
@@ -52,10 +53,11 @@ pub use batch::{Sample, SampleSpan};
 pub use checkpoint::{Checkpoint, CheckpointState, Checkpoints};
 pub use config::{
     AdapterConfig, AnswerTargets, DataConfig, EncoderConfig, EvaluationConfig, MeasuredText, ObjectiveConfig,
-    OptimizerConfig, Precision, QuestionForm, QuestionsConfig, RunConfig, ScheduleConfig, ScheduleShape,
-    SourceConfig, Start, StartFrom, StoredWeights, TrainedPart,
+    OptimizerConfig, QuestionForm, QuestionsConfig, RunConfig, ScheduleConfig, ScheduleShape, SourceConfig,
+    Start, StartFrom, StoredWeights, TrainPrecision, TrainedPart,
 };
 pub use corpus::{Corpus, CorpusManifest, Mixture, ShardRecord, SourceRecord, Window};
+pub use course::Ending;
 pub use evaluation::{AnswerScore, Evaluation, ReconstructionScore};
 pub use loss::{TargetLoss, Targets, target_loss};
 pub use metrics::{Event, StepMetrics};
@@ -73,7 +75,7 @@ pub use questions::Questions;
 pub use ranks::{Role, Workers};
 pub use reader_answers::answer_questions;
 pub use register::{RegisterOptions, Registration, register};
-pub use run::{Ending, RunReport, TrainOptions, train};
+pub use run::{RunReport, TrainOptions, train};
 pub use schedule::OneCycle;
 pub use step::{BatchLoss, StepOptions, training_loss};
 pub use throughput::{StepThroughput, measure_peak, measure_steps};

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use arc_adapters::{sha256_file, sha256_hex};
+use arc_adapters::{setters, sha256_file, sha256_hex};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest as _, Sha256};
@@ -19,7 +19,6 @@ use sha2::{Digest as _, Sha256};
 use super::corpus::{CorpusManifest, MANIFEST, SCHEMA, ShardRecord, SourceRecord};
 use super::draw::{Purpose, mix};
 use crate::json_lines::parse_line;
-use crate::setters::setters;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 use arc_adapters::write_atomically;

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::config::{Precision, RunConfig};
+use super::config::{RunConfig, TrainPrecision};
 
 /// A stretch of training in one precision on one kind of processor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ use super::config::{Precision, RunConfig};
 pub struct TrainingPart {
     /// What products were computed in.
     #[serde(default)]
-    pub precision: Precision,
+    pub precision: TrainPrecision,
     /// What computed them, as far as it is known.
     #[serde(default)]
     pub processor: Option<String>,
@@ -32,12 +32,12 @@ pub struct TrainingPart {
 
 impl TrainingPart {
     /// A part that nothing was trained in yet.
-    pub(super) fn beginning(precision: Precision, processor: Option<String>) -> Self {
+    pub(super) fn beginning(precision: TrainPrecision, processor: Option<String>) -> Self {
         Self { precision, processor, context_tokens: Some(0), ..Self::default() }
     }
 
     /// Whether it can go on in this precision on this processor.
-    pub(super) fn is_of(&self, precision: Precision, processor: Option<&str>) -> bool {
+    pub(super) fn is_of(&self, precision: TrainPrecision, processor: Option<&str>) -> bool {
         self.precision == precision && self.processor.as_deref() == processor
     }
 }
@@ -104,7 +104,10 @@ mod tests {
         });
         let parts = parts_of(&old);
         assert_eq!(parts.len(), 1);
-        assert_eq!((parts[0].samples, parts[0].tokens, parts[0].precision), (160, 1000, Precision::Bf16));
+        assert_eq!(
+            (parts[0].samples, parts[0].tokens, parts[0].precision),
+            (160, 1000, TrainPrecision::Bf16)
+        );
         let more = TrainingPart { steps: 1, tokens: 50, seconds: 5.0, ..TrainingPart::default() };
         let card = for_cards(&[parts[0].clone(), more.clone()]);
         assert_eq!(card["tokens_in_all"], 1050);

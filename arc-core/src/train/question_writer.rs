@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use arc_adapters::sha256_hex;
+use arc_adapters::{setters, sha256_hex};
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -27,7 +27,6 @@ use super::question_prompts::{
 use super::questions::each_row;
 use crate::decoder::{Decoder, GenerateOptions, Prefix};
 use crate::prompt::Prompt;
-use crate::setters::setters;
 use crate::{Error, Result, Session};
 use arc_adapters::write_atomically;
 
@@ -107,7 +106,7 @@ pub fn write_questions(
 ) -> Result<QuestionProgress> {
     let mut corpora = Vec::new();
     for folder in &options.corpora {
-        let corpus = Corpus::open(folder, DOCUMENT_TOKENS, SHORTEST_DOCUMENT)?;
+        let corpus = Corpus::open_for_text(folder, DOCUMENT_TOKENS, SHORTEST_DOCUMENT)?;
         let documents = corpus.windows();
         corpora.push((corpus, documents as f64));
     }

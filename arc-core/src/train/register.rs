@@ -1,33 +1,35 @@
 //! A new decoder for a trained encoder: only a projector and two special vectors are trained.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, is_name, sha256_hex};
-use burn::module::Module as _;
+use arc_adapters::{Adapter, AdapterManifest, EncoderManifest, ProjectorSpec, is_name, setters, sha256_hex};
 
+use super::begin::{Beginning, begin, config_sha256, written_config};
+use super::checkpoint::CheckpointState;
 use super::config::{
     AdapterConfig, DataConfig, EncoderConfig, EvaluationConfig, Groups, ObjectiveConfig, OptimizerConfig,
-    Precision, QuestionForm, RunConfig, ScheduleConfig, ScheduleShape, SourceConfig, Start, StoredWeights,
-    TrainedPart,
+    QuestionForm, RunConfig, ScheduleConfig, ScheduleShape, SourceConfig, Start, StoredWeights,
+    TrainPrecision, TrainedPart,
 };
 use super::corpus::{Corpus, CorpusManifest, Mixture};
-use super::evaluation::{Evaluation, check_measurable, evaluate};
+use super::course::{Arrival, Course, Ending, Moving, RunFolder, decoder_hashes};
+use super::evaluation::Evaluation;
 use super::latents_cache::LatentsCache;
 use super::load::{open_encoder_of, ridge_start};
 use super::model::{TrainedAdapter, TrainedModel};
-use super::objective::BatchPlan;
 use super::observer::Observer;
-use super::optimizer::AdamW;
 use super::package::{AdapterCard, write_adapter};
-use super::parameters::{values_sha256, with_parameters};
+use super::parameters::values_sha256;
 use super::questions::Questions;
-use super::runner::Pending;
-use super::schedule::OneCycle;
-use super::step::{StepOptions, adapter_loss, at_factor, synchronise};
+use super::ranks::{Ranks, Role};
+use super::runner::{LatentsFrom, MeasuredSamples, Runner};
 use crate::decoder::Decoder;
-use crate::setters::setters;
 use crate::{Error, Result, Session};
+
+/// Steps after which it can go on again. A checkpoint is as large as three projectors.
+const CHECKPOINT_EVERY: u64 = 100;
 
 /// What a registration is asked for.
 #[derive(Clone, Debug)]
@@ -43,7 +45,7 @@ pub struct RegisterOptions {
     pub cache: PathBuf,
     /// What the projector starts from.
     pub start: Start,
-    /// Latents for each dimension of the encoder that a ridge start is fitted on.
+    /// LatentsFrom for each dimension of the encoder that a ridge start is fitted on.
     pub fit_latents: usize,
     /// The prompt template of the package.
     pub template: String,
@@ -68,6 +70,8 @@ pub struct RegisterOptions {
     pub samples: usize,
     /// Everything that is drawn is drawn from this.
     pub seed: u64,
+    /// Whether to go on where a registration with the same options was interrupted or killed.
+    pub resume: bool,
 }
 
 setters!(RegisterOptions {
@@ -84,6 +88,7 @@ setters!(RegisterOptions {
     rate: f64,
     samples: usize,
     seed: u64,
+    resume: bool,
 });
 
 impl RegisterOptions {
@@ -114,6 +119,7 @@ impl RegisterOptions {
             rate: 3e-4,
             samples: 64,
             seed: 0,
+            resume: false,
         }
     }
 }
@@ -178,12 +184,12 @@ pub struct Registration {
 
 /// Trains an adapter for `decoder`, whose weights must be dense, and writes its package to
 /// `folder`. Encoder and decoder stay as they are. A registration that is interrupted ends with the
-/// adapter as it is by then.
+/// adapter as it is by then, and can be resumed; so can one that was killed.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidValue`] for options that make no sense; whatever is wrong with the encoder,
-/// the text or the disk.
+/// [`Error::InvalidValue`] for options that make no sense; [`Error::Occupied`] if there is nothing to resume;
+/// [`Error::Diverged`] if a loss is not a number; whatever is wrong with the encoder, the text or the disk.
 pub fn register(
     options: &RegisterOptions,
     session: &Session,
@@ -200,15 +206,8 @@ pub fn register(
     let entry = registry.encoder(&options.encoder)?;
     let manifest = EncoderManifest::open(&entry.package)?;
     let encoder = open_encoder_of(&manifest, &entry.package, session, &device)?;
-    let corpus = Corpus::open(&options.corpus, config.window_tokens(), config.data.shortest)?;
-    if corpus.manifest.tokenizer_sha256 != encoder.tokenizer.sha256() {
-        return Err(Error::Mismatch {
-            what: format!("corpus `{}` (sha256 of its tokenizer)", options.corpus.display()),
-            expected: encoder.tokenizer.sha256().to_owned(),
-            found: corpus.manifest.tokenizer_sha256,
-            hint: "prepare it again with the tokenizer of the encoder's backbone".into(),
-        });
-    }
+    let shortest = config.data.shortest;
+    let corpus = Corpus::open(&options.corpus, &encoder.tokenizer, config.window_tokens(), shortest)?;
     let identity = serde_json::json!([
         &encoder.id,
         &corpus.manifest,
@@ -221,15 +220,43 @@ pub fn register(
     ]);
     let cache = LatentsCache::new(options.cache.join(&sha256_hex(identity.to_string().as_bytes())[..16]));
     let mixture = Mixture::new(vec![(corpus, 1.0)], options.seed)?;
-    // Before anything is fitted or encoded.
-    let held_out = mixture.held_out(options.samples)?;
-    check_measurable(&held_out, &[])?;
     let questions = Questions::default();
+    let decoders = std::slice::from_ref(decoder);
+    // Before anything is fitted or encoded.
+    let measured = MeasuredSamples::new(&config, &mixture, &questions, decoders)?;
+    measured.check()?;
     let trainable = encoder.trainable()?;
-    let frozen = || (decoder.network.weights_sha256(), values_sha256(trainable));
-    let before_training = frozen();
+    let decoder_sha256 = decoder_hashes(decoders);
+    let encoder_sha256 = values_sha256(trainable);
 
-    let adapter = match &options.start {
+    // Where it is as far as it came, until it is done.
+    let config_sha256 = config_sha256(&config, &options.cache)?;
+    let inputs = BTreeMap::from([
+        ("encoder".to_owned(), encoder_sha256.clone()),
+        (format!("decoder `{}`", decoder.name), decoder_sha256[&decoder.name].clone()),
+    ]);
+    let whole = sha256_hex(serde_json::json!([config_sha256, inputs]).to_string().as_bytes());
+    let run = cache.folder().join("registrations").join(format!("{}-{}", options.name, &whole[..16]));
+    if !options.resume {
+        remove(&run)?;
+    }
+    let config_json = written_config(&config, &run)?;
+    let run = RunFolder { path: &run, config_json: &config_json, writes: true };
+    let known = (std::slice::from_ref(&config_sha256), config_sha256.as_str(), config_json.as_str());
+    let Beginning { last, damaged, .. } =
+        begin(&run.checkpoints(&config), known, run.path, options.resume, &Role::Alone)?;
+    if options.resume && last.is_none() {
+        return Err(Error::Occupied {
+            path: options.cache.clone(),
+            state: format!("holds no registration of `{}` with these options to go on with", options.name),
+            hint: "begin it anew".into(),
+        });
+    }
+    for error in &damaged {
+        observer.message(&format!("warning: {error}; going on from an older checkpoint"));
+    }
+
+    let start = match &options.start {
         Start::Package(path) => TrainedAdapter::from_package(&Adapter::open(path)?, &device)?,
         Start::Scratch => {
             let (d_encoder, d_decoder) = (encoder.network.d_model(), decoder.network.config().d_model());
@@ -237,114 +264,70 @@ pub fn register(
             TrainedAdapter::from_scratch(spec, d_encoder, options.seed, &device)?
         }
         Start::Ridge => {
-            observer.message(&format!("fitting a start for `{}`", decoder.name));
-            let start = cache.folder().join("start").join(&decoder.name);
-            ridge_start(
-                &encoder,
-                decoder,
-                (first_factor, options.fit_latents),
-                &mixture,
-                &options.template,
-                &start,
-            )?;
-            TrainedAdapter::from_package(&Adapter::open(&start)?, &device)?
-        }
-    };
-
-    let batches = options.batches.min(options.steps);
-    observer.message(&format!("encoding {batches} batches of text once, into {}", cache.folder().display()));
-    for batch in (0..batches).filter(|&batch| !cache.has(batch)) {
-        if observer.should_stop() {
-            break;
-        }
-        let plan = BatchPlan::of_step(&config, batch);
-        let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
-        let contexts: Vec<Vec<u32>> = samples.iter().flat_map(|sample| sample.contexts.clone()).collect();
-        cache.fill(batch, &at_factor(trainable, plan.factor), &contexts, &device)?;
-    }
-
-    let score = |adapter: &TrainedAdapter, factor| {
-        let model = TrainedModel { encoder: trainable.clone(), adapters: vec![adapter.valid()] };
-        evaluate((&config, &model, 0, decoder), &held_out, &[], factor)
-    };
-    let before = score(&adapter, first_factor)?;
-    observer.evaluation(0, &before);
-    let mut adapter = with_parameters(adapter.train(), &mut |_, _, value| value);
-    let mut optimizer = AdamW::new(config.optimizer);
-    let cycle = OneCycle {
-        steps: options.steps,
-        warmup: config.schedule.warmup,
-        start_divisor: config.schedule.start_divisor,
-        end_divisor: config.schedule.end_divisor,
-    };
-    let (mut pending, mut steps) = (Vec::new(), 0);
-    let mut clock = Instant::now();
-    for step in 0..options.steps {
-        if observer.should_stop() {
-            observer.message(&format!("interrupted after {step} of {} steps", options.steps));
-            break;
-        }
-        let batch = step % batches;
-        let plan = BatchPlan::of_step(&config, batch);
-        let samples = plan.samples(&config, batch, &mixture, &questions, decoder)?;
-        let encoded = cache.read(batch, &device)?;
-        let step_options = StepOptions { factor: plan.factor, distillation: 0.0, count_correct: false };
-        let found =
-            adapter_loss(&adapter, &decoder.network, plan.objective, &samples, encoded, step_options)?;
-        let gradients = found.gradients(&adapter, 1.0);
-        let rate = cycle.factor(step);
-        let (next, norm) = optimizer.step(adapter, gradients, rate, &device);
-        adapter = next;
-        steps = step + 1;
-        pending.push(Pending {
-            step,
-            plan,
-            loss: found.loss.sum / found.targets as f64,
-            gradient_norm: norm,
-            rate,
-            tokens: samples.iter().flat_map(|sample| &sample.contexts).map(Vec::len).sum::<usize>()
-                + found.targets,
-            context_tokens: samples.iter().flat_map(|sample| &sample.contexts).map(Vec::len).sum::<usize>()
-                as u64,
-            padding: found.padding as f64 / found.positions.max(1) as f64,
-        });
-        // Reading a loss makes the host wait for the device.
-        if steps.is_multiple_of(config.schedule.log_every) || steps == options.steps {
-            synchronise(&device)?;
-            let seconds = clock.elapsed().as_secs_f64() / pending.len() as f64;
-            for step in pending.drain(..) {
-                let line = step.read(&decoder.name, seconds);
-                if !line.loss.is_finite() {
-                    let batch = line.step % batches;
-                    let samples = step.plan.samples(&config, batch, &mixture, &questions, decoder)?;
-                    let origins: Vec<String> = samples.into_iter().map(|sample| sample.origin).collect();
-                    let data = origins.join(", ");
-                    return Err(Error::Diverged { step: line.step, loss: line.loss, mean: f64::NAN, data });
-                }
-                observer.step(&line, options.steps);
+            let folder = cache.folder().join("start").join(&decoder.name);
+            // One that goes on takes its shape from the start that it made, and measures it.
+            if last.is_none() || !folder.is_dir() {
+                observer.message(&format!("fitting a start for `{}`", decoder.name));
+                let factor = (first_factor, options.fit_latents);
+                ridge_start(&encoder, decoder, factor, &mixture, &options.template, &folder)?;
             }
-            clock = Instant::now();
+            TrainedAdapter::from_package(&Adapter::open(&folder)?, &device)?
         }
+    };
+    let model = TrainedModel { encoder: trainable.clone(), adapters: vec![start] };
+    let batches = options.batches.min(options.steps);
+    let runner = Runner {
+        config: &config,
+        decoders,
+        mixture: &mixture,
+        questions: &questions,
+        latents: LatentsFrom::Kept { cache: &cache, batches },
+        device: device.clone(),
+        ranks: Ranks::alone(),
+        steps_before: 0,
+        decay_from: None,
+    };
+    observer.message(&format!("encoding {batches} batches of text once, into {}", cache.folder().display()));
+    for batch in 0..batches {
+        // A step encodes its batch itself where that was not reached.
+        if observer.should_stop() {
+            break;
+        }
+        runner.keep_latents(&model, batch)?;
     }
+    let before = first_of(runner.evaluate_at(&model, &measured, &[first_factor])?)?;
+    observer.evaluation(0, &before);
 
-    let after = score(&adapter, first_factor)?;
-    observer.evaluation(steps, &after);
-    let mut scores = vec![after.to_json()];
-    for &factor in options.factors.iter().skip(1) {
-        let at_factor = score(&adapter, factor)?;
-        observer.evaluation(steps, &at_factor);
-        scores.push(at_factor.to_json());
+    let state = CheckpointState::beginning(config_sha256, inputs);
+    let moving = Moving::begin(&config, model, state, last.as_ref(), &run, (&device, &mut *observer))?;
+    let course = Course {
+        runner,
+        moving,
+        folder: &run,
+        decoder_sha256: &decoder_sha256,
+        measured: Some(&measured),
+        decay_after: None,
+        tokens_before: 0,
+    };
+    let Arrival { runner, model, state, ending, mut evaluations, .. } = course.run(observer)?;
+    let steps = state.step;
+    if ending == Ending::Interrupted {
+        observer.message(&format!("interrupted after {steps} of {} steps", options.steps));
+        evaluations = runner.evaluate(&model, &measured)?;
+        evaluations.iter().for_each(|evaluation| observer.evaluation(steps, evaluation));
     }
-    let after_training = frozen();
-    if after_training != before_training {
+    let scores: Vec<_> = evaluations.iter().map(Evaluation::to_json).collect();
+    let after = first_of(evaluations)?;
+    let found = values_sha256(&model.encoder);
+    if found != encoder_sha256 {
         return Err(Error::Mismatch {
-            what: format!("decoder `{}` and encoder `{}` after training", decoder.name, encoder.name),
-            expected: format!("{before_training:?}"),
-            found: format!("{after_training:?}"),
-            hint: "what is frozen has changed: this is a bug, please report it".into(),
+            what: format!("encoder `{}` after training", encoder.name),
+            expected: encoder_sha256,
+            found,
+            hint: "a frozen encoder has changed: this is a bug, please report it".into(),
         });
     }
-    let (decoder_sha256, encoder_sha256) = before_training;
+    let decoder_sha256 = decoder_sha256[&decoder.name].clone();
     let card = AdapterCard {
         decoder,
         encoder: &manifest,
@@ -366,7 +349,10 @@ pub fn register(
         }),
         scores: serde_json::json!({ "held_out": scores, "held_out_of_start": [before.to_json()] }),
     };
-    let manifest = write_adapter(folder, &adapter, &card)?;
+    let manifest = write_adapter(folder, &model.adapters[0], &card)?;
+    if ending == Ending::Finished {
+        remove(run.path)?;
+    }
     Ok(Registration {
         manifest,
         before,
@@ -378,11 +364,25 @@ pub fn register(
     })
 }
 
+/// The scores at the first factor. There is held-out text, which was looked at before.
+fn first_of(evaluations: Vec<Evaluation>) -> Result<Evaluation> {
+    let missing = || Error::NotEnough { what: "factors to measure at".into(), found: 0, needed: 1 };
+    evaluations.into_iter().next().ok_or_else(missing)
+}
+
+/// Removes what a registration has left in the cache; nothing where nothing is there.
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("delete", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// The registration as a run, so that text is cut as in training.
 fn run_config(options: &RegisterOptions) -> RunConfig {
     RunConfig {
         seed: options.seed,
-        precision: Precision::default(),
+        precision: TrainPrecision::default(),
         start_from: None,
         encoder: EncoderConfig {
             name: options.encoder.clone(),
@@ -437,7 +437,7 @@ fn run_config(options: &RegisterOptions) -> RunConfig {
             start_divisor: 25.0,
             end_divisor: 10.0,
             log_every: 10,
-            checkpoint_every: options.steps,
+            checkpoint_every: CHECKPOINT_EVERY,
             keep: 1,
             spike: f64::MAX,
         },

@@ -5,7 +5,8 @@ use burn::tensor::{Device, Tensor};
 use super::batch::Sample;
 use super::config::{MeasuredText, RunConfig};
 use super::corpus::{Mixture, Window};
-use super::evaluation::{Evaluation, evaluate};
+use super::evaluation::{Evaluation, check_measurable, evaluate};
+use super::latents_cache::LatentsCache;
 use super::metrics::StepMetrics;
 use super::model::TrainedModel;
 use super::objective::{BatchPlan, Draw};
@@ -15,7 +16,7 @@ use super::process::peak_memory;
 use super::questions::Questions;
 use super::ranks::Ranks;
 use super::schedule::Schedule;
-use super::step::{StepOptions, training_loss, without_graph};
+use super::step::{BatchLoss, StepOptions, adapter_loss, at_factor, training_loss, without_graph};
 use crate::Result;
 use crate::decoder::Decoder;
 
@@ -47,6 +48,11 @@ impl MeasuredSamples {
                 .map(|decoder| questions.held_out(samples, decoder))
                 .collect::<Result<_>>()?,
         })
+    }
+
+    /// Refuses to measure on nothing.
+    pub(super) fn check(&self) -> Result<()> {
+        check_measurable(&self.windows, self.questions.first().map_or(&[][..], Vec::as_slice))
     }
 }
 
@@ -86,12 +92,23 @@ impl Pending {
     }
 }
 
+/// Where a step has the latents of its batches from.
+#[derive(Clone, Copy)]
+pub(super) enum LatentsFrom<'a> {
+    /// The encoder, which is trained or could be.
+    Encoder,
+    /// A cache of what the frozen encoder gives: the same in every epoch. So many batches come again and
+    /// again; each is the whole of a step.
+    Kept { cache: &'a LatentsCache, batches: u64 },
+}
+
 /// What steps are made from.
 pub(super) struct Runner<'a> {
     pub(super) config: &'a RunConfig,
     pub(super) decoders: &'a [Decoder],
     pub(super) mixture: &'a Mixture,
     pub(super) questions: &'a Questions,
+    pub(super) latents: LatentsFrom<'a>,
     pub(super) device: Device,
     pub(super) ranks: Ranks,
     /// Steps of the runs that this one goes on from.
@@ -168,10 +185,60 @@ impl Runner<'_> {
         Schedule::new(&self.config.schedule, self.decay_from)
     }
 
+    /// Which step of the text's order a step is.
+    fn number(&self, step: u64) -> u64 {
+        match self.latents {
+            LatentsFrom::Encoder => self.steps_before + step,
+            LatentsFrom::Kept { batches, .. } => step % batches.max(1),
+        }
+    }
+
     /// What a step trains.
     fn plan(&self, step: u64) -> BatchPlan {
-        let draw = Draw { number: self.steps_before + step, step, decays: self.schedule().decays(step) };
+        let draw = Draw { number: self.number(step), step, decays: self.schedule().decays(step) };
         BatchPlan::drawn(self.config, draw)
+    }
+
+    /// Encodes the batch of a step into the cache, where it is not there yet; nothing where there is no cache.
+    pub(super) fn keep_latents(&self, model: &TrainedModel, step: u64) -> Result<()> {
+        let plan = self.plan(step);
+        match self.latents {
+            LatentsFrom::Kept { cache, .. } if !cache.has(self.number(step)) => {
+                let samples = self.samples(&plan, step, 0)?;
+                let encoder = at_factor(&model.encoder, plan.factor);
+                cache.fill(self.number(step), &encoder, &contexts(&samples), &self.device)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The loss of one of a step's batches.
+    fn loss(
+        &self,
+        model: &TrainedModel,
+        plan: &BatchPlan,
+        step: u64,
+        samples: &[Sample],
+    ) -> Result<BatchLoss> {
+        let decoder = &self.decoders[plan.decoder].network;
+        let options = StepOptions {
+            factor: plan.factor,
+            distillation: self.config.objective.distillation,
+            count_correct: false,
+        };
+        match self.latents {
+            LatentsFrom::Encoder => {
+                training_loss(model, decoder, plan.decoder, plan.objective, samples, options)
+            }
+            LatentsFrom::Kept { cache, .. } => {
+                self.keep_latents(model, step)?;
+                let encoded = cache.read(self.number(step), &self.device)?;
+                let adapter = &model.adapters[plan.decoder];
+                let mut loss = adapter_loss(adapter, decoder, plan.objective, samples, encoded, options)?;
+                loss.context_tokens = samples.iter().flat_map(|sample| &sample.contexts).map(Vec::len).sum();
+                Ok(loss)
+            }
+        }
     }
 
     /// One step of the optimiser. With several ranks it is one step of all of them.
@@ -184,12 +251,6 @@ impl Runner<'_> {
     ) -> Result<(TrainedModel, StepDone)> {
         let schedule = &self.config.schedule;
         let plan = self.plan(step);
-        let decoder = &self.decoders[plan.decoder];
-        let options = StepOptions {
-            factor: plan.factor,
-            distillation: self.config.objective.distillation,
-            count_correct: false,
-        };
         let mut sums = StepSums {
             gradients: Gradients::new(),
             loss: Tensor::zeros([1], &self.device),
@@ -205,8 +266,7 @@ impl Runner<'_> {
         let first = self.ranks.rank() * batches;
         for part in first..first + batches {
             let samples = self.samples(&plan, step, part)?;
-            let found =
-                training_loss(&model, &decoder.network, plan.decoder, plan.objective, &samples, options)?;
+            let found = self.loss(&model, &plan, step, &samples)?;
             for (name, gradient) in found.gradients(&model, share) {
                 let sum = match sums.gradients.remove(&name) {
                     Some(sum) => sum + gradient,
@@ -232,8 +292,7 @@ impl Runner<'_> {
 
     /// The samples of one of a step's batches.
     fn samples(&self, plan: &BatchPlan, step: u64, part: usize) -> Result<Vec<Sample>> {
-        let number = self.steps_before + step;
-        let batch = number * self.config.schedule.accumulation as u64 + part as u64;
+        let batch = self.number(step) * self.config.schedule.accumulation as u64 + part as u64;
         plan.samples(self.config, batch, self.mixture, self.questions, &self.decoders[plan.decoder])
     }
 
@@ -247,11 +306,21 @@ impl Runner<'_> {
         Ok(origins)
     }
 
-    /// Scores every decoder at every factor.
+    /// Scores every decoder at every factor of the run.
     pub(super) fn evaluate(
         &self,
         model: &TrainedModel,
         measured: &MeasuredSamples,
+    ) -> Result<Vec<Evaluation>> {
+        self.evaluate_at(model, measured, &self.config.encoder.pooling_factors)
+    }
+
+    /// Scores every decoder at some factors.
+    pub(super) fn evaluate_at(
+        &self,
+        model: &TrainedModel,
+        measured: &MeasuredSamples,
+        factors: &[usize],
     ) -> Result<Vec<Evaluation>> {
         if measured.windows.is_empty() && measured.questions.iter().all(Vec::is_empty) {
             return Ok(Vec::new());
@@ -259,7 +328,7 @@ impl Runner<'_> {
         let model = without_graph(model);
         let mut evaluations = Vec::new();
         for (index, decoder) in self.decoders.iter().enumerate() {
-            for &factor in &self.config.encoder.pooling_factors {
+            for &factor in factors {
                 let questions = &measured.questions[index];
                 let arguments = (self.config, &model, index, decoder);
                 evaluations.push(evaluate(arguments, &measured.windows, questions, factor)?);
@@ -267,4 +336,9 @@ impl Runner<'_> {
         }
         Ok(evaluations)
     }
+}
+
+/// The contexts of a batch's samples, in order.
+fn contexts(samples: &[Sample]) -> Vec<Vec<u32>> {
+    samples.iter().flat_map(|sample| sample.contexts.clone()).collect()
 }

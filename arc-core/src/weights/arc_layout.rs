@@ -251,13 +251,13 @@ pub struct ArcCheckpoint {
     /// The `__metadata__` of the released file.
     metadata: BTreeMap<String, String>,
     decoders: usize,
-    parts: Vec<Part>,
+    parts: Vec<SourcePart>,
     tensors: BTreeMap<String, Place>,
 }
 
 /// A file or folder that tensors come from.
 #[derive(Clone)]
-struct Part {
+struct SourcePart {
     source: Arc<dyn TensorSource>,
     /// What the released name has and the name in this part has not.
     strips: &'static str,
@@ -282,7 +282,7 @@ impl fmt::Debug for ArcCheckpoint {
     }
 }
 
-impl Part {
+impl SourcePart {
     /// The name in this part of the tensor with the released name `name`.
     fn key(&self, name: &str) -> Option<String> {
         let key = name.strip_prefix(self.strips)?;
@@ -357,8 +357,8 @@ impl ArcCheckpoint {
         let config = parse(&config_text, &path, CONFIG)?;
         let source = Arc::new(HfFolder::open(dir)?);
         let metadata = read_metadata(&dir.join(WEIGHTS))?;
-        let parts = vec![Part { source, strips: "", whole: true }];
-        let decoders = parts.iter().map(Part::decoders).max().unwrap_or(0).max(1);
+        let parts = vec![SourcePart { source, strips: "", whole: true }];
+        let decoders = parts.iter().map(SourcePart::decoders).max().unwrap_or(0).max(1);
         Self::check(dir, &path, config, config_text, metadata, decoders, parts)
     }
 
@@ -368,15 +368,15 @@ impl ArcCheckpoint {
         let params: TrainingParams = parse(&params_text, &path, PARAMS)?;
         let train_args = TrainArgs::read(dir)?;
 
-        let own = |name: &str, strips| -> Result<Part> {
+        let own = |name: &str, strips| -> Result<SourcePart> {
             let source = Arc::new(open_consolidated(&dir.join(name))?);
-            Ok(Part { source, strips, whole: true })
+            Ok(SourcePart { source, strips, whole: true })
         };
         let mut parts = vec![own("embedder", EMBEDDER)?];
         if params.bridge_module.bridge_type.is_some() {
             parts.push(own("bridge_module", BRIDGE)?);
         }
-        let decoders = parts.iter().map(Part::decoders).max().unwrap_or(0).max(1);
+        let decoders = parts.iter().map(SourcePart::decoders).max().unwrap_or(0).max(1);
 
         let frozen = sources.frozen_encoder.clone().or_else(|| train_args.frozen_encoder.clone());
         if let Some(folder) = frozen {
@@ -391,7 +391,7 @@ impl ArcCheckpoint {
             }
             // It may have vectors for decoders of its own, which this checkpoint replaces.
             let source = Arc::new(open_consolidated(&folder)?);
-            parts.push(Part { source, strips: EMBEDDER, whole: false });
+            parts.push(SourcePart { source, strips: EMBEDDER, whole: false });
         }
 
         let backbone = sources.backbone.clone().or_else(|| train_args.backbone.clone());
@@ -407,7 +407,7 @@ impl ArcCheckpoint {
         let model_args = if has_weights {
             let folder = MetaFolder::open(&backbone)?;
             let args = folder.args().clone();
-            parts.push(Part { source: Arc::new(folder), strips: EMBEDDER, whole: false });
+            parts.push(SourcePart { source: Arc::new(folder), strips: EMBEDDER, whole: false });
             args
         } else {
             read_model_args(&backbone.join(PARAMS))?
@@ -436,8 +436,8 @@ impl ArcCheckpoint {
         let config = parse(&config_text, path, CONFIG)?;
         let tensors = tensors.into_iter().map(|tensor| (tensor.name().to_owned(), tensor)).collect();
         let source = Arc::new(TensorSet { path: path.to_owned(), tensors });
-        let parts = vec![Part { source, strips: "", whole: true }];
-        let decoders = parts.iter().map(Part::decoders).max().unwrap_or(0).max(1);
+        let parts = vec![SourcePart { source, strips: "", whole: true }];
+        let decoders = parts.iter().map(SourcePart::decoders).max().unwrap_or(0).max(1);
         Self::check(path, path, config, config_text, metadata, decoders, parts)
     }
 
@@ -448,7 +448,7 @@ impl ArcCheckpoint {
         config_text: String,
         metadata: BTreeMap<String, String>,
         decoders: usize,
-        parts: Vec<Part>,
+        parts: Vec<SourcePart>,
     ) -> Result<Self> {
         config.validate(config_path)?;
         let mut tensors = BTreeMap::new();

@@ -148,19 +148,19 @@ struct Contents {
     path: PathBuf,
     version: u32,
     metadata: BTreeMap<String, GgufValue>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: BTreeMap<String, GgufTensorInfo>,
     /// The files, in order; one, where the model is in one.
-    parts: Vec<Part>,
+    parts: Vec<FilePart>,
 }
 
 #[derive(Debug)]
-struct Part {
+struct FilePart {
     path: PathBuf,
     bytes: MappedBytes,
 }
 
 #[derive(Debug)]
-struct TensorInfo {
+struct GgufTensorInfo {
     /// The index of the file that holds it.
     part: usize,
     /// Outermost first.
@@ -193,7 +193,7 @@ impl GgufFile {
         let invalid = |reason| Error::InvalidFile { path: path.to_owned(), format: "GGUF", reason };
         let (version, metadata, tensors) = parse_header(&bytes).map_err(invalid)?;
         let path = path.to_owned();
-        let parts = vec![Part { path: path.clone(), bytes }];
+        let parts = vec![FilePart { path: path.clone(), bytes }];
         Ok(Self { contents: Arc::new(Contents { path, version, metadata, tensors, parts }) })
     }
 
@@ -242,7 +242,7 @@ impl GgufFile {
                     whole.parts.append(&mut part.parts);
                     for (name, info) in part.tensors {
                         let duplicate = format!("tensor `{name}` is in an earlier part too");
-                        if whole.tensors.insert(name, TensorInfo { part: index, ..info }).is_some() {
+                        if whole.tensors.insert(name, GgufTensorInfo { part: index, ..info }).is_some() {
                             return Err(invalid(path, duplicate));
                         }
                     }
@@ -386,7 +386,7 @@ impl TensorSource for GgufFile {
     fn tensor(&self, name: &str) -> Result<RawTensor> {
         let Contents { tensors, parts, .. } = &*self.contents;
         let info = tensors.get(name).ok_or_else(|| self.missing(name))?;
-        let Part { path, bytes } = parts.get(info.part).ok_or_else(|| self.missing(name))?;
+        let FilePart { path, bytes } = parts.get(info.part).ok_or_else(|| self.missing(name))?;
         let Some((dtype, range)) = &info.stored else {
             return Err(Error::UnsupportedQuantisation {
                 path: path.clone(),
@@ -462,7 +462,7 @@ fn unreadable_type(id: u32) -> String {
     name.to_owned()
 }
 
-type Header = (u32, BTreeMap<String, GgufValue>, BTreeMap<String, TensorInfo>);
+type Header = (u32, BTreeMap<String, GgufValue>, BTreeMap<String, GgufTensorInfo>);
 
 /// Parses everything before the tensors' data; the error is the reason why the file is invalid.
 fn parse_header(bytes: &[u8]) -> Result<Header, String> {
@@ -527,7 +527,7 @@ fn place(
     data: usize,
     alignment: usize,
     file_len: usize,
-) -> Result<BTreeMap<String, TensorInfo>, String> {
+) -> Result<BTreeMap<String, GgufTensorInfo>, String> {
     let mut tensors = BTreeMap::new();
     let mut extents = Vec::new();
     for Description { name, shape, type_id, offset } in described {
@@ -553,7 +553,7 @@ fn place(
             }
         };
         let duplicate = format!("tensor `{name}` is described twice");
-        if tensors.insert(name, TensorInfo { part: 0, shape, type_id, stored }).is_some() {
+        if tensors.insert(name, GgufTensorInfo { part: 0, shape, type_id, stored }).is_some() {
             return Err(duplicate);
         }
     }

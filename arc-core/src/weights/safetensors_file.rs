@@ -20,12 +20,12 @@ const PREFIX_BYTES: usize = 8;
 pub struct SafetensorsFile {
     path: PathBuf,
     metadata: BTreeMap<String, String>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: BTreeMap<String, MappedTensor>,
     bytes: MappedBytes,
 }
 
 #[derive(Clone, Debug)]
-struct TensorInfo {
+struct MappedTensor {
     dtype: Dtype,
     shape: Vec<usize>,
     /// In the whole file.
@@ -57,7 +57,7 @@ impl SafetensorsFile {
                 .map(|(start, end)| start..end)
                 .filter(|range| range.start <= range.end && range.end <= bytes.len())
                 .ok_or_else(|| invalid(format!("tensor `{name}` reaches beyond the end of the file")))?;
-            let info = TensorInfo { dtype: info.dtype, shape: info.shape.clone(), range };
+            let info = MappedTensor { dtype: info.dtype, shape: info.shape.clone(), range };
             tensors.insert(name, info);
         }
         let metadata = header.metadata().iter().flatten();
@@ -71,7 +71,7 @@ impl SafetensorsFile {
         self.metadata.get(key).map(String::as_str)
     }
 
-    fn bytes_of(&self, name: &str, info: &TensorInfo) -> Result<MappedBytes> {
+    fn bytes_of(&self, name: &str, info: &MappedTensor) -> Result<MappedBytes> {
         self.bytes.slice(info.range.clone()).ok_or_else(|| Error::InvalidFile {
             path: self.path.clone(),
             format: "safetensors",
@@ -80,7 +80,7 @@ impl SafetensorsFile {
     }
 
     /// The scales of a matrix in 8 bits, if it has some.
-    fn scales_of(&self, name: &str) -> Option<(String, &TensorInfo)> {
+    fn scales_of(&self, name: &str) -> Option<(String, &MappedTensor)> {
         let scales = format!("{name}{SCALES_SUFFIX}");
         let info = self.tensors.get(&scales).filter(|info| info.dtype == Dtype::F16)?;
         Some((scales, info))
@@ -95,7 +95,7 @@ impl SafetensorsFile {
         matrix.is_some()
     }
 
-    fn eight_bit_tensor(&self, name: &str, info: &TensorInfo) -> Result<RawTensor> {
+    fn eight_bit_tensor(&self, name: &str, info: &MappedTensor) -> Result<RawTensor> {
         let (scales_name, scales) = self.scales_of(name).ok_or_else(|| self.missing(name))?;
         let (integers, scale_bytes) = (self.bytes_of(name, info)?, self.bytes_of(&scales_name, scales)?);
         join(name, (&info.shape, &integers), (&scales.shape, &scale_bytes), &self.path)

@@ -2,6 +2,10 @@
 //! so that further ones can come.
 
 /// Writes a method for each field of a struct that gives the struct with another value there.
+///
+/// The crates of this project share it; it is no part of the interface.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! setters {
     ($name:ident { $($field:ident: $type:ty,)+ }) => {
         impl $name {
@@ -16,5 +20,3 @@ macro_rules! setters {
         }
     };
 }
-
-pub(crate) use setters;

@@ -11,9 +11,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, Adapter, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
-    EncoderPin, Isolation, PluginEntry, PluginPolicy, ProjectorLayer, ProjectorSpec, Registry, WeightType,
-    WeightsFile, sha256_file,
+    Adapter, AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderPin, Isolation,
+    PluginEntry, PluginPolicy, ProjectorLayer, ProjectorSpec, Registry, WeightType, WeightsFile, sha256_file,
 };
 use arc_core::decoder::GenerateOptions;
 use arc_core::device::DeviceName;
@@ -176,27 +175,16 @@ const PRODUCTS: &str = "
 
 /// A plugin in C whose `project` is `body`.
 fn compile(folder: &Path, name: &str, body: &str) -> PathBuf {
-    let manifest = AdapterManifest {
-        schema: ADAPTER_SCHEMA,
-        name: "bench".into(),
-        decoder: DecoderPin {
-            name: "none".into(),
-            architecture: "none".into(),
-            embedding_sha256: "0".repeat(64),
-            tokenizer_sha256: "0".repeat(64),
-        },
-        encoder: EncoderPin { name: "none".into(), encoder_id: "none".into() },
-        d_encoder: D,
-        d_hidden: None,
-        d_decoder: D,
-        projector: ProjectorSpec { layers: vec![ProjectorLayer::Custom { d_in: D, d_out: D }] },
-        pooling_factors: vec![4],
-        append: Append::None,
-        prompt_template: "{{ document }}{{ question }}".into(),
-        answer_ends: AnswerEnd::Model,
-        weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "0".repeat(64) },
-        training: serde_json::Value::Null,
-        scores: serde_json::Value::Null,
+    let manifest = {
+        let decoder =
+            DecoderPin::new("none", "none").embedding_sha256("0".repeat(64)).tokenizer_sha256("0".repeat(64));
+        let projector = ProjectorSpec::new(vec![ProjectorLayer::Custom { d_in: D, d_out: D }]);
+        AdapterManifest::new((decoder, D), (EncoderPin::new("none", "none"), D), projector)
+            .name("bench".into())
+            .pooling_factors(vec![4])
+            .append(Append::None)
+            .prompt_template("{{ document }}{{ question }}")
+            .weights(WeightsFile::new("adapter.safetensors", "0".repeat(64)))
     };
     let package = folder.join("package");
     let token = AdapterTensor::new("tokens.rec", &[D], &[0.0; D], WeightType::F32);

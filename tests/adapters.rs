@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, Adapter, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
-    EncoderPin, PluginEntry, PluginPolicy, ProjectorLayer, ProjectorSpec, WeightType, WeightsFile,
-    sha256_file,
+    Adapter, AdapterManifest, AdapterPackage, AdapterTensor, PluginEntry, PluginPolicy, ProjectorLayer,
+    ProjectorSpec, WeightType, WeightsFile, sha256_file,
 };
 use arc_core::device::DeviceName;
 use arc_core::projector::Projector;
@@ -855,23 +854,10 @@ mod code {
     /// The manifest of an adapter whose projector leaves vectors as they are.
     fn identity(place: &Place, name: &str, projector: ProjectorSpec) -> AdapterManifest {
         let fitted = Adapter::open(&place.path("adapter")).expect("the fitted adapter").manifest;
-        AdapterManifest {
-            schema: ADAPTER_SCHEMA,
-            name: name.into(),
-            decoder: DecoderPin { ..fitted.decoder },
-            encoder: EncoderPin { ..fitted.encoder },
-            d_encoder: WIDTH,
-            d_hidden: None,
-            d_decoder: WIDTH,
-            projector,
-            pooling_factors: vec![1],
-            append: Append::Cont,
-            prompt_template: "{{ document }}{{ question }}".into(),
-            answer_ends: AnswerEnd::Model,
-            weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "0".repeat(64) },
-            training: Value::Null,
-            scores: Value::Null,
-        }
+        AdapterManifest::new((fitted.decoder, WIDTH), (fitted.encoder, WIDTH), projector)
+            .name(name.into())
+            .prompt_template("{{ document }}{{ question }}")
+            .weights(WeightsFile::new("adapter.safetensors", "0".repeat(64)))
     }
 
     fn token() -> AdapterTensor {
@@ -881,7 +867,7 @@ mod code {
     /// Compiles a plugin in C whose `project` copies, and returns its path in the place.
     fn copying_plugin(place: &Place) -> PathBuf {
         let custom = ProjectorLayer::Custom { d_in: WIDTH, d_out: WIDTH };
-        let manifest = identity(place, "copies", ProjectorSpec { layers: vec![custom] });
+        let manifest = identity(place, "copies", ProjectorSpec::new(vec![custom]));
         let package = place.path("copies");
         AdapterPackage::write(&package, &manifest, &[token()]).expect("a package");
         let array = |name: &str, file: &str| {
@@ -934,7 +920,7 @@ mod code {
         assert_eq!(inspected["trainable"], false);
 
         let layer = ProjectorLayer::Linear { d_in: WIDTH, d_out: WIDTH, bias: false };
-        let manifest = identity(&place, "described", ProjectorSpec { layers: vec![layer] });
+        let manifest = identity(&place, "described", ProjectorSpec::new(vec![layer]));
         let mut weight = vec![0.0; WIDTH * WIDTH];
         weight.iter_mut().step_by(WIDTH + 1).for_each(|one| *one = 1.0);
         let weight = AdapterTensor::new("projector.0.weight", &[WIDTH, WIDTH], &weight, WeightType::F32);

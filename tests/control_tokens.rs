@@ -406,12 +406,8 @@ fn no_part_of_a_form_becomes_a_control_token() {
     .expect("a template");
     for_each_family(|family, tokenizer| {
         let control = |text: &str| {
-            let instruction = Instruction {
-                prefix: format!("{text}: "),
-                instruction: text.to_owned(),
-                suffix: text.to_owned(),
-            };
-            let shots = [Shot { contexts: 1, question: text, answer: text }];
+            let instruction = Instruction::new(text).after(format!("{text}: ")).beginning(text);
+            let shots = [Shot::new(1, text, text)];
             let forms = [
                 PromptForm::few_shot(&shots, 1, text),
                 PromptForm::continuation(text),

@@ -150,7 +150,7 @@ fn built(spec: &ProjectorSpec, weights: &Weights, rows: &[f64], d_in: usize) -> 
 #[test]
 fn every_layer_computes_what_its_definition_says() {
     for (what, d_in, layers) in projectors() {
-        let spec = ProjectorSpec { layers };
+        let spec = ProjectorSpec::new(layers);
         let (weights, rows) =
             (weights_of(&spec), numbers(99, N * d_in).iter().map(|x| 2.0 * x).collect::<Vec<_>>());
         let expected = project(&spec.layers, &weights, &rows, d_in);
@@ -197,7 +197,7 @@ fn gradients(
 fn gradients_are_the_slopes_of_the_definition() {
     const STEP: f64 = 1e-5;
     for (what, d_in, layers) in projectors() {
-        let spec = ProjectorSpec { layers };
+        let spec = ProjectorSpec::new(layers);
         let (mut weights, mut rows) = (weights_of(&spec), numbers(99, N * d_in));
         let n_out = project(&spec.layers, &weights, &rows, d_in).len();
         // A loss in which every output counts differently.

@@ -155,7 +155,7 @@ fn layered(files: &[File]) -> (Vec<RegistryFile>, Registry) {
         .map(|(index, file)| {
             let name = if index + 1 == files.len() { "registry.toml" } else { "below.toml" };
             let path = PLACE.path(&PLACE.file(name, file.to_toml()));
-            RegistryFile { path, chosen: Chosen::Named }
+            RegistryFile::new(path, Chosen::Named)
         })
         .collect();
     let registry = Registry::layered(&files).expect("what is generated can be read");

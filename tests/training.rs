@@ -231,8 +231,7 @@ fn steps_change_what_is_trained_and_nothing_else() {
         let mut model = model.with_gradients(&part, train_embedding, 0);
         let trained: Vec<String> = named_parameters(&model).into_keys().collect();
         let hashes: Vec<String> = decoders.iter().map(Transformer::weights_sha256).collect();
-        let config =
-            OptimizerConfig { encoder_rate: 1e-2, projector_rate: 1e-2, ..OptimizerConfig::default() };
+        let config = OptimizerConfig::default().encoder_rate(1e-2).projector_rate(1e-2);
         let mut optimizer = AdamW::new(config);
         for step in 0..4 {
             let index = step % 2;
@@ -406,13 +405,13 @@ fn a_random_decoder_learns_to_repeat_a_text_from_a_quarter_as_many_latents() {
     };
     let options = OPTIONS.counting_correct();
     let rate = 1e-2;
-    let mut optimizer = AdamW::new(OptimizerConfig {
-        encoder_rate: rate,
-        projector_rate: rate,
-        special_rate: rate,
-        weight_decay: 0.0,
-        ..OptimizerConfig::default()
-    });
+    let mut optimizer = AdamW::new(
+        OptimizerConfig::default()
+            .encoder_rate(rate)
+            .projector_rate(rate)
+            .special_rate(rate)
+            .weight_decay(0.0),
+    );
     let mut accuracies = Vec::new();
     for _ in 0..500 {
         let samples = std::slice::from_ref(&sample);
@@ -461,12 +460,8 @@ fn a_decoder_learns_to_repeat_a_text_from_a_quarter_as_many_latents() {
     let chance = accuracy(start.loss.correct, start.targets);
     assert!(chance < 0.5, "{chance} of the tokens are right before training");
     let rate = 1e-3;
-    let mut optimizer = AdamW::new(OptimizerConfig {
-        encoder_rate: rate,
-        projector_rate: rate,
-        special_rate: rate,
-        ..OptimizerConfig::default()
-    });
+    let mut optimizer =
+        AdamW::new(OptimizerConfig::default().encoder_rate(rate).projector_rate(rate).special_rate(rate));
     let mut best = chance;
     for _ in 0..150 {
         let found = run(&model);

@@ -103,6 +103,7 @@ impl NewDecoder {
 
 /// What a decoder's adapter is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NewAdapter {
     /// A package folder.
     Package(PathBuf),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::{read_text, sync_folder};
 use crate::manifest::{MAX_MANIFEST_BYTES, check_sha256, parse_versioned};
 use crate::names::{check_file_name, check_name};
-use crate::{Error, ModelShape, ModelSource, Result, WeightsFile};
+use crate::{EncoderPin, Error, ModelShape, ModelSource, Result, WeightsFile};
 
 /// The schema number that this version reads and writes.
 pub const ENCODER_SCHEMA: u32 = 1;
@@ -20,6 +20,7 @@ const WHAT: &str = "encoder manifest";
 /// The content of `encoder.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct EncoderManifest {
     /// [`ENCODER_SCHEMA`].
     pub schema: u32,
@@ -82,6 +83,48 @@ pub struct EncoderManifest {
     pub provenance: serde_json::Value,
 }
 
+impl EncoderManifest {
+    /// An encoder of an architecture and a width that pools nothing yet, with chunks of so many tokens. What it
+    /// was cut from, `backbone` or `shape`, has to be set, and its identity when all of it is known.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        architecture: impl Into<String>,
+        d_encoder: usize,
+        chunk_tokens: usize,
+        weights: EncoderWeights,
+    ) -> Self {
+        Self {
+            schema: ENCODER_SCHEMA,
+            name: name.into(),
+            encoder_id: String::new(),
+            architecture: architecture.into(),
+            d_encoder,
+            n_truncated_layers: 0,
+            compress_rates: Vec::new(),
+            pool_type: "mean".to_owned(),
+            place: PoolingPlace::default(),
+            causal: false,
+            memory_tokens: 0,
+            chunk_tokens,
+            max_chunks: default_max_chunks(),
+            backbone: None,
+            shape: None,
+            tokenizer: None,
+            weights,
+            memory: None,
+            rarity: None,
+            provenance: serde_json::Value::Null,
+        }
+    }
+
+    /// What an adapter pins of it.
+    #[must_use]
+    pub fn pin(&self) -> EncoderPin {
+        EncoderPin::new(&self.name, &self.encoder_id)
+    }
+}
+
 /// The paper's long documents have at most this many chunks.
 fn default_max_chunks() -> usize {
     32
@@ -101,6 +144,7 @@ pub enum PoolingPlace {
 /// The model that an encoder starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Backbone {
     /// A decoder's name in the registry. Exactly one of this and `source` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,6 +154,20 @@ pub struct Backbone {
     pub source: Option<ModelSource>,
     /// SHA-256 of the model file.
     pub sha256: String,
+}
+
+impl Backbone {
+    /// A decoder of the registry, and the SHA-256 of its model file.
+    #[must_use]
+    pub fn of_decoder(name: impl Into<String>, sha256: impl Into<String>) -> Self {
+        Self { decoder: Some(name.into()), source: None, sha256: sha256.into() }
+    }
+
+    /// A model file that is no decoder of the registry, by where it comes from and its SHA-256.
+    #[must_use]
+    pub fn of_source(source: ModelSource, sha256: impl Into<String>) -> Self {
+        Self { decoder: None, source: Some(source), sha256: sha256.into() }
+    }
 }
 
 /// Which weights differ from the backbone's.

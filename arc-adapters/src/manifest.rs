@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{is_sha256_hex, sha256_hex};
 use crate::files::read_text;
 use crate::names::{check_file_name, check_name, is_name};
+use crate::setters;
 use crate::{Error, Pin, ProjectorSpec, Result, WeightSlot};
 
 /// The schema number that this version reads and writes.
@@ -30,6 +31,7 @@ const WHAT: &str = "adapter manifest";
 /// The content of `adapter.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AdapterManifest {
     /// [`ADAPTER_SCHEMA`].
     pub schema: u32,
@@ -71,6 +73,7 @@ pub struct AdapterManifest {
 /// The decoder that an adapter was made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct DecoderPin {
     /// Its name in the registry of the maker.
     pub name: String,
@@ -85,9 +88,25 @@ pub struct DecoderPin {
     pub tokenizer_sha256: String,
 }
 
+setters!(DecoderPin { embedding_sha256: String, tokenizer_sha256: String });
+
+impl DecoderPin {
+    /// A decoder that nobody has seen yet: it is known by its name and its architecture.
+    #[must_use]
+    pub fn new(name: impl Into<String>, architecture: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            architecture: architecture.into(),
+            embedding_sha256: String::new(),
+            tokenizer_sha256: String::new(),
+        }
+    }
+}
+
 /// The encoder that an adapter was made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct EncoderPin {
     /// Its name in the registry of the maker.
     pub name: String,
@@ -95,9 +114,18 @@ pub struct EncoderPin {
     pub encoder_id: String,
 }
 
+impl EncoderPin {
+    /// An encoder by its name and identity.
+    #[must_use]
+    pub fn new(name: impl Into<String>, encoder_id: impl Into<String>) -> Self {
+        Self { name: name.into(), encoder_id: encoder_id.into() }
+    }
+}
+
 /// Which learned vector follows the latents of each context when the decoder is to continue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Append {
     /// `tokens.cont`, in encoder space, so that it passes through the projector like a latent.
     #[default]
@@ -136,6 +164,7 @@ impl AnswerEnd {
 /// A weights file beside the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct WeightsFile {
     /// A file name in the folder of the manifest.
     pub file: String,
@@ -145,7 +174,62 @@ pub struct WeightsFile {
     pub sha256: String,
 }
 
+impl WeightsFile {
+    /// A file name, and the SHA-256 of the file: empty until it is written, as
+    /// [`AdapterPackage::write`](crate::AdapterPackage::write) does.
+    #[must_use]
+    pub fn new(file: impl Into<String>, sha256: impl Into<String>) -> Self {
+        Self { file: file.into(), sha256: sha256.into() }
+    }
+}
+
+setters!(AdapterManifest {
+    name: String,
+    d_hidden: Option<usize>,
+    pooling_factors: Vec<u32>,
+    append: Append,
+    answer_ends: AnswerEnd,
+    weights: WeightsFile,
+    training: serde_json::Value,
+    scores: serde_json::Value,
+});
+
 impl AdapterManifest {
+    /// An adapter from latents of a width to embeddings of a width, named as its decoder. It has seen latents of
+    /// one token each, appends `tokens.cont`, and asks with [`DEFAULT_PROMPT`](crate::DEFAULT_PROMPT); its
+    /// weights are in [`WEIGHTS_FILE`], whose hash is known when they are written.
+    #[must_use]
+    pub fn new(
+        (decoder, d_decoder): (DecoderPin, usize),
+        (encoder, d_encoder): (EncoderPin, usize),
+        projector: ProjectorSpec,
+    ) -> Self {
+        Self {
+            schema: ADAPTER_SCHEMA,
+            name: decoder.name.clone(),
+            decoder,
+            encoder,
+            d_encoder,
+            d_hidden: projector.width_between(),
+            d_decoder,
+            projector,
+            pooling_factors: vec![1],
+            append: Append::default(),
+            prompt_template: crate::DEFAULT_PROMPT.to_owned(),
+            answer_ends: AnswerEnd::of_template(crate::DEFAULT_PROMPT),
+            weights: WeightsFile::new(WEIGHTS_FILE, ""),
+            training: serde_json::Value::Null,
+            scores: serde_json::Value::Null,
+        }
+    }
+
+    /// The same with another prompt, and what the answers to it are.
+    #[must_use]
+    pub fn prompt_template(self, template: impl Into<String>) -> Self {
+        let prompt_template = template.into();
+        Self { answer_ends: AnswerEnd::of_template(&prompt_template), prompt_template, ..self }
+    }
+
     /// Reads and checks the `adapter.json` of a package folder, whether or not its weights are here.
     ///
     /// # Errors

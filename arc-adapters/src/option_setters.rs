@@ -7,7 +7,7 @@
 #[doc(hidden)]
 #[macro_export]
 macro_rules! setters {
-    ($name:ident { $($field:ident: $type:ty,)+ }) => {
+    ($name:ident { $($field:ident: $type:ty),+ $(,)? }) => {
         impl $name {
             $(
                 #[doc = concat!("The same with [`", stringify!($name), "::", stringify!($field), "`](#structfield.", stringify!($field), ").")]

@@ -19,6 +19,7 @@ const WHAT: &str = "safetensors file";
 /// An adapter that was read and verified: its hashes, shapes and values are what the manifest
 /// says.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Adapter {
     /// What it is made for and what it computes.
     pub manifest: AdapterManifest,

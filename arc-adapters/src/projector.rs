@@ -15,6 +15,7 @@ const MAX_DEPTH: usize = 8;
 /// The layers of a projector, first applied first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ProjectorSpec {
     /// At least one layer.
     pub layers: Vec<ProjectorLayer>,
@@ -75,6 +76,7 @@ pub enum ProjectorLayer {
 
 /// A weight that a projector reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WeightSlot {
     /// The name in the weights file.
     pub name: String,
@@ -83,6 +85,22 @@ pub struct WeightSlot {
 }
 
 impl ProjectorSpec {
+    /// These layers, the first applied first.
+    #[must_use]
+    pub fn new(layers: Vec<ProjectorLayer>) -> Self {
+        Self { layers }
+    }
+
+    /// The width between its linear layers, where it has two.
+    pub(crate) fn width_between(&self) -> Option<usize> {
+        let mut widths = self.layers.iter().filter_map(|layer| match layer {
+            ProjectorLayer::Linear { d_out, .. } => Some(*d_out),
+            _ => None,
+        });
+        let first = widths.next();
+        first.filter(|_| widths.count() == 1)
+    }
+
     /// The projector of the ARC-Encoder paper: two linear layers without bias, nothing in between.
     #[must_use]
     pub fn two_linear(d_encoder: usize, d_hidden: usize, d_decoder: usize) -> Self {

@@ -48,6 +48,7 @@ pub struct Registry {
 
 /// A registry file, and why it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RegistryFile {
     /// Where it lies.
     pub path: PathBuf,
@@ -55,9 +56,18 @@ pub struct RegistryFile {
     pub chosen: Chosen,
 }
 
+impl RegistryFile {
+    /// A file that somebody chose to read.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, chosen: Chosen) -> Self {
+        Self { path: path.into(), chosen }
+    }
+}
+
 /// Who chose to read a registry file, which decides whether it may allow code plugins: whoever has
 /// a folder cloned or unpacked has not yet said that its code may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Chosen {
     /// It is the user's own file. What it allows, it allows files that were found as well.
     Own,

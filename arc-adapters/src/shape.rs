@@ -2,13 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::setters;
+
 /// No size of a model is larger; products of two of them fit in 64 bits.
 const MAX_SIZE: usize = 1 << 24;
 
 /// The sizes of a transformer of llama's kind: grouped-query attention, and a feed-forward part
 /// with a gate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ModelShape {
     /// Blocks.
     pub n_layers: usize,
@@ -35,6 +38,21 @@ pub struct ModelShape {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_length: Option<usize>,
 }
+
+// Zeros are no model's: they are set before anything checks them.
+setters!(ModelShape {
+    n_layers: usize,
+    d_model: usize,
+    n_heads: usize,
+    n_kv_heads: usize,
+    d_head: usize,
+    d_ff: usize,
+    vocab_size: usize,
+    tied_head: bool,
+    norm_eps: f64,
+    rope_theta: f64,
+    context_length: Option<usize>,
+});
 
 impl ModelShape {
     /// Refuses sizes that no model has; `at` is put before the field in the reason.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, setters};
 
 /// Where the bytes of one model file come from.
 ///
@@ -61,6 +61,7 @@ pub struct PipFile {
 /// One model file: where it comes from and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ModelFile {
     /// Where it comes from.
     pub source: ModelSource,
@@ -75,6 +76,12 @@ pub struct ModelFile {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
 }
+
+setters!(ModelFile {
+    sha256: Option<String>,
+    bytes: Option<u64>,
+    files: BTreeMap<String, String>,
+});
 
 impl ModelFile {
     /// A file of which nothing is known but where it comes from.

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
-    EncoderPin, ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, sha256_file,
+    AdapterManifest, AdapterPackage, AdapterTensor, DecoderPin, EncoderPin, ProjectorLayer, ProjectorSpec,
+    WeightType, WeightsFile, sha256_file,
 };
 
 const D_IN: usize = 8;
@@ -20,28 +20,14 @@ const D_OUT: usize = 12;
 const RIGHT: &str = "ok 144";
 
 fn custom_manifest() -> AdapterManifest {
-    AdapterManifest {
-        schema: ADAPTER_SCHEMA,
-        name: "variant".into(),
-        decoder: DecoderPin {
-            name: "none".into(),
-            architecture: "none".into(),
-            embedding_sha256: "0".repeat(64),
-            tokenizer_sha256: "0".repeat(64),
-        },
-        encoder: EncoderPin { name: "none".into(), encoder_id: "none".into() },
-        d_encoder: D_IN,
-        d_hidden: None,
-        d_decoder: D_OUT,
-        projector: ProjectorSpec { layers: vec![ProjectorLayer::Custom { d_in: D_IN, d_out: D_OUT }] },
-        pooling_factors: vec![4],
-        append: Append::Cont,
-        prompt_template: "{{ document }}{{ question }}".into(),
-        answer_ends: AnswerEnd::Model,
-        weights: WeightsFile { file: "adapter.safetensors".into(), sha256: "0".repeat(64) },
-        training: serde_json::Value::Null,
-        scores: serde_json::Value::Null,
-    }
+    let decoder =
+        DecoderPin::new("none", "none").embedding_sha256("0".repeat(64)).tokenizer_sha256("0".repeat(64));
+    let projector = ProjectorSpec::new(vec![ProjectorLayer::Custom { d_in: D_IN, d_out: D_OUT }]);
+    AdapterManifest::new((decoder, D_OUT), (EncoderPin::new("none", "none"), D_IN), projector)
+        .name("variant".into())
+        .pooling_factors(vec![4])
+        .prompt_template("{{ document }}{{ question }}")
+        .weights(WeightsFile::new("adapter.safetensors", "0".repeat(64)))
 }
 
 /// Writes a package with the tokens alone, as a custom projector has.

@@ -28,6 +28,7 @@ pub enum SpecialVector {
 
 /// A frozen decoder and the adapter that maps latents into its embedding space.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct AdaptedDecoder {
     /// The language model.
     pub decoder: Arc<Decoder>,

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 /// A text with the name that it is shown by.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlainText {
     /// Where it came from: the path as given, or `standard input`.
     pub name: String,

@@ -42,6 +42,7 @@ pub struct DocumentCache {
 
 /// What the latents of a text depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct DocumentKey {
     /// The sha256 of the text's UTF-8 bytes, in hexadecimal.
     pub text_sha256: String,
@@ -53,8 +54,27 @@ pub struct DocumentKey {
     pub arithmetic: String,
 }
 
+impl DocumentKey {
+    /// Of a text that an encoder compresses at a rate, with products of one arithmetic.
+    #[must_use]
+    pub fn new(
+        text: &str,
+        encoder_id: impl Into<String>,
+        factor: Option<usize>,
+        arithmetic: impl Into<String>,
+    ) -> Self {
+        Self {
+            text_sha256: sha256_hex(text.as_bytes()),
+            encoder_id: encoder_id.into(),
+            factor,
+            arithmetic: arithmetic.into(),
+        }
+    }
+}
+
 /// A file of a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CachedDocument {
     /// Where it is.
     pub path: PathBuf,
@@ -68,6 +88,7 @@ pub struct CachedDocument {
 
 /// What was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Freed {
     /// Files.
     pub files: usize,

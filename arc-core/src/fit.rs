@@ -11,8 +11,7 @@
 use std::collections::HashMap;
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterTensor, AnswerEnd, Append, DecoderPin, EncoderPin,
-    ProjectorLayer, ProjectorSpec, WEIGHTS_FILE, WeightType, WeightsFile,
+    AdapterManifest, AdapterTensor, Append, EncoderPin, ProjectorLayer, ProjectorSpec, WeightType,
 };
 use burn::tensor::{Int, Tensor, TensorData};
 use nalgebra::{Cholesky, DMatrix, DVector};
@@ -405,28 +404,15 @@ impl<'a> Fit<'a> {
             AdapterTensor::new("tokens.cont", &[e], &special, WeightType::F32),
             AdapterTensor::new("tokens.rec", &[e], &special, WeightType::F32),
         ];
-        let manifest = AdapterManifest {
-            schema: ADAPTER_SCHEMA,
-            name: name.to_owned(),
-            decoder: DecoderPin {
-                name: decoder.name.clone(),
-                architecture: decoder.network.config().architecture.name().to_owned(),
-                embedding_sha256: decoder.embedding_sha256().to_owned(),
-                tokenizer_sha256: decoder.tokenizer.sha256().to_owned(),
-            },
-            encoder: EncoderPin { name: encoder.name.clone(), encoder_id: encoder.id.clone() },
-            d_encoder: e,
-            d_hidden: Some(rank),
-            d_decoder: d,
-            projector,
-            pooling_factors: vec![u32::try_from(self.factor).unwrap_or(u32::MAX)],
+        let pin = EncoderPin::new(&encoder.name, &encoder.id);
+        let manifest = AdapterManifest::new((decoder.pin(), d), (pin, e), projector)
+            .name(name.to_owned())
+            .pooling_factors(vec![u32::try_from(self.factor).unwrap_or(u32::MAX)])
             // Even the best of them costs some hundredths of a nat where nothing was trained, so a
             // fitted adapter appends none; training starts from the one that was found.
-            append: Append::None,
-            prompt_template: prompt_template.to_owned(),
-            answer_ends: AnswerEnd::of_template(prompt_template),
-            weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: String::new() },
-            training: serde_json::json!({
+            .append(Append::None)
+            .prompt_template(prompt_template)
+            .training(serde_json::json!({
                 "method": "ridge regression from latents to token embeddings",
                 "texts": self.texts,
                 "latents": self.latents,
@@ -434,9 +420,7 @@ impl<'a> Fit<'a> {
                 "strength": strength,
                 "r_squared": r_squared,
                 "r_squared_held_out": r_squared_held_out,
-            }),
-            scores: serde_json::Value::Null,
-        };
+            }));
         Ok(FitReport {
             manifest,
             tensors,

@@ -8,9 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
-    ENCODER_SCHEMA, EncoderManifest, EncoderPin, EncoderWeights, ProjectorLayer, ProjectorSpec, WEIGHTS_FILE,
-    WeightType, WeightsFile, setters, sha256_file,
+    AdapterManifest, AdapterPackage, AdapterTensor, Append, DecoderPin, EncoderManifest, EncoderWeights,
+    ProjectorLayer, ProjectorSpec, WeightType, WeightsFile, setters, sha256_file,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -98,12 +97,9 @@ impl ImportedDecoder {
             Some(path) => Tokenizer::from_file(path)?,
             None => checkpoint.tokenizer()?,
         };
-        let pin = DecoderPin {
-            name: name.to_owned(),
-            architecture: checkpoint.config().architecture.name().to_owned(),
-            embedding_sha256: checkpoint.embedding_table()?.sha256(),
-            tokenizer_sha256: tokenizer.sha256().to_owned(),
-        };
+        let pin = DecoderPin::new(name, checkpoint.config().architecture.name())
+            .embedding_sha256(checkpoint.embedding_table()?.sha256())
+            .tokenizer_sha256(tokenizer.sha256().to_owned());
         Ok(Self { pin, d_model: Some(checkpoint.config().d_model()), prompt_template })
     }
 }
@@ -177,7 +173,7 @@ pub fn import(
     let specs = (0..options.decoders.len())
         .map(|decoder| {
             // Latents may go to the decoder as they are.
-            let identity = || ProjectorSpec { layers: vec![ProjectorLayer::Scale { factor: 1.0 }] };
+            let identity = || ProjectorSpec::new(vec![ProjectorLayer::Scale { factor: 1.0 }]);
             Ok(projector_spec(checkpoint, decoder)?.unwrap_or_else(identity))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -210,7 +206,7 @@ pub fn import(
         if names.len() > 1 {
             let memory = folder.join(MEMORY);
             write_tensors(&memory, &memory_tensor(checkpoint, index)?, &Default::default())?;
-            manifest.memory = Some(WeightsFile { file: MEMORY.to_owned(), sha256: sha256_file(&memory)? });
+            manifest.memory = Some(WeightsFile::new(MEMORY, sha256_file(&memory)?));
         }
         if let Some(path) = &options.tokenizer {
             let copy = folder.join(TOKENIZER);
@@ -218,8 +214,7 @@ pub fn import(
             arc_adapters::write_atomically(&copy, |file| {
                 std::io::Write::write_all(file, &bytes).map_err(Error::io("write", &copy))
             })?;
-            manifest.tokenizer =
-                Some(WeightsFile { file: TOKENIZER.to_owned(), sha256: sha256_file(&copy)? });
+            manifest.tokenizer = Some(WeightsFile::new(TOKENIZER, sha256_file(&copy)?));
         }
         manifest.encoder_id = encoder_id(&manifest);
         encoders.push(manifest);
@@ -321,28 +316,19 @@ fn encoder_manifest(checkpoint: &ArcCheckpoint, options: &ImportOptions) -> Resu
         decoders: options.decoders.iter().map(|decoder| decoder.pin.name.clone()).collect(),
         name: has_memory_per_decoder(checkpoint).then(|| options.name.clone()),
     };
-    Ok(EncoderManifest {
-        schema: ENCODER_SCHEMA,
-        name: options.name.clone(),
-        encoder_id: String::new(),
-        architecture: if olmo { Architecture::Olmo } else { Architecture::Llama }.name().to_owned(),
-        d_encoder: config.model_args.dim,
-        n_truncated_layers: embedder.n_truncated_layers,
-        compress_rates: embedder.compress_rates.clone(),
-        pool_type: pool_type.to_string(),
-        place,
-        causal: embedder.causal_embedder,
-        memory_tokens: embedder.memory_tokens,
-        chunk_tokens: options.chunk_tokens,
-        max_chunks: 32,
-        backbone: None,
-        shape: Some(config.model_args.shape()),
-        tokenizer: None,
-        weights: EncoderWeights::Backbone {},
-        memory: None,
-        rarity: None,
-        provenance: json!({ "checkpoint": origin }),
-    })
+    let architecture = if olmo { Architecture::Olmo } else { Architecture::Llama }.name();
+    let (d_encoder, weights) = (config.model_args.dim, EncoderWeights::Backbone {});
+    let mut manifest =
+        EncoderManifest::new(&options.name, architecture, d_encoder, options.chunk_tokens, weights);
+    manifest.n_truncated_layers = embedder.n_truncated_layers;
+    manifest.compress_rates.clone_from(&embedder.compress_rates);
+    manifest.pool_type = pool_type.to_string();
+    manifest.place = place;
+    manifest.causal = embedder.causal_embedder;
+    manifest.memory_tokens = embedder.memory_tokens;
+    manifest.shape = Some(config.model_args.shape());
+    manifest.provenance = json!({ "checkpoint": origin });
+    Ok(manifest)
 }
 
 fn adapter_manifest(
@@ -353,31 +339,18 @@ fn adapter_manifest(
     encoder: &EncoderManifest,
 ) -> Result<AdapterManifest> {
     let d_encoder = config.model_args.dim;
-    let widths: Vec<usize> = spec
-        .layers
-        .iter()
-        .filter_map(|layer| match layer {
-            ProjectorLayer::Linear { d_out, .. } => Some(*d_out),
-            _ => None,
-        })
-        .collect();
-    Ok(AdapterManifest {
-        schema: ADAPTER_SCHEMA,
-        name: format!("{name}.{}", decoder.pin.name),
-        decoder: decoder.pin.clone(),
-        encoder: EncoderPin { name: encoder.name.clone(), encoder_id: encoder.encoder_id.clone() },
-        d_encoder,
-        d_hidden: if let [hidden, _] = widths[..] { Some(hidden) } else { None },
-        d_decoder: widths.last().copied().unwrap_or(d_encoder),
-        projector: spec,
-        pooling_factors: vec![u32::try_from(factor(encoder)?).unwrap_or(u32::MAX)],
-        append: if config.embedder_args.cont_tok { Append::Cont } else { Append::None },
-        prompt_template: decoder.prompt_template.clone(),
-        answer_ends: AnswerEnd::of_template(&decoder.prompt_template),
-        weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: String::new() },
-        training: json!({ "method": "imported from a checkpoint of the public ARC-Encoder code" }),
-        scores: Value::Null,
-    })
+    let widths = spec.layers.iter().filter_map(|layer| match layer {
+        ProjectorLayer::Linear { d_out, .. } => Some(*d_out),
+        _ => None,
+    });
+    let d_decoder = widths.last().unwrap_or(d_encoder);
+    let append = if config.embedder_args.cont_tok { Append::Cont } else { Append::None };
+    Ok(AdapterManifest::new((decoder.pin.clone(), d_decoder), (encoder.pin(), d_encoder), spec)
+        .name(format!("{name}.{}", decoder.pin.name))
+        .pooling_factors(vec![u32::try_from(factor(encoder)?).unwrap_or(u32::MAX)])
+        .append(append)
+        .prompt_template(&decoder.prompt_template)
+        .training(json!({ "method": "imported from a checkpoint of the public ARC-Encoder code" })))
 }
 
 /// How many tokens a latent stands for; with a fixed count, in a full chunk.

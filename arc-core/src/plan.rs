@@ -385,19 +385,17 @@ mod tests {
         d_ff: usize,
         vocab_size: usize,
     ) -> ModelShape {
-        ModelShape {
-            n_layers,
-            d_model,
-            n_heads: heads[0],
-            n_kv_heads: heads[1],
-            d_head: 128,
-            d_ff,
-            vocab_size,
-            tied_head: false,
-            norm_eps: 1e-5,
-            rope_theta: 1e6,
-            context_length: Some(32_768),
-        }
+        ModelShape::default()
+            .n_layers(n_layers)
+            .d_model(d_model)
+            .n_heads(heads[0])
+            .n_kv_heads(heads[1])
+            .d_head(128)
+            .d_ff(d_ff)
+            .vocab_size(vocab_size)
+            .norm_eps(1e-5)
+            .rope_theta(1e6)
+            .context_length(Some(32_768))
     }
 
     /// The published encoder of 3 billion parameters, and Mistral 7B.

@@ -394,10 +394,7 @@ impl Session {
                 (self.locate)(&model, &entry.name)
             }
             (None, Some(source)) => {
-                let model = ModelFile {
-                    sha256: Some(backbone.sha256.clone()),
-                    ..ModelFile::unpinned(source.clone())
-                };
+                let model = ModelFile::unpinned(source.clone()).sha256(Some(backbone.sha256.clone()));
                 (self.locate)(&model, &manifest.name)
             }
             (None, None) => Err(Error::InvalidEncoder {

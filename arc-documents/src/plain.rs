@@ -2,6 +2,7 @@
 
 /// Why bytes are no text, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
     /// What is wrong, to stand behind the document's name.
     pub reason: String,

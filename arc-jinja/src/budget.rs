@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// looked at take one unit of fuel each. An element takes some tens of bytes of memory, so fuel bounds
 /// memory too: [`Limits::DEFAULT`] comes to less than 256 MiB, and to a tenth of a second on one core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Steps.
     pub fuel: u64,
@@ -18,6 +19,12 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// So many steps, and so many bytes of what is written.
+    #[must_use]
+    pub const fn new(fuel: u64, output_bytes: usize) -> Self {
+        Self { fuel, output_bytes }
+    }
+
     /// Far more than any published template takes; the largest take some thousand steps a turn.
     pub const DEFAULT: Self = Self { fuel: 2_000_000, output_bytes: 16 << 20 };
     /// How long a template may be. The longest published ones have some tens of kilobytes.

@@ -60,6 +60,7 @@ pub use value::Value;
 
 /// How a template is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// The line feed after a tag is dropped.
     pub trim_blocks: bool,
@@ -79,6 +80,37 @@ impl Options {
         keep_trailing_newline: false,
         strict_undefined: false,
     };
+    /// As it stands, and without a name that is not given.
+    pub const AS_WRITTEN: Self = Self {
+        trim_blocks: false,
+        lstrip_blocks: false,
+        keep_trailing_newline: true,
+        strict_undefined: true,
+    };
+
+    /// The same, dropping the line feed after a tag or not.
+    #[must_use]
+    pub const fn trim_blocks(self, trim_blocks: bool) -> Self {
+        Self { trim_blocks, ..self }
+    }
+
+    /// The same, dropping the spaces between a line's begin and a tag or not.
+    #[must_use]
+    pub const fn lstrip_blocks(self, lstrip_blocks: bool) -> Self {
+        Self { lstrip_blocks, ..self }
+    }
+
+    /// The same, keeping a line feed at the template's end or not.
+    #[must_use]
+    pub const fn keep_trailing_newline(self, keep_trailing_newline: bool) -> Self {
+        Self { keep_trailing_newline, ..self }
+    }
+
+    /// The same, refusing to print a name that is not given, or not.
+    #[must_use]
+    pub const fn strict_undefined(self, strict_undefined: bool) -> Self {
+        Self { strict_undefined, ..self }
+    }
 }
 
 /// A compiled template.

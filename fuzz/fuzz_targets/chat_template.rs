@@ -5,10 +5,10 @@ use arc_jinja::{Limits, Moment, Options, Template, Value};
 use libfuzzer_sys::fuzz_target;
 
 /// A thousandth of what a template is given otherwise, so that a run of a fuzzer gets somewhere.
-const LIMITS: Limits = Limits { fuel: Limits::DEFAULT.fuel / 1000, output_bytes: 1 << 12 };
+const LIMITS: Limits = Limits::new(Limits::DEFAULT.fuel / 1000, 1 << 12);
 /// As the prompts of adapters are read.
 const STRICT: Options =
-    Options { trim_blocks: false, lstrip_blocks: false, keep_trailing_newline: true, strict_undefined: true };
+    Options::AS_WRITTEN;
 
 fn message(role: &str, content: &str) -> Value {
     Value::dict([("role", Value::from(role)), ("content", Value::from(content))])

@@ -196,12 +196,7 @@ impl<'a> Compressor<'a> {
     }
 
     fn key(&self, text: &str, compression: &Compression) -> DocumentKey {
-        DocumentKey {
-            text_sha256: arc_adapters::sha256_hex(text.as_bytes()),
-            encoder_id: compression.encoder_id.clone(),
-            factor: compression.factor,
-            arithmetic: self.arithmetic.clone(),
-        }
+        DocumentKey::new(text, &compression.encoder_id, compression.factor, &self.arithmetic)
     }
 }
 

@@ -93,16 +93,15 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
             results.push(result);
         }
     }
-    let provenance = Provenance {
-        version: env!("CARGO_PKG_VERSION").into(),
-        command: std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect(),
-        device: global.device.to_string(),
-        seed: eval.seed,
-        unix_time: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
-        batch: eval.batch,
-        timed: eval.timed,
-        seconds: results.iter().map(|result| result.seconds).sum(),
-    };
+    let command = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
+    let provenance = Provenance::new(env!("CARGO_PKG_VERSION"))
+        .command(command)
+        .device(global.device.to_string())
+        .seed(eval.seed)
+        .unix_time(SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()))
+        .batch(eval.batch)
+        .timed(eval.timed)
+        .seconds(results.iter().map(|result| result.seconds).sum());
     let report = Report::new(provenance, results);
     if let Some(folder) = &eval.out {
         write(folder, "report.md", &report.to_markdown())?;

@@ -53,7 +53,7 @@ pub(crate) fn run(global: &Global, args: &args::Import, output: &Output) -> Resu
         }
     };
     let sources =
-        TrainingSources { backbone: args.backbone.clone(), frozen_encoder: args.encoder_from.clone() };
+        TrainingSources::default().backbone(args.backbone.clone()).frozen_encoder(args.encoder_from.clone());
     let checkpoint = ArcCheckpoint::open(&source, &sources)?;
 
     let names = if args.decoder_names.is_empty() {
@@ -233,12 +233,7 @@ fn imported_decoder(
             format!("pull it first, with `arc pull {}`", entry.name),
         )
     })?;
-    let pin = DecoderPin {
-        name: entry.name.clone(),
-        architecture,
-        embedding_sha256: String::new(),
-        tokenizer_sha256: String::new(),
-    };
+    let pin = DecoderPin::new(&entry.name, architecture);
     let d_model = entry.shape.as_ref().map(|shape| shape.d_model);
     Ok(ImportedDecoder::new(pin, d_model, template))
 }

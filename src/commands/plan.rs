@@ -79,7 +79,7 @@ fn backbone(registry: &Registry, manifest: &EncoderManifest) -> Result<Option<De
         return Ok(Some(sizes(registry.decoder(name)?)?));
     }
     let Some(source) = &backbone.source else { return Ok(None) };
-    let model = ModelFile { sha256: Some(backbone.sha256.clone()), ..ModelFile::unpinned(source.clone()) };
+    let model = ModelFile::unpinned(source.clone()).sha256(Some(backbone.sha256.clone()));
     let path = match (source, Cache::from_env()?.find(&model, &manifest.name)) {
         (_, Some(path)) => path,
         // Its sizes do not depend on whether its hash was checked before.

@@ -76,11 +76,7 @@ pub(super) fn form(
         Form::FewShot => {
             let shots: Vec<Shot<'_>> = shots
                 .iter()
-                .map(|row| Shot {
-                    contexts: 1,
-                    question: &row.question,
-                    answer: row.answers.first().map_or("", String::as_str),
-                })
+                .map(|row| Shot::new(1, &row.question, row.answers.first().map_or("", String::as_str)))
                 .collect();
             PromptForm::few_shot(&shots, contexts, question)
         }
@@ -106,7 +102,7 @@ fn instruction(question: &str) -> Result<Instruction, Failure> {
     if question.contains("||") {
         return Ok(question.parse()?);
     }
-    Ok(Instruction { prefix: String::new(), instruction: question.to_owned(), suffix: String::new() })
+    Ok(Instruction::new(question))
 }
 
 /// Where an answer ends, where nobody said so.

@@ -141,7 +141,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
         let sha256 = arc_adapters::sha256_file(&path)?;
         let bytes = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
         let architecture = decoder.network.config().architecture.name().to_owned();
-        let new = NewDecoder::new(&name, ModelFile { sha256: Some(sha256), bytes, ..model });
+        let new = NewDecoder::new(&name, model.sha256(Some(sha256)).bytes(bytes));
         editor.add_decoder(&new.architecture(Some(architecture)))?;
     }
     place.name_in(&mut editor, &package_name, &sha256_of_package)?;

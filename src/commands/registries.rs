@@ -10,7 +10,7 @@ use crate::args::Global;
 /// The registry files that apply, later ones winning: the user's, the project's (in this folder or
 /// the nearest one above it), and those named on the command line.
 pub(super) fn registry_files(global: &Global) -> Vec<RegistryFile> {
-    let file = |chosen| move |path| RegistryFile { path, chosen };
+    let file = |chosen| move |path: PathBuf| RegistryFile::new(path, chosen);
     let own = user_registry().filter(|file| file.is_file()).map(file(Chosen::Own));
     let mut files: Vec<_> = own.into_iter().collect();
     // A file may be the user's own, the project's and named all at once; it is read once, in the

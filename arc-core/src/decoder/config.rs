@@ -5,6 +5,7 @@ use crate::nn::{BlockConfig, RopeConfig};
 
 /// Layers that see only the nearest keys.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct LocalLayers {
     /// A query sees the keys less than this many positions back, itself included.
     pub window: usize,
@@ -36,6 +37,7 @@ pub(crate) struct LayerKind<'a> {
 
 /// Everything that a forward pass needs to know besides the weights.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct DecoderConfig {
     /// The architecture.
     pub architecture: Architecture,

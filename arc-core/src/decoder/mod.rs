@@ -26,7 +26,7 @@ mod transformer;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use arc_adapters::{DecoderEntry, RopeScalingOption, setters, sha256_file, sha256_hex};
+use arc_adapters::{DecoderEntry, DecoderPin, RopeScalingOption, setters, sha256_file, sha256_hex};
 use burn::tensor::Device;
 
 pub use architecture::Architecture;
@@ -73,6 +73,7 @@ impl ModelSettings {
 
 /// A language model with its tokenizer, under the name that the registry gives it.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Decoder {
     /// The registry's name.
     pub name: String,
@@ -191,6 +192,14 @@ impl Decoder {
         self.path.is_file()
             && !self.path.extension().is_some_and(of_several)
             && gguf_parts(&self.path).is_none()
+    }
+
+    /// What an adapter for it pins.
+    #[must_use]
+    pub fn pin(&self) -> DecoderPin {
+        DecoderPin::new(&self.name, self.network.config().architecture.name())
+            .embedding_sha256(self.embedding_sha256().to_owned())
+            .tokenizer_sha256(self.tokenizer.sha256().to_owned())
     }
 
     /// The sha256 of the input-embedding table as stored: what an adapter was fitted to. Computed

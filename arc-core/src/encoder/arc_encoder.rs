@@ -14,6 +14,7 @@ use crate::{Error, Result};
 
 /// What an encoder computes, besides its weights.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ArcEncoderConfig {
     /// The shape of each block.
     pub block: BlockConfig,
@@ -96,6 +97,7 @@ impl ArcEncoderConfig {
 
 /// The encoder in burn: a truncated llama without its last normalisation, whose last layers pool.
 #[derive(Module, Debug)]
+#[non_exhaustive]
 pub struct ArcEncoder {
     /// Token embeddings.
     pub embedding: Embedding,

@@ -9,6 +9,7 @@ use crate::{Error, Result};
 
 /// A text in the tokens of an encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TokenisedText {
     /// Its token ids, at least one.
     pub ids: Vec<u32>,

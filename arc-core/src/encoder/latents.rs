@@ -14,6 +14,7 @@ use arc_adapters::{write_atomically, write_new_atomically};
 
 /// The latents of one text, decoder-agnostic.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Latents {
     /// `[n, d_encoder]`, the chunks one after the other.
     pub values: Tensor<2>,

@@ -40,6 +40,7 @@ const ROWS_AT_ONCE: usize = 1024;
 
 /// How a latents file stores its values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LatentsType {
     /// As they were computed: 4 bytes.
     #[default]
@@ -83,6 +84,7 @@ impl FromStr for LatentsType {
 
 /// What a latents file is of, as its metadata says.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LatentsDescription {
     /// The identity of the encoder.
     pub encoder_id: String,

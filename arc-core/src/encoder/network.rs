@@ -12,6 +12,7 @@ use crate::nn::{Loader, Residence};
 
 /// An encoder's weights with what they compute. Cloning is cheap.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum EncoderNetwork {
     /// In burn: on GPUs, and wherever it is trained.
     Graph(ArcEncoder),

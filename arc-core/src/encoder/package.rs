@@ -42,6 +42,7 @@ impl CompressOptions {
 
 /// A shared encoder, ready to compress text.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Encoder {
     /// The registry's name.
     pub name: String,

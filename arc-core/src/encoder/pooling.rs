@@ -191,6 +191,7 @@ const KIND_NAMES: [(&str, PoolingKind); 6] = [
 /// A configuration's `pool_type`: how groups are pooled, and whether keys and values are too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[non_exhaustive]
 pub struct PoolType {
     /// How the states of a group become one.
     pub kind: PoolingKind,
@@ -244,6 +245,7 @@ impl From<PoolType> for String {
 /// A configuration's `pooling_module`: how and where pooling layers pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Pooling {
     /// How groups are pooled, and whether keys and values are too.
     pub pool_type: PoolType,

@@ -105,7 +105,7 @@ pub(crate) fn projector_spec(checkpoint: &ArcCheckpoint, decoder: usize) -> Resu
         };
         layers.push(ProjectorLayer::Linear { d_in, d_out, bias: false });
     }
-    Ok(Some(ProjectorSpec { layers }))
+    Ok(Some(ProjectorSpec::new(layers)))
 }
 
 /// A special vector of one of a checkpoint's decoders, `[1, d_encoder]`.

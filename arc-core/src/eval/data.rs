@@ -12,6 +12,7 @@ use crate::{Error, Result};
 /// The names of a data file's fields.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Fields {
     /// The text that is compressed.
     pub document: String,
@@ -29,6 +30,7 @@ impl Default for Fields {
 
 /// A question about a document.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Row {
     /// The text that is compressed, without white space at its ends.
     pub document: String,
@@ -42,6 +44,7 @@ pub struct Row {
 
 /// Where a needle lies.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct NeedlePlace {
     /// Words of the document, about.
     pub words: usize,

@@ -16,6 +16,7 @@ const PLACES: [&str; 16] = [
 /// The grid of lengths and depths.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Needle {
     /// Lengths of the texts, in words.
     pub words: Vec<usize>,

@@ -18,6 +18,7 @@ const INFORMATION_PIECE: usize = 1024;
 
 /// A decoder with everything that its arms need.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Contestant {
     /// The decoder.
     pub decoder: Arc<Decoder>,

@@ -1,5 +1,6 @@
 //! What a run found: scores with intervals, costs, examples, and where everything came from.
 
+use arc_adapters::setters;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -37,6 +38,7 @@ impl Report {
 
 /// How a report was made.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Provenance {
     /// The version of this program.
     pub version: String,
@@ -55,6 +57,33 @@ pub struct Provenance {
     /// Seconds that the answers took when they were made, in this run or in one that it resumes;
     /// loading models is not in it.
     pub seconds: f64,
+}
+
+setters!(Provenance {
+    command: Vec<String>,
+    device: String,
+    seed: u64,
+    unix_time: u64,
+    batch: usize,
+    timed: usize,
+    seconds: f64,
+});
+
+impl Provenance {
+    /// What a version of a program has measured; the rest is set as far as it is known.
+    #[must_use]
+    pub fn new(version: impl Into<String>) -> Self {
+        Self {
+            version: version.into(),
+            command: Vec::new(),
+            device: String::new(),
+            seed: 0,
+            unix_time: 0,
+            batch: 1,
+            timed: 0,
+            seconds: 0.0,
+        }
+    }
 }
 
 /// One decoder on one task.

@@ -33,6 +33,7 @@ pub enum KeptEnd {
 /// A task file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Task {
     /// The version of the format: 1.
     pub schema: u32,
@@ -69,6 +70,7 @@ pub struct Task {
 /// A task whose answers are written and compared with golds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct GenerateTask {
     /// What the prompt begins with, before the examples.
     #[serde(default)]
@@ -100,6 +102,7 @@ pub struct GenerateTask {
 /// A task that scores what follows a context, cut from the rows' documents in decoder tokens.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ContinuationSpec {
     /// Tokens of context.
     pub context_tokens: usize,
@@ -110,6 +113,7 @@ pub struct ContinuationSpec {
 /// A task that scores the context itself, after it.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ReconstructionSpec {
     /// Tokens of context.
     pub context_tokens: usize,
@@ -117,6 +121,7 @@ pub struct ReconstructionSpec {
 
 /// What a task does with its rows.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Kind<'a> {
     /// Answers are written.
     Generate(&'a GenerateTask),
@@ -128,6 +133,7 @@ pub enum Kind<'a> {
 
 /// A prompt's text around a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PromptFrame {
     /// Before the document.
     pub before: String,

@@ -49,14 +49,12 @@ pub(super) fn companions(model: &ModelFile, path: &Path) -> Vec<Companion> {
         None => (String::new(), file.as_str()),
     };
     let companion = |name: &str, required| Companion {
-        model: ModelFile {
-            sha256: model.files.get(name).cloned(),
-            ..ModelFile::unpinned(ModelSource::Hf {
-                repo: repo.clone(),
-                revision: revision.clone(),
-                file: format!("{folder}{name}"),
-            })
-        },
+        model: ModelFile::unpinned(ModelSource::Hf {
+            repo: repo.clone(),
+            revision: revision.clone(),
+            file: format!("{folder}{name}"),
+        })
+        .sha256(model.files.get(name).cloned()),
         // What is pinned is wanted.
         required: required || model.files.contains_key(name),
     };

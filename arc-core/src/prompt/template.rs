@@ -96,14 +96,8 @@ impl PromptTemplate {
 
     /// The text, in which a character stands for the document.
     fn render_text(&self, document: char, question: &str) -> Result<String> {
-        const OPTIONS: Options = Options {
-            trim_blocks: false,
-            lstrip_blocks: false,
-            keep_trailing_newline: true,
-            strict_undefined: true,
-        };
         let context = [("document", Value::from(document.to_string())), ("question", Value::from(question))];
-        Template::compile(&self.source, OPTIONS)
+        Template::compile(&self.source, Options::AS_WRITTEN)
             .and_then(|template| template.render(context, Limits::DEFAULT.with_input(question.len())))
             .map_err(|error| Error::Template { what: "prompt".into(), reason: error.to_string() })
     }

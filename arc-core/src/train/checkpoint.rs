@@ -41,6 +41,7 @@ const SUFFIX: &str = ".safetensors";
 
 /// Where a run is, besides its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CheckpointState {
     /// Steps done.
     pub step: u64,
@@ -108,6 +109,7 @@ impl CheckpointState {
 
 /// A checkpoint that was read.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Checkpoint {
     /// Where the run is.
     pub state: CheckpointState,

@@ -1,5 +1,6 @@
 //! What one TOML file says about a run.
 
+use arc_adapters::setters;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use crate::{Error, Result};
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RunConfig {
     /// Everything that is drawn is drawn from this.
     #[serde(default)]
@@ -54,6 +56,7 @@ pub enum StartFrom {
 /// What the products of matrices are computed in, forward and backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum TrainPrecision {
     /// 32 bits.
     #[default]
@@ -83,6 +86,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 /// The encoder of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct EncoderConfig {
     /// The name of the package that the run ends with.
     pub name: String,
@@ -196,6 +200,7 @@ pub enum TrainedPart {
 /// A decoder of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AdapterConfig {
     /// Its name in the registry.
     pub name: String,
@@ -234,6 +239,7 @@ pub enum Start {
 /// The text of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct DataConfig {
     /// Corpora that `arc data prepare` made; none is needed where all steps answer questions.
     #[serde(default)]
@@ -284,6 +290,7 @@ pub enum QuestionForm {
 /// A file of questions and its share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct QuestionsConfig {
     /// JSONL with fields `document`, `question` and `answer`, relative to the configuration file.
     pub path: PathBuf,
@@ -339,6 +346,7 @@ fn default_shortest() -> usize {
 /// A corpus and its share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct SourceConfig {
     /// The folder, relative to the configuration file.
     pub path: PathBuf,
@@ -354,6 +362,7 @@ fn default_weight() -> f64 {
 /// What is learned.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ObjectiveConfig {
     /// The share of steps that repeat the compressed text.
     pub reconstruction: f64,
@@ -377,6 +386,7 @@ impl Default for ObjectiveConfig {
 /// AdamW's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct OptimizerConfig {
     /// The full learning rate of the encoder.
     pub encoder_rate: f64,
@@ -400,6 +410,18 @@ pub struct OptimizerConfig {
     pub clip_norm: f64,
 }
 
+setters!(OptimizerConfig {
+    encoder_rate: f64,
+    projector_rate: f64,
+    special_rate: f64,
+    scale_rate: f64,
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
+    weight_decay: f64,
+    clip_norm: f64,
+});
+
 impl Default for OptimizerConfig {
     /// The paper's rates.
     fn default() -> Self {
@@ -420,6 +442,7 @@ impl Default for OptimizerConfig {
 /// How long a run is, and what is written when.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ScheduleConfig {
     /// Steps of the optimiser.
     pub steps: u64,
@@ -513,6 +536,7 @@ fn default_spike() -> f64 {
 /// What is measured as a run goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct EvaluationConfig {
     /// Measure after so many steps; 0 only at the end.
     pub every: u64,

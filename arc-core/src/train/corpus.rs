@@ -97,6 +97,7 @@ struct Shard {
 
 /// A piece of a document, at most as long as a step asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Window {
     /// Encoder tokens.
     pub ids: Vec<u32>,
@@ -245,6 +246,7 @@ impl Shard {
 
 /// A folder of shards, as windows of a length.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Corpus {
     /// What the folder says about itself.
     pub manifest: CorpusManifest,

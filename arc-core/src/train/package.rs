@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use arc_adapters::{
-    ADAPTER_SCHEMA, AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin,
-    EncoderManifest, EncoderPin, EncoderWeights, EntryKind, NewAdapter, Registry, RegistryEditor,
-    WEIGHTS_FILE, WeightType, WeightsFile, sha256_file,
+    AdapterManifest, AdapterPackage, AdapterTensor, Backbone, EncoderManifest, EncoderWeights, EntryKind,
+    NewAdapter, Registry, RegistryEditor, WeightType, WeightsFile, sha256_file,
 };
 use burn::tensor::{Tensor, TensorData};
 use half::f16;
@@ -41,24 +40,14 @@ pub(super) fn backbone_manifest(
     let n_truncated = n_layers
         .checked_sub(layers)
         .ok_or_else(|| invalid(format!("`layers` is {layers}, but the backbone has {n_layers}")))?;
-    let manifest = serde_json::json!({
-        "schema": arc_adapters::ENCODER_SCHEMA,
-        "name": config.name,
-        "encoder_id": "-",
-        "architecture": "llama",
-        "d_encoder": d_encoder,
-        "n_truncated_layers": n_truncated,
-        "compress_rates": compress_rates(config),
-        "pool_type": config.pool_type.as_deref().unwrap_or(DEFAULT_POOL_TYPE),
-        "where": "before",
-        "causal": config.causal.unwrap_or(false),
-        "memory_tokens": 0,
-        "chunk_tokens": config.chunk_tokens.unwrap_or(DEFAULT_CHUNK_TOKENS),
-        "backbone": { "decoder": backbone, "sha256": sha256 },
-        "weights": { "kind": "backbone" },
-    });
-    let mut manifest: EncoderManifest =
-        serde_json::from_value(manifest).map_err(|error| invalid(error.to_string()))?;
+    let chunk_tokens = config.chunk_tokens.unwrap_or(DEFAULT_CHUNK_TOKENS);
+    let weights = EncoderWeights::Backbone {};
+    let mut manifest = EncoderManifest::new(&config.name, "llama", d_encoder, chunk_tokens, weights);
+    manifest.n_truncated_layers = n_truncated;
+    manifest.compress_rates = compress_rates(config);
+    config.pool_type.as_deref().unwrap_or(DEFAULT_POOL_TYPE).clone_into(&mut manifest.pool_type);
+    manifest.causal = config.causal.unwrap_or(false);
+    manifest.backbone = Some(Backbone::of_decoder(backbone, sha256));
     manifest.encoder_id = encoder_id(&manifest);
     Ok(manifest)
 }
@@ -121,7 +110,7 @@ pub(super) fn write_encoder(
     if let Some(rarity) = model.encoder.rarity() {
         let path = folder.join(RARITY_FILE);
         rarity.write(&path)?;
-        manifest.rarity = Some(WeightsFile { file: RARITY_FILE.to_owned(), sha256: sha256_file(&path)? });
+        manifest.rarity = Some(WeightsFile::new(RARITY_FILE, sha256_file(&path)?));
     }
     if let (Some(tokenizer), Some(package)) = (&mut manifest.tokenizer, &start.package) {
         copy(&package.join(&tokenizer.file), &folder.join(&tokenizer.file))?;
@@ -267,7 +256,6 @@ pub(super) fn write_adapter(
 ) -> Result<AdapterManifest> {
     let AdapterCard { decoder, encoder, .. } = *card;
     let spec = adapter.projector.spec().clone();
-    let slots = spec.weight_slots();
     let mut tensors = Vec::new();
     // The last layer is linear where there is a scale: see `TrainedAdapter::with_scale`.
     let (scale, last) = (adapter.scale(), format!("projector.{}.", spec.layers.len().saturating_sub(1)));
@@ -276,36 +264,13 @@ pub(super) fn write_adapter(
         let (shape, values) = torch_layout(&shape, value)?;
         tensors.push(AdapterTensor::new(&name, &shape, &values, WeightType::F32));
     }
-    let d_hidden = match (slots.as_slice(), spec.layers.len()) {
-        ([first, _], 2) => first.shape.first().copied(),
-        _ => None,
-    };
-    let manifest = AdapterManifest {
-        schema: ADAPTER_SCHEMA,
-        name: decoder.name.clone(),
-        decoder: DecoderPin {
-            name: decoder.name.clone(),
-            architecture: decoder.network.config().architecture.name().to_owned(),
-            embedding_sha256: decoder.embedding_sha256().to_owned(),
-            tokenizer_sha256: decoder.tokenizer.sha256().to_owned(),
-        },
-        encoder: EncoderPin { name: encoder.name.clone(), encoder_id: encoder.encoder_id.clone() },
-        d_encoder: encoder.d_encoder,
-        d_hidden,
-        d_decoder: decoder.network.config().d_model(),
-        projector: spec,
-        pooling_factors: card
-            .factors
-            .iter()
-            .map(|&factor| u32::try_from(factor).unwrap_or(u32::MAX))
-            .collect(),
-        append: Append::Cont,
-        prompt_template: card.template.to_owned(),
-        answer_ends: AnswerEnd::of_template(card.template),
-        weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: String::new() },
-        training: card.training.clone(),
-        scores: card.scores.clone(),
-    };
+    let factors = card.factors.iter().map(|&factor| u32::try_from(factor).unwrap_or(u32::MAX));
+    let (d_encoder, d_decoder) = (encoder.d_encoder, decoder.network.config().d_model());
+    let manifest = AdapterManifest::new((decoder.pin(), d_decoder), (encoder.pin(), d_encoder), spec)
+        .pooling_factors(factors.collect())
+        .prompt_template(card.template)
+        .training(card.training.clone())
+        .scores(card.scores.clone());
     Ok(AdapterPackage::write(folder, &manifest, &tensors)?)
 }
 

@@ -75,6 +75,7 @@ impl QuestionOptions {
 
 /// How far the writing has come.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct QuestionProgress {
     /// What is written by whom about what, as a hash.
     identity: String,

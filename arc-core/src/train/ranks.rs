@@ -38,6 +38,7 @@ const VALUES_AT_ONCE: usize = 1 << 14;
 
 /// The part of this process in a run.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub enum Role {
     /// It trains alone.
     #[default]

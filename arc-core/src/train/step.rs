@@ -17,6 +17,7 @@ use crate::{Error, Hint, Result};
 
 /// A batch's loss before its backward pass.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct BatchLoss {
     /// The loss, and its gradient at the decoder's hidden states.
     pub loss: TargetLoss,

@@ -9,6 +9,7 @@
 //!
 //! Decoders have an index here and nowhere else: the layouts know them by no name.
 
+use arc_adapters::setters;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
@@ -50,6 +51,7 @@ const PER_DECODER: [&str; 3] = ["cont_tok", "rec_tok", "mem_embeddings"];
 /// A configuration's `pooling_module`, as the file spells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct PoolingArgs {
     /// The kind of pooling, and whether only the queries are pooled.
     pub pool_type: String,
@@ -68,6 +70,7 @@ impl Default for PoolingArgs {
 /// backbone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct EmbedderArgs {
     /// Blocks dropped from the end of the backbone.
     pub n_truncated_layers: usize,
@@ -123,6 +126,7 @@ pub enum BridgeType {
 /// A configuration's `bridge_args` (training: `bridge_module`): the projector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct BridgeArgs {
     /// What it is made of; nothing where latents go to the decoder as they are.
     pub bridge_type: Option<BridgeType>,
@@ -142,6 +146,7 @@ impl Default for BridgeArgs {
 
 /// A released checkpoint's `config.json`. Fields that the encoder does not depend on are ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ArcConfig {
     /// How the encoder is cut from its backbone.
     pub embedder_args: EmbedderArgs,
@@ -212,6 +217,7 @@ struct TrainingParams {
 /// What a training checkpoint needs from elsewhere. What is not given is looked for where the
 /// run's `args.yaml` says.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct TrainingSources {
     /// The folder of the encoder's backbone, with `params.json`; its weights are read only where
     /// not every layer was trained.
@@ -219,6 +225,11 @@ pub struct TrainingSources {
     /// The folder with the `consolidated.safetensors` of the encoder that was kept frozen.
     pub frozen_encoder: Option<PathBuf>,
 }
+
+setters!(TrainingSources {
+    backbone: Option<PathBuf>,
+    frozen_encoder: Option<PathBuf>,
+});
 
 /// The two learned vectors of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -232,6 +243,7 @@ pub enum Special {
 
 /// The tensors of one projector, in the order in which they apply.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ProjectorTensors {
     /// The weight of the `RMSNorm` before the layers, `[d_encoder]`.
     pub norm: Option<RawTensor>,

@@ -30,6 +30,7 @@ const LLAMA_THETA: f64 = 1e4;
 
 /// A Llama-style backbone's sizes: `model_args` of a released encoder, or a complete `params.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ModelArgs {
     /// The model width.
     pub dim: usize,
@@ -105,19 +106,16 @@ impl ModelArgs {
     /// The sizes as packages and registries state them.
     #[must_use]
     pub fn shape(&self) -> ModelShape {
-        ModelShape {
-            n_layers: self.n_layers,
-            d_model: self.dim,
-            n_heads: self.n_heads,
-            n_kv_heads: self.n_kv_heads,
-            d_head: self.head_dim,
-            d_ff: self.hidden_dim,
-            vocab_size: self.vocab_size,
-            tied_head: false,
-            norm_eps: self.norm_eps,
-            rope_theta: self.theta(),
-            context_length: None,
-        }
+        ModelShape::default()
+            .n_layers(self.n_layers)
+            .d_model(self.dim)
+            .n_heads(self.n_heads)
+            .n_kv_heads(self.n_kv_heads)
+            .d_head(self.head_dim)
+            .d_ff(self.hidden_dim)
+            .vocab_size(self.vocab_size)
+            .norm_eps(self.norm_eps)
+            .rope_theta(self.theta())
     }
 
     /// The sizes of a model that is described and not here.

@@ -462,8 +462,7 @@ fn new_decoder(
             ModelSource::from_texts(&texts)?
         }
     };
-    let model =
-        ModelFile { sha256: add.model_sha256.clone(), bytes: add.model_bytes, ..ModelFile::unpinned(source) };
+    let model = ModelFile::unpinned(source).sha256(add.model_sha256.clone()).bytes(add.model_bytes);
     let tokenizer = add.tokenizer.as_ref().map(|source| seen(source).map(ModelFile::unpinned)).transpose()?;
     let decoder = NewDecoder::new(name, model).aliases(add.alias.clone()).tokenizer(tokenizer);
     Ok(decoder.architecture(architecture.map(str::to_owned)))

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use arc_adapters::{DecoderPin, EncoderManifest, EncoderPin, Scaffold};
+use arc_adapters::{EncoderManifest, Scaffold};
 use serde_json::json;
 
 use super::shown;
@@ -27,17 +27,10 @@ pub(super) fn run(global: &Global, new: &New, output: &Output) -> Result<(), Fai
     let entry = pair.decoder;
     let encoder = EncoderManifest::open(&pair.encoder()?.package)?;
     let decoder = session.decoder(&entry.name)?;
-    let config = decoder.network.config();
-    let decoder_pin = DecoderPin {
-        name: entry.name.clone(),
-        architecture: config.architecture.name().to_owned(),
-        embedding_sha256: decoder.embedding_sha256().to_owned(),
-        tokenizer_sha256: decoder.tokenizer.sha256().to_owned(),
-    };
-    let encoder_pin = EncoderPin { name: encoder.name.clone(), encoder_id: encoder.encoder_id.clone() };
-    let ends = ((decoder_pin, config.d_model()), (encoder_pin, encoder.d_encoder));
+    let d_decoder = decoder.network.config().d_model();
+    let ends = ((decoder.pin(), d_decoder), (encoder.pin(), encoder.d_encoder));
     let scaffold = Scaffold::new(&new.name, ends.0, ends.1)
-        .d_hidden(new.d_hidden.map_or(config.d_model(), |d_hidden| d_hidden as usize))
+        .d_hidden(new.d_hidden.map_or(d_decoder, |d_hidden| d_hidden as usize))
         .pooling_factors(if new.factor.is_empty() { vec![rate_of(&encoder)] } else { new.factor.clone() });
     let manifest = match &dependency {
         Some(dependency) => scaffold.plugin_crate(&folder, dependency)?,

@@ -8,6 +8,7 @@ const ORDER: usize = 4;
 
 /// The counts that BLEU is made of. Those of several answers are added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BleuCounts {
     /// N-grams of the answer that are in a reference, by length.
     pub correct: [usize; ORDER],

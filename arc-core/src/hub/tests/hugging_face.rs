@@ -591,7 +591,7 @@ fn a_pinned_file_of_a_checkpoint_is_checked_when_it_is_pulled() {
     let unpinned = ModelFile::unpinned("hf:org/repo@main#model.safetensors.index.json".parse().unwrap());
     let pinned = |name: &str, content: &[u8]| {
         let files = [(name.to_owned(), sha256(content))].into();
-        ModelFile { files, ..unpinned.clone() }
+        unpinned.clone().files(files)
     };
     let pull_all = |model: &ModelFile, server: &Server| {
         let environment = server.environment();

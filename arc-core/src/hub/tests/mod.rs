@@ -53,7 +53,7 @@ fn pull_with(
 }
 
 fn model(source: ModelSource, sha256: Option<String>, bytes: Option<u64>) -> ModelFile {
-    ModelFile { sha256, bytes, ..ModelFile::unpinned(source) }
+    ModelFile::unpinned(source).sha256(sha256).bytes(bytes)
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// The crates that others can build on.
+const CRATES: [&str; 5] = ["arc-adapters", "arc-core", "arc-documents", "arc-jinja", "arc-plugin"];
+
 /// The Rust sources below a folder, tests left out.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -35,7 +38,7 @@ fn names_an_option(line: &str) -> bool {
 fn no_library_names_an_option_of_the_command_line() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for name in ["arc-adapters", "arc-core", "arc-jinja", "arc-plugin"] {
+    for name in CRATES {
         let sources = sources(&root.join(name).join("src"));
         assert!(!sources.is_empty(), "{name} has no sources");
         for path in sources {
@@ -89,7 +92,7 @@ fn foreign_errors(line: &str) -> Vec<&str> {
 fn no_library_offers_an_error_of_another_crate() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for name in ["arc-adapters", "arc-core", "arc-jinja", "arc-plugin"] {
+    for name in CRATES {
         for path in sources(&root.join(name).join("src")) {
             let text = std::fs::read_to_string(&path).expect("it is Unicode");
             for (number, line) in text.lines().enumerate() {
@@ -119,5 +122,64 @@ fn errors_of_other_crates_are_known_where_they_are_offered() {
         ") -> Result<()> {",
     ] {
         assert!(foreign_errors(line).is_empty(), "{line}");
+    }
+}
+
+/// A type that a line of code at the root of a file defines: how far it can be seen, and its name.
+fn defined(line: &str) -> Option<(&str, &str)> {
+    let (visibility, rest) = match line.strip_prefix("pub") {
+        Some(rest) if rest.starts_with('(') => line.split_at(line.find(") ")? + 2),
+        Some(rest) => ("pub ", rest.strip_prefix(' ')?),
+        None => ("", line),
+    };
+    let rest =
+        ["struct ", "enum ", "trait ", "union ", "type "].iter().find_map(|kind| rest.strip_prefix(kind))?;
+    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+    Some((visibility.trim(), &rest[..end]))
+}
+
+/// A type that is seen outside of its file has its name for itself in its crate, and one that other crates see
+/// has it for itself among all of them, but for the three that each crate has one of.
+#[test]
+fn a_name_is_of_one_type() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all: std::collections::BTreeMap<String, Vec<(&str, String, String)>> = Default::default();
+    for name in CRATES {
+        for path in sources(&root.join(name).join("src")) {
+            let text = std::fs::read_to_string(&path).expect("it is Unicode");
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            for (visibility, defined) in code.lines().filter_map(defined) {
+                let place = (name, path.display().to_string(), visibility.to_owned());
+                all.entry(defined.to_owned()).or_default().push(place);
+            }
+        }
+    }
+    assert!(all.len() > 500, "{} types", all.len());
+    let mut found = Vec::new();
+    for (defined, places) in all {
+        let clash = places.iter().enumerate().any(|(at, (name, _, visibility))| {
+            places[..at].iter().any(|(other, _, of_other)| match name == other {
+                true => !visibility.is_empty() || !of_other.is_empty(),
+                false => {
+                    visibility == "pub"
+                        && of_other == "pub"
+                        && !["Error", "Result", "Hint"].contains(&defined.as_str())
+                }
+            })
+        });
+        if clash {
+            found.push(format!("{defined}: {places:?}"));
+        }
+    }
+    assert!(found.is_empty(), "names of several types:\n{}", found.join("\n"));
+}
+
+#[test]
+fn types_are_known_where_they_are_defined() {
+    assert_eq!(defined("pub(super) struct Tile([u8; 4]);"), Some(("pub(super)", "Tile")));
+    assert_eq!(defined("pub enum Kind<'a> {"), Some(("pub", "Kind")));
+    assert_eq!(defined("type Rows = Vec<u8>;"), Some(("", "Rows")));
+    for line in ["    struct Nested;", "pub use x::Kind;", "pub fn kind() {", "impl Kind {"] {
+        assert_eq!(defined(line), None, "{line}");
     }
 }

@@ -65,8 +65,8 @@ pub use hint::Hint;
 pub use io_hint::io_hint;
 pub use list::{InspectedTensor, Inspection, ListedDecoder, inspect, inspect_manifest, list};
 pub use manifest::{
-    ADAPTER_SCHEMA, AdapterManifest, AnswerEnd, Append, DecoderPin, EncoderPin, MANIFEST_FILE, WEIGHTS_FILE,
-    WeightsFile,
+    ADAPTER_SCHEMA, AdapterManifest, AnswerEnd, Append, DEFAULT_PROMPT, DecoderPin, EncoderPin,
+    MANIFEST_FILE, WEIGHTS_FILE, WeightsFile,
 };
 pub use names::{NAME_FORM, is_name};
 pub use package::{
@@ -80,7 +80,7 @@ pub use registry::{
     Registry, RegistryFile, RopeScalingOption, from_toml,
 };
 pub use resolve::{AdapterFrom, AdapterPlace, EncoderFrom, Pair};
-pub use scaffold::{DEFAULT_PROMPT, Scaffold};
+pub use scaffold::Scaffold;
 pub use shape::ModelShape;
 pub use source::{ModelFile, ModelSource, PipFile};
 pub use staging::{Finishing, Staging, abandon, finishing, sweep};

@@ -20,6 +20,9 @@ pub const MANIFEST_FILE: &str = "adapter.json";
 /// The usual name of the weights inside an adapter package.
 pub const WEIGHTS_FILE: &str = "adapter.safetensors";
 
+/// The prompt of a new adapter: the document, then the question.
+pub const DEFAULT_PROMPT: &str = "{{ document }}\n\n{{ question }}";
+
 /// A projector for a decoder of width 16,384 in float32 fits; nothing sensible is larger.
 pub(crate) const MAX_WEIGHTS_BYTES: u64 = 4 << 30;
 
@@ -196,7 +199,7 @@ setters!(AdapterManifest {
 
 impl AdapterManifest {
     /// An adapter from latents of a width to embeddings of a width, named as its decoder. It has seen latents of
-    /// one token each, appends `tokens.cont`, and asks with [`DEFAULT_PROMPT`](crate::DEFAULT_PROMPT); its
+    /// one token each, appends `tokens.cont`, and asks with [`DEFAULT_PROMPT`]; its
     /// weights are in [`WEIGHTS_FILE`], whose hash is known when they are written.
     #[must_use]
     pub fn new(
@@ -215,8 +218,8 @@ impl AdapterManifest {
             projector,
             pooling_factors: vec![1],
             append: Append::default(),
-            prompt_template: crate::DEFAULT_PROMPT.to_owned(),
-            answer_ends: AnswerEnd::of_template(crate::DEFAULT_PROMPT),
+            prompt_template: DEFAULT_PROMPT.to_owned(),
+            answer_ends: AnswerEnd::of_template(DEFAULT_PROMPT),
             weights: WeightsFile::new(WEIGHTS_FILE, ""),
             training: serde_json::Value::Null,
             scores: serde_json::Value::Null,

@@ -3,15 +3,12 @@
 use std::path::Path;
 
 use crate::atomic_file::replace;
-use crate::manifest::{ADAPTER_SCHEMA, check_new_name};
+use crate::manifest::check_new_name;
 use crate::setters;
 use crate::{
-    AdapterManifest, AdapterPackage, AdapterTensor, AnswerEnd, Append, DecoderPin, EncoderPin, Error,
+    AdapterManifest, AdapterPackage, AdapterTensor, DEFAULT_PROMPT, DecoderPin, EncoderPin, Error,
     MANIFEST_FILE, ProjectorSpec, Result, WEIGHTS_FILE, WeightType, WeightsFile,
 };
-
-/// The prompt of a new adapter: the document, then the question.
-pub const DEFAULT_PROMPT: &str = "{{ document }}\n\n{{ question }}";
 
 /// What a new adapter is for.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,24 +124,15 @@ impl Scaffold {
     }
 
     fn manifest(&self) -> AdapterManifest {
-        AdapterManifest {
-            schema: ADAPTER_SCHEMA,
-            name: self.name.clone(),
-            decoder: self.decoder.clone(),
-            encoder: self.encoder.clone(),
-            d_encoder: self.d_encoder,
-            d_hidden: Some(self.d_hidden),
-            d_decoder: self.d_decoder,
-            projector: ProjectorSpec::two_linear(self.d_encoder, self.d_hidden, self.d_decoder),
-            pooling_factors: self.pooling_factors.clone(),
-            append: Append::Cont,
-            prompt_template: self.prompt_template.clone(),
-            answer_ends: AnswerEnd::of_template(&self.prompt_template),
+        let projector = ProjectorSpec::two_linear(self.d_encoder, self.d_hidden, self.d_decoder);
+        let decoder = (self.decoder.clone(), self.d_decoder);
+        AdapterManifest::new(decoder, (self.encoder.clone(), self.d_encoder), projector)
+            .name(self.name.clone())
+            .pooling_factors(self.pooling_factors.clone())
+            .prompt_template(&self.prompt_template)
             // Set when the weights are written.
-            weights: WeightsFile { file: WEIGHTS_FILE.to_owned(), sha256: "0".repeat(64) },
-            training: serde_json::json!({ "state": "untrained" }),
-            scores: serde_json::Value::Null,
-        }
+            .weights(WeightsFile::new(WEIGHTS_FILE, "0".repeat(64)))
+            .training(serde_json::json!({ "state": "untrained" }))
     }
 }
 

@@ -31,7 +31,7 @@ header:
 rooms:
     scripts/rooms
 
-# What the library crates offer, docs/public-api; takes a nightly toolchain.
+# What the library crates offer, docs/public-api; checks burn in a folder of its own.
 public-api:
     scripts/public-api
 

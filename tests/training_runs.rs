@@ -791,6 +791,23 @@ fn a_decoder_is_registered_for_a_trained_encoder() {
 }
 
 #[test]
+fn an_encoder_that_merges_by_similarity_is_registered_from_scratch_alone() {
+    let place = Place::new();
+    let merging = "layers = 2\npool_type = \"metric_kmeans_cosine\"";
+    let text = CONFIG.replace("steps = 40", "steps = 4").replace("layers = 2", merging);
+    // Its groups end nowhere in the text, so that a regression would align them with the wrong words.
+    place.file("run.toml", &text);
+    place.fails(FAILURE, &["train", "run.toml", "--out", "run"], &["a decoder's `start` is `ridge`"]);
+    place.file("run.toml", text.replace("\"ridge\"", "\"scratch\""));
+    place.succeeds(&["train", "run.toml", "--out", "run"]);
+    let register = "register --registry run/final/registry.toml --decoder tiny --text corpus --steps 2 --batches 2 \
+                    --batch 4 --context-tokens 24 --target-tokens 24 --samples 6 --factor 4 --replace -o again";
+    let register: Vec<&str> = register.split_whitespace().collect();
+    place.fails(FAILURE, &register, &["for a regression", "clusters, pooled by"]);
+    place.succeeds(&[&register[..], &["--from-scratch"]].concat());
+}
+
+#[test]
 fn a_registration_is_for_one_encoder_and_in_the_nearest_registry() {
     let place = Place::new();
     place.file("run.toml", CONFIG.replace("steps = 40", "steps = 4"));

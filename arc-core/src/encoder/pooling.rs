@@ -714,6 +714,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_counted_is_what_is_made() {
+        let device = Device::flex();
+        let kinds = KINDS.into_iter().map(|kind| (kind, false));
+        // Far from one another, so that no cluster ends up empty.
+        let merging = [ClusterMetric::Euclidean, ClusterMetric::Cosine].map(PoolingKind::KMeans);
+        for (kind, merges) in kinds.chain(merging.map(|kind| (kind, true))) {
+            for length in [1, 3, 7, 11, 13, 37] {
+                let states = match merges {
+                    true => spread_states(length, &device),
+                    false => random([1, length, 40], &device),
+                };
+                for rate in RATES {
+                    let pooling = Pooling {
+                        pool_type: PoolType { kind, queries_only: false },
+                        place: PoolingPlace::Before,
+                    };
+                    let made = kind.pool(states.clone(), &[length], rate).lengths[0];
+                    let counted = pooling.count(length, rate);
+                    assert_eq!(counted, made, "{kind:?} {rate:?} of {length}");
+                }
+            }
+        }
+    }
+
+    /// Each state along an axis of its own, `[1, s, 40]`.
+    fn spread_states(s: usize, device: &Device) -> Tensor<3> {
+        let mut values = vec![0.0; s * 40];
+        (0..s).for_each(|row| values[row * 40 + row] = 1.0);
+        Tensor::from_data(TensorData::new(values, [1, s, 40]), device)
+    }
+
+    #[test]
     fn gradients_agree_with_finite_differences_and_are_zero_on_padding() {
         const STEP: f32 = 1e-2;
         let device = Device::flex().autodiff();

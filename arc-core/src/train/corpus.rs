@@ -564,7 +564,7 @@ impl Mixture {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use arc_adapters::write_atomically;
 
@@ -628,8 +628,8 @@ mod tests {
         assert_ne!(seen, drawn, "the order is drawn");
     }
 
-    /// The corpus whose shard has a byte that is no UTF-8.
-    fn damaged(folder: &Path, documents: usize, at: usize) -> Corpus {
+    /// The corpus whose shard has a byte that is no UTF-8, in windows of 8 tokens.
+    pub(in crate::train) fn damaged(folder: &Path, documents: usize, at: usize) -> Corpus {
         drop(corpus(folder, documents));
         let shard = folder.join("shard");
         let mut bytes = std::fs::read(&shard).unwrap();

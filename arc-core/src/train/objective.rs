@@ -373,6 +373,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_batch_reads_its_own_windows_and_no_others_of_its_pool() {
+        let config = "[encoder]\nname = 'e'\nbackbone = 'd'\nlayers = 1\n[[decoders]]\nname = 'd'\n\
+                      [data]\nsources = [{ path = 'corpus' }]\n[schedule]\nsteps = 16\nbatch = 2\n";
+        let config = RunConfig::parse(config, std::path::Path::new("run.toml")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        // Thirty-two windows, as many as a pool takes, one of which cannot be read.
+        let corpus = crate::train::corpus::tests::damaged(folder.path(), 16, 20);
+        let mixture = Mixture::new(vec![(corpus, 1.0)], config.seed).unwrap();
+        let read: Vec<_> =
+            (0..POOL_BATCHES).map(|batch| windows_of_batch(&config, batch, &mixture)).collect();
+        assert_eq!(read.iter().filter(|windows| windows.is_err()).count(), 1, "{read:?}");
+        assert!(read.iter().flatten().all(|windows| windows.len() == 2));
+    }
+
+    #[test]
     fn instructions_stand_in_the_decoders_own_template() {
         use crate::prompt::FormPart;
         let spelt = |form: PromptForm| -> String {

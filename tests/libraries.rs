@@ -1,5 +1,6 @@
 //! What the library crates may not say: they have other users than the command line.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The crates that others can build on.
@@ -143,7 +144,7 @@ fn defined(line: &str) -> Option<(&str, &str)> {
 #[test]
 fn a_name_is_of_one_type() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut all: std::collections::BTreeMap<String, Vec<(&str, String, String)>> = Default::default();
+    let mut all = BTreeMap::<String, Vec<(&str, String, String)>>::new();
     for name in CRATES {
         for path in sources(&root.join(name).join("src")) {
             let text = std::fs::read_to_string(&path).expect("it is Unicode");

@@ -277,6 +277,7 @@ mod tests {
             chunk_lengths: vec![2, 1],
             source_tokens: 12,
             text_sha256: sha256_hex(text.as_bytes()),
+            merged: false,
         };
         let file = cache.insert(&key(text), description, 2, |writer| {
             writer.push(Tensor::from_data([[1.0, 2.0], [3.0, 4.0]], &Device::flex()))?;

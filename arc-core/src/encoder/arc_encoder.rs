@@ -8,7 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::forward::{GraphLayers, PoolingPlan};
-use super::{Pooling, PoolingGroups, PoolingRate, TokenRarity};
+use super::{Pooling, PoolingGroups, PoolingKind, PoolingRate, TokenRarity};
 use crate::nn::{Block, BlockConfig, Embedding, Loader, RopeConfig};
 use crate::{Error, Result};
 
@@ -56,6 +56,13 @@ impl ArcEncoderConfig {
     pub fn pools_by_factor(&self) -> bool {
         let by_factor = |rate: &PoolingRate| matches!(rate, PoolingRate::Factor(_) | PoolingRate::Off);
         self.memory_tokens == 0 && self.compress_rates.iter().all(by_factor)
+    }
+
+    /// Whether pooling merges similar states, wherever they stand: how many latents a text gets then depends on
+    /// what it says.
+    #[must_use]
+    pub fn merges(&self) -> bool {
+        self.memory_tokens == 0 && matches!(self.pooling.pool_type.kind, PoolingKind::KMeans(_))
     }
 
     /// The same encoder where a latent stands for `factor` tokens: the last layer alone pools then, unless

@@ -71,6 +71,7 @@ impl Encoder {
             encoder_id: self.id.clone(),
             source_tokens: text.ids.len(),
             text_sha256: text.text_sha256,
+            merged: self.merges(),
         })
     }
 

@@ -7,8 +7,8 @@ use arc_adapters::sha256_hex;
 use burn::tensor::{Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
-use super::LatentsFile;
-use super::latents_file::{FORMAT, LATENTS, SCHEMA};
+use super::latents_file::LATENTS;
+use super::{LatentsDescription, LatentsFile};
 use crate::{Error, Result};
 use arc_adapters::{write_atomically, write_new_atomically};
 
@@ -28,6 +28,8 @@ pub struct Latents {
     pub source_tokens: usize,
     /// The sha256 of the text's UTF-8 bytes.
     pub text_sha256: String,
+    /// Whether similar states were merged (k-means), which may leave fewer latents than `factor` says.
+    pub merged: bool,
 }
 
 impl Latents {
@@ -74,18 +76,17 @@ impl Latents {
             reason: error.to_string(),
         };
         let latents = TensorView::new(Dtype::F32, vec![n, d], values).map_err(invalid)?;
-        let metadata = [
-            ("format", FORMAT.to_owned()),
-            ("schema", SCHEMA.to_owned()),
-            ("encoder_id", self.encoder_id.clone()),
-            ("factor", self.factor.to_string()),
-            ("chunk_lengths", serde_json::json!(self.chunk_lengths).to_string()),
-            ("source_tokens", self.source_tokens.to_string()),
-            ("text_sha256", self.text_sha256.clone()),
-            ("values_sha256", sha256_hex(values)),
-        ]
-        .map(|(key, value)| (key.to_owned(), value));
-        serialize([(LATENTS, latents)], Some(metadata.into_iter().collect())).map_err(invalid)
+        let description = LatentsDescription {
+            encoder_id: self.encoder_id.clone(),
+            factor: self.factor,
+            chunk_lengths: self.chunk_lengths.clone(),
+            source_tokens: self.source_tokens,
+            text_sha256: self.text_sha256.clone(),
+            merged: self.merged,
+        };
+        let metadata = description.metadata(&sha256_hex(values)).into_iter();
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).collect();
+        serialize([(LATENTS, latents)], Some(metadata)).map_err(invalid)
     }
 
     /// Reads a latents file onto a device.

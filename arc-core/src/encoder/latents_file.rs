@@ -35,6 +35,9 @@ pub(super) const LATENTS: &str = "latents";
 /// The mean of each chunk's latents, in files of a cache.
 const POOLED: &str = "pooled";
 
+/// The key of metadata that says that similar states were merged.
+const MERGED: &str = "merged";
+
 /// Latents that are read at once where all are looked at.
 const ROWS_AT_ONCE: usize = 1024;
 
@@ -96,6 +99,8 @@ pub struct LatentsDescription {
     pub source_tokens: usize,
     /// The sha256 of the text's UTF-8 bytes.
     pub text_sha256: String,
+    /// Whether similar states were merged (k-means), which may leave fewer latents than `factor` says.
+    pub merged: bool,
 }
 
 impl LatentsDescription {
@@ -105,8 +110,9 @@ impl LatentsDescription {
         self.chunk_lengths.iter().sum()
     }
 
-    fn metadata(&self, values_sha256: &str) -> BTreeMap<&'static str, String> {
-        BTreeMap::from([
+    /// The metadata of a file of values with this digest.
+    pub(super) fn metadata(&self, values_sha256: &str) -> BTreeMap<&'static str, String> {
+        let mut metadata = BTreeMap::from([
             ("format", FORMAT.to_owned()),
             ("schema", SCHEMA.to_owned()),
             ("encoder_id", self.encoder_id.clone()),
@@ -115,7 +121,12 @@ impl LatentsDescription {
             ("source_tokens", self.source_tokens.to_string()),
             ("text_sha256", self.text_sha256.clone()),
             ("values_sha256", values_sha256.to_owned()),
-        ])
+        ]);
+        // Where nothing was merged the file is what it was before there was the key.
+        if self.merged {
+            metadata.insert(MERGED, true.to_string());
+        }
+        metadata
     }
 
     /// What it says and no encoder could have made, if there is such a thing; `n` is the number of latents
@@ -146,7 +157,7 @@ impl LatentsDescription {
         if tokens < chunks {
             return impossible("a chunk has a token at least".into());
         }
-        if n.checked_mul(factor).is_some_and(|most| tokens > most) {
+        if !self.merged && n.checked_mul(factor).is_some_and(|most| tokens > most) {
             return impossible(format!("a latent stands for {factor} at most"));
         }
         // Memory tokens make more latents than tokens of a short text, and then stand for one each; of a long
@@ -382,6 +393,7 @@ impl Encoder {
             chunk_lengths,
             source_tokens: text.ids.len(),
             text_sha256: text.text_sha256.clone(),
+            merged: self.merges(),
         })
     }
 }
@@ -441,6 +453,11 @@ impl LatentsFile {
             factor: number("factor")?,
             source_tokens: number("source_tokens")?,
             text_sha256: field("text_sha256")?,
+            merged: match file.meta(MERGED) {
+                None => false,
+                Some("true") => true,
+                Some(other) => return Err(invalid(format!("its `{MERGED}` is `{other}`, expected `true`"))),
+            },
         };
         if let Some(reason) = description.contradiction(n) {
             return Err(invalid(reason));
@@ -541,11 +558,11 @@ impl LatentsFile {
     }
 
     fn latents(&self, values: Vec<f32>, chunk_lengths: Vec<usize>, device: &Device) -> Latents {
-        let LatentsDescription { encoder_id, factor, source_tokens, text_sha256, .. } =
+        let LatentsDescription { encoder_id, factor, source_tokens, text_sha256, merged, .. } =
             self.description.clone();
         let shape = [values.len() / self.width(), self.width()];
         let values = Tensor::from_data(TensorData::new(values, shape), device);
-        Latents { values, chunk_lengths, encoder_id, factor, source_tokens, text_sha256 }
+        Latents { values, chunk_lengths, encoder_id, factor, source_tokens, text_sha256, merged }
     }
 
     /// Where the latents of a chunk are.
@@ -618,6 +635,7 @@ mod tests {
             chunk_lengths: chunk_lengths.to_vec(),
             source_tokens: 2 * chunk_lengths.iter().sum::<usize>(),
             text_sha256: "0".repeat(64),
+            merged: false,
         }
     }
 
@@ -681,6 +699,33 @@ mod tests {
     }
 
     #[test]
+    fn merging_may_leave_fewer_latents_than_the_factor_says_and_nothing_else_may() {
+        // Two chunks of 64 tokens at 4: 16 latents each at most, of which merging left 9 and 3.
+        let planned = LatentsDescription { source_tokens: 128, merged: true, ..description(&[16, 16]) };
+        let write = |description: LatentsDescription| {
+            let mut file = Cursor::new(Vec::new());
+            let path = Path::new("x");
+            let mut writer =
+                LatentsWriter::begin(&mut file, path, description, 64, LatentsType::F32).unwrap();
+            chunks(&[9, 3], 64).into_iter().for_each(|chunk| writer.push(chunk).unwrap());
+            writer.finish().unwrap();
+            opened(&file.into_inner())
+        };
+        let (folder, file) = write(planned.clone());
+        let file = file.unwrap();
+        file.verify().unwrap();
+        assert_eq!((file.len(), file.description().merged), (12, true));
+        // In memory and back.
+        let latents = file.read(&Device::flex()).unwrap();
+        let other = folder.path().join("y.arc.safetensors");
+        latents.save(&other).unwrap();
+        assert!(LatentsFile::open(&other).unwrap().description().merged);
+
+        let (_folder, refused) = write(LatentsDescription { merged: false, ..planned });
+        assert!(refused.unwrap_err().to_string().contains("stands for 4 at most"));
+    }
+
+    #[test]
     fn a_file_that_was_not_finished_or_was_changed_is_refused() {
         let (bytes, _) = written(LatentsType::F16, &[8], &[8], true);
         for kept in [0, 8, 100, bytes.len() - 1] {
@@ -705,13 +750,7 @@ mod tests {
     }
 
     fn contradiction(chunk_lengths: &[usize], factor: usize, source_tokens: usize) -> Option<String> {
-        let description = LatentsDescription {
-            chunk_lengths: chunk_lengths.to_vec(),
-            encoder_id: "e".into(),
-            factor,
-            source_tokens,
-            text_sha256: "0".repeat(64),
-        };
+        let description = LatentsDescription { factor, source_tokens, ..description(chunk_lengths) };
         description.contradiction(chunk_lengths.iter().sum())
     }
 

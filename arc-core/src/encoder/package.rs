@@ -394,4 +394,10 @@ impl Encoder {
     pub fn pools_by_factor(&self) -> bool {
         self.network.config().pools_by_factor()
     }
+
+    /// [`ArcEncoderConfig::merges`].
+    #[must_use]
+    pub fn merges(&self) -> bool {
+        self.network.config().merges()
+    }
 }

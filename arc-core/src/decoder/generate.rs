@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use super::{Decoder, KvCache};
 use crate::prompt::Prompt;
 use crate::sampling::{Sampler, SamplingOptions};
-use crate::tokenizer::{DecodeStream, FirstLine, StopStrings};
+use crate::tokenizer::{DecodeStream, FirstLine, RepeatedLine, StopStrings};
 use crate::{Error, Result};
 
 /// Prompts are read in pieces of this many positions, which bounds the attention mask and the
@@ -29,7 +29,8 @@ pub struct GenerateOptions {
     /// token is written, although the text does not show it.
     pub stop: Vec<String>,
     /// What a row is, and so where it ends; `None` leaves it to what the prompt was made for: see
-    /// [`AdaptedDecoder::ask`](crate::AdaptedDecoder::ask). Otherwise the decoder ends it.
+    /// [`AdaptedDecoder::ask`](crate::AdaptedDecoder::ask). Otherwise the decoder ends it; an answer, whatever
+    /// it is, ends before a line that it has written before.
     pub answer_ends: Option<AnswerEnd>,
     /// Where another thread sets it, every row ends before its next token.
     pub interrupted: Option<Arc<AtomicBool>>,
@@ -74,7 +75,7 @@ impl GenerateOptions {
 pub enum FinishReason {
     /// The decoder wrote an end token.
     End,
-    /// A stop string appeared, or the line ended that was asked for.
+    /// A stop string appeared, the line ended that was asked for, or a line came a second time.
     Stop,
     /// `max_tokens` were written.
     Length,
@@ -160,6 +161,8 @@ struct RowState {
     stops: StopStrings,
     /// What passes of the text, where it is to be one line.
     line: Option<FirstLine>,
+    /// What passes of it, where it is an answer of several.
+    lines: Option<RepeatedLine>,
     text: String,
     prompt_logits: Vec<f32>,
     finish: Option<FinishReason>,
@@ -223,6 +226,7 @@ impl Decoder {
                     stream: self.tokenizer.continuation_stream(true),
                     stops: StopStrings::new(options.stop.clone())?,
                     line: (options.answer_ends == Some(AnswerEnd::Line)).then(FirstLine::default),
+                    lines: (options.answer_ends == Some(AnswerEnd::Model)).then(RepeatedLine::default),
                     text: String::new(),
                     prompt_logits: Vec::new(),
                     finish: None,
@@ -488,7 +492,10 @@ impl RowState {
     fn interrupt(&mut self, mut on_text: impl FnMut(&str)) {
         let rest = self.stream.clone().finish();
         let held = self.stops.push(&rest) + &self.stops.clone().finish();
-        let piece = self.line.as_mut().map_or_else(|| held.clone(), |line| line.push(&held));
+        let mut piece = self.line.as_mut().map_or_else(|| held.clone(), |line| line.push(&held));
+        if let Some(lines) = &mut self.lines {
+            piece = lines.push(&piece) + &lines.clone().finish();
+        }
         if !piece.is_empty() {
             self.text.push_str(&piece);
             on_text(&piece);
@@ -501,9 +508,15 @@ impl RowState {
     fn accept(&mut self, id: u32, ending: Option<FinishReason>, mut on_text: impl FnMut(&str)) {
         self.generated.push(id);
         self.history.push(id);
-        let (text, line) = (&mut self.text, &mut self.line);
-        let mut emit = |piece: String| {
-            let piece = line.as_mut().map_or_else(|| piece.clone(), |line| line.push(&piece));
+        let (text, line, lines) = (&mut self.text, &mut self.line, &mut self.lines);
+        let mut emit = |piece: String, is_end: bool| {
+            let mut piece = line.as_mut().map_or_else(|| piece.clone(), |line| line.push(&piece));
+            if let Some(lines) = lines.as_mut() {
+                piece = lines.push(&piece);
+                if is_end {
+                    piece += &lines.clone().finish();
+                }
+            }
             if !piece.is_empty() {
                 text.push_str(&piece);
                 on_text(&piece);
@@ -511,14 +524,20 @@ impl RowState {
         };
         if matches!(ending, None | Some(FinishReason::Length)) {
             let piece = self.stream.push(id);
-            emit(self.stops.push(&piece));
+            let piece = self.stops.push(&piece);
+            // Before a stop text a line may be held back that is whole.
+            emit(piece, self.stops.stopped());
         }
         if ending.is_some() && !self.stops.stopped() {
             let rest = self.stream.clone().finish();
-            emit(self.stops.push(&rest));
-            emit(self.stops.clone().finish());
+            emit(self.stops.push(&rest), self.stops.stopped());
+            if !self.stops.stopped() {
+                emit(self.stops.clone().finish(), true);
+            }
         }
-        let has_stopped = self.stops.stopped() || self.line.as_ref().is_some_and(FirstLine::ended);
+        let has_ended = self.line.as_ref().is_some_and(FirstLine::ended)
+            || self.lines.as_ref().is_some_and(RepeatedLine::ended);
+        let has_stopped = self.stops.stopped() || has_ended;
         self.finish = if has_stopped { Some(FinishReason::Stop) } else { ending };
     }
 }

@@ -125,13 +125,20 @@ impl Decoder {
         if settings.unscaled_rope {
             checkpoint = checkpoint.without_rope_scaling();
         }
+        let tokenizer = || match &settings.tokenizer {
+            Some(path) => Tokenizer::from_file(path),
+            None => checkpoint.tokenizer(),
+        };
+        // A vocabulary takes one thread about as long as the weights take another.
+        let (network, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(tokenizer);
+            let network = Transformer::from_checkpoint(&checkpoint, device, residence);
+            (network, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
         Ok(Self {
             name: name.to_owned(),
-            network: Transformer::from_checkpoint(&checkpoint, device, residence)?,
-            tokenizer: match &settings.tokenizer {
-                Some(path) => Tokenizer::from_file(path)?,
-                None => checkpoint.tokenizer()?,
-            },
+            network: network?,
+            tokenizer: tokenizer?,
             chat_template: checkpoint.chat_template()?,
             embedding_table: checkpoint.embedding_table()?,
             embedding_sha256: OnceLock::new(),

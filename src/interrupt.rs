@@ -1,27 +1,34 @@
-//! Ctrl-C, and requests to end: what is being made ends where nothing is lost.
+//! Ctrl-C, and requests to end: what is being made ends where nothing is lost, or goes.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::INTERRUPTED;
 use crate::output::note;
+
+/// There once a command can stop by itself.
+static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From here on Ctrl-C, or a request to end, deletes the files and folders that are in the making and ends the
+/// process; a command that can stop where nothing is lost is asked to first, see [`stop_on_interrupt`].
+pub(crate) fn listen() {
+    let installed = ctrlc::set_handler(|| {
+        if let Some(stop) = STOP.get()
+            && !stop.swap(true, Ordering::SeqCst)
+        {
+            return;
+        }
+        // What is being given its name gets it first.
+        arc_adapters::abandon(|| std::process::exit(INTERRUPTED.into()));
+    });
+    if let Err(error) = installed {
+        note(format!("Ctrl-C may leave temporary files behind: {error}"));
+    }
+}
 
 /// Set by the first Ctrl-C, or request to end; the second one ends the process at once, unless it was unset in
 /// between.
 pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
-    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    let stop = STOP.get_or_init(|| {
-        let stop = Arc::new(AtomicBool::new(false));
-        let handler = Arc::clone(&stop);
-        let installed = ctrlc::set_handler(move || {
-            if handler.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        });
-        if let Err(error) = installed {
-            note(format!("Ctrl-C will end the process at once: {error}"));
-        }
-        stop
-    });
-    Arc::clone(stop)
+    Arc::clone(STOP.get_or_init(Arc::default))
 }

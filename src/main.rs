@@ -12,6 +12,7 @@ mod standard_output;
 mod terminal;
 mod threads;
 mod usage;
+mod version;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -70,7 +71,7 @@ impl Failure {
         let error = serde_json::json!({
             "code": self.kind, "message": self.message, "hint": self.hint, "exit": self.code,
         });
-        serde_json::json!({ "schema": crate::output::SCHEMA, "error": error })
+        serde_json::json!({ "error": error })
     }
 
     /// Standard output cannot be written.
@@ -166,6 +167,7 @@ impl From<arc_adapters::Error> for Failure {
 }
 
 fn main() -> ExitCode {
+    interrupt::listen();
     arc_adapters::tell_of_waiting(|registry| {
         note(format!("waiting for another command that is changing `{}`", registry.display()));
     });
@@ -232,7 +234,7 @@ fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
             commands::prepare::run(&arguments.global, prepare, output)
         }
         Command::Pull(pull) => commands::pull::run(&arguments.global, pull, output),
-        Command::Models => commands::models::run(&arguments.global, output),
+        Command::Models(models) => commands::models::run(&arguments.global, models, output),
         Command::Bench(bench) => commands::bench::run(&arguments.global, bench, output),
         Command::CheckReference(check) => commands::check_reference::run(&arguments.global, check, output),
         Command::Adapters(adapters) => commands::adapters::run(&arguments.global, adapters, output),

@@ -59,23 +59,27 @@ impl Output {
         self.form != Form::Text
     }
 
-    /// The command's one JSON object, where JSON is asked for.
+    /// The command's one JSON object, where JSON is asked for, with the version of its shape.
     pub(crate) fn json(self, value: &Value) -> Result<(), Failure> {
         if self.form == Form::Json {
             HAS_PRINTED_JSON.store(true, Ordering::Relaxed);
-            print(&format!("{}\n", terminal::json(&value.to_string())))?;
+            print_object("schema", SCHEMA.into(), value)?;
         }
         Ok(())
     }
 
-    /// A JSON object of a stream, with its type, where a stream is asked for.
+    /// A JSON object of a stream, with its type, where a stream is asked for. The last one, a `summary` or an
+    /// `error`, has the version of the shape.
     pub(crate) fn event(self, kind: &str, value: &Value) -> Result<(), Failure> {
-        if self.form == Form::Stream {
-            let mut object = serde_json::Map::from_iter([("type".to_owned(), Value::from(kind))]);
-            object.extend(value.as_object().cloned().unwrap_or_default());
-            print(&format!("{}\n", terminal::json(&Value::from(object).to_string())))?;
+        if self.form != Form::Stream {
+            return Ok(());
         }
-        Ok(())
+        match kind {
+            "summary" | "error" => {
+                print_object("type", kind.into(), &with_first("schema", SCHEMA.into(), value))
+            }
+            _ => print_object("type", kind.into(), value),
+        }
     }
 
     /// What went wrong, as JSON on standard output where JSON is asked for and nothing was printed yet. That it
@@ -128,6 +132,18 @@ impl Output {
     pub(crate) fn detail(self, text: impl AsRef<str>) {
         detail(text);
     }
+}
+
+/// An object with a key before its others.
+pub(crate) fn with_first(key: &str, first: Value, object: &Value) -> Value {
+    let mut whole = serde_json::Map::from_iter([(key.to_owned(), first)]);
+    whole.extend(object.as_object().cloned().unwrap_or_default());
+    whole.into()
+}
+
+/// A line that is an object, with a key before its others.
+fn print_object(key: &str, first: Value, object: &Value) -> Result<(), Failure> {
+    print(&format!("{}\n", terminal::json(&with_first(key, first, object).to_string())))
 }
 
 /// Writes to standard output, through to what stands behind it.

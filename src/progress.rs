@@ -13,7 +13,7 @@ use crate::terminal;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Between two lines.
-const LINE_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// The progress of one thing.
 #[derive(Debug)]

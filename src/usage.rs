@@ -26,7 +26,7 @@ pub(crate) fn arguments() -> Result<Option<Arguments>, Failure> {
         }
         Err(failure) => return Err(failure),
     };
-    let matches = settings.as_defaults(Arguments::command()).try_get_matches_from(words);
+    let matches = settings.as_defaults(versioned(&words)).try_get_matches_from(words);
     match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => Ok(Some(arguments)),
         Err(error) => match error.kind() {
@@ -43,6 +43,17 @@ pub(crate) fn arguments() -> Result<Option<Arguments>, Failure> {
             _ => Err(Failure::usage(message(&error), hint(&error))),
         },
     }
+}
+
+/// The command line with what its version is, which is found out where it is asked for.
+fn versioned(words: &[OsString]) -> Command {
+    let command = Arguments::command();
+    if words.iter().any(|word| word == "--version" || word == "-V") {
+        // clap holds them for as long as the command line is read.
+        let held = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+        return command.version(held(crate::version::short())).long_version(held(crate::version::long()));
+    }
+    command
 }
 
 /// Puts the global options that stand before a command after it, in their order: clap takes them in both

@@ -27,6 +27,7 @@ fn finds_fault(place: &Place, arguments: &[&str]) -> (Value, String) {
     let output = place.arc(arguments).arg("--json").output().expect("the binary runs");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(FAILURE), "{stderr}");
+    tiny::recorded::record(arguments, &output.stdout);
     (serde_json::from_slice(&output.stdout).expect("one JSON object"), stderr)
 }
 

@@ -38,6 +38,7 @@ mod generation {
     fn the_object_has_these_keys_and_no_others() {
         let place = Place::with_model(&tiny_llama());
         let mut expected = BTreeSet::from([
+            "schema",
             "decoder",
             "prompt_ids",
             "token_ids",

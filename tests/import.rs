@@ -112,6 +112,9 @@ impl Place {
 
     fn arc(&self, arguments: &[&str]) -> Ran {
         let output = self.0.arc(arguments).arg("--json").output().expect("the binary runs");
+        if output.status.success() {
+            tiny::recorded::record(arguments, &output.stdout);
+        }
         Ran { success: output.status.success(), stderr: String::from_utf8(output.stderr).expect("UTF-8") }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use arc_adapters::{ProjectorLayer, ProjectorSpec, TensorF32};
+use arc_adapters::{Adapter, ProjectorLayer, ProjectorSpec, TensorF32};
 use arc_core::device::DeviceName;
 use arc_core::projector::{Projector, ProjectorWeights};
 use burn::module::Module as _;
@@ -165,6 +165,41 @@ fn every_layer_computes_what_its_definition_says() {
                 error < 1e-5 * expected.abs().max(1.0),
                 "{what}, value {i}: {found}, expected {expected}"
             );
+        }
+    }
+}
+
+/// `scripts/golden/adapter_package.py` was written from the page about adapter packages, and wrote this one.
+#[test]
+fn a_package_of_another_implementation_is_read_as_it_was_meant() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adapter-package");
+    let expected = std::fs::read(folder.join("expected.json")).expect("golden data");
+    let expected: serde_json::Value = serde_json::from_slice(&expected).expect("JSON");
+    let numbers = |value: &serde_json::Value| -> Vec<f64> {
+        value.as_array().expect("a row").iter().map(|value| value.as_f64().expect("a number")).collect()
+    };
+    let device = DeviceName::CPU.open().expect("the CPU");
+    let adapter = Adapter::open(&folder).expect("a package");
+    let projector = Projector::from_adapter(&adapter, &device).expect("a projector");
+    let token = |name: &str| adapter.weights.tensor(name).expect("a special vector").values;
+    let mut rows: Vec<(Vec<f32>, Vec<f64>)> = vec![
+        (token("tokens.cont"), numbers(&expected["cont"])),
+        (token("tokens.rec"), numbers(&expected["rec"])),
+    ];
+    let pairs = expected["rows"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .zip(expected["projected"].as_array().expect("rows"));
+    rows.extend(pairs.map(|(row, out)| (numbers(row).iter().map(|v| *v as f32).collect(), numbers(out))));
+    for (row, expected) in rows {
+        let x = Tensor::<2>::from_data(TensorData::new(row, [1, adapter.manifest.d_encoder]), &device);
+        let y = projector.forward(x).expect("rows").into_data().convert::<f32>();
+        let y = y.as_slice::<f32>().expect("f32");
+        assert_eq!(y.len(), expected.len());
+        for (found, expected) in y.iter().zip(&expected) {
+            let error = (f64::from(*found) - expected).abs();
+            assert!(error < 1e-5 * expected.abs().max(1.0), "{found}, expected {expected}");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #[path = "harness/notice.rs"]
 mod notice;
+#[path = "harness/recorded.rs"]
+mod recorded;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -50,6 +52,7 @@ impl Passages {
             .output()
             .expect("the binary runs");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        recorded::record(arguments, &output.stdout);
         serde_json::from_slice(&output.stdout).expect("one JSON object")
     }
 

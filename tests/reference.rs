@@ -3,6 +3,8 @@
 #[path = "harness/device.rs"]
 mod device;
 mod forward;
+#[path = "harness/recorded.rs"]
+mod recorded;
 
 use std::path::{Path, PathBuf};
 
@@ -101,6 +103,7 @@ fn the_command_reports_each_tensor_and_fails_above_its_tolerance() {
     for folder in folders() {
         let (code, stdout, stderr) = check(&folder, &["--json"]);
         assert_eq!(code, Some(0), "{}: {stderr}", folder.display());
+        recorded::record(&["check-reference"], stdout.as_bytes());
         let report: Value = serde_json::from_str(&stdout).expect("one JSON object");
         for case in report["cases"].as_array().expect("cases") {
             let tensors: Vec<_> = case["deviations"].as_array().expect("tensors").iter().collect();

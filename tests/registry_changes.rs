@@ -153,3 +153,49 @@ fn what_was_allowed_is_not_warned_of() {
     let refusal = place.fails(FAILURE, &[&add as &[&str], &["--allow-plugins"]].concat());
     assert!(!refusal.message.contains("not allowed"), "{}", refusal.message);
 }
+
+#[test]
+fn files_are_deleted_where_that_is_asked_for_and_nobody_else_names_them() {
+    let place = Place::with_adapter();
+    place.add_to_registry("[decoders.twin]\nsource = \"file:tiny.gguf\"\nadapter = \"adapter\"\n");
+    let remove =
+        |more: &[&str]| place.succeeds(&[&["adapters", "remove"], more, &["--delete-files"]].concat());
+    let count = |list: &serde_json::Value| list.as_array().expect("a list").len();
+    let removed = remove(&["twin"]);
+    assert_eq!((count(&removed["files_deleted"]), count(&removed["files_left"])), (0, 1), "tiny names it");
+    place.succeeds(&["adapters", "verify", "tiny"]);
+    // Somebody's notes stay, and the folder with them.
+    place.file("adapter/notes.txt", "mine");
+    let removed = remove(&["tiny", "--adapter-only"]);
+    assert_eq!((count(&removed["files_deleted"]), count(&removed["files_left"])), (0, 1));
+    let left: Vec<_> =
+        std::fs::read_dir(place.path("adapter")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["notes.txt"]);
+    let removed = remove(&["start"]);
+    assert_eq!((count(&removed["files_deleted"]), count(&removed["files_left"])), (1, 0));
+    assert!(!place.path("encoder").exists());
+    // A model is no file of an adapter.
+    remove(&["tiny"]);
+    assert!(place.path("tiny.gguf").exists());
+}
+
+#[test]
+fn what_was_pulled_is_deleted_and_its_entry_stays() {
+    let place = Place::with_adapter();
+    place.add_to_registry("[decoders.far]\naliases = [\"f\"]\nsource = \"pip:far==1#far/far.gguf\"\n");
+    for name in ["far", "gone-from-registries"] {
+        place.file(&format!("cache/models/{name}/{name}.gguf"), "pulled");
+    }
+    // Nothing is deleted where one of the names is wrong.
+    place.fails(USAGE, &["models", "remove", "far", "fra"]).says(&["`fra` is not in the cache"]);
+    let removed = place.succeeds(&["models", "remove", "f", "gone-from-registries"]);
+    assert_eq!(removed["removed"][0], serde_json::json!({ "name": "far", "bytes": 6 }));
+    assert!(
+        !place.path("cache/models/far").exists() && !place.path("cache/models/gone-from-registries").exists()
+    );
+    let refusal = place.fails(USAGE, &["models", "remove", "far"]);
+    refusal.hints(&["nothing was pulled"]);
+    place.fails(USAGE, &["models", "remove", "tiny"]).says(&["was not pulled"]);
+    let models = place.succeeds(&["models"]);
+    assert!(models["decoders"].as_array().unwrap().iter().any(|entry| entry["name"] == "far"));
+}

@@ -81,7 +81,8 @@ fn what_a_registry_says_reaches_the_terminal_as_text() {
     for arguments in [
         &["models"] as &[&str],
         &["adapters", "list"],
-        &["adapters", "doctor"],
+        &["adapters", "list", "--all"],
+        &["adapters", "doctor", "--all"],
         &["adapters", "verify", "strange"],
         &["adapters", "inspect", "strange"],
         &["pull", "strange"],
@@ -111,7 +112,7 @@ fn a_line_of_a_table_stays_one_line() {
         shown.contains("description") && shown.contains(r"\u{1b}[2J") && shown.contains(r"\n."),
         "{shown}"
     );
-    let output = place.arc(&["adapters", "list"]).output().expect("the binary runs");
+    let output = place.arc(&["adapters", "list", "--all"]).output().expect("the binary runs");
     let shown = String::from_utf8(output.stdout).expect("UTF-8");
     // Two headers, two decoders of which one has an adapter for other encoders, an encoder, and a blank line
     // between the tables.

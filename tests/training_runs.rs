@@ -269,6 +269,7 @@ fn an_interrupted_run_writes_a_checkpoint_and_leaves() {
     Command::new("kill").args(["-INT", &run.id().to_string()]).status().expect("a signal");
     let output = run.wait_with_output().expect("its output");
     assert_eq!(output.status.code(), Some(130), "as whatever SIGINT ends");
+    tiny::recorded::record(&["train"], &output.stdout);
     let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
     assert_eq!(report["finished"], false);
     let steps = report["steps"].as_u64().expect("a number");

@@ -46,7 +46,7 @@ pub struct Archive {
 }
 
 /// Whether a file beside manifest and weights belongs into an archive.
-fn is_document(name: &str) -> bool {
+pub(crate) fn is_document(name: &str) -> bool {
     matches!(name, "README.md" | "NOTICE" | "LICENSE" | "LICENCE" | "LICENSE-MIT" | "LICENSE-APACHE")
 }
 

@@ -10,6 +10,7 @@ use tempfile::TempPath;
 
 use crate::Error;
 use crate::files::{TEMPORARY, io_error, sync_folder};
+use crate::staging::LivingFile;
 
 /// Writes the file at `path` through `write`, and gives it its name only when it is complete.
 ///
@@ -82,7 +83,9 @@ fn write_to<T, E: From<Error>>(
     if let Some(permissions) = permissions.clone().or_else(usual_permissions) {
         builder.permissions(permissions);
     }
-    let temporary = builder.tempfile_in(folder).map_err(io_error("create a file in", folder))?;
+    let made = LivingFile::of(|| builder.tempfile_in(folder), |made| made.path());
+    // Dropped when it has its name, or after it was deleted.
+    let (temporary, _living) = made.map_err(io_error("create a file in", folder))?;
     let (file, temporary) = temporary.into_parts();
 
     let mut writer = BufWriter::new(file);

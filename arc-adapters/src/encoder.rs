@@ -19,6 +19,7 @@ const WHAT: &str = "encoder manifest";
 
 /// The content of `encoder.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EncoderManifest {
@@ -132,6 +133,7 @@ fn default_max_chunks() -> usize {
 
 /// Where in its block a layer pools: `where` in a configuration of the reference.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PoolingPlace {
     /// Before attention. The residual of the block is the pooled state.
@@ -143,6 +145,7 @@ pub enum PoolingPlace {
 
 /// The model that an encoder starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Backbone {
@@ -172,6 +175,7 @@ impl Backbone {
 
 /// Which weights differ from the backbone's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum EncoderWeights {

@@ -21,6 +21,7 @@ mod archive;
 mod atomic_file;
 mod check;
 mod checks;
+mod delete;
 mod digest;
 mod doctor;
 mod edit;
@@ -42,6 +43,8 @@ mod read_once;
 mod registry;
 mod resolve;
 mod scaffold;
+#[cfg(feature = "schema")]
+mod schema;
 mod shape;
 mod source;
 mod staging;
@@ -55,6 +58,7 @@ pub use checks::{
     TemplateFault, check_adapter, check_embeddings, check_encoder_of, check_fit, check_template, verify,
     verify_with,
 };
+pub use delete::delete_package;
 pub use digest::{hexadecimal, is_sha256_hex, sha256_file, sha256_hex};
 pub use doctor::{Finding, doctor};
 pub use edit::{EntryKind, NewAdapter, NewDecoder, RegistryEditor, tell_of_waiting};
@@ -80,7 +84,9 @@ pub use registry::{
     Registry, RegistryFile, RopeScalingOption, from_toml,
 };
 pub use resolve::{AdapterFrom, AdapterPlace, EncoderFrom, Pair};
-pub use scaffold::Scaffold;
+pub use scaffold::{DEFAULT_PROMPT, Scaffold};
+#[cfg(feature = "schema")]
+pub use schema::schemas;
 pub use shape::ModelShape;
 pub use source::{ModelFile, ModelSource, PipFile};
 pub use staging::{Finishing, Staging, abandon, finishing, sweep};

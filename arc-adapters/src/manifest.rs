@@ -33,6 +33,7 @@ const WHAT: &str = "adapter manifest";
 
 /// The content of `adapter.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AdapterManifest {
@@ -75,6 +76,7 @@ pub struct AdapterManifest {
 
 /// The decoder that an adapter was made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DecoderPin {
@@ -108,6 +110,7 @@ impl DecoderPin {
 
 /// The encoder that an adapter was made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EncoderPin {
@@ -127,6 +130,7 @@ impl EncoderPin {
 
 /// Which learned vector follows the latents of each context when the decoder is to continue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Append {
@@ -139,6 +143,7 @@ pub enum Append {
 
 /// Where an answer ends, besides the tokens with which a decoder ends what it writes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AnswerEnd {
@@ -166,6 +171,7 @@ impl AnswerEnd {
 
 /// A weights file beside the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct WeightsFile {

@@ -8,7 +8,7 @@ pub const NAME_FORM: &str = "letters, digits, `.`, `_` and `-`, beginning with a
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    !text.is_empty() && text.len() <= 128 && text.chars().all(plain) && !text.starts_with(['.', '-'])
+    text.len() <= 128 && text.chars().all(plain) && text.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
 /// Checks a name that a file has.

@@ -14,6 +14,7 @@ const MAX_DEPTH: usize = 8;
 
 /// The layers of a projector, first applied first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProjectorSpec {
@@ -23,6 +24,7 @@ pub struct ProjectorSpec {
 
 /// One step of a projector, on rows `x` of width d.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum ProjectorLayer {

@@ -127,6 +127,7 @@ pub struct DecoderEntry {
 
 /// What a registry says about the use of a decoder; each is overruled by who asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DecoderOptions {
@@ -147,6 +148,7 @@ pub struct DecoderOptions {
 
 /// Which rotation of positions a decoder is run with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RopeScalingOption {
@@ -550,8 +552,9 @@ struct SchemaText {
 
 /// `registry.toml` as it is written.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct RegistryText {
+pub(crate) struct RegistryText {
     #[serde(rename = "schema")]
     _schema: u64,
     default_encoder: Option<String>,
@@ -566,6 +569,7 @@ struct RegistryText {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct EncoderText {
     package: PathBuf,
@@ -575,6 +579,7 @@ struct EncoderText {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct DecoderText {
     #[serde(default)]
@@ -601,6 +606,7 @@ struct DecoderText {
 
 /// A package folder, pinned or not.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "expected a folder or `{ path, sha256 }`")]
 enum PackageText {
     Folder(PathBuf),
@@ -608,6 +614,7 @@ enum PackageText {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct PinnedText {
     path: PathBuf,

@@ -10,6 +10,7 @@ const MAX_SIZE: usize = 1 << 24;
 /// The sizes of a transformer of llama's kind: grouped-query attention, and a feed-forward part
 /// with a gate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ModelShape {

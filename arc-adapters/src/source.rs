@@ -23,6 +23,8 @@ use crate::{Error, Result, setters};
 /// # Ok::<(), arc_adapters::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "SourceText"))]
 #[serde(try_from = "SourceText", into = "SourceText")]
 #[non_exhaustive]
 pub enum ModelSource {
@@ -60,6 +62,7 @@ pub struct PipFile {
 
 /// One model file: where it comes from and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ModelFile {
@@ -205,6 +208,7 @@ impl fmt::Display for PipFile {
 
 /// The form of a source in TOML and JSON.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "expected a model source: a string, or an array of `pip:` strings")]
 enum SourceText {
     One(String),

@@ -19,21 +19,25 @@ const OLD: &str = "old";
 /// What has no lock is somebody's who is about to take one, for as long as this.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// The temporary folders of this process, for who ends it before they are dropped.
+/// The temporary folders and files of this process, for who ends it before they are dropped.
 static LIVING: Mutex<Vec<Living>> = Mutex::new(Vec::new());
 /// Held where what is begun has to be finished.
 static FINISHING: Mutex<()> = Mutex::new(());
 
-/// A temporary folder, and the folder that was made for it.
+/// A temporary folder or file, and the folder that was made for it.
 #[derive(Debug)]
 struct Living {
-    folder: PathBuf,
+    path: PathBuf,
     parent: Option<PathBuf>,
 }
 
 impl Living {
     fn delete(&self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
+        if self.path.is_dir() {
+            let _ = std::fs::remove_dir_all(&self.path);
+        } else {
+            let _ = std::fs::remove_file(&self.path);
+        }
         if let Some(parent) = &self.parent {
             // It stays where something was published in it.
             let _ = std::fs::remove_dir(parent);
@@ -53,6 +57,34 @@ pub struct Staging {
     _lock: File,
 }
 
+/// A temporary file that [`abandon`] deletes for as long as this lives. Who made it deletes it otherwise.
+#[derive(Debug)]
+pub(crate) struct LivingFile(PathBuf);
+
+impl LivingFile {
+    /// The one that `make` makes, at the path that `path_of` says.
+    pub(crate) fn of<T, E>(
+        make: impl FnOnce() -> std::result::Result<T, E>,
+        path_of: impl FnOnce(&T) -> &Path,
+    ) -> std::result::Result<(T, Self), E> {
+        // Together, so that there is none that nobody knows of.
+        let mut living = living();
+        let made = make()?;
+        let path = path_of(&made).to_owned();
+        living.push(Living { path: path.clone(), parent: None });
+        Ok((made, Self(path)))
+    }
+}
+
+impl Drop for LivingFile {
+    fn drop(&mut self) {
+        let mut living = living();
+        if let Some(place) = living.iter().position(|living| living.path == self.0) {
+            living.swap_remove(place);
+        }
+    }
+}
+
 /// Holds [`abandon`] up for as long as it lives.
 #[derive(Debug)]
 pub struct Finishing {
@@ -65,7 +97,7 @@ pub fn finishing() -> Finishing {
     Finishing { _held: FINISHING.lock().unwrap_or_else(PoisonError::into_inner) }
 }
 
-/// Deletes the temporary folders of this process and goes on with `then`, which is to end it: for a handler of
+/// Deletes the temporary folders and files of this process and goes on with `then`, which is to end it: for a handler of
 /// signals. None is made or given its name meanwhile.
 pub fn abandon<T>(then: impl FnOnce() -> T) -> T {
     let _finished = finishing();
@@ -89,7 +121,7 @@ impl Staging {
             .prefix(TEMPORARY)
             .tempdir_in(parent)
             .map_err(io_error("create a folder in", parent))?;
-        living.push(Living { folder: folder.path().to_owned(), parent: made });
+        living.push(Living { path: folder.path().to_owned(), parent: made });
         drop(living);
         let path = folder.path().join(LOCK);
         let lock = File::create(&path).map_err(io_error("create", &path))?;
@@ -143,7 +175,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         let mut living = living();
-        if let Some(place) = living.iter().position(|living| living.folder == self.folder.path()) {
+        if let Some(place) = living.iter().position(|living| living.path == self.folder.path()) {
             living.swap_remove(place).delete();
         }
     }
@@ -231,6 +263,21 @@ mod tests {
         living.publish(&root.path().join("made")).unwrap();
         drop(living);
         assert_eq!(names(root.path()), [".arc-young", ".archive", "made", "moved", "replaced"]);
+    }
+
+    #[test]
+    fn a_file_is_known_for_as_long_as_it_is_in_the_making() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("half");
+        let knows = || living().iter().any(|living| living.path == path);
+        let made = LivingFile::of(|| std::fs::write(&path, "half").map(|()| path.clone()), PathBuf::as_path);
+        let (_, guard) = made.unwrap();
+        assert!(knows());
+        drop(guard);
+        assert!(!knows() && path.exists());
+        // What a handler of signals does with one that it knows.
+        Living { path: path.clone(), parent: None }.delete();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -13,24 +13,55 @@ pub(crate) struct Adapters {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdaptersCommand {
-    /// List decoders and encoders, and the registry file that each comes from
-    List,
+    /// List the decoders and encoders that are ready on this machine, and the registry file that each comes from
+    #[command(after_help = "Examples:\n  arc adapters list\n  arc adapters list --all")]
+    List {
+        /// Everything that the registries say, whether or not it is here
+        #[arg(long)]
+        all: bool,
+    },
     /// Describe an adapter: what it is made for, its layers and its tensors
+    #[command(
+        after_help = "Examples:\n  arc adapters inspect smollm2-135m\n  arc adapters inspect ./my-adapter"
+    )]
     Inspect(Inspect),
     /// Check adapters: manifest, hashes, shapes, values, and that they fit decoder and encoder
+    #[command(
+        after_help = "Examples:\n  arc adapters verify\n  arc adapters verify smollm2-135m ./my-adapter"
+    )]
     Verify(Verify),
     /// Add an adapter from a folder, an archive, a web address or a plugin, or a decoder alone
+    #[command(
+        after_help = "Examples:\n  arc adapters add ./my-adapter\n  arc adapters add mine.arc.tar.zst --name mine --source file:mine.gguf"
+    )]
     Add(Add),
-    /// Remove a decoder or an encoder from the registry, or a decoder's adapter alone; no files are deleted
+    /// Remove a decoder or an encoder from the registry, or a decoder's adapter alone
+    #[command(
+        after_help = "Examples:\n  arc adapters remove mine\n  arc adapters remove mine --adapter-only --delete-files"
+    )]
     Remove(Remove),
     /// Give a decoder another name, or take one away
+    #[command(
+        after_help = "Examples:\n  arc adapters alias smollm2-135m small\n  arc adapters alias small --remove"
+    )]
     Alias(Alias),
     /// Make an untrained adapter: a data package, or the crate of a code plugin
+    #[command(
+        after_help = "Examples:\n  arc adapters new mine --decoder smollm2-135m\n  arc adapters new mine --decoder smollm2-135m --code --output crates/mine"
+    )]
     New(New),
     /// Pack an adapter package into one archive that `add` takes
+    #[command(
+        after_help = "Examples:\n  arc adapters pack smollm2-135m\n  arc adapters pack ./my-adapter --output releases --replace"
+    )]
     Pack(Pack),
-    /// Look for what keeps the setup from working, the likeliest cause first
-    Doctor,
+    /// Say what is ready, and look for what keeps the setup from working, the likeliest cause first
+    #[command(after_help = "Examples:\n  arc adapters doctor\n  arc adapters doctor --all")]
+    Doctor {
+        /// Remarks about what is only described or not pulled too
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 /// Which registry file is changed.
@@ -112,6 +143,9 @@ pub(crate) struct Remove {
     /// Remove the adapter of a decoder alone; the decoder stays
     #[arg(long, conflicts_with = "encoder")]
     pub adapter_only: bool,
+    /// Delete the packages and plugins too that the entry names, unless another entry names them
+    #[arg(long)]
+    pub delete_files: bool,
     #[command(flatten)]
     pub target: Target,
 }

@@ -23,7 +23,7 @@ use crate::Failure;
 use crate::args::Global;
 use crate::args::ask::{Ask, Form};
 use crate::interrupt::stop_on_interrupt;
-use crate::output::{Output, SCHEMA};
+use crate::output::Output;
 
 pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Failure> {
     let ask = &ask.taken_apart()?;
@@ -233,7 +233,6 @@ impl Asking<'_> {
     fn summarise(&self, answers: Vec<Value>, compressions: &[Compressions]) -> Result<(), Failure> {
         let first = compressions.first();
         let mut summary = json!({
-            "schema": SCHEMA,
             "source_tokens": first.map_or(0, |of| of.shelf.tokens()),
             "compress_seconds": compressions.iter().map(|of| of.seconds.unwrap_or(0.0)).sum::<f64>(),
         });

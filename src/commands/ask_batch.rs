@@ -24,7 +24,7 @@ use crate::Failure;
 use crate::args::Global;
 use crate::args::ask::{Ask, Form};
 use crate::interrupt::stop_on_interrupt;
-use crate::output::{Output, SCHEMA};
+use crate::output::Output;
 use crate::progress::Progress;
 
 /// A line of the questions' file.
@@ -95,7 +95,6 @@ pub(super) fn run(
         if before > 0 { format!(", {before} were there") } else { String::new() }
     ))?;
     output.json(&json!({
-        "schema": SCHEMA,
         "out": out.to_string_lossy(),
         "written": written,
         "there_before": before,

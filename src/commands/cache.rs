@@ -80,7 +80,6 @@ fn list(global: &Global, output: &Output) -> Result<(), Failure> {
         })
         .collect();
     output.json(&json!({
-        "schema": crate::output::SCHEMA,
         "folder": cache.folder().to_string_lossy(),
         "limit": cache.limit(),
         "bytes": total,
@@ -93,7 +92,6 @@ fn clean(keep: u64, output: &Output) -> Result<(), Failure> {
     let freed = cache.shrink(keep)?;
     output.line(format!("deleted {} files, {}", freed.files, HumanBytes(freed.bytes)))?;
     output.json(&json!({
-        "schema": crate::output::SCHEMA,
         "folder": cache.folder().to_string_lossy(),
         "deleted": freed.files,
         "bytes": freed.bytes,

@@ -26,5 +26,5 @@ pub(crate) fn man(folder: &Path, output: &Output) -> Result<(), Failure> {
     clap_mangen::generate_to(Arguments::command(), folder)
         .map_err(arc_core::Error::io("write in", folder))?;
     output.line(format!("written to {}", folder.display()))?;
-    output.json(&serde_json::json!({ "schema": crate::output::SCHEMA, "folder": folder.to_string_lossy() }))
+    output.json(&serde_json::json!({ "folder": folder.to_string_lossy() }))
 }

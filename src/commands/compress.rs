@@ -163,7 +163,6 @@ impl Made {
 
     fn to_json(&self, path: &Path, encoder: &Encoder) -> Value {
         json!({
-            "schema": crate::output::SCHEMA,
             "output": path.to_string_lossy(),
             "encoder": encoder.name,
             "encoder_id": self.description.encoder_id,
@@ -224,7 +223,6 @@ impl Many<'_> {
             output.remark(format!("{} were there already: `--replace` makes them anew", there.len()));
         }
         output.json(&json!({
-            "schema": crate::output::SCHEMA,
             "made": made,
             "there_before": there,
             "left_out": left_out,

@@ -1,19 +1,18 @@
 //! Texts on their way to latents: through the cache of compressed documents, with a progress bar.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use arc_adapters::{EncoderEntry, EncoderManifest};
+use arc_adapters::{EncoderEntry, EncoderManifest, Staging};
 use arc_core::Session;
 use arc_core::document_cache::{DocumentCache, DocumentKey};
 use arc_core::encoder::{
     CompressOptions, Encoder, LatentsDescription, LatentsFile, TokenisedText, encoder_id, factor_of_package,
 };
 use arc_core::hub::Cache;
-use tempfile::TempDir;
 
 use super::documents::named_document;
 use crate::Failure;
@@ -28,12 +27,14 @@ pub(super) struct Compressor<'a> {
     session: &'a Session,
     cache: DocumentCache,
     /// What is kept for this command alone: all, or what the user's cache has no room for.
-    own: OnceCell<(TempDir, DocumentCache)>,
+    own: OnceCell<(Staging, DocumentCache)>,
     /// What the numbers depend on beside text, encoder and rate.
     arithmetic: String,
     /// Texts that were looked at and not compressed yet.
     looked_at: RefCell<HashMap<DocumentKey, LookedAt>>,
     output: &'a Output,
+    /// Whether it was told where the encoder lies.
+    told: Cell<bool>,
 }
 
 /// What is known of a text before it is compressed.
@@ -84,10 +85,9 @@ pub(super) struct Compressed {
 }
 
 /// A cache that goes when the command ends.
-fn cache_of_command() -> Result<(TempDir, DocumentCache), Failure> {
-    let folder =
-        tempfile::tempdir().map_err(arc_core::Error::io("create a folder in", std::env::temp_dir()))?;
-    let cache = DocumentCache::at(folder.path(), u64::MAX);
+fn cache_of_command() -> Result<(Staging, DocumentCache), Failure> {
+    let folder = Staging::within(&std::env::temp_dir())?;
+    let cache = DocumentCache::at(folder.new_folder(), u64::MAX);
     Ok((folder, cache))
 }
 
@@ -113,11 +113,19 @@ impl<'a> Compressor<'a> {
             let _ = own.set((folder, of_command));
         }
         let arithmetic = format!("{} {}", global.device, global.precision);
-        Ok(Self { session, cache, own, arithmetic, looked_at: RefCell::default(), output })
+        let looked_at = RefCell::default();
+        Ok(Self { session, cache, own, arithmetic, looked_at, output, told: Cell::new(false) })
     }
 
     pub(super) fn encoder(&self, compression: &Compression) -> Result<Arc<Encoder>, Failure> {
-        Ok(self.session.encoder_named(&compression.encoder)?)
+        let start = Instant::now();
+        let encoder = self.session.encoder_named(&compression.encoder)?;
+        if let (Ok(entry), false) = (self.session.registry().encoder(&encoder.name), self.told.replace(true))
+        {
+            let (package, seconds) = (entry.package.display(), start.elapsed().as_secs_f64());
+            self.output.detail(format!("encoder `{}`: {package}, loaded in {seconds:.2} s", encoder.name));
+        }
+        Ok(encoder)
     }
 
     /// How many latents and tokens a text makes, before it is compressed. What was found out for it is not found
@@ -173,6 +181,7 @@ impl<'a> Compressor<'a> {
                 LookedAt::Tokenised(tokens, description) => (tokens, description),
             };
         let encoder = self.encoder(compression)?;
+        self.output.detail(format!("`{name}`: not in the cache, compressed by `{}`", encoder.name));
         let start = Instant::now();
         let width = encoder.network.d_model();
         let insert = |cache: &DocumentCache| {

@@ -42,7 +42,6 @@ fn list(output: &Output) -> Result<(), Failure> {
         }));
     }
     output.json(&json!({
-        "schema": crate::output::SCHEMA,
         "file": settings.path().map(std::path::Path::to_string_lossy),
         "settings": entries,
     }))
@@ -59,7 +58,7 @@ fn get(key: Key, output: &Output) -> Result<(), Failure> {
     };
     output.line(&value)?;
     let from = origin(&settings, key, from);
-    output.json(&json!({ "schema": crate::output::SCHEMA, "key": key.name(), "value": value, "from": from }))
+    output.json(&json!({ "key": key.name(), "value": value, "from": from }))
 }
 
 fn set(key: Key, value: Option<&str>, output: &Output) -> Result<(), Failure> {
@@ -73,5 +72,5 @@ fn set(key: Key, value: Option<&str>, output: &Output) -> Result<(), Failure> {
     if std::env::var_os(key.variable()).is_some_and(|value| !value.is_empty()) {
         output.remark(format!("`{}` is set in the environment, and goes before it", key.variable()));
     }
-    output.json(&json!({ "schema": crate::output::SCHEMA, "key": key.name(), "value": value, "file": file }))
+    output.json(&json!({ "key": key.name(), "value": value, "file": file }))
 }

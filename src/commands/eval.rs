@@ -1,8 +1,11 @@
 //! `arc eval`: what compression costs and keeps, on a decoder and data of one's own.
 
+mod one_screen;
+
+use std::cell::Cell;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_adapters::AdapterPlace;
 use arc_adapters::write_atomically;
@@ -19,7 +22,8 @@ use super::distinct::distinct;
 use super::remarks::{warn_of_overridden_pins, warnings_of_factors};
 use super::session::session;
 use crate::args::{Eval, Global};
-use crate::output::{Output, note};
+use crate::output::{Output, is_quiet, note};
+use crate::progress::LINE_EVERY;
 use crate::{Failure, terminal};
 
 /// The tasks of this repository, for use outside of it.
@@ -88,9 +92,7 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
     for name in &decoders {
         let (mut contestant, arms) = contestant(&session, name, eval, &options, output)?;
         for task in &tasks {
-            let result = evaluate(task, &mut contestant, &arms, &options, &mut answers)?;
-            output.block(result.to_markdown())?;
-            results.push(result);
+            results.push(evaluate(task, &mut contestant, &arms, &options, &mut answers)?);
         }
     }
     let command = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
@@ -103,11 +105,14 @@ pub(crate) fn run(global: &Global, eval: &Eval, output: &Output) -> Result<(), F
         .timed(eval.timed)
         .seconds(results.iter().map(|result| result.seconds).sum());
     let report = Report::new(provenance, results);
+    output.block(one_screen::table(&report))?;
     if let Some(folder) = &eval.out {
         write(folder, "report.md", &report.to_markdown())?;
         write(folder, "report.html", &report.to_html())?;
         write(folder, "results.json", &json!(report).to_string())?;
         output.remark(format!("written to {}", folder.display()));
+    } else {
+        output.remark("`--out DIR` writes intervals, differences, costs and examples too: the report");
     }
     output.json(&json!(report))
 }
@@ -226,15 +231,17 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<(), Failure> {
     Ok(write_atomically(&path, write)?)
 }
 
-/// How far a task is: a bar on a terminal, a line for each arm elsewhere.
+/// How far a task is: a bar on a terminal; elsewhere a line for each arm, and every few seconds.
 struct Progress {
     what: String,
     bar: Option<ProgressBar>,
+    last_line: Cell<Instant>,
 }
 
 impl Progress {
     fn new(what: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let is_shown = std::io::stderr().is_terminal() && !is_quiet();
+        let bar = is_shown.then(|| {
             let bar = ProgressBar::new(0);
             if let Ok(style) = ProgressStyle::with_template("{prefix} {msg} [{bar:32}] {pos}/{len} {eta}") {
                 bar.set_style(style);
@@ -242,7 +249,7 @@ impl Progress {
             bar.set_prefix(terminal::in_line(what).into_owned());
             bar
         });
-        Self { what: what.to_owned(), bar }
+        Self { what: what.to_owned(), bar, last_line: Cell::new(Instant::now()) }
     }
 
     fn show(&self, arm: Arm, done: usize, of: usize) {
@@ -252,7 +259,12 @@ impl Progress {
                 bar.set_message(arm.to_string());
                 bar.set_position(done as u64);
             }
+            None if is_quiet() => {}
             None if done == of => note(format!("{}: {arm}, {of} questions", self.what)),
+            None if self.last_line.get().elapsed() >= LINE_EVERY => {
+                self.last_line.set(Instant::now());
+                note(format!("{}: {arm}, {done} of {of} questions", self.what));
+            }
             None => {}
         }
     }

@@ -35,5 +35,6 @@ mod registries;
 mod remarks;
 mod session;
 mod shared_run;
+mod table;
 mod target;
 pub(crate) mod train;

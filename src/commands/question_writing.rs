@@ -68,7 +68,7 @@ pub(super) fn answer(global: &Global, args: &PrepareQuestions, output: &Output) 
         let mut say = |rows: u64| {
             if last.elapsed() >= LINE_EVERY {
                 last = Instant::now();
-                eprintln!("{}: {rows} questions answered", path.display());
+                output.remark(format!("{}: {rows} questions answered", path.display()));
             }
             !stop.load(Ordering::SeqCst)
         };

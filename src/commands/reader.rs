@@ -1,6 +1,7 @@
 //! Who is asked: a decoder, with its adapter, and the prompts that it is given.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_adapters::{AnswerEnd, DecoderEntry, Pair, Registry};
 use arc_core::decoder::Decoder;
@@ -10,6 +11,7 @@ use arc_core::{AdaptedDecoder, Session, SpecialVector};
 
 use super::prompt_template::PLAIN_TEMPLATE;
 use crate::Failure;
+use crate::output::detail;
 
 /// Positions that documents leave for an answer where nobody said how long one may be.
 const ANSWER_ROOM: usize = 32;
@@ -65,6 +67,7 @@ impl<'a> Reader<'a> {
         reads_text: bool,
     ) -> Result<Self, Failure> {
         let name = &pair.decoder.name;
+        let start = Instant::now();
         let adapted = match encoder {
             Some(encoder) => session.adapted_decoder_for(name, encoder),
             None => session.adapted_decoder(name),
@@ -79,6 +82,10 @@ impl<'a> Reader<'a> {
             Some(adapted) => Arc::clone(&adapted.decoder),
             None => session.decoder(name)?,
         };
+        if let Some(adapted) = &adapted {
+            detail(format!("adapter of `{name}`: {}", adapted.adapter.origin.display()));
+        }
+        detail(format!("`{name}` loaded in {:.2} s", start.elapsed().as_secs_f64()));
         let options = pair.options();
         let template = options.prompt_template.as_deref().unwrap_or(PLAIN_TEMPLATE);
         let usual = options.answer_ends.unwrap_or(AnswerEnd::of_template(template));

@@ -18,7 +18,7 @@ use super::shared_run;
 use crate::args;
 use crate::args::Global;
 use crate::interrupt::stop_on_interrupt;
-use crate::output::{Output, note};
+use crate::output::{Output, is_quiet, note};
 use crate::{Failure, terminal};
 
 /// Where there is no terminal, a line is printed this often.
@@ -167,7 +167,8 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(stop: Arc<AtomicBool>) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let is_shown = std::io::stderr().is_terminal() && !is_quiet();
+        let bar = is_shown.then(|| {
             let bar = ProgressBar::new(0);
             if let Ok(style) = ProgressStyle::with_template("{pos}/{len} [{bar:24}] {msg} ETA {eta}") {
                 bar.set_style(style);
@@ -209,7 +210,7 @@ impl Observer for Progress {
             bar.set_length(steps);
             bar.set_position(metrics.step + 1);
             bar.set_message(message);
-        } else if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
+        } else if !is_quiet() && self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
             self.last_line = Some(Instant::now());
             let left = (steps - metrics.step - 1) as f64 * metrics.seconds;
             let left = HumanDuration(Duration::try_from_secs_f64(left).unwrap_or_default());
@@ -218,6 +219,9 @@ impl Observer for Progress {
     }
 
     fn evaluation(&mut self, step: u64, evaluation: &Evaluation) {
+        if is_quiet() {
+            return;
+        }
         self.print(&format!("after {step}: {}", describe(evaluation)));
     }
 

@@ -5,6 +5,9 @@
 #[allow(clippy::duplicate_mod, reason = "a test binary may use both parts of the harness")]
 #[path = "notice.rs"]
 pub(crate) mod notice;
+#[allow(clippy::duplicate_mod, reason = "a test binary may use both parts of the harness")]
+#[path = "recorded.rs"]
+pub(crate) mod recorded;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -54,7 +57,12 @@ impl Place {
 
     /// With the decoder `tiny`, and the encoder `start` made of it.
     pub(crate) fn with_encoder() -> Self {
-        let place = Self::with_model(&tiny_llama());
+        Self::with_encoder_of(&tiny_llama())
+    }
+
+    /// The same of another model.
+    fn with_encoder_of(model: &Gguf) -> Self {
+        let place = Self::with_model(model);
         place.encoder("start", 64);
         let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
         place.file("registry.toml", registry.replacen('\n', "\ndefault_encoder = \"start\"\n", 1));
@@ -63,7 +71,12 @@ impl Place {
 
     /// With an adapter between the two, fitted on letters, that appends a special vector.
     pub(crate) fn with_adapter() -> Self {
-        let place = Self::with_encoder();
+        Self::with_adapter_of(&tiny_llama())
+    }
+
+    /// The same of another model.
+    pub(crate) fn with_adapter_of(model: &Gguf) -> Self {
+        let place = Self::with_encoder_of(model);
         let texts: String = (0..20_usize)
             .map(|row| {
                 let letters = (0..24_usize)
@@ -233,7 +246,10 @@ impl Place {
         let output = self.arc(arguments).arg("--json").output().expect("the binary runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {stderr}");
-        serde_json::from_slice(&output.stdout).expect("one JSON object")
+        recorded::record(arguments, &output.stdout);
+        let object: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        assert_eq!(object["schema"], 1, "{arguments:?}");
+        object
     }
 
     /// Runs a command that should fail, as text and as JSON: the two must say the same. One that asks for JSON
@@ -275,6 +291,7 @@ impl Refusal {
         assert_eq!(told, (Some(expected.0), Some(expected.1), Some(expected.2)), "{object}");
         assert!(error["code"].as_str().is_some_and(|code| !code.is_empty()), "{object}");
         assert_eq!(object["schema"], 1);
+        recorded::record_as("error", object.to_string().as_bytes());
         refusal
     }
 

@@ -25,7 +25,6 @@ use crate::output::{Output, TransferBar};
 use crate::{Failure, hints};
 
 pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Failure> {
-    leave_nothing_when_interrupted(output);
     let file = target_file(global, &add.target)?;
     let registry = registry_now(global)?;
     let Some(text) = &add.adapter else {
@@ -51,15 +50,6 @@ pub(super) fn run(global: &Global, add: &Add, output: &Output) -> Result<(), Fai
             let added = register(global, add, &file, &registry, &adapter.manifest, &package, || Ok(()))?;
             report(&added, &file, path, None, output)
         }
-    }
-}
-
-/// Ends the process on Ctrl-C, or a request to end, without what it has begun: its temporary folders go, and an
-/// adapter that is being given its name is registered first.
-fn leave_nothing_when_interrupted(output: &Output) {
-    let installed = ctrlc::set_handler(|| arc_adapters::abandon(|| std::process::exit(130)));
-    if let Err(error) = installed {
-        output.remark(format!("Ctrl-C may leave a temporary folder behind: {error}"));
     }
 }
 

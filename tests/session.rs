@@ -3,13 +3,14 @@
 mod harness;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, OnceLock};
 
 use arc_adapters::{AdapterPackage, EncoderManifest, ModelFile, ModelSource, Registry};
-use arc_core::decoder::GenerateOptions;
+use arc_core::decoder::{FinishReason, GenerateOptions};
 use arc_core::device::DeviceName;
 use arc_core::encoder::{CompressOptions, Latents};
+use arc_core::prompt::Prompt;
 use arc_core::{AdaptedDecoder, Reloaded, Session};
 use burn::tensor::Tensor;
 use harness::{decoder, repository};
@@ -283,4 +284,74 @@ fn the_adapter_for_the_entrys_own_encoder_goes_before_its_usual_one() {
         assert!(Arc::ptr_eq(&by_default, &for_encoder), "both are the adapter for `start`: {fields}");
         assert_eq!(by_default.adapter.origin, *expected);
     }
+}
+
+#[test]
+fn latents_stand_for_tokens_in_a_row_and_together_for_all_of_them() {
+    let Some(place) = OwnRegistry::new(&[]) else { return };
+    let encoder = place.session().encoder().expect("the encoder");
+    // Of more than a chunk.
+    let text = TEXT.repeat(2 + encoder.chunk_tokens() / 16);
+    for factor in [None, Some(1), Some(3), Some(1000)] {
+        let options = CompressOptions::default().with_factor(factor);
+        let tokens = encoder.tokenise(&text).expect("tokens");
+        let latents = encoder.compress_tokenised(&tokens, options, |_| Ok(())).expect("latents");
+        assert!(latents.chunk_lengths.len() > 1);
+        let spans = encoder.tokens_of_latents(&tokens.ids, options).expect("a factor").expect("a mean");
+        assert_eq!(spans.len(), latents.len(), "{factor:?}");
+        assert_eq!((spans[0].start, spans[spans.len() - 1].end), (0, tokens.ids.len()));
+        assert!(spans.windows(2).all(|pair| pair[0].end == pair[1].start && !pair[0].is_empty()));
+        assert!(spans.iter().all(|span| span.len() <= latents.factor), "{factor:?}");
+        // No latent stands for tokens of two chunks.
+        let ends: Vec<usize> = latents
+            .chunk_lengths
+            .iter()
+            .scan(0, |sum, length| {
+                *sum += length;
+                Some(spans[*sum - 1].end)
+            })
+            .collect();
+        assert!(ends.iter().rev().skip(1).all(|end| end % encoder.chunk_tokens() == 0), "{ends:?}");
+    }
+}
+
+#[test]
+fn compressing_says_how_far_it_is_and_ends_where_the_caller_says() {
+    let Some(place) = OwnRegistry::new(&[]) else { return };
+    let encoder = place.session().encoder().expect("the encoder");
+    let tokens = encoder.tokenise(&TEXT.repeat(5 + encoder.chunk_tokens() / 4)).expect("tokens");
+    let mut told = Vec::new();
+    let options = CompressOptions::default();
+    let whole = encoder.compress_tokenised(&tokens, options, |done| {
+        told.push(done);
+        Ok(())
+    });
+    assert_eq!(told.len(), whole.expect("latents").chunk_lengths.len());
+    assert!(told.is_sorted() && told.len() > 2 && told.last() == Some(&tokens.ids.len()), "{told:?}");
+    let mut chunks = 0;
+    let ended = encoder.compress_tokenised(&tokens, options, |_| {
+        chunks += 1;
+        if chunks == 2 { Err(arc_core::Error::Interrupted) } else { Ok(()) }
+    });
+    assert!(matches!(ended, Err(arc_core::Error::Interrupted)) && chunks == 2);
+}
+
+#[test]
+fn reading_a_long_prompt_ends_where_it_is_interrupted() {
+    let Some(place) = OwnRegistry::new(&[]) else { return };
+    let decoder = place.session().decoder("smollm2-135m").expect("the decoder");
+    let prompt = Prompt::from_tokens(vec![100; 1200]);
+    let options = |is_interrupted| {
+        let interrupted = Some(Arc::new(AtomicBool::new(is_interrupted)));
+        GenerateOptions::default().max_tokens(1).interrupted(interrupted)
+    };
+    let mut whole = decoder.generate(&[prompt.clone()], &options(false), |_, _| {}).expect("an answer");
+    let mut left = decoder.generate(&[prompt], &options(true), |_, _| {}).expect("an answer");
+    let (read, of_left) = (whole.kv_cache_bytes, left.kv_cache_bytes);
+    let (whole, left) = (whole.rows.remove(0), left.rows.remove(0));
+    assert_eq!(whole.finish, FinishReason::Length);
+    assert_eq!(whole.prompt_logits.len(), decoder.network.vocabulary());
+    assert_eq!(left.finish, FinishReason::Interrupted);
+    assert!(left.token_ids.is_empty() && left.prompt_logits.is_empty());
+    assert!(of_left < read, "{of_left} of {read} bytes of keys and values");
 }

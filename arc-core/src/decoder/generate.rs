@@ -32,7 +32,8 @@ pub struct GenerateOptions {
     /// [`AdaptedDecoder::ask`](crate::AdaptedDecoder::ask). Otherwise the decoder ends it; an answer, whatever
     /// it is, ends before a line that it has written before.
     pub answer_ends: Option<AnswerEnd>,
-    /// Where another thread sets it, every row ends before its next token.
+    /// Where another thread sets it, every row ends before its next token, and reading a long prompt ends
+    /// after the piece that is being read.
     pub interrupted: Option<Arc<AtomicBool>>,
 }
 
@@ -105,7 +106,7 @@ pub struct Generation {
     pub text: String,
     /// Why it ended.
     pub finish: FinishReason,
-    /// The logits at the prompt's last position, `[vocabulary]`.
+    /// The logits at the prompt's last position, `[vocabulary]`; none where it was interrupted before that.
     pub prompt_logits: Vec<f32>,
 }
 
@@ -237,19 +238,25 @@ impl Decoder {
             return Ok(Generations { rows: Vec::new(), timings: Timings::default(), kv_cache_bytes: 0 });
         }
 
-        let (hidden, mut cache) = self.prefill_after(prefix, prompts);
+        let is_interrupted =
+            || options.interrupted.as_ref().is_some_and(|interrupted| interrupted.load(Ordering::Relaxed));
+        let (hidden, mut cache) = self.prefill_after(prefix, prompts, &is_interrupted);
         let mut logits = self.last_logits(hidden);
-        for (row, logits) in rows.iter_mut().zip(&logits) {
-            row.prompt_logits.clone_from(logits);
+        let longest = prompts.iter().map(Prompt::len).max().unwrap_or(0);
+        let is_read = cache.len() == prefix.map_or(0, Prefix::len) + longest;
+        for (index, (row, logits)) in rows.iter_mut().zip(&logits).enumerate() {
+            if is_read {
+                row.prompt_logits.clone_from(logits);
+            } else {
+                row.interrupt(|text| on_text(index, text));
+            }
         }
         let prefill = start.elapsed();
 
         let mut first_token = prefill;
         let mut kv_cache_bytes = 0;
         let mut writing: Vec<usize> = (0..rows.len()).collect();
-        let is_interrupted =
-            || options.interrupted.as_ref().is_some_and(|interrupted| interrupted.load(Ordering::Relaxed));
-        for step in 0..options.max_tokens {
+        for step in 0..if is_read { options.max_tokens } else { 0 } {
             if is_interrupted() {
                 for &index in &writing {
                     rows[index].interrupt(|text| on_text(index, text));
@@ -311,10 +318,16 @@ impl Decoder {
     /// Panics if there is no prompt, or if one is empty.
     #[must_use]
     pub fn prefill(&self, prompts: &[Prompt]) -> (Tensor<3>, KvCache) {
-        self.prefill_after(None, prompts)
+        self.prefill_after(None, prompts, &|| false)
     }
 
-    fn prefill_after(&self, prefix: Option<&Prefix>, prompts: &[Prompt]) -> (Tensor<3>, KvCache) {
+    /// Leaves off between two pieces where `is_interrupted` says so.
+    fn prefill_after(
+        &self,
+        prefix: Option<&Prefix>,
+        prompts: &[Prompt],
+        is_interrupted: &dyn Fn() -> bool,
+    ) -> (Tensor<3>, KvCache) {
         let longest = prompts.iter().map(Prompt::len).max().unwrap_or(0);
         let rows = prompts
             .iter()
@@ -340,6 +353,9 @@ impl Decoder {
             let s = PREFILL_CHUNK.min(longest - read);
             hidden = Some(self.network.forward(embeddings.clone().narrow(1, read, s), &mut cache));
             read += s;
+            if is_interrupted() {
+                break;
+            }
         }
         (hidden.expect("prompts are not empty"), cache)
     }
@@ -362,7 +378,7 @@ impl Decoder {
     /// As [`Decoder::loss`]; the window must hold the prefix too.
     pub fn read_on(&self, prefix: &Prefix, prompt: &Prompt) -> Result<Prefix> {
         self.check_window(prompt, prefix.len(), 0)?;
-        let (_, cache) = self.prefill_after(Some(prefix), std::slice::from_ref(prompt));
+        let (_, cache) = self.prefill_after(Some(prefix), std::slice::from_ref(prompt), &|| false);
         let token_ids = [prefix.token_ids.as_slice(), &prompt.token_ids()].concat();
         Ok(Prefix { cache, token_ids })
     }

@@ -1,10 +1,12 @@
 //! Compressing a text of any length: memory does not grow with it, but for its tokens.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use sha2::{Digest as _, Sha256};
 
 use super::package::CHUNKS_AT_ONCE;
-use super::{CompressOptions, Encoder, Latents};
+use super::{CompressOptions, Encoder, Latents, PoolingGroups, PoolingKind, PoolingRate};
 use crate::{Error, Result};
 
 /// A text in the tokens of an encoder.
@@ -61,8 +63,26 @@ impl Encoder {
     ///
     /// As [`Encoder::tokenise`] and [`Encoder::compress_tokens`].
     pub fn compress(&self, text: &str, options: CompressOptions) -> Result<Latents> {
-        let text = self.tokenise(text)?;
-        let chunks = self.encode_chunks(&text.ids, options)?;
+        self.compress_tokenised(&self.tokenise(text)?, options, |_| Ok(()))
+    }
+
+    /// Compresses a text that is in tokens already. `on_chunk` is told how many tokens are compressed
+    /// after each chunk, and what it returns as an error ends it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::compress_tokens`].
+    pub fn compress_tokenised(
+        &self,
+        text: &TokenisedText,
+        options: CompressOptions,
+        mut on_chunk: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Latents> {
+        let mut chunks = Vec::new();
+        self.compress_tokens(&text.ids, options, |chunk| {
+            chunks.push(chunk);
+            on_chunk(text.ids.len().min(chunks.len() * self.chunk_tokens()))
+        })?;
         let chunk_lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.dims()[0]).collect();
         Ok(Latents {
             values: Tensor::cat(chunks, 0),
@@ -70,9 +90,43 @@ impl Encoder {
             chunk_lengths,
             encoder_id: self.id.clone(),
             source_tokens: text.ids.len(),
-            text_sha256: text.text_sha256,
+            text_sha256: text.text_sha256.clone(),
             merged: self.merges(),
         })
+    }
+
+    /// Which tokens of a text each latent stands for, in order: together they are all of them. Nothing
+    /// where latents stand for no tokens in a row: with memory tokens, and where pooling merges by
+    /// similarity.
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::compress_tokens`].
+    pub fn tokens_of_latents(
+        &self,
+        ids: &[u32],
+        options: CompressOptions,
+    ) -> Result<Option<Vec<Range<usize>>>> {
+        let config = self.network.config().at_factor(options.factor)?;
+        if config.memory_tokens > 0 || matches!(config.pooling.pool_type.kind, PoolingKind::KMeans(_)) {
+            return Ok(None);
+        }
+        let mut all = Vec::new();
+        for (index, chunk) in ids.chunks(self.chunk_tokens()).enumerate() {
+            let mut spans: Vec<Range<usize>> = (0..chunk.len()).map(|at| at..at + 1).collect();
+            for &rate in config.compress_rates.iter().filter(|&&rate| rate != PoolingRate::Off) {
+                // Groups that end at rare words are of tokens: one layer pools there.
+                let groups = match (spans.len() == chunk.len(), rate) {
+                    (true, rate) => self.network.groups(chunk, rate),
+                    (false, rate) => PoolingGroups::new(spans.len(), rate),
+                };
+                let joined = groups.ranges().map(|group| spans[group.start].start..spans[group.end - 1].end);
+                spans = joined.collect();
+            }
+            let start = index * self.chunk_tokens();
+            all.extend(spans.into_iter().map(|span| start + span.start..start + span.end));
+        }
+        Ok(Some(all))
     }
 
     /// How many tokens of a text a latent stands for, at most: what was asked for, else the encoder's own

@@ -20,15 +20,15 @@ pub enum FormPart {
     Text(String),
     /// Words of a template: names of special tokens are the tokens.
     Template(String),
-    /// Words of a template around a text of a user, such as what a system turn says: tokenised as one, unless
-    /// the text spells special tokens, or would complete one with the words. Then each is by itself.
+    /// Words of a template around texts of a user, such as what a system turn says: tokenised as one, unless
+    /// a text spells special tokens, or would complete one with the words. Then each is by itself.
     Around {
-        /// What the template made of its words and the text.
+        /// What the template made of its words and the texts.
         rendered: String,
-        /// The template's words, between which the text stands.
+        /// The template's words, between which the texts stand: one more than there are texts.
         words: Vec<String>,
-        /// The text.
-        text: String,
+        /// The texts, in order.
+        texts: Vec<String>,
     },
     /// The place of the context with this index.
     Context(usize),
@@ -67,6 +67,24 @@ impl<'a> Shot<'a> {
     pub const fn new(contexts: usize, question: &'a str, answer: &'a str) -> Self {
         Self { contexts, question, answer }
     }
+}
+
+/// A turn of a conversation that has contexts in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Who speaks: `system`, `user` or `assistant`.
+    pub role: String,
+    /// What is said, in order.
+    pub parts: Vec<TurnPart>,
+}
+
+/// A piece of what is said in a turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TurnPart {
+    /// Text.
+    Text(String),
+    /// The place of a context.
+    Context,
 }
 
 /// What is asked of a chat model about contexts: text before them, text after them, and how the
@@ -220,8 +238,8 @@ impl PromptForm {
                 [_] => FormPart::Template(rendered[half].clone()),
                 _ => FormPart::Around {
                     rendered: rendered[half].clone(),
+                    texts: vec![if trimmed { text.trim() } else { text }.to_owned(); words.len() - 1],
                     words: words.into_iter().map(str::to_owned).collect(),
-                    text: if trimmed { text.trim() } else { text }.to_owned(),
                 },
             }
         });
@@ -231,6 +249,72 @@ impl PromptForm {
         form.text(&instruction.instruction);
         form.parts.push(after);
         form.text(&instruction.suffix);
+        Ok(form)
+    }
+
+    /// A conversation in a chat template, with contexts anywhere in its turns; the prompt ends where the
+    /// model's next turn begins. Contexts are counted through all turns.
+    ///
+    /// Around contexts, what is said is tokenised together with the template's words, as where all of it is
+    /// text; names of special tokens in what is said are text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Template`] if the template cannot be rendered, or does not give what is said once, in order
+    /// and as it is.
+    pub fn conversation(template: &ChatTemplate, turns: &[Turn]) -> Result<Self> {
+        let said: Vec<&TurnPart> = turns.iter().flat_map(|turn| &turn.parts).collect();
+        let texts: Vec<&str> = said
+            .iter()
+            .filter_map(|part| match part {
+                TurnPart::Text(text) => Some(text.as_str()),
+                TurnPart::Context => None,
+            })
+            .collect();
+        // One for every text, one for every context: which of them it is, their order says.
+        let [of_text, of_context] = stand_ins::<2>(&texts);
+        let render = |with_texts: bool| {
+            let messages: Vec<Message> = turns
+                .iter()
+                .map(|turn| {
+                    let content = turn.parts.iter().map(|part| match part {
+                        TurnPart::Text(text) if with_texts => text.clone(),
+                        TurnPart::Text(_) => of_text.to_string(),
+                        TurnPart::Context => of_context.to_string(),
+                    });
+                    Message::new(&turn.role, content.collect::<String>())
+                })
+                .collect();
+            template.render(&messages, true)
+        };
+        let (words, rendered) = (render(false)?, render(true)?);
+        let in_order: Vec<char> = words.chars().filter(|c| [of_text, of_context].contains(c)).collect();
+        let expected: Vec<char> = said
+            .iter()
+            .map(|part| if matches!(part, TurnPart::Text(_)) { of_text } else { of_context })
+            .collect();
+        let stretches: Vec<&str> = words.split(of_context).collect();
+        let whole: Vec<&str> = rendered.split(of_context).collect();
+        if in_order != expected || stretches.len() != whole.len() {
+            return Err(Error::Template {
+                what: "chat".into(),
+                reason: "it does not give what is said once, in order and as it is".into(),
+            });
+        }
+        let mut texts = texts.into_iter();
+        let mut form = Self { parts: Vec::new() };
+        for (index, (words, rendered)) in stretches.into_iter().zip(whole).enumerate() {
+            if index > 0 {
+                form.parts.push(FormPart::Context(index - 1));
+            }
+            let words: Vec<String> = words.split(of_text).map(str::to_owned).collect();
+            let texts: Vec<&str> = texts.by_ref().take(words.len() - 1).collect();
+            match texts[..] {
+                [] if rendered.is_empty() => {}
+                [] => form.parts.push(FormPart::Template(rendered.to_owned())),
+                _ => form.parts.push(around(rendered, words, &texts)),
+            }
+        }
         Ok(form)
     }
 
@@ -294,8 +378,8 @@ impl PromptForm {
                 FormPart::Text(text) => EncodedPart::Tokens(tokenizer.encode(text)?.ids),
                 FormPart::Template(_) | FormPart::Around { .. } => {
                     let mut ids = match part {
-                        FormPart::Around { rendered, words, text } => {
-                            encode_around(rendered, words, text, tokenizer)?
+                        FormPart::Around { rendered, words, texts } => {
+                            encode_around(rendered, words, texts, tokenizer)?
                         }
                         FormPart::Template(text) => {
                             tokenizer.encode_with(text, SpecialTokens::Recognised)?.ids
@@ -325,15 +409,51 @@ impl PromptForm {
     }
 }
 
-/// The ids of a template's words around a text of a user, which becomes no control token there.
-fn encode_around(rendered: &str, words: &[String], text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+/// Words of a template around texts, which most templates trim where a turn begins or ends.
+fn around(rendered: &str, words: Vec<String>, texts: &[&str]) -> FormPart {
+    let mut rest = rendered;
+    let mut found = Vec::with_capacity(texts.len());
+    for (before, &text) in words.iter().zip(texts) {
+        let Some(after) = rest.strip_prefix(before.as_str()) else { break };
+        // The longest that is there: a text that ends in spaces may stand before words that begin with some.
+        let forms = [text, text.trim_end(), text.trim_start(), text.trim()];
+        let Some(form) = forms.into_iter().find(|form| after.starts_with(form)) else { break };
+        found.push(form.to_owned());
+        rest = &after[form.len()..];
+    }
+    let is_known = found.len() == texts.len() && words.last().is_some_and(|last| rest == last);
+    let texts = if is_known { found } else { texts.iter().map(|&text| text.to_owned()).collect() };
+    // What a template does beyond trimming is done to words alone: the texts stay what was said.
+    let rendered = if is_known {
+        rendered.to_owned()
+    } else {
+        let pieces = words.iter().enumerate().map(|(index, words)| {
+            let text = index.checked_sub(1).and_then(|before| texts.get(before)).map_or("", String::as_str);
+            format!("{text}{words}")
+        });
+        pieces.collect()
+    };
+    FormPart::Around { rendered, words, texts }
+}
+
+/// The ids of a template's words around texts of a user, which become no control tokens there.
+fn encode_around(
+    rendered: &str,
+    words: &[String],
+    texts: &[String],
+    tokenizer: &Tokenizer,
+) -> Result<Vec<u32>> {
     let alone: usize = words.iter().map(|words| control_count(words, tokenizer)).sum::<Result<_>>()?;
-    if !spells_special(text, tokenizer)? && control_count(rendered, tokenizer)? == alone {
+    let mut spells = false;
+    for text in texts {
+        spells = spells || spells_special(text, tokenizer)?;
+    }
+    if !spells && control_count(rendered, tokenizer)? == alone {
         return Ok(tokenizer.encode_with(rendered, SpecialTokens::Recognised)?.ids);
     }
     let mut ids = Vec::new();
     for (index, words) in words.iter().enumerate() {
-        if index > 0 {
+        if let Some(text) = index.checked_sub(1).and_then(|before| texts.get(before)) {
             ids.extend(tokenizer.encode(text)?.ids);
         }
         ids.extend(tokenizer.encode_with(words, SpecialTokens::Recognised)?.ids);
@@ -415,6 +535,39 @@ mod tests {
         let deaf = ChatTemplate::new("hello", "", "").unwrap();
         let error = PromptForm::chat(&deaf, None, &instruction, 1).unwrap_err().to_string();
         assert!(error.contains("the user's words"), "{error}");
+    }
+
+    #[test]
+    fn a_conversation_has_contexts_anywhere_in_its_turns() {
+        let source = "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}<|end|>\n\
+                      {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+        let template = ChatTemplate::new(source, "<s>", "</s>").unwrap();
+        let turn = |role: &str, parts: &[Option<&str>]| Turn {
+            role: role.into(),
+            parts: parts
+                .iter()
+                .map(|part| part.map_or(TurnPart::Context, |text| TurnPart::Text(text.into())))
+                .collect(),
+        };
+        let turns = [
+            turn("system", &[Some(" Be brief.\n")]),
+            turn("user", &[Some("Read "), None, Some(" and"), None, Some(", then say why.  ")]),
+            turn("assistant", &[Some("So.")]),
+            turn("user", &[None, Some("And this?")]),
+        ];
+        let form = PromptForm::conversation(&template, &turns).unwrap();
+        assert_eq!(
+            spelt(&form),
+            "{<s><|system|>Be brief.<|end|>\n<|user|>Read }⟨0⟩{ and}⟨1⟩\
+             {, then say why.<|end|>\n<|assistant|>So.<|end|>\n<|user|>}⟨2⟩{And this?<|end|>\n<|assistant|>}"
+        );
+        let FormPart::Around { words, texts, .. } = &form.parts()[0] else { panic!("{form:?}") };
+        assert_eq!(texts, &["Be brief.", "Read "]);
+        assert_eq!(words, &["<s><|system|>", "<|end|>\n<|user|>", ""]);
+        let last_only = "{{ messages[-1].content }}";
+        let last_only = ChatTemplate::new(last_only, "", "").unwrap();
+        let error = PromptForm::conversation(&last_only, &turns).unwrap_err().to_string();
+        assert!(error.contains("what is said once"), "{error}");
     }
 
     /// Whatever a template does with the words that it is given, what a user says is text in the prompt.

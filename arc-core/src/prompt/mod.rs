@@ -8,6 +8,6 @@ mod stand_in;
 mod template;
 
 pub use chat_template::{ChatTemplate, Message, SpecialTokenNames};
-pub use forms::{EncodedPart, FormPart, Instruction, PromptForm, Shot};
+pub use forms::{EncodedPart, FormPart, Instruction, PromptForm, Shot, Turn, TurnPart};
 pub use spans::{Prompt, Span};
 pub use template::{PromptPart, PromptTemplate};

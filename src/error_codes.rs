@@ -3,8 +3,10 @@
 
 use arc_core::Error;
 
-/// The name of what went wrong.
-pub(crate) fn code_of(error: &Error) -> &'static str {
+/// What an error is called where a program reads it (`--json`): a name that stays, listed in
+/// docs/command-line.md.
+#[must_use]
+pub fn code_of(error: &Error) -> &'static str {
     match error {
         Error::Io { .. } if error.is_disk_full() => "disk-full",
         Error::Io { .. } => "io",

@@ -1,7 +1,7 @@
 //! Ctrl-C, and requests to end: what is being made ends where nothing is lost, or goes.
 
 use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::INTERRUPTED;
@@ -13,6 +13,11 @@ static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 /// From here on Ctrl-C, or a request to end, deletes the files and folders that are in the making and ends the
 /// process; a command that can stop where nothing is lost is asked to first, see [`stop_on_interrupt`].
 pub(crate) fn listen() {
+    static LISTENING: Once = Once::new();
+    LISTENING.call_once(install);
+}
+
+fn install() {
     let installed = ctrlc::set_handler(|| {
         if let Some(stop) = STOP.get()
             && !stop.swap(true, Ordering::SeqCst)

@@ -1,10 +1,14 @@
 //! The command line of arc-encoder: arguments in, calls into `arc-core`, printing out.
+//!
+//! This library is there for programs that carry the command line in them: `arc` itself, and the Python
+//! package. What computes is `arc-core`.
 
 mod args;
 mod commands;
 mod error_codes;
 mod hints;
 mod interrupt;
+mod invocation;
 mod output;
 mod progress;
 mod settings;
@@ -14,11 +18,14 @@ mod threads;
 mod usage;
 mod version;
 
-use std::process::ExitCode;
+use std::io::Write as _;
 use std::time::Instant;
 
 use crate::args::{Arguments, Command};
 use crate::output::{Form, Output, note};
+
+pub use error_codes::code_of as error_code;
+pub use invocation::Invocation;
 
 /// Of a program that SIGINT ended, as shells count: it was interrupted, whatever it has kept.
 const INTERRUPTED: u8 = 130;
@@ -166,7 +173,12 @@ impl From<arc_adapters::Error> for Failure {
     }
 }
 
-fn main() -> ExitCode {
+/// Does what a command line says, and returns the code that the process is to end with.
+///
+/// It prints, and may end the process itself, at Ctrl-C: it listens to that from now on. One runs at a time in a process.
+#[must_use]
+pub fn run(invocation: Invocation) -> u8 {
+    invocation::begin(invocation);
     interrupt::listen();
     arc_adapters::tell_of_waiting(|registry| {
         note(format!("waiting for another command that is changing `{}`", registry.display()));
@@ -175,7 +187,7 @@ fn main() -> ExitCode {
         Ok(Some(arguments)) => {
             let output = output_of(&arguments);
             let start = Instant::now();
-            let ended = run(&arguments, &output);
+            let ended = run_command(&arguments, &output);
             let memory = arc_core::train::peak_memory().map_or_else(|| "unknown".into(), |m| m.to_string());
             output.detail(format!(
                 "memory: {memory} bytes at most, time: {:.2} s",
@@ -186,21 +198,24 @@ fn main() -> ExitCode {
         Ok(None) => Ok(()),
         // Nothing has been understood; who wants JSON is told in it all the same.
         Err(failure) => {
-            let wants_json = std::env::args_os().any(|argument| argument == "--json");
+            let wants_json = invocation::arguments().iter().any(|argument| argument == "--json");
             let form = if wants_json { Form::Json } else { Form::Text };
             Err((failure, Output::new(form, false, false)))
         }
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match ended {
+        Ok(()) => 0,
         Err((failure, output)) => {
             failure.tell();
             if !failure.ends_everything() {
                 output.error(failure.to_json());
             }
-            ExitCode::from(failure.code)
+            failure.code
         }
-    }
+    };
+    // Only the runtime of a Rust program does so at the end.
+    let _ = std::io::stdout().flush();
+    code
 }
 
 fn output_of(arguments: &Arguments) -> Output {
@@ -215,7 +230,7 @@ fn output_of(arguments: &Arguments) -> Output {
     Output::new(form, global.quiet, global.verbose)
 }
 
-fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+fn run_command(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     threads::check()?;
     match &arguments.command {
         Command::Ask(ask) => commands::ask::run(&arguments.global, ask, output),

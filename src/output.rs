@@ -51,6 +51,7 @@ impl Output {
     pub(crate) fn new(form: Form, is_quiet: bool, is_verbose: bool) -> Self {
         QUIET.store(is_quiet, Ordering::Relaxed);
         VERBOSE.store(is_verbose, Ordering::Relaxed);
+        HAS_PRINTED_JSON.store(false, Ordering::Relaxed);
         Self { form, is_terminal: io::stdout().is_terminal() }
     }
 

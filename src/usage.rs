@@ -9,11 +9,11 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::args::Arguments;
 use crate::settings::Settings;
-use crate::{Failure, hints, output};
+use crate::{Failure, hints, invocation, output};
 
 /// Reads the command line. Help and the version are printed as clap prints them, and leave nothing to do.
 pub(crate) fn arguments() -> Result<Option<Arguments>, Failure> {
-    let words = with_globals_last(std::env::args_os().collect());
+    let words = with_globals_last(invocation::arguments());
     // Settings that cannot be read are no reason not to say what there is, or to change them.
     let settings = match Settings::read() {
         Ok(settings) => settings,
@@ -159,7 +159,7 @@ fn in_backticks(error: &clap::Error, text: &str) -> String {
 fn named_command() -> String {
     let mut command = Arguments::command();
     let mut path = "arc".to_owned();
-    for argument in with_globals_last(std::env::args_os().collect()).iter().skip(1) {
+    for argument in with_globals_last(invocation::arguments()).iter().skip(1) {
         let Some(named) = subcommand(&command, argument) else { break };
         path = format!("{path} {}", named.get_name());
         command = named;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use arc_adapters::{Isolation, ModelFile, PluginPolicy};
-use arc_core::{Error, Pins, Session};
+use arc_core::{Pins, Session};
 
 use super::pulling::locate;
 use super::registries::registry;
 use crate::args::Global;
-use crate::{Failure, output};
+use crate::{Failure, invocation, output};
 
 /// How long an isolated plugin may take for one answer.
 const ISOLATED_ANSWER: Duration = Duration::from_secs(60);
@@ -33,8 +33,10 @@ pub(super) fn session(global: &Global) -> Result<Session, Failure> {
 /// What the command line says about code plugins.
 pub(super) fn plugin_policy(global: &Global) -> Result<PluginPolicy, Failure> {
     let isolation = if global.isolate_plugins {
-        let program = std::env::current_exe().map_err(Error::io("find", "arc"))?;
-        Some(Isolation::new(program).args(vec!["serve-plugin".to_owned()]).timeout(ISOLATED_ANSWER))
+        let (program, mut arguments) = invocation::program()?;
+        arguments.push("serve-plugin".into());
+        let arguments = arguments.into_iter().map(|word| word.to_string_lossy().into_owned());
+        Some(Isolation::new(program).args(arguments.collect()).timeout(ISOLATED_ANSWER))
     } else {
         None
     };

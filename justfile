@@ -43,6 +43,14 @@ fuzz runs="1000000":
 sanitize:
     scripts/sanitize
 
+# The Python package's wheel; takes options of cargo, such as `--features cuda`.
+wheel *options:
+    scripts/wheel build {{options}}
+
+# The tests of that wheel, in an empty environment; takes options of pytest.
+wheel-test *options:
+    scripts/wheel test {{options}}
+
 # What a change must pass.
 ci:
     .ci/run

@@ -1,0 +1,70 @@
+"""Ctrl-C in a long call: it is over within a second, and what comes next works."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REGISTRY, needs_models
+
+# Says when the long call has begun, and how long after the signal it was over.
+PROGRAM = """
+import sys, time
+import arc_encoder as arc
+
+session = arc.Session({registry!r})
+text = open({document!r}).read()
+{prepare}
+print("begun", flush=True)
+try:
+    {call}
+except KeyboardInterrupt:
+    at = time.time()
+    print("interrupted", at, flush=True)
+else:
+    print("done", flush=True)
+    sys.exit(3)
+again = session.compress("A text.")
+assert len(again) > 0
+print("well", flush=True)
+"""
+
+LONG = {
+    "compress": ("session.compress('warm')", "session.compress(text * 60)"),
+    "compress_many": ("session.compress('warm')", "session.compress_many([text[:4000]] * 400)"),
+    "the answer of ask": (
+        "latents = session.compress(text[:400]); decoder = session.decoder('smollm2-135m')",
+        "[decoder.ask(latents, 'Why?', max_tokens=1500, answer_ends='model') for _ in range(50)]",
+    ),
+    "reading a long prompt": (
+        "latents = session.compress(text * 4, factor=1); decoder = session.decoder('gemma3-270m')",
+        "[decoder.ask(latents, 'Why?', max_tokens=1500, answer_ends='model') for _ in range(50)]",
+    ),
+    "a stream": (
+        "latents = session.compress(text[:400]); decoder = session.decoder('smollm2-135m')",
+        "[list(decoder.ask(latents, 'Why?', max_tokens=1500, answer_ends='model', stream=True)) for _ in range(50)]",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_ctrl_c_ends_a_call_within_a_second(what: str) -> None:
+    needs_models("smollm2-135m and gemma3-270m")
+    prepare, call = LONG[what]
+    document = str(REGISTRY.parent / "examples" / "washington-1790.txt")
+    program = PROGRAM.format(registry=str(REGISTRY), document=document, prepare=prepare, call=call)
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    time.sleep(1.5)
+    assert child.poll() is None, "the call was too short to be interrupted"
+    sent = time.time()
+    child.send_signal(signal.SIGINT)
+    word, _, at = child.stdout.readline().strip().partition(" ")
+    assert word == "interrupted"
+    assert float(at) - sent < 1.0, f"it took {float(at) - sent:.2f} s"
+    assert child.stdout.readline() == "well\n"
+    assert child.wait() == 0

@@ -1,8 +1,8 @@
 //! Ctrl-C, and requests to end: what is being made ends where nothing is lost, or goes.
 
 use std::sync::Arc;
-use std::sync::{Once, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
 
 use crate::INTERRUPTED;
 use crate::output::note;

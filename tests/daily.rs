@@ -152,9 +152,9 @@ mod length {
         }
         let (short, long) = (peak(500_000), peak(5_000_000));
         notice(format_args!("compressing 0.5 MB takes {short} bytes at most, 5 MB {long}"));
-        // A text of ten times the length has 4.5 MB more of itself, and 18 MB more of token ids, which are taken
-        // apart once more while they are made. Five million latents of 32 bytes would be 144 MB more.
-        assert!(long < short + 80_000_000, "{short} and then {long}");
+        // What grows is the text and its tokens, of which the tiny tokenizer has one for each byte: some 23 bytes of
+        // memory each. Latents, 32 bytes each, would be 144 MB more.
+        assert!(long < short + 130_000_000, "{short} and then {long}");
     }
 }
 
@@ -197,7 +197,12 @@ mod arguments {
         let (pdf, text) = (ask("washington-1790.pdf"), ask("washington-1790.txt"));
         let tokens = |answer: &Value| answer["source_tokens"].as_i64().expect("a number");
         // A token is a byte; only breaks between lines and pages differ.
-        assert!((tokens(&pdf) - tokens(&text)).abs() < tokens(&text) / 50, "{} {}", tokens(&pdf), tokens(&text));
+        assert!(
+            (tokens(&pdf) - tokens(&text)).abs() < tokens(&text) / 50,
+            "{} {}",
+            tokens(&pdf),
+            tokens(&text)
+        );
         // The chunk of 64 bytes with the question's rare words lies about as far into either.
         let chunk = |answer: &Value| answer["taken"]["by_document"][0][0].as_i64().expect("a chunk");
         assert!((chunk(&pdf) - chunk(&text)).abs() <= 2, "{} {}", pdf["taken"], text["taken"]);

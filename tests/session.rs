@@ -345,7 +345,8 @@ fn reading_a_long_prompt_ends_where_it_is_interrupted() {
         let interrupted = Some(Arc::new(AtomicBool::new(is_interrupted)));
         GenerateOptions::default().max_tokens(1).interrupted(interrupted)
     };
-    let mut whole = decoder.generate(&[prompt.clone()], &options(false), |_, _| {}).expect("an answer");
+    let mut whole =
+        decoder.generate(std::slice::from_ref(&prompt), &options(false), |_, _| {}).expect("an answer");
     let mut left = decoder.generate(&[prompt], &options(true), |_, _| {}).expect("an answer");
     let (read, of_left) = (whole.kv_cache_bytes, left.kv_cache_bytes);
     let (whole, left) = (whole.rows.remove(0), left.rows.remove(0));

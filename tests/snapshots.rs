@@ -26,6 +26,7 @@ fn steady(place: &Place, text: &str) -> String {
     let folder = place.folder().canonicalize().expect("the folder");
     let text = text.replace(&*folder.to_string_lossy(), "[PLACE]");
     let text = text.replace(&*place.folder().to_string_lossy(), "[PLACE]");
+    let text = text.replace(env!("CARGO_BIN_EXE_arc"), "[ARC]");
     let mut steady = String::new();
     for line in text.split_inclusive('\n') {
         match (line.find(", used "), line.find(" ago")) {
@@ -156,7 +157,7 @@ fn place() -> Place {
 fn every_page_of_help() {
     fn pages(place: &Place, path: &[String]) {
         let words: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
-        let output = place.arc(&words).output().expect("the binary runs");
+        let output = place.arc(&words).env_remove("ARC_PRECISION").output().expect("the binary runs");
         assert!(output.status.success(), "{words:?}");
         let help = String::from_utf8(output.stdout).expect("UTF-8");
         let name = if path.is_empty() { "arc".to_owned() } else { path.join("-") };

@@ -7,6 +7,7 @@ mod training_place;
 use std::process::{Command, Stdio};
 
 use arc_adapters::sha256_file;
+use arc_core::weights::{SafetensorsFile, TensorSource as _};
 use serde_json::{Value, json};
 use training_place::*;
 
@@ -136,16 +137,14 @@ fn a_start_may_get_more_of_its_backbones_layers_which_change_nothing_at_first() 
     let first = place.succeeds(&["train", "run.toml", "--out", "first"]);
     let start = ["--start-from", "first/final"];
 
-    place.file("still.toml", short(1).replace("1e-3", "0.0"));
+    place.file("still.toml", short(6).replace("1e-3", "0.0"));
     let still = place.succeeds(&[&["train", "still.toml", "--out", "still"], &start[..]].concat());
     same_scores(&still, &first, "with a layer that is silent");
     place.file("run.toml", short(6));
     place.succeeds(&[&["train", "run.toml", "--out", "moved"], &start[..]].concat());
     let package = |run: &str| {
-        arc_core::weights::SafetensorsFile::open(&place.path(run).join("final/encoder/encoder.safetensors"))
-            .expect("weights")
+        SafetensorsFile::open(place.path(run).join("final/encoder/encoder.safetensors")).expect("weights")
     };
-    use arc_core::weights::TensorSource as _;
     let largest = |run: &str, name: &str| {
         let values = package(run).tensor(name).expect("a tensor").to_f32();
         values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()))
@@ -163,7 +162,7 @@ fn a_start_may_get_more_of_its_backbones_layers_which_change_nothing_at_first() 
     ] {
         place.file("run.toml", short(4).replace(change.0, change.1));
         let output = place.arc(&[&["train", "run.toml", "--out", "no"], &start[..]].concat()).output();
-        refuses(&output.expect("the binary runs"), FAILURE, &[says]);
+        refuses(&output.expect("the binary runs"), USAGE, &[says]);
     }
 }
 

@@ -84,7 +84,7 @@ pub use registry::{
     Registry, RegistryFile, RopeScalingOption, from_toml,
 };
 pub use resolve::{AdapterFrom, AdapterPlace, EncoderFrom, Pair};
-pub use scaffold::{DEFAULT_PROMPT, Scaffold};
+pub use scaffold::Scaffold;
 #[cfg(feature = "schema")]
 pub use schema::schemas;
 pub use shape::ModelShape;

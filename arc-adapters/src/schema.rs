@@ -15,7 +15,8 @@ const SHA256: &str = "^[0-9a-f]{64}$";
 const SHA256_OR_NONE: &str = "^([0-9a-f]{64})?$";
 /// Not blank.
 const WORDS: &str = "\\S";
-const FILE_NAME: &str = "^(?!\\.{1,2}$)[^/\\\\:\\x00-\\x1f\\x7f]{1,255}$";
+/// Of a file in the same folder: neither `.` nor `..`, without looking ahead, which not every reader of patterns can.
+const FILE_NAME: &str = r"^(\.{0,2}[^./\\:\x00-\x1f\x7f][^/\\:\x00-\x1f\x7f]*|\.{3}[^/\\:\x00-\x1f\x7f]*)$";
 const SOURCE: &str = "^(file:.+|pip:[^=#]+==[^#]+#.+|hf:[^/@#]+/[^/@#]+@[^#]+#.+)$";
 
 /// The schemas of `adapter.json`, `encoder.json` and, of the values that its TOML has, `registry.toml`, each with
@@ -64,7 +65,7 @@ fn constrain(kind: &str, schema: &mut Value) {
             constrain(kind, variant);
         }
     }
-    if kind == "SourceText" {
+    if kind == "ModelSource" {
         *schema = json!({
             "description": "Where a file comes from; parts are joined in order",
             "anyOf": [
@@ -77,7 +78,9 @@ fn constrain(kind: &str, schema: &mut Value) {
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
     for (key, property) in properties {
         let more = match (kind, key.as_str()) {
-            (_, "schema") => json!({ "const": 1, "minimum": null, "format": null }),
+            (_, "schema") => json!({
+                "const": 1, "minimum": null, "format": null, "description": "The version of this format.",
+            }),
             ("DecoderPin" | "WeightsFile", "embedding_sha256" | "tokenizer_sha256" | "sha256") => {
                 json!({ "pattern": SHA256_OR_NONE })
             }
@@ -85,7 +88,7 @@ fn constrain(kind: &str, schema: &mut Value) {
             // A decoder's name in a registry is a key of an object.
             ("" | "DecoderPin" | "EncoderPin", "name") => json!({ "pattern": NAME }),
             ("Backbone", "decoder") => json!({ "pattern": NAME }),
-            (_, "file") => json!({ "pattern": FILE_NAME }),
+            (_, "file") => json!({ "pattern": FILE_NAME, "maxLength": 255 }),
             (_, "architecture" | "encoder_id" | "pool_type") if kind != "DecoderText" => {
                 json!({ "pattern": WORDS })
             }

@@ -339,11 +339,11 @@ fn adapter_manifest(
     encoder: &EncoderManifest,
 ) -> Result<AdapterManifest> {
     let d_encoder = config.model_args.dim;
-    let widths = spec.layers.iter().filter_map(|layer| match layer {
+    let width = spec.layers.iter().rev().find_map(|layer| match layer {
         ProjectorLayer::Linear { d_out, .. } => Some(*d_out),
         _ => None,
     });
-    let d_decoder = widths.last().unwrap_or(d_encoder);
+    let d_decoder = width.unwrap_or(d_encoder);
     let append = if config.embedder_args.cont_tok { Append::Cont } else { Append::None };
     Ok(AdapterManifest::new((decoder.pin.clone(), d_decoder), (encoder.pin(), d_encoder), spec)
         .name(format!("{name}.{}", decoder.pin.name))

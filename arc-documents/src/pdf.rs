@@ -28,7 +28,7 @@ pub(crate) fn text(bytes: &[u8], most: u64) -> Result<String, Refusal> {
     if document.is_encrypted() && document.encryption_state.is_none() {
         return Err(Refusal::new(
             "is a PDF file that is locked by a password",
-            "save it without one first, for example with `qpdf --decrypt`",
+            "save it without one first, for example with `qpdf`",
         ));
     }
     let mut text = String::new();

@@ -118,7 +118,7 @@ impl AnswerStream {
         drop(self.call.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
         slf
     }
 

@@ -57,11 +57,14 @@ pub(crate) enum Step<T, E> {
     Done(T),
 }
 
+/// What a call sends, and the thread that sends it.
+type Running<T, E> = (Receiver<Message<T, E>>, JoinHandle<()>);
+
 /// A call that is under way. Dropped, it is told to end.
 pub(crate) struct Call<T, E> {
     interrupted: Arc<AtomicBool>,
     /// None once it has ended.
-    running: Option<(Receiver<Message<T, E>>, JoinHandle<()>)>,
+    running: Option<Running<T, E>>,
 }
 
 impl<T: Send + 'static, E: Send + 'static> Call<T, E> {

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use arc_adapters::write_atomically;
 use arc_core::device::DeviceName;
-use arc_core::encoder::{
-    CompressOptions, Encoder, LatentsDescription, LatentsFile, LatentsType, LatentsWriter,
-};
+use arc_core::encoder::{CompressOptions, Encoder, LatentsFile, LatentsType, LatentsWriter};
 use arc_core::{Error, Result, encoder};
 use numpy::PyArray2;
 use pyo3::prelude::*;
@@ -182,16 +180,9 @@ fn save(latents: &encoder::Latents, path: &std::path::Path, kind: LatentsType) -
     if kind == LatentsType::F32 {
         return latents.save(path);
     }
-    let description = LatentsDescription {
-        encoder_id: latents.encoder_id.clone(),
-        factor: latents.factor,
-        chunk_lengths: latents.chunk_lengths.clone(),
-        source_tokens: latents.source_tokens,
-        text_sha256: latents.text_sha256.clone(),
-    };
     let width = latents.values.dims()[1];
     write_atomically(path, |file| {
-        let mut writer = LatentsWriter::begin(file, path, description, width, kind)?;
+        let mut writer = LatentsWriter::begin(file, path, latents.description(), width, kind)?;
         let mut start = 0;
         for &length in &latents.chunk_lengths {
             writer.push(latents.values.clone().narrow(0, start, length))?;

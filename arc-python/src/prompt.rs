@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_core::prompt::{self, PromptForm, Span, Turn, TurnPart};
 use arc_core::{AdaptedDecoder, Error, Result, encoder};
-use numpy::{PyArray1, PyArray2, PyArrayMethods as _};
+use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyMapping, PyString};

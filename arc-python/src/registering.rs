@@ -132,11 +132,12 @@ pub(crate) fn register(
     }
     // What the file cannot take is found out before anything is trained.
     let name_in = |editor: &mut RegistryEditor, package: &Path, sha256: &str| -> Result<()> {
-        Ok(if is_own {
-            editor.set_package(&name, Some(encoder), package, sha256)?
+        if is_own {
+            editor.set_package(&name, Some(encoder), package, sha256)?;
         } else {
-            editor.add_adapter(&name, encoder, package, Some(sha256))?
-        })
+            editor.add_adapter(&name, encoder, package, Some(sha256))?;
+        }
+        Ok(())
     };
     if let Some(entry) = known {
         let mut trial = RegistryEditor::open(file)?;
@@ -170,7 +171,7 @@ pub(crate) fn register(
         let bytes = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
         let sha256 = Some(sha256_file(&path)?);
         let architecture = decoder.network.config().architecture.name().to_owned();
-        let new = NewDecoder::new(&name, ModelFile { sha256, bytes, ..model });
+        let new = NewDecoder::new(&name, model.sha256(sha256).bytes(bytes));
         editor.add_decoder(&new.architecture(Some(architecture)))?;
     }
     name_in(&mut editor, &relative, &package_sha256)?;

@@ -25,7 +25,7 @@ use crate::registering::{self, Registering, Registration};
 ///
 /// `registry` is a `registry.toml`, or several, of which later ones win. `device` is `"cpu"`, or of a wheel that
 /// was built for it `"cuda"`, `"cuda:1"`, `"vulkan"`, …, or `"auto"`. `precision` is how the CPU multiplies by
-/// stored weights: `"exact"` in float32, `"fast"` as 8-bit integers.
+/// stored weights: `"fast"` as 8-bit integers and bfloat16, `"exact"` in float32.
 ///
 /// Models that are not on this machine are pulled when they are needed, without asking: the logger
 /// `arc_encoder` says so at level INFO, and `ARC_OFFLINE=1` forbids it. `allow_plugins` lets adapters that are
@@ -47,7 +47,7 @@ pub(crate) struct Session {
 impl Session {
     #[new]
     #[pyo3(signature = (
-        registry = None, *, device = "cpu", precision = "exact", allow_plugins = false, isolate_plugins = false,
+        registry = None, *, device = "cpu", precision = "fast", allow_plugins = false, isolate_plugins = false,
         force = false, memory_budget = None, cache = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords")]
@@ -86,7 +86,7 @@ impl Session {
         let (device, precision) = (device.to_owned(), precision.to_owned());
         let (of_session, of_policy, named) = (device.clone(), policy.clone(), files.clone());
         let inner = call(py, move |_| {
-            let named = named.into_iter().map(|path| RegistryFile { path, chosen: Chosen::Named });
+            let named = named.into_iter().map(|path| RegistryFile::new(path, Chosen::Named));
             let registry = Registry::layered(&named.collect::<Vec<_>>())?;
             let cache = Cache::from_env()?;
             let locate = move |model: &ModelFile, name: &str| {
@@ -408,12 +408,7 @@ impl Compressor {
             return encoder.compress_tokenised(&tokens, options, |done| on_chunk(done, all));
         };
         let own = encoder.pools_by_factor().then(|| encoder.default_factor());
-        let key = DocumentKey {
-            text_sha256: tokens.text_sha256.clone(),
-            encoder_id: encoder.id.clone(),
-            factor: options.factor.or(own),
-            arithmetic: self.arithmetic.clone(),
-        };
+        let key = DocumentKey::new(text, &encoder.id, options.factor.or(own), &self.arithmetic);
         let found = cache.find(&key).map(|file| file.read(encoder.device())).transpose()?;
         if let Some(found) = found {
             on_chunk(all, all)?;

@@ -23,7 +23,7 @@ def text() -> str:
 
 @pytest.fixture(scope="session")
 def session() -> arc.Session:
-    return arc.Session(REGISTRY)
+    return arc.Session(REGISTRY, precision="exact")
 
 
 @pytest.fixture(scope="session")
@@ -49,4 +49,4 @@ def needs_models(what: str) -> None:
 
 def command() -> list[str]:
     """The command `arc` of the package that is tested."""
-    return [sys.executable, "-m", "arc_encoder", "--registry", str(REGISTRY)]
+    return [sys.executable, "-m", "arc_encoder", "--precision", "exact", "--registry", str(REGISTRY)]

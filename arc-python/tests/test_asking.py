@@ -29,7 +29,8 @@ def test_answers_are_those_of_the_command_line(
     )
     answer = decoder(name).ask(latents, QUESTION, max_tokens=12)
     expected = json.loads(asked.stdout)["answers"][0]
-    assert answer.text == expected["answer"]
+    assert answer.text == expected["text"]
+    assert answer.token_ids == expected["token_ids"]
     assert answer.finish == expected["finish"]
     assert str(answer) == answer.text
     assert answer.decoder == name

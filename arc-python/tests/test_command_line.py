@@ -21,7 +21,7 @@ def test_the_program_is_installed_and_says_its_version() -> None:
     assert program is not None
     for words in [[program], [sys.executable, "-m", "arc_encoder"]]:
         said = subprocess.run([*words, "--version"], check=True, capture_output=True, text=True)
-        assert said.stdout == f"arc {arc.__version__}\n"
+        assert said.stdout.startswith(f"arc {arc.__version__}\n")
 
 
 def test_it_lists_what_the_session_lists(session: arc.Session) -> None:
@@ -42,7 +42,7 @@ def test_ctrl_c_ends_it_as_it_ends_the_program(tmp_path: Path) -> None:
     text = (ROOT / "examples" / "washington-1790.txt").read_text() * 100
     document = tmp_path / "long.txt"
     document.write_text(text)
-    words = [*command(), "compress", str(document), "-o", str(tmp_path / "x.arc.safetensors"), "--no-cache"]
+    words = [*command(), "compress", str(document), "-o", str(tmp_path / "x.arc.safetensors")]
     child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(3)
     assert child.poll() is None

@@ -91,7 +91,7 @@ def test_files_that_are_not_there_or_damaged(latents: arc.Latents, tmp_path: Pat
 
 def test_a_prompt_that_does_not_fit(decoder: Callable[[str], arc.Decoder], latents: arc.Latents) -> None:
     smollm2 = decoder("smollm2-135m")
-    with pytest.raises(errors.WindowExceededError, match="window of 2048") as raised:
+    with pytest.raises(errors.WindowExceededError, match="window of 8192") as raised:
         smollm2.ask(latents, "Why?", max_tokens=10_000)
     assert raised.value.code == "window-exceeded"
 
@@ -106,7 +106,7 @@ def test_a_registry_that_is_not_there_or_none(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidFileError) as bad:
         arc.Session(path)
     listed = subprocess.run(
-        [*command()[:3], "--registry", str(path), "adapters", "list", "--json"], capture_output=True, text=True
+        [*command()[:5], "--registry", str(path), "adapters", "list", "--json"], capture_output=True, text=True
     )
     same(bad.value, json.loads(listed.stdout)["error"])
 

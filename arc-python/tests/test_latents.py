@@ -62,7 +62,7 @@ def test_a_larger_factor_makes_fewer_latents(session: arc.Session, latents: arc.
 def test_the_command_line_makes_the_same_latents(latents: arc.Latents, text: str, tmp_path: Path) -> None:
     document, out = tmp_path / "text.txt", tmp_path / "text.arc.safetensors"
     document.write_text(text[:2000])
-    subprocess.run([*command(), "compress", document, "-o", out, "--no-cache"], check=True, capture_output=True)
+    subprocess.run([*command(), "compress", document, "-o", out], check=True, capture_output=True)
     loaded = arc.Latents.load(out)
     assert loaded.encoder_id == latents.encoder_id
     assert loaded.text_sha256 == latents.text_sha256
@@ -100,12 +100,13 @@ def test_each_latent_has_the_text_that_it_stands_for(session: arc.Session, laten
 def test_rows_are_what_the_adapters_matrices_make_of_latents(
     session: arc.Session, decoder: Callable[[str], arc.Decoder], latents: arc.Latents, name: str
 ) -> None:
-    """In numpy, from the adapter's file: two matrices, and the vector for "read on" after the latents."""
+    """In numpy, from the adapter's file: a norm, two matrices, and the vector for "read on" after the latents."""
     adapter = next(entry.adapter for entry in session.decoders() if entry.name == name)
     assert adapter is not None
     weights = safetensors(Path(adapter) / "adapter.safetensors")
     x = np.concatenate([latents.values, weights["tokens.cont"].reshape(1, -1)]).astype(np.float64)
-    expected = x @ weights["projector.0.weight"].T @ weights["projector.1.weight"].T
+    x = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-6) * weights["projector.0.weight"]
+    expected = x @ weights["projector.1.weight"].T @ weights["projector.2.weight"].T
     rows = decoder(name).project(latents)
     assert rows.dtype == np.float32
     assert rows.shape == (len(latents) + 1, decoder(name).width)
@@ -166,7 +167,7 @@ def test_adapters_are_verified(session: arc.Session, latents: arc.Latents) -> No
 def test_a_cache_of_compressed_texts_is_shared_with_the_command_line(
     latents: arc.Latents, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached = arc.Session(REGISTRY, cache=tmp_path / "documents")
+    cached = arc.Session(REGISTRY, precision="exact", cache=tmp_path / "documents")
     first = cached.compress(text[:2000])
     files = list((tmp_path / "documents").rglob("*.arc.safetensors"))
     assert len(files) == 1

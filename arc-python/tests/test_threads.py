@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,31 @@ import arc_encoder as arc
 THREADS = 8
 
 
-def test_eight_threads_are_right_and_faster_than_one(
+def test_python_goes_on_while_a_call_computes(session: arc.Session, text: str) -> None:
+    ticks = 0
+    is_done = threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not is_done.wait(0.001):
+            ticks += 1
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    start = time.perf_counter()
+    session.compress(text * 4)
+    seconds = time.perf_counter() - start
+    is_done.set()
+    ticking.join()
+    # A call that held the interpreter would let it tick at its ends alone.
+    assert ticks > 20 * seconds and ticks > 3, f"{ticks} in {seconds:.3f} s"
+
+
+def test_eight_threads_are_right(
     session: arc.Session, decoder: Callable[[str], arc.Decoder], latents: arc.Latents, text: str
 ) -> None:
-    """A mixture of what programs do; the best of a few turns each, since other things run on the machine too."""
+    """A mixture of what programs do. A call takes all cores for itself, so that how much faster eight are than one
+    is printed, the best of a few turns, and depends on what else the machine does."""
     smollm2 = decoder("smollm2-135m")
     pieces = [text[start : start + 120] for start in range(0, 24 * 120, 120)]
 
@@ -42,7 +64,6 @@ def test_eight_threads_are_right_and_faster_than_one(
             np.testing.assert_array_equal(values, own_values)
             np.testing.assert_allclose(rows, own_rows, atol=1e-4 * float(np.abs(rows).max()))
     print(f"one thread: {min(alone):.3f} s, {THREADS} threads: {min(together):.3f} s")
-    assert min(together) < min(alone)
 
 
 def test_threads_ask_while_others_compress(

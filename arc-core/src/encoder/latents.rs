@@ -65,6 +65,19 @@ impl Latents {
         write_new_atomically(path, |file| file.write_all(&bytes).map_err(Error::io("write", path)))
     }
 
+    /// What a file of them says that it is of: to write one with [`LatentsWriter`](super::LatentsWriter).
+    #[must_use]
+    pub fn description(&self) -> LatentsDescription {
+        LatentsDescription {
+            encoder_id: self.encoder_id.clone(),
+            factor: self.factor,
+            chunk_lengths: self.chunk_lengths.clone(),
+            source_tokens: self.source_tokens,
+            text_sha256: self.text_sha256.clone(),
+            merged: self.merged,
+        }
+    }
+
     /// The file, which is called `path` in errors.
     fn to_bytes(&self, path: &Path) -> Result<Vec<u8>> {
         let [n, d] = self.values.dims();
@@ -76,15 +89,7 @@ impl Latents {
             reason: error.to_string(),
         };
         let latents = TensorView::new(Dtype::F32, vec![n, d], values).map_err(invalid)?;
-        let description = LatentsDescription {
-            encoder_id: self.encoder_id.clone(),
-            factor: self.factor,
-            chunk_lengths: self.chunk_lengths.clone(),
-            source_tokens: self.source_tokens,
-            text_sha256: self.text_sha256.clone(),
-            merged: self.merged,
-        };
-        let metadata = description.metadata(&sha256_hex(values)).into_iter();
+        let metadata = self.description().metadata(&sha256_hex(values)).into_iter();
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).collect();
         serialize([(LATENTS, latents)], Some(metadata)).map_err(invalid)
     }

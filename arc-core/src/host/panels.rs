@@ -327,7 +327,7 @@ unsafe fn put<F: LaidOut>(lines: &mut [Line], quad: usize, half: usize, quants: 
     // SAFETY: half of a line.
     unsafe {
         let to = lines[quad / 2].0.as_mut_ptr().add(32 * half).cast::<__m256i>();
-        let both = if quad % 2 == 0 {
+        let both = if quad.is_multiple_of(2) {
             low
         } else {
             _mm256_or_si256(_mm256_loadu_si256(to), _mm256_slli_epi16::<4>(low))
@@ -483,7 +483,7 @@ mod wide {
                 return _mm512_load_si512(lines.add(quad).cast());
             }
             let both = _mm512_load_si512(lines.add(quad / 2).cast());
-            let own = if quad % 2 == 0 { both } else { _mm512_srli_epi16::<4>(both) };
+            let own = if quad.is_multiple_of(2) { both } else { _mm512_srli_epi16::<4>(both) };
             let mut w = _mm512_and_si512(own, _mm512_set1_epi8(15));
             for plane in 0..F::BITS - 4 {
                 let bits = lines.add(4 + plane).cast::<u64>().add(quad).read();
@@ -612,7 +612,7 @@ mod narrow {
                 return load_32(lines.add(quad).cast::<u8>().add(32 * half));
             }
             let both = load_32(lines.add(quad / 2).cast::<u8>().add(32 * half));
-            let own = if quad % 2 == 0 { both } else { _mm256_srli_epi16::<4>(both) };
+            let own = if quad.is_multiple_of(2) { both } else { _mm256_srli_epi16::<4>(both) };
             let mut w = _mm256_and_si256(own, _mm256_set1_epi8(15));
             for plane in 0..F::BITS - 4 {
                 let bits = fifth_bits(lines.add(4 + plane).cast::<u8>().add(8 * quad + 4 * half));

@@ -78,7 +78,7 @@ pub(crate) fn bfloat16_products() -> &'static str {
 /// 16 rows of 16 pairs of bfloat16, or 16 pairs of 16 columns; the first of a pair lies in the low bits.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
-struct Tile([[u32; SIDE]; PAIRS]);
+pub(super) struct Tile([[u32; SIDE]; PAIRS]);
 
 impl Tile {
     pub(super) const ZERO: Self = Self([[0; SIDE]; PAIRS]);

@@ -78,11 +78,9 @@ impl Linear {
 
     /// Makes the map one to zeros.
     pub(crate) fn silence(&mut self) {
-        let weight = self.weight.val();
-        self.weight = Param::initialized(self.weight.id, weight.zeros_like());
-        if let Some(bias) = &self.bias {
-            self.bias = Some(Param::initialized(bias.id, bias.val().zeros_like()));
-        }
+        // Parameters of their own: what `initialized` makes of values is not trained.
+        self.weight = Param::from_tensor(self.weight.val().zeros_like());
+        self.bias = self.bias.as_ref().map(|bias| Param::from_tensor(bias.val().zeros_like()));
     }
 
     /// Applies the map to the last dimension.

@@ -73,7 +73,11 @@ impl RepeatedLine {
             self.ended = true;
             return;
         }
-        self.show(shown);
+        if line.is_empty() && self.shown == 0 {
+            self.ends.push_str(&self.line);
+        } else {
+            self.show(shown);
+        }
         self.ends.push('\n');
         if !line.is_empty() {
             if line.chars().count() >= SHORT || line == self.last {
@@ -109,7 +113,7 @@ mod tests {
                 // Another line may begin alike, and be the beginning of one.
                 (
                     "It was in Holland.\nIt was in Holland, too.\n",
-                    "It was in Holland.\nIt was in Holland, too.",
+                    "It was in Holland.\nIt was in Holland, too.\n",
                     false,
                 ),
                 ("It was in Holland.\nIt was", "It was in Holland.\nIt was", false),
@@ -119,7 +123,7 @@ mod tests {
                 ("Yes.\nNo.\nYes.\nYes.\nNo.", "Yes.\nNo.\nYes.\nYes.\nNo.", false),
                 ("1790\n1790\n1790\n1790\n", "1790\n1790", true),
                 ("é\n\né\n\né\n\n", "é\n\né", true),
-                ("\n\n\none\n\n\n\ntwo\n", "\n\n\none\n\n\n\ntwo", false),
+                ("\n\n\none\n \n\n\ntwo\n\n", "\n\n\none\n \n\n\ntwo\n\n", false),
                 ("", "", false),
             ] {
                 assert_eq!(pass(text, size), (shown.to_owned(), ended), "{text:?} in pieces of {size}");

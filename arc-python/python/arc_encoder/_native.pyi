@@ -16,6 +16,21 @@ _Progress: TypeAlias = Callable[[int, int], object]
 _Documents: TypeAlias = Latents | Iterable[Latents]
 _AnswerEnd: TypeAlias = Literal["line", "model"]
 
+__all__ = [
+    "Answer",
+    "AnswerStream",
+    "Check",
+    "Decoder",
+    "DecoderEntry",
+    "Latents",
+    "Prompt",
+    "Registration",
+    "Session",
+    "__version__",
+    "command_line",
+    "devices",
+]
+
 __version__: str
 
 def devices() -> list[tuple[str, str]]: ...
@@ -27,7 +42,7 @@ class Session:
         registry: _Path | Sequence[_Path] | None = None,
         *,
         device: str = "cpu",
-        precision: str = "exact",
+        precision: str = "fast",
         allow_plugins: bool = False,
         isolate_plugins: bool = False,
         force: bool = False,

@@ -58,7 +58,8 @@ pub(super) fn run(global: &Global, inspect: &Inspect, output: &Output) -> Result
     if let Subject::Decoder(registry, name) = &subject {
         let pairs = registry.pairs(name)?;
         if let [pair, others @ ..] = pairs.as_slice() {
-            output.line(format!("\n{}", pair.why()))?;
+            output.line("")?;
+            output.line(pair.why())?;
             object["why"] = json!(pair.why());
             for other in others {
                 if let Some(place) = other.adapter {

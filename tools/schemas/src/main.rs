@@ -6,8 +6,7 @@
 //! schemas --check   fails where one is stale, where a shipped file does not fit, or where the code and a schema
 //!                   disagree about a file that has a key too many, too few, or of another kind
 //! schemas --printed FOLDER...
-//!                   holds what tests kept there (`ARC_RECORDED_JSON`) against `schemas/output`, and fails where a
-//!                   command or a key was never seen
+//!                   holds what tests kept there (`ARC_RECORDED_JSON`) against `schemas/output`: no key more or less
 //! ```
 
 mod agreement;

@@ -125,16 +125,6 @@ impl PackedMatrix {
         self
     }
 
-    /// What the weights take in memory: as stored, or laid out.
-    #[must_use]
-    pub fn resident_bytes(&self) -> usize {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(panels) = &self.panels {
-            return panels.bytes();
-        }
-        self.tensor.bytes().len()
-    }
-
     fn way(&self, m: usize) -> Way {
         if let Some(kernel) = TileKernel::here()
             && self.precision == Precision::Fast

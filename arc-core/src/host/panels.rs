@@ -118,10 +118,6 @@ impl Numbers {
             Self { halves: Vec::new(), singles: vec![0.0; count] }
         }
     }
-
-    fn bytes(&self) -> usize {
-        size_of_val(&*self.halves) + size_of_val(&*self.singles)
-    }
 }
 
 /// A matrix `[rows, cols]` in panels of sixteen rows; rows that lack to whole ones are zeros.
@@ -164,11 +160,6 @@ impl Panels {
     /// How many panels there are.
     pub(super) fn count(&self) -> usize {
         self.rows.div_ceil(ROWS)
-    }
-
-    /// What they take.
-    pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.lines) + self.scales.bytes() + self.offsets.bytes()
     }
 
     /// Multiplies some panels by all activations, on this thread; their rows are columns of `y`.

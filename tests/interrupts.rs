@@ -208,7 +208,12 @@ impl Terminal {
             return None;
         }
         let mut script = Command::new("script");
-        script.args(["-q", "-e", "-f", "-c", command, "/dev/null"]).current_dir(place.folder());
+        // The shell gives its place up: one that waits for the program is told of Ctrl-C too, and some (dash) end
+        // with it afterwards, whatever the program made of it.
+        script
+            .args(["-q", "-e", "-f", "-c", &format!("exec {command}"), "/dev/null"])
+            .env("SHELL", "/bin/sh");
+        script.current_dir(place.folder());
         script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         script.env("ARC_OFFLINE", "1").env("ARC_HOME", place.path("cache")).env("TERM", "xterm");
         script.env("HOME", place.path("home")).env("XDG_CONFIG_HOME", place.path("home"));

@@ -9,6 +9,7 @@ mod error_codes;
 mod hints;
 mod interrupt;
 mod invocation;
+mod memory;
 mod output;
 mod progress;
 mod settings;

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::session::session;
 use crate::Failure;
 use crate::args::{Bench, Global};
+use crate::memory::keep_what_is_freed;
 use crate::output::Output;
 
 pub(crate) fn run(global: &Global, args: &Bench, output: &Output) -> Result<(), Failure> {
@@ -122,6 +123,7 @@ fn divergence(
 /// Steps of a run, beside the most that this device multiplies.
 fn training(global: &Global, config: &Path, args: &Bench, output: &Output) -> Result<(), Failure> {
     let config = RunConfig::open(config)?;
+    keep_what_is_freed();
     let session = session(global)?;
     let peak = measure_peak(&config, session.device())?;
     output.line(format!(

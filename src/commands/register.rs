@@ -23,6 +23,7 @@ use crate::Failure;
 use crate::args;
 use crate::args::Global;
 use crate::interrupt::stop_on_interrupt;
+use crate::memory::keep_what_is_freed;
 use crate::output::Output;
 
 pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Result<(), Failure> {
@@ -128,6 +129,7 @@ pub(crate) fn run(global: &Global, args: &args::Register, output: &Output) -> Re
     if args.factor.is_empty() {
         options.factors = vec![session.encoder_named(&encoder.name)?.default_factor()];
     }
+    keep_what_is_freed();
     let mut progress = Progress::new(stop_on_interrupt());
     let registration = register(&options, &session, &decoder, &package, &mut progress)?;
     progress.finish();

@@ -18,6 +18,7 @@ use super::shared_run;
 use crate::args;
 use crate::args::Global;
 use crate::interrupt::stop_on_interrupt;
+use crate::memory::keep_what_is_freed;
 use crate::output::{Output, is_quiet, note};
 use crate::{Failure, terminal};
 
@@ -46,6 +47,7 @@ pub(crate) fn run(global: &Global, args: &args::Train, output: &Output) -> Resul
     }
     let out = &out_folder(args)?;
     check_folder(out)?;
+    keep_what_is_freed();
     let session = session(global)?;
     // Ctrl-C at a terminal reaches all processes of a shared run, and each tells the others.
     let mut progress = Progress::new(stop_on_interrupt());

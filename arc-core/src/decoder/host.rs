@@ -15,7 +15,7 @@ use crate::host::{
     BatchFrame, HostBlock, HostFrame, HostLinear, HostLoss, HostMatrix, HostNorm, HostStack, HostTable,
     HostVisibility, HostWeight, Keep, StackTape, TiledHead, host_loss,
 };
-use crate::nn::{Block, Embedding, Linear, Norm, Residence};
+use crate::nn::{Block, Embedding, Linear, Norm, Precision, Residence};
 
 /// The weights of a decoder.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub(crate) struct HostDecoder {
     head: HostLinear,
     /// The same, where the loss multiplies in bfloat16.
     tiled_head: Option<TiledHead>,
+    precision: Precision,
 }
 
 /// What reading left for [`HostDecoder::gradient`].
@@ -48,7 +49,17 @@ impl HostDecoder {
         };
         let blocks = stored.blocks.iter().map(|block| HostBlock::from_stored(block, residence));
         let blocks = blocks.collect::<Result<_>>()?;
-        Ok(Self { embedding, blocks, norm: HostNorm::from_stored(&stored.norm, d), head, tiled_head: None })
+        let norm = HostNorm::from_stored(&stored.norm, d);
+        let precision = match residence {
+            Residence::Packed(precision) => precision,
+            Residence::Dense => Precision::Exact,
+        };
+        Ok(Self { embedding, blocks, norm, head, tiled_head: None, precision })
+    }
+
+    /// How it reads.
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
     }
 
     pub(super) fn vocabulary(&self) -> usize {

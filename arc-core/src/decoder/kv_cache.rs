@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::{Int, Tensor};
 
 use crate::host::HostKeyValue;
-use crate::nn::{KeyValue, Visible};
+use crate::nn::{KeyValue, Precision, Visible};
 
 /// Slots are reserved in steps of this many positions.
 const STEP: usize = 256;
@@ -39,8 +39,9 @@ impl KvCache {
     }
 
     /// The same for a decoder on host memory.
-    pub(super) fn on_host(n_layers: usize, starts: Vec<usize>) -> Self {
-        Self { layers: KeptLayers::Host(vec![HostKeyValue::default(); n_layers]), shared: 0, starts, len: 0 }
+    pub(super) fn on_host(n_layers: usize, starts: Vec<usize>, precision: Precision) -> Self {
+        let layers = vec![HostKeyValue::of_precision(precision); n_layers];
+        Self { layers: KeptLayers::Host(layers), shared: 0, starts, len: 0 }
     }
 
     /// A cache whose rows all begin with what this cache's one row has read, each followed by
@@ -264,7 +265,8 @@ mod tests {
                     for s in 1..6 {
                         for window in [None, Some(1), Some(2), Some(3), Some(7), Some(100)] {
                             let starts = padding.iter().map(|padding| shared + padding).collect();
-                            let cache = KvCache { shared, len, ..KvCache::on_host(0, starts) };
+                            let cache =
+                                KvCache { shared, len, ..KvCache::on_host(0, starts, Precision::Exact) };
                             check(&cache, s, window);
                         }
                     }
@@ -294,7 +296,7 @@ mod tests {
 
     #[test]
     fn positions_count_a_rows_own_tokens() {
-        let cache = KvCache { shared: 2, len: 1, ..KvCache::on_host(0, vec![2, 5]) };
+        let cache = KvCache { shared: 2, len: 1, ..KvCache::on_host(0, vec![2, 5], Precision::Exact) };
         let next = cache.next_positions(6);
         for (row, start) in [(0, 2), (1, 5)] {
             for (slot, position) in positions(2, start, 7).iter().enumerate().skip(1) {

@@ -209,7 +209,7 @@ impl Transformer {
     pub fn new_cache(&self, starts: Vec<usize>) -> KvCache {
         match &self.engine {
             Engine::Graph(graph) => KvCache::in_tensors(graph.layers(), starts),
-            Engine::Host(host) => KvCache::on_host(host.layers(), starts),
+            Engine::Host(host) => KvCache::on_host(host.layers(), starts, host.precision()),
         }
     }
 

@@ -5,8 +5,9 @@
 
 use rayon::prelude::*;
 
+use super::halves;
 use super::kernels::{exponentials, scores_of_few, sums_of_few};
-use super::key_value::HostKeyValue;
+use super::key_value::{HostKeyValue, Kept};
 use super::product::{View, multiply};
 use crate::nn::{AttentionConfig, Visible, count_products};
 
@@ -58,9 +59,9 @@ pub(super) fn attend(
         let run = |(part, out): (usize, &mut [f32])| {
             let queries = &queries[part * share..][..share];
             let sequence = part / parts;
-            let (keys, values) = context.of(sequence / g, sequence % g, n);
+            let kept = context.of(sequence / g, sequence % g, n);
             let hidden = hidden.map(|hidden| &hidden[sequence / g * n..][..n]);
-            attend_one(&sizes, queries, keys, values, hidden, out);
+            attend_one(&sizes, queries, kept, hidden, out);
         };
         if threads == 1 {
             joined.chunks_exact_mut(share).enumerate().for_each(run);
@@ -100,13 +101,16 @@ fn parts_of_heads(heads: usize, groups: usize, threads: usize) -> usize {
 fn attend_one(
     &Sizes { n, k, .. }: &Sizes,
     queries: &[f32],
-    keys: &[f32],
-    values: &[f32],
+    [keys, values]: [Kept<'_>; 2],
     hidden: Option<&[bool]>,
     out: &mut [f32],
 ) {
     let mut scores = vec![0.0; queries.len() / k * n];
-    scores_of_few(queries, keys, k, (k as f32).sqrt().recip(), &mut scores);
+    let scale = (k as f32).sqrt().recip();
+    match keys {
+        Kept::Singles(keys) => scores_of_few(queries, keys, k, scale, &mut scores),
+        Kept::Halves(keys) => halves::scores(queries, keys, k, scale, &mut scores),
+    }
     for row in scores.chunks_exact_mut(n) {
         for (score, _) in row.iter_mut().zip(hidden.unwrap_or_default()).filter(|(_, hidden)| **hidden) {
             *score = HIDDEN;
@@ -114,7 +118,10 @@ fn attend_one(
         let sum = exponentials(row);
         row.iter_mut().for_each(|weight| *weight /= sum);
     }
-    sums_of_few(&scores, values, k, out);
+    match values {
+        Kept::Singles(values) => sums_of_few(&scores, values, k, out),
+        Kept::Halves(values) => halves::sums(&scores, values, k, out),
+    }
 }
 
 /// Queries `first..` of one sequence, for all heads.
@@ -141,9 +148,14 @@ impl QueryBlock<'_> {
         let visible = seen(rows - 1);
         let mut scores = vec![0.0; rows * visible];
         let mut attended = vec![0.0; rows * k];
+        let mut wide = [Vec::new(), Vec::new()];
         for head in 0..h {
             // The heads of a group share the keys of one head.
             let group = head * g / h;
+            let [keys, values] = context.of(self.batch, group, visible);
+            let is_first = head == 0 || (head - 1) * g / h != group;
+            let [wide_keys, wide_values] = &mut wide;
+            let (keys, values) = (keys.wide(is_first, wide_keys), values.wide(is_first, wide_values));
             let queries = View {
                 values: &queries[((self.batch * s + self.first) * h + head) * k..],
                 rows,
@@ -151,7 +163,6 @@ impl QueryBlock<'_> {
                 row_stride: h * k,
                 column_stride: 1,
             };
-            let (keys, values) = context.of(self.batch, group, visible);
             let scale = (k as f32).sqrt().recip();
             let keys = View::rows_of(keys, visible, k).transposed();
             multiply(queries, keys, scale, &mut scores);
@@ -183,9 +194,26 @@ impl QueryBlock<'_> {
     }
 }
 
+impl<'a> Kept<'a> {
+    /// The numbers in float32, in memory that holds them already unless they `are_new`.
+    fn wide(self, are_new: bool, memory: &'a mut Vec<f32>) -> &'a [f32] {
+        match self {
+            Kept::Singles(numbers) => numbers,
+            Kept::Halves(numbers) => {
+                memory.resize(numbers.len(), 0.0);
+                if are_new {
+                    halves::widen(numbers, memory);
+                }
+                memory
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::Precision;
 
     /// Values that differ and are of the size that activations have.
     fn values(len: usize, seed: usize) -> Vec<f32> {
@@ -217,11 +245,13 @@ mod tests {
     fn every_visibility_gives_what_the_formula_gives() {
         // More queries than a block, and one; keys from before, and heads that share keys.
         for s in [70, 1] {
-            check_visibilities(s);
+            check_visibilities(s, Precision::Exact, 1e-5);
+            // Of half a step of 16 bits for a key and a value, where the machine keeps those.
+            check_visibilities(s, Precision::Fast, 2e-3);
         }
     }
 
-    fn check_visibilities(s: usize) {
+    fn check_visibilities(s: usize, precision: Precision, tolerance: f64) {
         let (b, h, g, n, k) = (2, 4, 2, 75, 16);
         let config = AttentionConfig { n_heads: h, n_kv_heads: g, head_dim: k, scale: 0.25 };
         let (q, kv, vv) = (values(b * h * s * k, 1), values(b * g * n * k, 2), values(b * g * n * k, 3));
@@ -232,7 +262,7 @@ mod tests {
                 let rows = all.chunks_exact(n * g * k);
                 rows.flat_map(|row| row[own.start * g * k..own.end * g * k].to_vec()).collect()
             };
-            let mut context = HostKeyValue::default().with_capacity([b, g, k], 0, 60);
+            let mut context = HostKeyValue::of_precision(precision).with_capacity([b, g, k], 0, 60);
             context.write(0, &piece(&kv, 0..50), &piece(&vv, 0..50));
             let mut context = context.with_capacity([b, g, k], 50, 80);
             context.write(50, &piece(&kv, 50..n), &piece(&vv, 50..n));
@@ -256,7 +286,7 @@ mod tests {
                         let found = &joined[(batch * s + query) * h * k + head * k..][..k];
                         for (found, expected) in found.iter().zip(expected) {
                             assert!(
-                                (f64::from(*found) - expected).abs() < 1e-5,
+                                (f64::from(*found) - expected).abs() < tolerance,
                                 "{found}, expected {expected}"
                             );
                         }

@@ -295,10 +295,10 @@ pub(super) struct SubBlocks {
 }
 
 impl SubBlocks {
+    /// What multiplies the block's scale and its offset, a byte for each sub-block.
     #[inline(always)]
-    unsafe fn read(block: *const u8) -> Self {
+    pub(super) unsafe fn multiples(block: *const u8) -> [u64; 2] {
         unsafe {
-            let [d, d_min] = two_halves(block);
             // Four sub-blocks at a time in the bytes of a word: `scale_and_offset` in
             // `quantisation.rs` has the layout.
             let word = |at: usize| u64::from(block.add(at).cast::<u32>().read_unaligned());
@@ -307,6 +307,15 @@ impl SubBlocks {
             let upper = |low: u64, high: u64| (low & four | (high >> 6 & two) << 4) << 32;
             let scales = a & six | upper(c, a);
             let offsets = b & six | upper(c >> 4, b);
+            [scales, offsets]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn read(block: *const u8) -> Self {
+        unsafe {
+            let [d, d_min] = two_halves(block);
+            let [scales, offsets] = Self::multiples(block);
             let mut sub_blocks = Self { scale: [0.0; 8], offset: [0.0; 8] };
             for (bytes, factor, to) in
                 [(scales, d, &mut sub_blocks.scale), (offsets, -d_min, &mut sub_blocks.offset)]

@@ -222,8 +222,8 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::block_formats::{
-        Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, fifth_bits, half_of_bytes, load_32, nibbles,
-        sum_256,
+        Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, SubBlocks, fifth_bits, half_of_bytes, load_32,
+        nibbles, sum_256,
     };
     use super::{GROUP, ROWS_TOGETHER, RoundedRows};
     use crate::weights::StorageType;
@@ -243,12 +243,41 @@ mod x86 {
         unsafe fn integers(block: *const u8, group: usize) -> __m256i;
         /// The scale and the offset of a part of a group.
         unsafe fn scale(header: Self::Header, group: usize, part: usize) -> [f32; 2];
+        /// The scale and the offset of a block, in 16 bits, as a block that is one group has them, or to be
+        /// multiplied. An offset that is none of its own is anything.
+        unsafe fn factors(block: *const u8) -> [u16; 2];
+        /// What they are multiplied by for a part of a group, where a block has several.
+        #[inline(always)]
+        unsafe fn multiples(_block: *const u8, _group: usize, _part: usize) -> [i8; 2] {
+            [1; 2]
+        }
+    }
+
+    /// The 16 bits at byte `at`.
+    #[inline(always)]
+    unsafe fn word(block: *const u8, at: usize) -> u16 {
+        unsafe { block.add(at).cast::<u16>().read_unaligned() }
+    }
+
+    /// The scale of a block and the offset of `Q4_K` and `Q5_K`, which is subtracted.
+    #[inline(always)]
+    unsafe fn factors_of_sub_blocks(block: *const u8) -> [u16; 2] {
+        const SIGN: u16 = 1 << 15;
+        unsafe { [word(block, 0), word(block, 2) ^ SIGN] }
+    }
+
+    /// Six bits each.
+    #[inline(always)]
+    unsafe fn multiples_of_sub_blocks(block: *const u8, group: usize) -> [i8; 2] {
+        unsafe { SubBlocks::multiples(block).map(|bytes| bytes.to_le_bytes()[group].cast_signed()) }
     }
 
     macro_rules! integers {
         ($name:ident: $pairs:literal pairs $(, $constant:ident = $value:literal)*;
          |$block:ident, $group:ident| $integers:expr;
-         |$header:pat_param, $own:ident, $part:ident| $scale:expr) => {
+         |$header:pat_param, $own:ident, $part:ident| $scale:expr;
+         |$whole:ident| $factors:expr
+         $(; |$several:ident, $of:ident, $half:ident| $multiples:expr)?) => {
             impl Integers for $name {
                 const PAIRS: usize = $pairs;
                 $(const $constant: integers!(@kind $constant) = $value;)*
@@ -264,6 +293,19 @@ mod x86 {
                     let _ = ($own, $part);
                     $scale
                 }
+
+                #[inline(always)]
+                unsafe fn factors($whole: *const u8) -> [u16; 2] {
+                    unsafe { $factors }
+                }
+
+                $(
+                    #[inline(always)]
+                    unsafe fn multiples($several: *const u8, $of: usize, $half: usize) -> [i8; 2] {
+                        let _ = $half;
+                        unsafe { $multiples }
+                    }
+                )?
             }
         };
         (@kind SIGNED) => { bool };
@@ -271,37 +313,56 @@ mod x86 {
         (@kind SCALES) => { usize };
     }
 
-    integers! { Q4_0: 8 pairs; |block, group| nibbles(block.add(2)); |d, group, part| [d, -8.0 * d] }
-    integers! { Q4_1: 8 pairs; |block, group| nibbles(block.add(4)); |[d, m], group, part| [d, m] }
+    integers! {
+        Q4_0: 8 pairs;
+        |block, group| nibbles(block.add(2));
+        |d, group, part| [d, -8.0 * d];
+        |block| [word(block, 0), 0]
+    }
+    integers! {
+        Q4_1: 8 pairs;
+        |block, group| nibbles(block.add(4));
+        |[d, m], group, part| [d, m];
+        |block| [word(block, 0), word(block, 2)]
+    }
     integers! {
         Q5_0: 4 pairs;
         |block, group| _mm256_or_si256(nibbles(block.add(6)), fifth_bits(block.add(2)));
-        |d, group, part| [d, -16.0 * d]
+        |d, group, part| [d, -16.0 * d];
+        |block| [word(block, 0), 0]
     }
     integers! {
         Q5_1: 4 pairs;
         |block, group| _mm256_or_si256(nibbles(block.add(8)), fifth_bits(block.add(4)));
-        |[d, m], group, part| [d, m]
+        |[d, m], group, part| [d, m];
+        |block| [word(block, 0), word(block, 2)]
     }
     integers! {
         Q8_0: 1 pairs, SIGNED = true, SHIFTED = false;
         |block, group| load_32(block.add(2));
-        |d, group, part| [d, 0.0]
+        |d, group, part| [d, 0.0];
+        |block| [word(block, 0), 0]
     }
     integers! {
         Q4K: 8 pairs;
         |block, group| half_of_bytes(block.add(16), group);
-        |header, group, part| [header.scale[group], header.offset[group]]
+        |header, group, part| [header.scale[group], header.offset[group]];
+        |block| factors_of_sub_blocks(block);
+        |block, group, part| multiples_of_sub_blocks(block, group)
     }
     integers! {
         Q5K: 4 pairs;
         |block, group| Q5K::unsigned(block, group);
-        |header, group, part| [header.scale[group], header.offset[group]]
+        |header, group, part| [header.scale[group], header.offset[group]];
+        |block| factors_of_sub_blocks(block);
+        |block, group, part| multiples_of_sub_blocks(block, group)
     }
     integers! {
         Q6K: 2 pairs, SCALES = 2;
         |block, group| Q6K::unsigned(block, group);
-        |scales, group, part| [scales[2 * group + part], -32.0 * scales[2 * group + part]]
+        |scales, group, part| [scales[2 * group + part], -32.0 * scales[2 * group + part]];
+        |block| [word(block, 208), 0];
+        |block, group, part| [block.add(192 + 2 * group + part).read().cast_signed(), 0]
     }
 
     /// Calls a function generic over [`Integers`] with the format of `$dtype`.

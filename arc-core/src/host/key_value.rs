@@ -1,10 +1,15 @@
 //! Keys and values of positions that were read.
 
+use half::f16;
+
+use super::{Vectors, halves};
+use crate::nn::Precision;
+
 /// Keys and values of one layer in host memory, with room for more: `[b·g, capacity, k]`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HostKeyValue {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Slots,
+    values: Slots,
     /// `g`
     groups: usize,
     capacity: usize,
@@ -12,7 +17,111 @@ pub(crate) struct HostKeyValue {
     width: usize,
 }
 
+/// Numbers as they are kept.
+#[derive(Clone, Debug)]
+enum Slots {
+    Singles(Vec<f32>),
+    Halves(Vec<f16>),
+}
+
+/// Numbers of some slots.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kept<'a> {
+    Singles(&'a [f32]),
+    Halves(&'a [f16]),
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::Singles(Vec::new())
+    }
+}
+
+/// Does the same with the numbers of slots, whichever they are.
+macro_rules! with_numbers {
+    ($slots:expr, $numbers:ident => $result:expr) => {
+        match $slots {
+            Slots::Singles($numbers) => $result,
+            Slots::Halves($numbers) => $result,
+        }
+    };
+}
+
+impl Slots {
+    fn len(&self) -> usize {
+        with_numbers!(self, numbers => numbers.len())
+    }
+
+    fn bytes(&self) -> usize {
+        with_numbers!(self, numbers => size_of_val(&**numbers))
+    }
+
+    /// The same, with the first `filled` numbers of each `old` in the first of each `new`.
+    fn moved(&self, sequences: usize, filled: usize, old: usize, new: usize) -> Self {
+        fn moved<T: Copy + Default>(from: &[T], to: &mut Vec<T>, filled: usize, [old, new]: [usize; 2]) {
+            if filled > 0 {
+                for (to, from) in to.chunks_exact_mut(new).zip(from.chunks_exact(old)) {
+                    to[..filled].copy_from_slice(&from[..filled]);
+                }
+            }
+        }
+        let length = sequences * new;
+        match self {
+            Self::Singles(from) => {
+                let mut to = vec![0.0; length];
+                moved(from, &mut to, filled, [old, new]);
+                Self::Singles(to)
+            }
+            Self::Halves(from) => {
+                let mut to = vec![f16::ZERO; length];
+                moved(from, &mut to, filled, [old, new]);
+                Self::Halves(to)
+            }
+        }
+    }
+
+    fn write(&mut self, at: usize, new: &[f32]) {
+        match self {
+            Self::Singles(numbers) => numbers[at..][..new.len()].copy_from_slice(new),
+            Self::Halves(numbers) => halves::round(new, &mut numbers[at..][..new.len()]),
+        }
+    }
+
+    fn of(&self, own: std::ops::Range<usize>) -> Kept<'_> {
+        match self {
+            Self::Singles(numbers) => Kept::Singles(&numbers[own]),
+            Self::Halves(numbers) => Kept::Halves(&numbers[own]),
+        }
+    }
+
+    fn repeated(&self, times: usize) -> Self {
+        match self {
+            Self::Singles(numbers) => Self::Singles(numbers.repeat(times)),
+            Self::Halves(numbers) => Self::Halves(numbers.repeat(times)),
+        }
+    }
+
+    fn keep(&mut self, rows: &[usize], size: usize) {
+        with_numbers!(self, numbers => {
+            for (place, &row) in rows.iter().enumerate() {
+                numbers.copy_within(row * size..(row + 1) * size, place * size);
+            }
+            numbers.truncate(rows.len() * size);
+        });
+    }
+}
+
 impl HostKeyValue {
+    /// Keeps what a precision asks for: 16 bits where it is not exact, and the machine turns them into float32
+    /// in no time.
+    pub(crate) fn of_precision(precision: Precision) -> Self {
+        let slots = match precision {
+            Precision::Fast if Vectors::best() != Vectors::Portable => Slots::Halves(Vec::new()),
+            Precision::Fast | Precision::Exact => Slots::default(),
+        };
+        Self { keys: slots.clone(), values: slots, ..Self::default() }
+    }
+
     /// Makes room for `capacity` slots of `[b, g, k]` and keeps the first `filled`.
     ///
     /// # Panics
@@ -20,17 +129,8 @@ impl HostKeyValue {
     /// Panics if more slots are to be kept than there are.
     #[must_use]
     pub(crate) fn with_capacity(self, [b, g, k]: [usize; 3], filled: usize, capacity: usize) -> Self {
-        let grow = |old: &[f32]| {
-            let mut new = vec![0.0; b * g * capacity * k];
-            if filled > 0 {
-                for (new, old) in new.chunks_exact_mut(capacity * k).zip(old.chunks_exact(self.capacity * k))
-                {
-                    new[..filled * k].copy_from_slice(&old[..filled * k]);
-                }
-            }
-            new
-        };
-        Self { keys: grow(&self.keys), values: grow(&self.values), groups: g, capacity, width: k }
+        let moved = |slots: &Slots| slots.moved(b * g, filled * k, self.capacity * k, capacity * k);
+        Self { keys: moved(&self.keys), values: moved(&self.values), groups: g, capacity, width: k }
     }
 
     /// How many slots there is room for.
@@ -45,44 +145,41 @@ impl HostKeyValue {
     /// Panics if there is no room.
     pub(super) fn write(&mut self, from: usize, keys: &[f32], values: &[f32]) {
         let (g, k) = (self.groups, self.width);
-        let s = keys.len() / (self.keys.len() / self.capacity.max(1)).max(1);
+        let sequences = self.keys.len() / (self.capacity * k).max(1);
+        let s = keys.len() / (sequences * k).max(1);
+        assert!(from + s <= self.capacity, "there is room");
         for (slots, new) in [(&mut self.keys, keys), (&mut self.values, values)] {
-            for (sequence, slots) in slots.chunks_exact_mut(self.capacity * k).enumerate() {
+            for sequence in 0..sequences {
                 let (row, group) = (sequence / g, sequence % g);
-                let slots = slots[from * k..(from + s) * k].chunks_exact_mut(k);
-                for (slot, new) in slots.zip(new[row * s * g * k..].chunks_exact(g * k)) {
-                    slot.copy_from_slice(&new[group * k..][..k]);
+                for (slot, new) in new[row * s * g * k..].chunks_exact(g * k).take(s).enumerate() {
+                    slots.write((sequence * self.capacity + from + slot) * k, &new[group * k..][..k]);
                 }
             }
         }
     }
 
     /// The first `n` keys and values of a row's group, `[n, k]` each.
-    pub(super) fn of(&self, row: usize, group: usize, n: usize) -> (&[f32], &[f32]) {
+    pub(super) fn of(&self, row: usize, group: usize, n: usize) -> [Kept<'_>; 2] {
         let start = (row * self.groups + group) * self.capacity * self.width;
         let own = start..start + n * self.width;
-        (&self.keys[own.clone()], &self.values[own])
+        [self.keys.of(own.clone()), self.values.of(own)]
     }
 
     /// The same `times` times over, for as many rows of a batch, of which this is one.
     #[must_use]
     pub(crate) fn repeated(&self, times: usize) -> Self {
-        Self { keys: self.keys.repeat(times), values: self.values.repeat(times), ..*self }
+        Self { keys: self.keys.repeated(times), values: self.values.repeated(times), ..*self }
     }
 
     /// Keeps these rows of a batch of `of`, in ascending order, without another copy.
     pub(crate) fn keep(&mut self, rows: &[usize], of: usize) {
         let size = self.keys.len() / of.max(1);
-        for slots in [&mut self.keys, &mut self.values] {
-            for (place, &row) in rows.iter().enumerate() {
-                slots.copy_within(row * size..(row + 1) * size, place * size);
-            }
-            slots.truncate(rows.len() * size);
-        }
+        self.keys.keep(rows, size);
+        self.values.keep(rows, size);
     }
 
     /// What it takes, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.keys) + size_of_val(&*self.values)
+        self.keys.bytes() + self.values.bytes()
     }
 }

@@ -25,6 +25,7 @@ mod block;
 mod block_formats;
 mod frame;
 mod gradients;
+mod halves;
 mod instructions;
 mod integer_rows;
 mod kernels;

@@ -118,8 +118,7 @@ impl PackedMatrix {
         #[cfg(target_arch = "x86_64")]
         if self.is_integer() && PanelKernel::here().is_some() {
             let (dtype, bytes) = (self.tensor.dtype(), self.tensor.bytes());
-            let panels = Panels::new(dtype, bytes, self.rows, self.cols);
-            bytes.give_back();
+            let panels = Panels::new(dtype, bytes, self.rows, self.cols, |read| bytes.give_back(0..read));
             return Self { panels: Some(Arc::new(panels)), ..self };
         }
         self
@@ -569,7 +568,7 @@ mod tests {
         }
         #[cfg(target_arch = "x86_64")]
         if PanelKernel::here().is_some() {
-            let panels = Panels::new(dtype, matrix.tensor().bytes(), rows, x.cols);
+            let panels = Panels::new(dtype, matrix.tensor().bytes(), rows, x.cols, |_| {});
             for kernel in PanelKernel::available() {
                 let mut y = vec![f32::NAN; rows * m];
                 let shared = SharedOutput::new(&mut y, rows);

@@ -14,6 +14,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use bytemuck::{Zeroable, zeroed_vec};
 use rayon::prelude::*;
 
 use super::InstructionSet;
@@ -27,10 +28,12 @@ use wide::{multiply as multiply_wide, tiles as panel_tiles};
 
 /// Quads of a group.
 const QUADS: usize = GROUP / 4;
+/// Bytes that are laid out before the memory that they are mapped in is given back.
+const READ_AT_ONCE: usize = 4 << 20;
 
 /// A vector of bytes, or a row of a cache.
 #[repr(C, align(64))]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Zeroable)]
 struct Line([u8; 64]);
 
 /// What multiplies panels.
@@ -74,8 +77,6 @@ trait LaidOut: Integers {
     const BITS: usize;
     /// The quant that stands for 0, where a type has no other offset; 0 where it has.
     const ZERO: i32;
-    /// Whether 16 bits hold its scales and offsets as they are.
-    const HALVES: bool;
     /// Lines of a group.
     const LINES: usize = if Self::BITS == 8 { QUADS } else { Self::BITS };
     /// Whether values have an offset of their own.
@@ -83,41 +84,57 @@ trait LaidOut: Integers {
 }
 
 macro_rules! laid_out {
-    ($($name:ident: $bits:literal bits from $zero:literal, halves: $halves:literal;)*) => {
+    ($($name:ident: $bits:literal bits from $zero:literal;)*) => {
         $(impl LaidOut for $name {
             const BITS: usize = $bits;
             const ZERO: i32 = $zero;
-            const HALVES: bool = $halves;
         })*
     };
 }
 
 laid_out! {
-    Q4_0: 4 bits from 8, halves: true;
-    Q4_1: 4 bits from 0, halves: true;
-    Q5_0: 5 bits from 16, halves: true;
-    Q5_1: 5 bits from 0, halves: true;
-    Q8_0: 8 bits from 128, halves: true;
-    Q4K: 4 bits from 0, halves: false;
-    Q5K: 5 bits from 0, halves: false;
-    Q6K: 6 bits from 32, halves: false;
+    Q4_0: 4 bits from 8;
+    Q4_1: 4 bits from 0;
+    Q5_0: 5 bits from 16;
+    Q5_1: 5 bits from 0;
+    Q8_0: 8 bits from 128;
+    Q4K: 4 bits from 0;
+    Q5K: 5 bits from 0;
+    Q6K: 6 bits from 32;
 }
 
-/// Numbers that 16 bits may hold.
+/// Scales, or offsets, as blocks have them: a factor in 16 bits, and where a block has several groups, what each
+/// part of them multiplies it by. The product of the two has no more bits than float32 holds.
 #[derive(Default)]
 struct Numbers {
-    halves: Vec<u16>,
-    singles: Vec<f32>,
+    /// `[panels, blocks, rows]`
+    factors: Vec<u16>,
+    /// `[panels, groups, parts, rows]`; none where a block is one group.
+    multiples: Vec<i8>,
 }
 
 impl Numbers {
-    fn zeros(count: usize, halves: bool) -> Self {
-        if halves {
-            Self { halves: vec![0; count], singles: Vec::new() }
-        } else {
-            Self { halves: Vec::new(), singles: vec![0.0; count] }
-        }
+    fn zeros<F: LaidOut>(panels: usize, groups: usize) -> Self {
+        let multiples = if F::GROUPS > 1 { panels * groups * F::SCALES * ROWS } else { 0 };
+        Self { factors: zeroed_vec(panels * (groups / F::GROUPS) * ROWS), multiples: zeroed_vec(multiples) }
     }
+
+    /// For each panel, where its own are.
+    fn of_panels<F: LaidOut>(&mut self, panels: usize, groups: usize) -> Vec<NumbersOfPanel<'_>> {
+        let mut factors = self.factors.chunks_exact_mut((groups / F::GROUPS * ROWS).max(1));
+        let mut multiples = self.multiples.chunks_exact_mut((groups * F::SCALES * ROWS).max(1));
+        let mut next = || NumbersOfPanel {
+            factors: factors.next().unwrap_or_default(),
+            multiples: multiples.next().unwrap_or_default(),
+        };
+        (0..panels).map(|_| next()).collect()
+    }
+}
+
+/// Those of one panel.
+struct NumbersOfPanel<'a> {
+    factors: &'a mut [u16],
+    multiples: &'a mut [i8],
 }
 
 /// A matrix `[rows, cols]` in panels of sixteen rows; rows that lack to whole ones are zeros.
@@ -127,9 +144,8 @@ pub(super) struct Panels {
     cols: usize,
     /// `[panels, groups, lines]`
     lines: Vec<Line>,
-    /// `[panels, groups, parts, rows]`
     scales: Numbers,
-    /// The same of offsets, where there are any.
+    /// Where there are any.
     offsets: Numbers,
 }
 
@@ -142,19 +158,26 @@ impl std::fmt::Debug for Panels {
 /// Where a panel's parts are written while it is laid out.
 struct Place<'a> {
     lines: &'a mut [Line],
-    scales: &'a mut [u8],
-    offsets: &'a mut [u8],
+    /// Scales and offsets.
+    numbers: [NumbersOfPanel<'a>; 2],
 }
 
 impl Panels {
-    /// Lays out whole rows of a type that [`super::integer_rows::has`].
+    /// Lays out whole rows of a type that [`super::integer_rows::has`]. Every few megabytes it says how many of
+    /// the bytes it needs no more.
     ///
     /// # Panics
     /// If the bytes are not those of `rows` rows of `cols`, or the machine multiplies no bytes.
-    pub(super) fn new(dtype: StorageType, bytes: &[u8], rows: usize, cols: usize) -> Self {
+    pub(super) fn new(
+        dtype: StorageType,
+        bytes: &[u8],
+        rows: usize,
+        cols: usize,
+        were_read: impl FnMut(usize),
+    ) -> Self {
         assert!(PanelKernel::here().is_some(), "the machine multiplies bytes");
         assert_eq!(dtype.bytes_of_shape(&[rows, cols]), Some(bytes.len()), "whole rows");
-        with_integers!(dtype, laid_out::<_>(dtype, bytes, rows, cols))
+        with_integers!(dtype, laid_out::<_>(dtype, bytes, rows, cols, were_read))
     }
 
     /// How many panels there are.
@@ -215,36 +238,38 @@ impl Panels {
 }
 
 /// All rows of a type, on all threads.
-fn laid_out<F: LaidOut>(dtype: StorageType, bytes: &[u8], rows: usize, cols: usize) -> Panels {
+fn laid_out<F: LaidOut>(
+    dtype: StorageType,
+    bytes: &[u8],
+    rows: usize,
+    cols: usize,
+    mut were_read: impl FnMut(usize),
+) -> Panels {
     let (panels, groups) = (rows.div_ceil(ROWS), cols / GROUP);
-    let numbers = groups * F::SCALES * ROWS;
-    let mut lines = vec![Line([0; 64]); panels * groups * F::LINES];
-    let mut scales = Numbers::zeros(panels * numbers, F::HALVES);
-    let mut offsets =
-        if F::HAS_OFFSET { Numbers::zeros(panels * numbers, F::HALVES) } else { Numbers::default() };
     let row_bytes = bytes.len() / rows;
-    let number_bytes = numbers * if F::HALVES { 2 } else { 4 };
-    let bytes_of = |numbers: &mut Numbers| -> *mut [u8] {
-        if F::HALVES {
-            bytemuck::cast_slice_mut::<u16, u8>(&mut numbers.halves)
-        } else {
-            bytemuck::cast_slice_mut::<f32, u8>(&mut numbers.singles)
-        }
-    };
-    // SAFETY: each is the only borrow of its numbers until the panels are written.
-    let (scale_bytes, offset_bytes) = unsafe { (&mut *bytes_of(&mut scales), &mut *bytes_of(&mut offsets)) };
-    let mut offset_parts: Vec<&mut [u8]> = offset_bytes.chunks_mut(number_bytes.max(1)).collect();
-    offset_parts.resize_with(panels, Default::default);
-    lines
-        .par_chunks_mut((groups * F::LINES).max(1))
-        .zip(scale_bytes.par_chunks_mut(number_bytes.max(1)))
-        .zip(offset_parts)
-        .zip(bytes.par_chunks(ROWS * row_bytes))
-        .for_each(|(((lines, scales), offsets), bytes)| {
-            let mut place = Place { lines, scales, offsets };
+    // Zeros that the system gives are no memory until something is written there.
+    let mut lines: Vec<Line> = zeroed_vec(panels * groups * F::LINES);
+    let mut scales = Numbers::zeros::<F>(panels, groups);
+    let mut offsets = if F::HAS_OFFSET { Numbers::zeros::<F>(panels, groups) } else { Numbers::default() };
+    let numbers =
+        scales.of_panels::<F>(panels, groups).into_iter().zip(offsets.of_panels::<F>(panels, groups));
+    let mut places: Vec<(Place<'_>, &[u8])> = lines
+        .chunks_mut((groups * F::LINES).max(1))
+        .zip(numbers)
+        .map(|(lines, (scales, offsets))| Place { lines, numbers: [scales, offsets] })
+        .zip(bytes.chunks(ROWS * row_bytes))
+        .collect();
+    let together = (READ_AT_ONCE / (ROWS * row_bytes)).max(1);
+    let mut read = 0;
+    for places in places.chunks_mut(together) {
+        places.par_iter_mut().for_each(|(place, bytes)| {
             // SAFETY: who multiplies bytes has AVX2, FMA and F16C; the rows are whole, and so is the place.
-            unsafe { lay_out::<F>(bytes, bytes.len() / row_bytes, groups, &mut place) };
+            unsafe { lay_out::<F>(bytes, bytes.len() / row_bytes, groups, place) };
         });
+        read += places.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        were_read(read);
+    }
+    drop(places);
     Panels { dtype, rows, cols, lines, scales, offsets }
 }
 
@@ -264,18 +289,25 @@ unsafe fn lay_out<F: LaidOut>(bytes: &[u8], rows: usize, groups: usize, place: &
                 // SAFETY: the row has that block.
                 unsafe {
                     let bytes = bytes.as_ptr().add(row * row_bytes + block * F::BLOCK_BYTES);
-                    let header = F::header(bytes);
+                    for (numbers, factor) in place.numbers.iter_mut().zip(F::factors(bytes)) {
+                        // There are no offsets where a type has none.
+                        if let Some(to) = numbers.factors.get_mut(block * ROWS + row) {
+                            *to = factor;
+                        }
+                    }
                     for (g, quants) in quants.iter_mut().enumerate().take(F::GROUPS) {
                         quants[r] = F::integers(bytes, g);
                         if F::SIGNED {
                             quants[r] = _mm256_xor_si256(quants[r], _mm256_set1_epi8(i8::MIN));
                         }
                         for part in 0..F::SCALES {
-                            let [scale, offset] = F::scale(header, g, part);
                             let at = ((block * F::GROUPS + g) * F::SCALES + part) * ROWS + row;
-                            number::<F>(place.scales, at, scale);
-                            if F::HAS_OFFSET {
-                                number::<F>(place.offsets, at, offset);
+                            let multiples = F::multiples(bytes, g, part);
+                            for (numbers, multiple) in place.numbers.iter_mut().zip(multiples) {
+                                // Nor multiples where a block is one group.
+                                if let Some(to) = numbers.multiples.get_mut(at) {
+                                    *to = multiple;
+                                }
                             }
                         }
                     }
@@ -290,16 +322,6 @@ unsafe fn lay_out<F: LaidOut>(bytes: &[u8], rows: usize, groups: usize, place: &
                 }
             }
         }
-    }
-}
-
-/// Writes a number of a panel.
-#[inline(always)]
-fn number<F: LaidOut>(bytes: &mut [u8], at: usize, value: f32) {
-    if F::HALVES {
-        bytes[2 * at..][..2].copy_from_slice(&half::f16::from_f32(value).to_ne_bytes());
-    } else {
-        bytes[4 * at..][..4].copy_from_slice(&value.to_ne_bytes());
     }
 }
 
@@ -336,19 +358,20 @@ unsafe fn put<F: LaidOut>(lines: &mut [Line], quad: usize, half: usize, quants: 
 /// A panel as kernels read it.
 struct Panel {
     lines: *const Line,
-    halves: [*const u16; 2],
-    singles: [*const f32; 2],
+    /// Of scales and offsets.
+    factors: [*const u16; 2],
+    multiples: [*const i8; 2],
 }
 
 impl Panel {
     fn of<F: LaidOut>(panels: &Panels, panel: usize) -> Self {
         let groups = panels.cols / GROUP;
-        let numbers = panel * groups * F::SCALES * ROWS;
+        let (blocks, parts) = (panel * (groups / F::GROUPS) * ROWS, panel * groups * F::SCALES * ROWS);
         let both = [&panels.scales, &panels.offsets];
         Self {
             lines: panels.lines[panel * groups * F::LINES..].as_ptr(),
-            halves: both.map(|numbers_of| numbers_of.halves.get(numbers..).unwrap_or_default().as_ptr()),
-            singles: both.map(|numbers_of| numbers_of.singles.get(numbers..).unwrap_or_default().as_ptr()),
+            factors: both.map(|numbers| numbers.factors.get(blocks..).unwrap_or_default().as_ptr()),
+            multiples: both.map(|numbers| numbers.multiples.get(parts..).unwrap_or_default().as_ptr()),
         }
     }
 }
@@ -425,14 +448,13 @@ macro_rules! multiplication {
                                     exact[i] = dot(exact[i], w, quants);
                                 }
                             }
-                            let at = (group * F::SCALES + part) * ROWS + half * $rows;
-                            let scale = numbers::<F>(panel, 0, at);
+                            let scale = numbers::<F>(panel, 0, group, part, half);
                             for i in 0..M {
                                 let scale = times(scale, floats(*x.scales.as_ptr().add(own[i])));
                                 sums[i] = times_plus(converted(exact[i]), scale, sums[i]);
                             }
                             if F::HAS_OFFSET {
-                                let offset = numbers::<F>(panel, 1, at);
+                                let offset = numbers::<F>(panel, 1, group, part, half);
                                 for i in 0..M {
                                     let halves = x.sums.as_ptr().add(2 * own[i]);
                                     let sum = match F::SCALES {
@@ -485,13 +507,22 @@ mod wide {
     }
 
     #[inline(always)]
-    unsafe fn numbers<F: LaidOut>(panel: &Panel, which: usize, at: usize) -> __m512 {
+    unsafe fn numbers<F: LaidOut>(
+        panel: &Panel,
+        which: usize,
+        group: usize,
+        part: usize,
+        _: usize,
+    ) -> __m512 {
         unsafe {
-            if F::HALVES {
-                _mm512_cvtph_ps(_mm256_loadu_si256(panel.halves[which].add(at).cast()))
-            } else {
-                _mm512_loadu_ps(panel.singles[which].add(at))
+            let factors = panel.factors[which].add(group / F::GROUPS * ROWS);
+            let factors = _mm512_cvtph_ps(_mm256_loadu_si256(factors.cast()));
+            if F::GROUPS == 1 {
+                return factors;
             }
+            let multiples = panel.multiples[which].add((group * F::SCALES + part) * ROWS);
+            let multiples = _mm512_cvtepi8_epi32(_mm_loadu_si128(multiples.cast()));
+            times(converted(multiples), factors)
         }
     }
 
@@ -514,10 +545,9 @@ mod wide {
                 // SAFETY: the panel has the group; a tile has two rows for each quad.
                 unsafe {
                     let part = quad * F::SCALES / QUADS;
-                    let at = (group * F::SCALES + part) * ROWS;
-                    let scale = numbers::<F>(&panel, 0, at);
+                    let scale = numbers::<F>(&panel, 0, group, part, 0);
                     let offset = if F::HAS_OFFSET {
-                        numbers::<F>(&panel, 1, at)
+                        numbers::<F>(&panel, 1, group, part, 0)
                     } else {
                         times(scale, floats(-F::ZERO as f32))
                     };
@@ -614,13 +644,22 @@ mod narrow {
     }
 
     #[inline(always)]
-    unsafe fn numbers<F: LaidOut>(panel: &Panel, which: usize, at: usize) -> __m256 {
+    unsafe fn numbers<F: LaidOut>(
+        panel: &Panel,
+        which: usize,
+        group: usize,
+        part: usize,
+        half: usize,
+    ) -> __m256 {
         unsafe {
-            if F::HALVES {
-                _mm256_cvtph_ps(_mm_loadu_si128(panel.halves[which].add(at).cast()))
-            } else {
-                _mm256_loadu_ps(panel.singles[which].add(at))
+            let factors = panel.factors[which].add(group / F::GROUPS * ROWS + half * 8);
+            let factors = _mm256_cvtph_ps(_mm_loadu_si128(factors.cast()));
+            if F::GROUPS == 1 {
+                return factors;
             }
+            let multiples = panel.multiples[which].add((group * F::SCALES + part) * ROWS + half * 8);
+            let multiples = _mm256_cvtepi8_epi32(_mm_loadl_epi64(multiples.cast()));
+            times(converted(multiples), factors)
         }
     }
 

@@ -56,15 +56,19 @@ impl MappedBytes {
         Ok(Self { store: Arc::new(Store::Mapped(map)), range })
     }
 
-    /// Lets the system take the memory of a mapped file's pages, which it reads again when they are asked for.
-    /// Pages that are shared with other ranges are kept.
-    pub(crate) fn give_back(&self) {
+    /// Lets the system take the memory of a part of a mapped file, which it reads again when it is asked for.
+    /// Pages that are shared with other parts are kept.
+    ///
+    /// # Panics
+    /// If these bytes have no such part.
+    pub(crate) fn give_back(&self, part: Range<usize>) {
+        assert!(part.start <= part.end && part.end <= self.len(), "a part of these bytes");
         #[cfg(unix)]
         if let Store::Mapped(map) = &*self.store {
             // Any size of page that Linux and macOS have divides it; what is left over at the ends stays.
             const PAGE: usize = 64 * 1024;
-            let start = self.range.start.next_multiple_of(PAGE);
-            let end = self.range.end / PAGE * PAGE;
+            let start = (self.range.start + part.start).next_multiple_of(PAGE);
+            let end = (self.range.start + part.end) / PAGE * PAGE;
             if start < end {
                 // SAFETY: the map is of a file and never written, so that its pages have the same bytes when they
                 // are read again. Where the system refuses, nothing is lost.

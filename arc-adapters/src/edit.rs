@@ -462,8 +462,12 @@ impl RegistryEditor {
                 searched: vec![self.path.clone()],
             });
         }
-        if let Some(aliases) = self.entry(kind, &name)?.get_mut("aliases").and_then(Item::as_array_mut) {
+        let entry = self.entry(kind, &name)?;
+        if let Some(aliases) = entry.get_mut("aliases").and_then(Item::as_array_mut) {
             aliases.retain(|text| text.as_str() != Some(alias));
+            if aliases.is_empty() {
+                entry.remove("aliases");
+            }
         }
         Ok(())
     }
@@ -791,6 +795,13 @@ mod tests {
         assert_eq!(registry.decoder("ant").unwrap().name, "aardvark");
         assert_eq!(registry.decoder("zz").unwrap().name, "zebra");
         assert!(registry.decoder("aa").is_err());
+        let mut editor = RegistryEditor::open(&path).unwrap();
+        assert_eq!(editor.text().matches("aliases").count(), 2, "{}", editor.text());
+        editor.remove_alias(EntryKind::Decoder, "ant").unwrap();
+        editor.remove_alias(EntryKind::Decoder, "zz").unwrap();
+        // The last one takes the key with it.
+        assert!(!editor.text().contains("aliases"), "{}", editor.text());
+        assert!(editor.text().contains("# where z is") && editor.text().ends_with("# the end\n"));
     }
 
     #[test]

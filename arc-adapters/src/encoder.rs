@@ -224,7 +224,7 @@ impl EncoderManifest {
     /// [`Error::UnsupportedSchema`] for another format version, [`Error::Invalid`] for anything
     /// that is not a manifest or contradicts itself.
     pub fn parse(text: &str, origin: &Path) -> Result<Self> {
-        let manifest: Self = parse_versioned(text, origin, WHAT, ENCODER_SCHEMA)?;
+        let manifest: Self = parse_versioned(text, origin, (WHAT, "weights"), ENCODER_SCHEMA)?;
         manifest.check(origin)?;
         Ok(manifest)
     }
@@ -438,6 +438,7 @@ mod tests {
                 "{\"kind\": \"full\", \"file\": \"a/b\", \"sha256\": \"\"}",
                 "weights.file",
             ),
+            ("\"kind\": \"backbone\"", "\"kind\": 0", "`weights`: `kind` is `0`, expected its name"),
             ("\"mean_pooled_queries\"", "\" \"", "`pool_type` is empty"),
             ("\"before\"", "\"after\"", "unknown variant `after`"),
             (

@@ -271,7 +271,7 @@ impl AdapterManifest {
     /// [`Error::UnsupportedSchema`] for another format version, [`Error::Invalid`] for anything
     /// that is not a manifest or contradicts itself.
     pub fn parse(text: &str, origin: &Path) -> Result<Self> {
-        let manifest: Self = parse_versioned(text, origin, WHAT, ADAPTER_SCHEMA)?;
+        let manifest: Self = parse_versioned(text, origin, (WHAT, "projector"), ADAPTER_SCHEMA)?;
         manifest.check(origin)?;
         Ok(manifest)
     }
@@ -429,11 +429,12 @@ fn invalid(origin: &Path, reason: String) -> Error {
 }
 
 /// Reads a JSON object that has a `schema` number. The number is looked at before anything else,
-/// so that a newer file is called newer and not malformed.
+/// so that a newer file is called newer and not malformed. Below the key `of_kinds` are objects that say by
+/// name what they are.
 pub(crate) fn parse_versioned<T: DeserializeOwned>(
     text: &str,
     origin: &Path,
-    what: &'static str,
+    (what, of_kinds): (&'static str, &'static str),
     supported: u32,
 ) -> Result<T> {
     #[derive(Deserialize)]
@@ -451,7 +452,23 @@ pub(crate) fn parse_versioned<T: DeserializeOwned>(
     if found != u64::from(supported) {
         return Err(Error::UnsupportedSchema { path: origin.to_owned(), what, found, supported });
     }
-    serde_json::from_str(text).map_err(|e| invalid(e.to_string()))
+    let parsed = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+    // serde takes the place of a kind among the others for its name, and a list for an object. Neither is
+    // promised.
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+    check_kinds(&value[of_kinds]).map_err(|reason| invalid(format!("`{of_kinds}`: {reason}")))?;
+    Ok(parsed)
+}
+
+/// Refuses what says what it is in another way than by the name under `kind`, here or among its layers.
+fn check_kinds(value: &serde_json::Value) -> Result<(), String> {
+    let Some(object) = value.as_object() else {
+        return Err(format!("`{value}` stands where an object is expected"));
+    };
+    if let Some(kind) = object.get("kind").filter(|kind| !kind.is_string()) {
+        return Err(format!("`kind` is `{kind}`, expected its name"));
+    }
+    object.get("layers").and_then(serde_json::Value::as_array).into_iter().flatten().try_for_each(check_kinds)
 }
 
 /// Checks a name that somebody chose for something new.
@@ -556,6 +573,33 @@ pub(crate) mod tests {
             let error = parse(&bad).unwrap_err().to_string();
             assert!(error.contains(expected), "{pointer}: {error}");
         }
+    }
+
+    #[test]
+    fn a_kind_is_given_by_its_name_and_by_nothing_else() {
+        let residual = json!({"kind": "residual", "layers": [{"kind": "gelu"}]});
+        let mut good = serde_json::to_value(example()).unwrap();
+        good["projector"]["layers"].as_array_mut().unwrap().insert(0, residual);
+        assert!(parse(&good).is_ok());
+        for (pointer, value, expected) in [
+            ("/projector/layers/1/kind", json!(0), "`projector`: `kind` is `0`, expected its name"),
+            ("/projector/layers/0/layers/0/kind", json!(3), "`kind` is `3`, expected its name"),
+            (
+                "/projector/layers/0/layers/0",
+                json!(["gelu"]),
+                "`[\"gelu\"]` stands where an object is expected",
+            ),
+            ("/projector/layers/1", json!(["linear", 4, 2, false]), "stands where an object is expected"),
+            ("/projector", json!([good["projector"]["layers"]]), "stands where an object is expected"),
+        ] {
+            let mut bad = good.clone();
+            *bad.pointer_mut(pointer).unwrap() = value;
+            let error = parse(&bad).unwrap_err();
+            assert!(error.to_string().contains(expected), "{pointer}: {error}");
+        }
+        // What is shown as it is may have anything.
+        good["training"] = json!({"kind": 0});
+        assert!(parse(&good).is_ok());
     }
 
     #[test]

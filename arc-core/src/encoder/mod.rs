@@ -18,7 +18,7 @@ pub use compression::TokenisedText;
 pub use latents::Latents;
 pub use latents_file::{LatentsDescription, LatentsFile, LatentsType, LatentsWriter};
 pub use network::{EncoderNetwork, HostEncoder};
-pub(crate) use package::{CHUNKS_AT_ONCE, encoder_config};
+pub(crate) use package::{CHUNKS_AT_ONCE, encoder_config, layers_of_package};
 pub use package::{CompressOptions, Encoder, encoder_id, factor_of_package};
 pub use pooling::{ClusterMetric, PoolType, Pooled, Pooling, PoolingGroups, PoolingKind, PoolingRate};
 pub use rarity::TokenRarity;

@@ -132,6 +132,48 @@ fn check_encoder_id(manifest: &EncoderManifest) -> Result<()> {
     })
 }
 
+/// What a manifest describes, of which no weights are read: the backbone, if it has one, and the shape.
+fn described(
+    manifest: &EncoderManifest,
+    folder: &Path,
+    backbone: Option<&Path>,
+) -> Result<(Option<DecoderCheckpoint>, ArcEncoderConfig)> {
+    let invalid = |reason: String| Error::InvalidConfig { path: folder.join(ENCODER_FILE), reason };
+    check_encoder_id(manifest)?;
+    let checkpoint = match (&manifest.backbone, backbone) {
+        (Some(_), Some(path)) => Some(DecoderCheckpoint::open(path)?),
+        (None, None) => None,
+        _ => return Err(invalid("a backbone is given where there is none, or the other way".into())),
+    };
+    let base = match (&checkpoint, &manifest.shape) {
+        (Some(checkpoint), _) => checkpoint.config().clone(),
+        (None, Some(shape)) => {
+            let olmo = manifest.architecture == Architecture::Olmo.name();
+            DecoderConfig::from_meta(&ModelArgs::from_shape(shape, olmo))
+        }
+        (None, None) => return Err(invalid("it has neither `backbone` nor `shape`".into())),
+    };
+    let config = encoder_config(manifest, &base).map_err(|error| match error {
+        Error::InvalidEncoder { reason, .. } => invalid(reason),
+        value @ Error::InvalidValue { .. } => invalid(value.to_string()),
+        other => other,
+    })?;
+    Ok((checkpoint, config))
+}
+
+/// How many layers the encoder of a package has, of which no weights are read.
+///
+/// # Errors
+///
+/// As [`Encoder::open_as`], for what it is told.
+pub(crate) fn layers_of_package(
+    manifest: &EncoderManifest,
+    folder: &Path,
+    backbone: Option<&Path>,
+) -> Result<usize> {
+    Ok(described(manifest, folder, backbone)?.1.n_layers)
+}
+
 /// What the encoder of a package computes, cut from a model that computes `base`.
 ///
 /// # Errors
@@ -255,25 +297,7 @@ impl Encoder {
         residence: Residence,
     ) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidConfig { path: folder.join(ENCODER_FILE), reason };
-        check_encoder_id(manifest)?;
-        let checkpoint = match (&manifest.backbone, backbone) {
-            (Some(_), Some(path)) => Some(DecoderCheckpoint::open(path)?),
-            (None, None) => None,
-            _ => return Err(invalid("a backbone is given where there is none, or the other way".into())),
-        };
-        let base = match (&checkpoint, &manifest.shape) {
-            (Some(checkpoint), _) => checkpoint.config().clone(),
-            (None, Some(shape)) => {
-                let olmo = manifest.architecture == Architecture::Olmo.name();
-                DecoderConfig::from_meta(&ModelArgs::from_shape(shape, olmo))
-            }
-            (None, None) => return Err(invalid("it has neither `backbone` nor `shape`".into())),
-        };
-        let config = encoder_config(manifest, &base).map_err(|error| match error {
-            Error::InvalidEncoder { reason, .. } => invalid(reason),
-            value @ Error::InvalidValue { .. } => invalid(value.to_string()),
-            other => other,
-        })?;
+        let (checkpoint, config) = described(manifest, folder, backbone)?;
         let (network, weight_bytes) = match (&manifest.weights, &checkpoint) {
             (EncoderWeights::Backbone {}, Some(_)) if config.memory_tokens > 0 => {
                 return Err(invalid(

@@ -1,6 +1,6 @@
 //! Everything that a run reads before its first step: models, text, questions, and the starts of its adapters.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_adapters::{Adapter, EncoderManifest, sha256_file};
@@ -15,7 +15,7 @@ use super::package::{EncoderStart, backbone_manifest, compress_rates};
 use super::questions::Questions;
 use super::start_from::Started;
 use crate::decoder::Decoder;
-use crate::encoder::{Encoder, EncoderNetwork, TokenRarity, encoder_id};
+use crate::encoder::{Encoder, EncoderNetwork, TokenRarity, encoder_id, layers_of_package};
 use crate::fit::Fit;
 use crate::host::multiplies_bfloat16;
 use crate::nn::Residence;
@@ -163,13 +163,17 @@ pub(super) fn open_encoder(
     };
     if let Some(package) = named {
         let mut manifest = EncoderManifest::open(&package)?;
-        let mut encoder = open_encoder_of(&manifest, &package, session, device)?;
         check_start(config, &manifest.name, &manifest)?;
-        let found = encoder.network.config().n_layers;
-        match settings.layers {
+        let backbone = backbone_of(&manifest, session)?;
+        let open = |manifest: &_| {
+            Encoder::open_as(manifest, &package, backbone.as_deref(), device, Residence::Dense)
+        };
+        let found = layers_of_package(&manifest, &package, backbone.as_deref())?;
+        let encoder = match settings.layers {
             Some(layers) if layers > found => {
-                let open = |manifest: &_| open_encoder_of(manifest, &package, session, device);
-                (manifest, encoder) = deepened(manifest, (found, layers), settings, open)?;
+                let deeper = deepened(manifest, (found, layers), settings, open)?;
+                manifest = deeper.0;
+                deeper.1
             }
             Some(layers) if layers < found => {
                 return Err(Error::Mismatch {
@@ -180,8 +184,8 @@ pub(super) fn open_encoder(
                 });
             }
             // Said again by a configuration that goes on from what it made.
-            _ => {}
-        }
+            _ => open(&manifest)?,
+        };
         manifest.name.clone_from(&settings.name);
         if manifest.memory_tokens == 0 {
             manifest.compress_rates = compress_rates(settings);
@@ -280,8 +284,13 @@ pub(super) fn open_encoder_of(
     session: &Session,
     device: &Device,
 ) -> Result<Encoder> {
-    let backbone = manifest.backbone.is_some().then(|| session.backbone(manifest)).transpose()?;
+    let backbone = backbone_of(manifest, session)?;
     Encoder::open_as(manifest, package, backbone.as_deref(), device, Residence::Dense)
+}
+
+/// The file of an encoder's backbone, if it has one.
+fn backbone_of(manifest: &EncoderManifest, session: &Session) -> Result<Option<PathBuf>> {
+    manifest.backbone.is_some().then(|| session.backbone(manifest)).transpose()
 }
 
 /// Fits an adapter at a pooling factor on so many latents for each dimension of the encoder, of the first

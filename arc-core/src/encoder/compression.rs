@@ -26,7 +26,7 @@ impl Encoder {
     ///
     /// [`Error::Document`] if it has none; [`Error::Tokenizer`].
     pub fn tokenise(&self, text: &str) -> Result<TokenisedText> {
-        let ids = self.tokenizer.encode(text)?.ids;
+        let ids = self.tokenizer.encode_ids(text)?;
         if ids.is_empty() {
             return Err(Error::Document {
                 name: "text".into(),

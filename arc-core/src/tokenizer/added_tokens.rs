@@ -1,12 +1,16 @@
 //! Tokens that are found in a text before any word is cut: special and user-defined ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokenizers::utils::SysRegex;
+
+use super::parts::Around;
 
 /// A set of literal tokens; the leftmost, and of those the longest, is found first.
 pub(super) struct AddedTokens {
     ids: HashMap<String, u32>,
+    /// Characters that follow each other in a token.
+    neighbours: HashSet<(char, char)>,
     finder: Option<SysRegex>,
 }
 
@@ -34,8 +38,9 @@ impl AddedTokens {
             }
         }
         if ids.is_empty() {
-            return Ok(Self { ids, finder: None });
+            return Ok(Self { ids, neighbours: HashSet::new(), finder: None });
         }
+        let neighbours = ids.keys().flat_map(|token| token.chars().zip(token.chars().skip(1))).collect();
         // The first alternative that matches wins: longest first makes that the longest.
         let mut literals: Vec<&str> = ids.keys().map(String::as_str).collect();
         literals.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
@@ -52,7 +57,12 @@ impl AddedTokens {
             }
         }
         let finder = SysRegex::new(&expression).map_err(|error| error.to_string())?;
-        Ok(Self { ids, finder: Some(finder) })
+        Ok(Self { ids, neighbours, finder: Some(finder) })
+    }
+
+    /// Whether a token could reach from the one character to the next.
+    pub(super) fn joins(&self, around: Around) -> bool {
+        self.neighbours.contains(&(around.last, around.next))
     }
 
     /// The pieces of `text`, in order; together they are the text.

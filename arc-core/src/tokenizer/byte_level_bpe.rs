@@ -10,6 +10,7 @@ use tokenizers::utils::SysRegex;
 
 use super::Encoding;
 use super::byte_alphabet;
+use super::parts::Around;
 use super::pre_tokenizer::{self, PreTokenizer};
 use super::token_bytes::TokenBytes;
 
@@ -68,6 +69,23 @@ impl ByteLevelBpe {
             .map(|expression| SysRegex::new(expression).map_err(|error| error.to_string()))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self { bpe, expressions, nfc: pre_tokenizer.nfc })
+    }
+
+    /// Whether a text becomes the same words in two parts, cut there, as in one.
+    ///
+    /// It does before a space that follows something else: no expression of [`pre_tokenizer`] matches a
+    /// space behind anything but blanks, or looks beyond what is not blank. And it does after a line feed
+    /// between something else and a letter, for scripts without spaces: only at the beginning of a match stands
+    /// anything before a letter, and there no line feed may. Nothing is composed with either character.
+    pub(super) fn is_cut(around: Around) -> bool {
+        let Around { before_last, last, next } = around;
+        match (last, next) {
+            ('\n', next) => {
+                next.is_alphabetic() && before_last.is_some_and(|character| !character.is_whitespace())
+            }
+            (last, ' ') => !last.is_whitespace(),
+            _ => false,
+        }
     }
 
     /// Appends the tokens of `text`, which begins `start` bytes into the whole text. Where

@@ -425,6 +425,110 @@ mod tests {
             .i32s(TYPES, &[1, 1, 1, 1, 1, 3])
     }
 
+    /// A byte-level BPE of that pre-tokenizer: all bytes, merges of and across letters, digits and blanks, and
+    /// tokens that are found in any text.
+    fn byte_level(pre: &str) -> Tokenizer {
+        let of = |text: &str| {
+            let mut spelt = String::new();
+            byte_alphabet::spell(text.as_bytes(), &mut spelt);
+            spelt
+        };
+        let bytes = (0..=u8::MAX).map(|byte| {
+            let mut spelt = String::new();
+            byte_alphabet::spell(&[byte], &mut spelt);
+            spelt
+        });
+        let pairs = [
+            ("a", "b"),
+            (" ", "a"),
+            (" a", "b"),
+            (" ", " "),
+            ("\n", "\n"),
+            ("5", "5"),
+            ("!", "\n"),
+            ("'", "s"),
+        ];
+        let merges: Vec<String> = pairs.iter().map(|(a, b)| format!("{} {}", of(a), of(b))).collect();
+        let made = pairs.iter().map(|(a, b)| of(&format!("{a}{b}")));
+        let added = ["<x y>", "b\na", "<|z|>"].map(str::to_owned);
+        let tokens: Vec<String> = bytes.chain(made).chain(added).collect();
+        let mut types = vec![1; tokens.len()];
+        let ends = types.len() - 3;
+        types[ends..].copy_from_slice(&[4, 4, 3]);
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        let merges: Vec<&str> = merges.iter().map(String::as_str).collect();
+        let writer = Writer::new().str("tokenizer.ggml.model", "gpt2").str("tokenizer.ggml.pre", pre);
+        writer.strs(TOKENS, &tokens).i32s(TYPES, &types).strs(MERGES, &merges).tokenizer().unwrap()
+    }
+
+    /// A SentencePiece BPE with tokens that reach across a space, and a token that is found in any text.
+    fn scored(space_prefix: bool) -> Tokenizer {
+        let tokens = [
+            "<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "ab", "▁ab", "!", "!▁", "!▁a", "▁▁", "5", "<x▁y>",
+            "\n", "\n\n",
+        ];
+        let types = [2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 4, 4, 4];
+        let scores: Vec<f32> = (0_u8..17).map(|at| f32::from(at % 7) - 9.0).collect();
+        let writer = Writer::new()
+            .str("tokenizer.ggml.model", "llama")
+            .strs(TOKENS, &tokens)
+            .i32s(TYPES, &types)
+            .f32s(SCORES, &scores)
+            .u32(BOS, 1)
+            .u32(EOS, 2)
+            .bool("tokenizer.ggml.add_space_prefix", space_prefix);
+        writer.tokenizer().unwrap()
+    }
+
+    /// Of what a text is made below: all that a cut could go wrong at.
+    const PARTS: [&str; 30] = [
+        "a", "b", "ab", "A", "5", "55", " ", "  ", "\n", "\n\n", "\r\n", "\t", "\u{a0}", "\u{3000}", "!",
+        "!\n", "/", "'s", "'", "é", "e\u{301}", "\u{301}", "漢", "。", "\u{9c7}", "\u{9be}", "▁", "<x y>",
+        "<x y", "<|z|>",
+    ];
+
+    fn all_kinds() -> Vec<Tokenizer> {
+        let names = pre_tokenizer::KNOWN.split(", ").map(byte_level);
+        names.chain([true, false].map(scored)).collect()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(512))]
+
+        /// The whole is taken apart at once where a part is as long as may be.
+        #[test]
+        fn parts_make_the_tokens_of_the_whole(
+            made_of in proptest::collection::vec(0..PARTS.len(), 0..40),
+            bytes in 1..20_usize,
+        ) {
+            thread_local!(static KINDS: Vec<Tokenizer> = all_kinds());
+            let text: String = made_of.into_iter().map(|at| PARTS[at]).collect();
+            KINDS.with(|kinds| for tokenizer in kinds {
+                for specials in [SpecialTokens::AsText, SpecialTokens::Recognised] {
+                    let whole = tokenizer.encode_by(&text, specials, usize::MAX).unwrap();
+                    assert_eq!(tokenizer.encode_by(&text, specials, bytes).unwrap(), whole, "{text:?}");
+                }
+                let ids = tokenizer.encode_ids_by(&text, bytes).unwrap();
+                assert_eq!(ids, tokenizer.encode(&text).unwrap().ids, "{text:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_text_has_many_parts_whatever_the_tokenizer() {
+        for tokenizer in all_kinds() {
+            let mut parts = 0;
+            tokenizer.encode_parts("a b ab 5 b", SpecialTokens::AsText, 1, |_| parts += 1).unwrap();
+            assert_eq!(parts, 5, "{tokenizer:?}");
+        }
+        // Scripts without spaces are cut at lines.
+        let mut parts = 0;
+        byte_level("qwen2")
+            .encode_parts("漢漢。\n漢\n漢\n", SpecialTokens::AsText, 1, |_| parts += 1)
+            .unwrap();
+        assert_eq!(parts, 3);
+    }
+
     #[test]
     fn sentencepiece_puts_a_space_first_and_offsets_do_not_count_it() {
         let tokenizer = llama().tokenizer().unwrap();

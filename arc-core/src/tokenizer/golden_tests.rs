@@ -148,6 +148,22 @@ fn offsets_of_normalised_text_are_those_of_the_original() {
 }
 
 #[test]
+fn a_text_in_parts_has_the_tokens_of_the_whole() {
+    let cases = golden("tokenizers/messy.json");
+    let texts: Vec<&str> =
+        cases.as_array().unwrap().iter().map(|case| case["text"].as_str().unwrap()).collect();
+    let text = [texts.concat(), texts.join(" "), texts.join("\n")].concat();
+    for name in [SMOL, GEMMA, QWEN] {
+        let Some(tokenizer) = tokenizer(name) else { return };
+        let whole = tokenizer.encode_by(&text, SpecialTokens::AsText, usize::MAX).unwrap();
+        for bytes in [1, 7, 50, 300] {
+            assert_eq!(tokenizer.encode_by(&text, SpecialTokens::AsText, bytes).unwrap(), whole, "{name}");
+            assert_eq!(tokenizer.encode_ids_by(&text, bytes).unwrap(), whole.ids, "{name}");
+        }
+    }
+}
+
+#[test]
 fn bytes_that_a_vocabulary_lacks_do_not_shift_what_follows() {
     let Some(smol) = tokenizer(SMOL) else { return };
     let text = "a!\u{4}? b";

@@ -14,6 +14,7 @@ mod from_gguf;
 mod from_json;
 #[cfg(test)]
 mod golden_tests;
+mod parts;
 mod pre_tokenizer;
 mod repeated_line;
 mod scored_bpe;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use added_tokens::{AddedTokens, TextPiece};
 use byte_level_bpe::ByteLevelBpe;
 use from_json::JsonPipeline;
+use parts::Around;
 use scored_bpe::ScoredBpe;
 use token_bytes::TokenBytes;
 
@@ -40,6 +42,10 @@ use crate::{Error, Result};
 
 /// How SentencePiece spells a space: U+2581, lower one eighth block.
 const SPACE_MARK: char = '▁';
+
+/// Bytes of a text that are taken apart at once: long enough that words which come again are mostly found among
+/// those that were merged.
+const PART_BYTES: usize = 1 << 18;
 
 /// A model's tokenizer. Cloning is cheap: the tables are shared.
 #[derive(Clone)]
@@ -138,28 +144,85 @@ impl Tokenizer {
         self.encode_with(text, SpecialTokens::AsText)
     }
 
+    /// The ids of [`encode`](Self::encode) alone. What memory it takes beside them does not grow with the
+    /// text, unless the tokenizer is of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_ids(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_ids_by(text, PART_BYTES)
+    }
+
+    fn encode_ids_by(&self, text: &str, part_bytes: usize) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        self.encode_parts(text, SpecialTokens::AsText, part_bytes, |mut encoding| {
+            ids.append(&mut encoding.ids)
+        })?;
+        Ok(ids)
+    }
+
     /// As [`encode`](Self::encode), with a choice of what names of special tokens mean. Tokens that
     /// the model calls user-defined (Gemma's line feeds, `<tool_call>`) are always found.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_with(&self, text: &str, specials: SpecialTokens) -> Result<Encoding> {
+        self.encode_by(text, specials, PART_BYTES)
+    }
+
+    fn encode_by(&self, text: &str, specials: SpecialTokens, part_bytes: usize) -> Result<Encoding> {
+        let mut whole = Encoding::default();
+        self.encode_parts(text, specials, part_bytes, |mut part| {
+            whole.ids.append(&mut part.ids);
+            whole.offsets.append(&mut part.offsets);
+        })?;
+        match &self.0.pipeline {
+            Pipeline::ByteLevel { .. } => whole.close_gaps(text.len()),
+            Pipeline::Scored { .. } => {}
+            Pipeline::Json(_) => self.make_offsets_exact(text, &mut whole),
+        }
+        Ok(whole)
+    }
+
+    /// The tokens of a text, part after part of at least `part_bytes` bytes, with places in the whole text.
+    /// They are those of the whole: it is cut where no token could reach across, whatever is on either side.
+    fn encode_parts(
+        &self,
+        text: &str,
+        specials: SpecialTokens,
+        part_bytes: usize,
+        mut each: impl FnMut(Encoding),
+    ) -> Result<()> {
+        let as_text = specials == SpecialTokens::AsText;
         match &self.0.pipeline {
             Pipeline::ByteLevel { plain, all, model } => {
-                let added = if specials == SpecialTokens::AsText { plain } else { all };
-                self.encode_byte_level(text, added, model)
+                let added = if as_text { plain } else { all };
+                let is_cut = |around: Around| ByteLevelBpe::is_cut(around) && !added.joins(around);
+                for (start, part) in parts::of(text, part_bytes, is_cut) {
+                    each(self.encode_byte_level(part, start, added, model)?);
+                }
             }
             Pipeline::Scored { plain, all, model } => {
-                let added = if specials == SpecialTokens::AsText { plain } else { all };
-                Ok(self.encode_scored(text, added, model))
+                let added = if as_text { plain } else { all };
+                let is_cut = |around: Around| {
+                    let around =
+                        around.map(|character| if character == SPACE_MARK { ' ' } else { character });
+                    model.is_cut(around) && !added.joins(around)
+                };
+                // Pieces of text never follow each other but at a cut: each begins the text, follows a token, or
+                // goes on.
+                let mut goes_on = false;
+                for (start, part) in parts::of(text, part_bytes, is_cut) {
+                    each(self.encode_scored(part, start, &mut goes_on, added, model));
+                }
             }
+            // What its steps look at is not known.
             Pipeline::Json(pipeline) => {
-                let mut encoding =
-                    pipeline.encode(text, specials, &self.0.control).map_err(|reason| self.error(reason))?;
-                self.make_offsets_exact(text, &mut encoding);
-                Ok(encoding)
+                let control = &self.0.control;
+                each(pipeline.encode(text, specials, control).map_err(|reason| self.error(reason))?);
             }
         }
+        Ok(())
     }
 
     /// A prompt to tokens: special tokens are recognised, and the beginning token is added where
@@ -179,10 +242,17 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    fn encode_byte_level(&self, text: &str, added: &AddedTokens, model: &ByteLevelBpe) -> Result<Encoding> {
+    /// The tokens of a part that begins `start` bytes into the text. Ranges may leave gaps.
+    fn encode_byte_level(
+        &self,
+        part: &str,
+        start: usize,
+        added: &AddedTokens,
+        model: &ByteLevelBpe,
+    ) -> Result<Encoding> {
         let mut encoding = Encoding::default();
-        let mut at = 0;
-        for piece in added.split(text) {
+        let mut at = start;
+        for piece in added.split(part) {
             at += match piece {
                 TextPiece::Token(id, name) => {
                     encoding.push(id, at, at + name.len());
@@ -196,36 +266,45 @@ impl Tokenizer {
                 }
             };
         }
-        encoding.close_gaps(text.len());
         Ok(encoding)
     }
 
-    fn encode_scored(&self, text: &str, added: &AddedTokens, model: &ScoredBpe) -> Encoding {
+    /// The tokens of a part that begins `start` bytes into the text; `goes_on` says whether text came right
+    /// before it.
+    fn encode_scored(
+        &self,
+        part: &str,
+        start: usize,
+        goes_on: &mut bool,
+        added: &AddedTokens,
+        model: &ScoredBpe,
+    ) -> Encoding {
         // SentencePiece spells spaces as `▁`, so to it a `▁` in the text is a space too.
-        if text.contains(SPACE_MARK) {
-            let spaced = text.replace(SPACE_MARK, " ");
-            let mut encoding = self.encode_scored(&spaced, added, model);
+        if part.contains(SPACE_MARK) {
+            let spaced = part.replace(SPACE_MARK, " ");
+            let mut encoding = self.encode_scored(&spaced, 0, goes_on, added, model);
             let mut origins = Vec::with_capacity(spaced.len() + 1);
-            for (at, character) in text.char_indices() {
+            for (at, character) in part.char_indices() {
                 let bytes = if character == SPACE_MARK { 1 } else { character.len_utf8() };
-                origins.extend(at..at + bytes);
+                origins.extend(start + at..start + at + bytes);
             }
-            origins.push(text.len());
+            origins.push(start + part.len());
             for (start, end) in &mut encoding.offsets {
                 (*start, *end) = (origins[*start], origins[*end]);
             }
             return encoding;
         }
         let mut encoding = Encoding::default();
-        let mut at = 0;
-        for piece in added.split(text) {
+        let mut at = start;
+        for piece in added.split(part) {
             at += match piece {
                 TextPiece::Token(id, name) => {
+                    *goes_on = false;
                     encoding.push(id, at, at + name.len());
                     name.len()
                 }
-                // Pieces of text never follow each other: this one begins the text or follows a token.
-                TextPiece::Text(text) if self.0.space_prefix => {
+                TextPiece::Text(text) if self.0.space_prefix && !*goes_on => {
+                    *goes_on = true;
                     let before = encoding.offsets.len();
                     model.encode(&format!(" {text}"), at, &mut encoding);
                     for (start, end) in &mut encoding.offsets[before..] {
@@ -235,6 +314,7 @@ impl Tokenizer {
                     text.len()
                 }
                 TextPiece::Text(text) => {
+                    *goes_on = true;
                     model.encode(text, at, &mut encoding);
                     text.len()
                 }

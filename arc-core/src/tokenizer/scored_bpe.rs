@@ -14,6 +14,7 @@ use std::ops::Range;
 use tokenizers::models::bpe::Vocab;
 
 use super::Encoding;
+use super::parts::Around;
 
 /// A SentencePiece BPE without its control and user-defined tokens.
 pub(super) struct ScoredBpe {
@@ -98,6 +99,11 @@ impl ScoredBpe {
         Self { ids, scores, byte_ids, unknown, before_space }
     }
 
+    /// Whether no merge reaches from the one character to the next, so that text can be cut there.
+    pub(super) fn is_cut(&self, around: Around) -> bool {
+        around.next == ' ' && around.last != ' ' && !self.before_space.contains(&around.last)
+    }
+
     /// Appends the tokens of `text`, which begins `start` bytes into the whole text.
     pub(super) fn encode(&self, text: &str, start: usize, encoding: &mut Encoding) {
         let mut workspace = MergeWorkspace::default();
@@ -105,8 +111,8 @@ impl ScoredBpe {
         let mut begin = 0;
         let mut previous = ' ';
         for (at, character) in text.char_indices().chain([(text.len(), ' ')]) {
-            let cut = at == text.len()
-                || (character == ' ' && previous != ' ' && !self.before_space.contains(&previous));
+            let around = Around { before_last: None, last: previous, next: character };
+            let cut = at == text.len() || self.is_cut(around);
             previous = character;
             if !cut || begin == at {
                 continue;

@@ -328,6 +328,48 @@ mod cache {
         let place = with_default_decoder();
         place.file("text.txt", text(600));
         let first = ask(&place, &["--no-cache", "--factor", "4"]);
+    /// What an adapter is checked against takes long to compute, and is noted of a file that is pinned.
+    #[test]
+    fn what_the_embedding_table_hashes_to_is_noted_of_a_files_content() {
+        let place = with_default_decoder();
+        let model = std::fs::read(place.path("tiny.gguf")).expect("the model");
+        let pin = |model: &[u8]| {
+            let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+            let kept = registry.lines().filter(|line| !line.starts_with("sha256"));
+            let source = "source = \"file:tiny.gguf\"";
+            let pinned = format!("{source}\nsha256 = \"{}\"", arc_adapters::sha256_hex(model));
+            place.file("registry.toml", kept.collect::<Vec<_>>().join("\n").replace(source, &pinned) + "\n");
+        };
+        place.file("text.txt", "a text of a few words");
+        let ask_tiny = ["ask", "text.txt", "--max-tokens", "4", "why"];
+        let answer = place.succeeds(&ask_tiny)["token_ids"].clone();
+        let notes = place.path("cache/embeddings");
+        assert!(!notes.exists(), "what nobody pins has no name to note it under");
+        pin(&model);
+        assert_eq!(place.succeeds(&ask_tiny)["token_ids"], answer);
+        let note = notes.join(arc_adapters::sha256_hex(&model));
+        let manifest = std::fs::read_to_string(place.path("adapter/adapter.json")).expect("the adapter");
+        let manifest: Value = serde_json::from_str(&manifest).expect("JSON");
+        let noted = std::fs::read_to_string(&note).expect("the note");
+        assert_eq!(manifest["decoder"]["embedding_sha256"], noted);
+
+        // It is what counts from then on, and one that is none is written anew.
+        std::fs::write(&note, "0".repeat(64)).expect("another note");
+        let refusal = place.fails(FAILURE, &ask_tiny);
+        refusal.says(&[&"0".repeat(64)[..12]]);
+        std::fs::write(&note, "half a no").expect("a broken note");
+        assert_eq!(place.succeeds(&ask_tiny)["token_ids"], answer);
+        assert_eq!(std::fs::read_to_string(&note).expect("the note"), noted);
+
+        // Another model in the same place has a note of its own, and is not the one of the adapter.
+        let mut other = model.clone();
+        let values = other.len() - 4 * 8 * tiny::VOCABULARY..;
+        other[values].rotate_left(4);
+        place.file("tiny.gguf", &other);
+        pin(&other);
+        place.fails(FAILURE, &ask_tiny);
+    }
+
         let children: Vec<_> = (0..4)
             .map(|_| {
                 let ask = ["ask", "text.txt", "--max-tokens", "4", "--factor", "4", "why", "--json"];

@@ -23,10 +23,14 @@ mod text_part;
 mod throughput;
 mod transformer;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use arc_adapters::{DecoderEntry, DecoderPin, RopeScalingOption, setters, sha256_file, sha256_hex};
+use arc_adapters::{
+    DecoderEntry, DecoderPin, RopeScalingOption, is_sha256_hex, setters, sha256_file, sha256_hex,
+    write_atomically,
+};
 use burn::tensor::Device;
 
 pub use architecture::Architecture;
@@ -42,6 +46,7 @@ pub use throughput::Throughput;
 pub(crate) use throughput::ordinary_ids;
 pub use transformer::Transformer;
 
+use crate::bounded_file::{NOTE, read_text};
 use crate::nn::{Precision, Residence};
 use crate::prompt::ChatTemplate;
 use crate::tokenizer::Tokenizer;
@@ -86,6 +91,8 @@ pub struct Decoder {
     embedding_table: RawTensor,
     /// Hashing a table of 60 MB takes longer than all else that an adapter's first use does.
     embedding_sha256: OnceLock<String>,
+    /// Where that is noted for the next process.
+    embedding_note: Option<PathBuf>,
     path: PathBuf,
     settings: ModelSettings,
 }
@@ -142,6 +149,7 @@ impl Decoder {
             chat_template: checkpoint.chat_template()?,
             embedding_table: checkpoint.embedding_table()?,
             embedding_sha256: OnceLock::new(),
+            embedding_note: None,
             path: path.to_owned(),
             settings,
         })
@@ -209,11 +217,31 @@ impl Decoder {
             .tokenizer_sha256(self.tokenizer.sha256().to_owned())
     }
 
+    /// The same, where a file notes what the embedding table hashes to, or is to note it. The model is one file,
+    /// whose content the note is of.
+    pub(crate) fn with_embedding_note(self, note: Option<PathBuf>) -> Self {
+        Self { embedding_note: note.filter(|_| self.is_one_file()), ..self }
+    }
+
     /// The sha256 of the input-embedding table as stored: what an adapter was fitted to. Computed
     /// when first asked for.
     #[must_use]
     pub fn embedding_sha256(&self) -> &str {
-        self.embedding_sha256.get_or_init(|| self.embedding_table.sha256())
+        self.embedding_sha256.get_or_init(|| {
+            let Some(note) = &self.embedding_note else { return self.embedding_table.sha256() };
+            let noted = read_text(note, NOTE).ok();
+            noted.filter(|noted| is_sha256_hex(noted)).unwrap_or_else(|| {
+                let sha256 = self.embedding_table.sha256();
+                // Where nothing can be noted it is computed each time.
+                let folder = note.parent().map_or(Ok(()), std::fs::create_dir_all);
+                let _ = folder.map(|()| {
+                    write_atomically(note, |file| {
+                        file.write_all(sha256.as_bytes()).map_err(Error::io("write", note))
+                    })
+                });
+                sha256
+            })
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 //! CACHE/models/NAME/FILE.partial/      a pull that was cut off
 //! CACHE/models/NAME/FILE.absent        the source, which has no such file and is not asked again
 //! CACHE/locks/NAME.lock                held by the process that pulls or removes NAME
+//! CACHE/embeddings/SHA256              what the embedding table of a file of this sha256 hashes to
 //! ```
 
 use std::{
@@ -113,6 +114,14 @@ impl Cache {
                 && self.pins_hold(model, name, &entry.content))
             .then(|| entry.content.clone()),
         }
+    }
+
+    /// Where it is noted what the embedding table of a pinned model hashes to, if `path` is its file, as it was
+    /// when that was checked: a note is of a file's content, and not of where it lies.
+    pub(crate) fn embedding_note(&self, model: &ModelFile, name: &str, path: &Path) -> Option<PathBuf> {
+        let sha256 = model.sha256.as_ref()?;
+        let is_it = self.find(model, name).is_some_and(|found| found == path);
+        is_it.then(|| self.folder.join("embeddings").join(sha256))
     }
 
     /// Whether the pinned files that belong to the one at `path` are known to be what is pinned.

@@ -181,6 +181,9 @@ pub(crate) enum Command {
     /// The process that a code plugin runs in with `--isolate-plugins`
     #[command(hide = true)]
     ServePlugin,
+    /// The process that takes a PDF file apart
+    #[command(hide = true)]
+    ReadPdf,
 }
 
 #[derive(Debug, Args)]

@@ -261,3 +261,4 @@ fn run_command(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
         Command::ServePlugin => arc_adapters::serve_plugin().map_err(Failure::from),
     }
 }
+        Command::ReadPdf => commands::pdf_text::serve(),

@@ -184,31 +184,6 @@ mod arguments {
         assert_eq!(ask(&[&text, "who? what* where?"])["question"], "who? what* where?");
     }
 
-    /// As its makers wrote it, page by page: lines and words come out where a reader sees them.
-    #[cfg(feature = "pdf")]
-    #[test]
-    fn a_pdf_is_asked_about_like_the_text_that_it_was_made_of() {
-        let place = with_default_decoder();
-        for name in ["washington-1790.pdf", "washington-1790.txt"] {
-            let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
-            place.file(name, std::fs::read(example).expect("the example"));
-        }
-        let question = "In which country was the loan of 3,000,000 florins completed?";
-        let ask = |name: &str| place.succeeds(&["ask", name, "--max-tokens", "2", "--top", "1", question]);
-        let (pdf, text) = (ask("washington-1790.pdf"), ask("washington-1790.txt"));
-        let tokens = |answer: &Value| answer["source_tokens"].as_i64().expect("a number");
-        // A token is a byte; only breaks between lines and pages differ.
-        assert!(
-            (tokens(&pdf) - tokens(&text)).abs() < tokens(&text) / 50,
-            "{} {}",
-            tokens(&pdf),
-            tokens(&text)
-        );
-        // The chunk of 64 bytes with the question's rare words lies about as far into either.
-        let chunk = |answer: &Value| answer["taken"]["by_document"][0][0].as_i64().expect("a chunk");
-        assert!((chunk(&pdf) - chunk(&text)).abs() <= 2, "{} {}", pdf["taken"], text["taken"]);
-    }
-
     #[test]
     fn what_lacks_or_was_mistyped_is_said() {
         let place = with_default_decoder();

@@ -32,4 +32,4 @@ pub use error::{Error, Result};
 pub use format::Format;
 pub use plain::{Refusal, text_of};
 pub use reader::{Documents, MAX_DOCUMENT_BYTES, Reader, STDIN_NAME};
-pub use sources::{Source, expand};
+pub use sources::{Source, expand, expand_also};

@@ -11,7 +11,9 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn new(reason: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// A refusal for this reason, to stand behind a document's name, and what to do.
+    #[must_use]
+    pub fn new(reason: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { reason: reason.into(), hint: hint.into() }
     }
 }

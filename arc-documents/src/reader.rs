@@ -1,9 +1,11 @@
 //! From places to documents.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::document::Document;
 use crate::error::refused;
@@ -16,16 +18,27 @@ pub const MAX_DOCUMENT_BYTES: u64 = 64 << 20;
 /// What standard input is called where a document's name is shown.
 pub const STDIN_NAME: &str = "standard input";
 
+/// Who takes PDF files apart.
+type PdfReader = Arc<dyn Fn(&[u8]) -> Result<String, Refusal> + Send + Sync>;
+
 /// Reads documents.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reader {
     /// The most that is read of a file.
     most: u64,
+    /// Who reads PDF files in place of this crate.
+    pdf: Option<PdfReader>,
 }
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { most: MAX_DOCUMENT_BYTES }
+        Self { most: MAX_DOCUMENT_BYTES, pdf: None }
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("most", &self.most).finish_non_exhaustive()
     }
 }
 
@@ -34,6 +47,17 @@ impl Reader {
     #[must_use]
     pub fn at_most(mut self, bytes: u64) -> Self {
         self.most = bytes;
+        self
+    }
+
+    /// The same, with PDF files read by a function in place of this crate.
+    ///
+    /// What a PDF file is made of may refer to itself any number of times, so that how much memory and time
+    /// reading takes does not follow from its length. Who reads files of strangers has it done in another
+    /// process, which can be ended, as the command line does.
+    #[must_use]
+    pub fn pdf_by(mut self, read: impl Fn(&[u8]) -> Result<String, Refusal> + Send + Sync + 'static) -> Self {
+        self.pdf = Some(Arc::new(read));
         self
     }
 
@@ -99,7 +123,10 @@ impl Reader {
         let by_name = Format::of_name(Path::new(name));
         let format = Format::of_bytes(&bytes).or(by_name).unwrap_or(Format::Text);
         let text = match format {
-            Format::Pdf => self.pdf(&bytes),
+            Format::Pdf => match &self.pdf {
+                Some(read) => read(&bytes),
+                None => self.pdf(&bytes),
+            },
             Format::Docx => self.docx(&bytes),
             Format::Html => text_of(bytes, 0).and_then(|text| self.html(without_mark(text))),
             Format::JsonLines => {

@@ -22,11 +22,21 @@ pub enum Source {
 /// # Errors
 /// [`Error::NoDocument`] for a folder or a pattern that leads to none; [`Error::Pattern`], [`Error::Io`].
 pub fn expand(argument: &Path) -> Result<Vec<Source>> {
+    expand_also(argument, |_| false)
+}
+
+/// As [`expand`], where of a folder files that `is_document` says yes to are documents too, of kinds that are
+/// not read here.
+///
+/// # Errors
+/// As [`expand`].
+pub fn expand_also(argument: &Path, is_document: impl Fn(&Path) -> bool) -> Result<Vec<Source>> {
     if argument == Path::new("-") {
         return Ok(vec![Source::Stdin]);
     }
     if argument.is_dir() {
-        return found(argument, in_folder(argument)?);
+        let is_document = |path: &Path| Format::of_name(path).is_some() || is_document(path);
+        return found(argument, in_folder(argument, is_document)?);
     }
     let text = argument.to_string_lossy();
     if text.contains(['*', '?', '[']) && argument.symlink_metadata().is_err() {
@@ -42,7 +52,7 @@ fn found(argument: &Path, files: Vec<PathBuf>) -> Result<Vec<Source>> {
     }
 }
 
-fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
+fn in_folder(folder: &Path, is_document: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     let is_hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with('.');
     let entries = WalkDir::new(folder)
         .sort_by_file_name()
@@ -55,7 +65,7 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
             source: error.into(),
         })?;
         // Through a link, but not into folders behind one: those may lead back here.
-        if entry.path().is_file() && Format::of_name(entry.path()).is_some() {
+        if entry.path().is_file() && is_document(entry.path()) {
             files.push(entry.into_path());
         }
     }
@@ -105,6 +115,8 @@ mod tests {
     fn a_folder_gives_its_documents_sorted_without_hidden_ones_and_what_is_none() {
         let folder = place(&["b.md", "a.TXT", "sub/c.pdf", "d.png", ".hidden/e.txt", ".f.txt", "Makefile"]);
         assert_eq!(names(&folder, ""), ["a.TXT", "b.md", "sub/c.pdf"]);
+        let also = expand_also(folder.path(), |path| path.ends_with("d.png")).unwrap();
+        assert_eq!(also.len(), 4);
         let empty = place(&["d.png"]);
         assert!(matches!(expand(empty.path()), Err(Error::NoDocument { .. })));
     }

@@ -7,7 +7,9 @@ mod damage;
 use arc_documents::{Format, Reader};
 use damage::damaged;
 use lopdf::content::{Content, Operation};
-use lopdf::{Dictionary, Document, Object, Stream, dictionary};
+use lopdf::{
+    Dictionary, Document, EncryptionState, EncryptionVersion, Object, Permissions, Stream, dictionary,
+};
 
 /// A PDF with a page for each list of operations.
 fn pdf(pages: &[Vec<Operation>]) -> Vec<u8> {
@@ -86,6 +88,168 @@ fn a_pdf_of_images_alone_is_told_what_to_do() {
     let error = Reader::default().from_bytes("scan.pdf", bytes).expect_err("it is refused");
     assert_eq!(error.to_string(), "document `scan.pdf` has no text");
     assert!(error.hint().is_some_and(|hint| hint.contains("recognised")));
+}
+
+/// A PDF of these objects, the first of which is its catalog, as they are written.
+fn written(objects: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = b"%PDF-1.5\n".to_vec();
+    let mut places = Vec::new();
+    for (number, object) in (1..).zip(objects) {
+        places.push(file.len());
+        file.extend(format!("{number} 0 obj\n").bytes().chain(object.iter().copied()).chain(*b"\nendobj\n"));
+    }
+    let table = file.len();
+    file.extend(format!("xref\n0 {}\n0000000000 65535 f \n", places.len() + 1).bytes());
+    for place in &places {
+        file.extend(format!("{place:010} 00000 n \n").bytes());
+    }
+    let size = places.len() + 1;
+    file.extend(format!("trailer\n<</Size {size} /Root 1 0 R>>\nstartxref\n{table}\n%%EOF\n").bytes());
+    file
+}
+
+/// A stream with entries of its dictionary beside the length.
+fn stream(entries: &str, content: &[u8]) -> Vec<u8> {
+    let head = format!("<<{entries} /Length {}>>\nstream\n", content.len());
+    head.bytes().chain(content.iter().copied()).chain(*b"\nendstream").collect()
+}
+
+/// So many zeros, packed.
+fn zeros(count: usize) -> Vec<u8> {
+    let mut stream = Stream::new(Dictionary::new(), vec![0; count]);
+    stream.compress().expect("it is compressed");
+    assert!(stream.content.len() < count / 500);
+    stream.content
+}
+
+/// A catalog, a tree of one page, and that page, of a font and what is shown.
+fn one_page(catalog: &str, font: &str, content: Vec<u8>) -> Vec<Vec<u8>> {
+    vec![
+        format!("<</Type /Catalog /Pages 2 0 R {catalog}>>").into_bytes(),
+        b"<</Type /Pages /Kids [3 0 R] /Count 1>>".to_vec(),
+        format!("<</Type /Page /Parent 2 0 R /Contents 4 0 R /Resources <</Font <</F1 {font}>>>>>>")
+            .into_bytes(),
+        content,
+    ]
+}
+
+const COURIER: &str = "<</Type /Font /Subtype /Type1 /BaseFont /Courier /Encoding /WinAnsiEncoding>>";
+const SHOWN: &[u8] = b"BT /F1 12 Tf (shown) Tj ET";
+
+fn read(objects: &[Vec<u8>]) -> arc_documents::Result<String> {
+    let documents = Reader::default().from_bytes("x.pdf", written(objects))?;
+    Ok(documents.into_iter().map(|document| document.text).collect())
+}
+
+#[test]
+fn a_file_that_is_written_by_hand_is_read() {
+    assert_eq!(read(&one_page("", COURIER, stream("", SHOWN))).expect("it is read"), "shown\n\n");
+}
+
+/// On a stack of a thread, which is smaller than a program's.
+#[test]
+fn whatever_nests_deeply_ends_in_an_answer() {
+    let deep = 100_000;
+    let nested = |open: &str, close: &str| format!("{}1{}", open.repeat(deep), close.repeat(deep));
+    for (open, close) in [("[", "]"), ("<</A ", ">>"), ("(", ")")] {
+        // What comes of it does not matter, but that something does.
+        let _ = read(&one_page(&format!("/X {}", nested(open, close)), COURIER, stream("", SHOWN)));
+        let content = format!("BT /F1 12 Tf {} TJ ET", nested(open, close));
+        let _ = read(&one_page("", COURIER, stream("", content.as_bytes())));
+    }
+    // Pages in pages, each the next one's parent.
+    let mut pages = vec![b"<</Type /Catalog /Pages 2 0 R>>".to_vec()];
+    for number in 2..20_000 {
+        let (above, below) = (number - 1, number + 1);
+        let page = format!("<</Type /Pages /Parent {above} 0 R /Kids [{below} 0 R] /Count 1>>");
+        pages.push(page.into_bytes());
+    }
+    pages.push(b"<</Type /Page /Parent 19999 0 R>>".to_vec());
+    assert!(read(&pages).expect_err("there is no text").to_string().contains("has no text"));
+}
+
+#[test]
+fn a_tree_of_pages_that_has_itself_among_its_pages_ends() {
+    let mut pages = one_page("", COURIER, stream("", SHOWN));
+    pages[1] = b"<</Type /Pages /Kids [2 0 R 3 0 R 2 0 R] /Count 3 /Parent 2 0 R>>".to_vec();
+    let text = read(&pages).unwrap_or_default();
+    assert!(text.matches("shown").count() <= 4, "{text}");
+}
+
+#[test]
+fn little_that_unpacks_to_much_is_refused() {
+    let flate = "/Filter /FlateDecode";
+    let most = 64 << 20;
+    let refused = |objects: &[Vec<u8>]| read(objects).expect_err("it is refused").to_string();
+    assert!(
+        refused(&one_page("", COURIER, stream(flate, &zeros(most))))
+            .contains("is no PDF file that can be read")
+    );
+    // Packed twice.
+    let mut twice = Stream::new(Dictionary::new(), zeros(most));
+    twice.compress().expect("it is compressed");
+    let twice = stream("/Filter [/FlateDecode /FlateDecode]", &twice.content);
+    assert!(refused(&one_page("", COURIER, twice)).contains("is no PDF file that can be read"));
+    // Objects in a stream.
+    let mut objects = one_page("", COURIER, stream("", SHOWN));
+    objects.push(stream(&format!("/Type /ObjStm /N 1 /First 4 {flate}"), &zeros(most)));
+    assert!(refused(&objects).contains("is no PDF file that can be read"));
+    // The map of a font, without which its text is left out.
+    let mut objects = one_page("", "<</Type /Font /Subtype /Type0 /ToUnicode 5 0 R>>", stream("", SHOWN));
+    objects.push(stream(flate, &zeros(most)));
+    assert!(refused(&objects).contains("has no text"));
+}
+
+#[test]
+fn what_is_shown_again_and_again_is_bounded_together() {
+    // Each page shows one stream of 100,000 bytes without text; there are ten thousand.
+    let mut objects = one_page("", COURIER, stream("", &b"q Q ".repeat(25_000)));
+    objects[1] = format!("<</Type /Pages /Kids [{}] /Count 10000>>", "3 0 R ".repeat(10_000)).into_bytes();
+    // As many objects as pages, which a tree may not have more of.
+    objects.extend(vec![b"null".to_vec(); 10_000]);
+    let error = Reader::default().at_most(1 << 20).from_bytes("x.pdf", written(&objects));
+    assert!(error.expect_err("it is refused").to_string().ends_with("has pages of more than 8388608 bytes"));
+
+    // A font that makes sixteen characters of each.
+    let map = format!(
+        "begincmap 1 begincodespacerange <00> <ff> endcodespacerange 1 beginbfchar <61> <{}> endbfchar endcmap",
+        "0062".repeat(16)
+    );
+    let shown = format!("BT /F1 12 Tf {} ET", format!("({}) Tj ", "a".repeat(30_000)).repeat(5));
+    let mut objects =
+        one_page("", "<</Type /Font /Subtype /Type0 /ToUnicode 5 0 R>>", stream("", shown.as_bytes()));
+    objects.push(stream("", map.as_bytes()));
+    let whole = Reader::default().from_bytes("x.pdf", written(&objects)).expect("it is read");
+    assert_eq!(whole[0].text.matches('b').count(), 16 * 150_000);
+    let error = Reader::default().at_most(1 << 20).from_bytes("x.pdf", written(&objects));
+    assert!(error.expect_err("it is refused").to_string().ends_with("has more than 1048576 bytes of text"));
+}
+
+#[test]
+fn a_locked_file_is_told_apart_from_one_that_anybody_may_read() {
+    let whole = pdf(&[page(vec![shows("a secret")])]);
+    let locked_by = |user_password: &str| {
+        let mut document = Document::load_mem(&whole).expect("a PDF");
+        let id = || Object::string_literal("an identity of it");
+        document.trailer.set("ID", vec![id(), id()]);
+        let version = EncryptionVersion::V2 {
+            document: &document,
+            owner_password: "owner",
+            user_password,
+            key_length: 128,
+            permissions: Permissions::all(),
+        };
+        let state = EncryptionState::try_from(version).expect("a key");
+        document.encrypt(&state).expect("it is encrypted");
+        let mut bytes = Vec::new();
+        document.save_to(&mut bytes).expect("a PDF");
+        assert!(!bytes.windows(8).any(|bytes| bytes == b"a secret"));
+        Reader::default().from_bytes("x.pdf", bytes)
+    };
+    assert_eq!(locked_by("").expect("it is read")[0].text, "a secret\n\n");
+    let error = locked_by("user").expect_err("it is locked");
+    assert_eq!(error.to_string(), "document `x.pdf` is a PDF file that is locked by a password");
+    assert!(error.hint().is_some_and(|hint| hint.contains("qpdf")));
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use arc_core::Error;
 use arc_core::encoder::LatentsFile;
-use arc_documents::{Reader, Source, expand};
+use arc_documents::{Source, expand};
 
+use super::pdf_text;
 use crate::Failure;
 use crate::output::Output;
 
@@ -100,6 +101,6 @@ pub(super) fn read_one(source: &Source) -> Result<Vec<Named>, Failure> {
         latents.verify()?;
         return Ok(vec![Named { name: path.display().to_string(), content: Content::Latents(latents) }]);
     }
-    let documents = Reader::default().read(source)?;
+    let documents = pdf_text::reader().read(source)?;
     Ok(documents.into_iter().map(|d| Named { name: d.name, content: Content::Text(d.text) }).collect())
 }

@@ -22,6 +22,7 @@ mod fitting;
 pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod models;
+pub(crate) mod pdf_text;
 pub(crate) mod plan;
 pub(crate) mod prepare;
 mod prompt_form;

@@ -206,7 +206,7 @@ impl Place {
         }
         // What other machines compute, too.
         command.env("ARC_PRECISION", "exact");
-        for variable in ["ARC_DECODER", "ARC_MAX_TOKENS", "ARC_CACHE_LIMIT"] {
+        for variable in ["ARC_DECODER", "ARC_MAX_TOKENS", "ARC_CACHE_LIMIT", "ARC_PDF_SECONDS"] {
             command.env_remove(variable);
         }
         for variable in ["HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"] {

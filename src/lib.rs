@@ -60,6 +60,11 @@ impl Failure {
         &self.message
     }
 
+    /// The same of one document of several.
+    pub(crate) fn or_skip_bad(self) -> Self {
+        Self { hint: format!("{}; `--skip-bad` passes over what cannot be read", self.hint), ..self }
+    }
+
     /// Whether nothing that comes after could be told.
     pub(crate) fn ends_everything(&self) -> bool {
         self.kind == "output"
@@ -258,7 +263,7 @@ fn run_command(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
         Command::Export(export) => commands::export::run(&arguments.global, export, output),
         Command::Plan(plan) => commands::plan::run(&arguments.global, plan, output),
         Command::Devices => commands::devices::run(output),
+        Command::ReadPdf => commands::pdf_text::serve(),
         Command::ServePlugin => arc_adapters::serve_plugin().map_err(Failure::from),
     }
 }
-        Command::ReadPdf => commands::pdf_text::serve(),

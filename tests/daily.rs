@@ -163,6 +163,28 @@ mod arguments {
     use super::*;
 
     #[test]
+    fn a_folder_that_was_compressed_is_asked_like_the_one_it_was_made_of() {
+        let place = with_default_decoder();
+        place.file("notes/a.txt", "the first note");
+        place.file("notes/sub/b.md", "# the second");
+        place.succeeds(&["compress", "notes", "-o", "made"]);
+        let ask =
+            |folder: &str| place.succeeds(&["ask", folder, "--max-tokens", "4", "why"])["token_ids"].clone();
+        let of_texts = ask("notes");
+        assert_eq!(ask("made"), of_texts);
+        // Beside their texts they are not read a second time.
+        place.succeeds(&["compress", "notes", "-o", "notes"]);
+        assert_eq!(ask("notes"), of_texts);
+        let again = place.succeeds(&["compress", "notes", "-o", "notes"]);
+        assert_eq!(again["there_before"].as_array().map(Vec::len), Some(2), "{again}");
+        // What was compressed has its rate, and is no text.
+        let refusal = place.fails(USAGE, &["ask", "made", "--factor", "2", "why"]);
+        refusal.says(&["`made/a.txt.arc.safetensors` is compressed already"]);
+        let refusal = place.fails(USAGE, &["ask", "made", "--open-book", "why"]);
+        refusal.says(&["`made/a.txt.arc.safetensors` holds latents"]);
+    }
+
+    #[test]
     fn a_question_needs_no_name_but_its_documents() {
         let place = with_default_decoder();
         place.file("notes/a.txt", "the first note");
@@ -192,6 +214,10 @@ mod arguments {
         place.fails(USAGE, &["ask", &text]).says(&["no question"]);
         let refusal = place.fails(FAILURE, &["ask", &text, "tetx.md", "why"]);
         refusal.says(&["there is no document `tetx.md`"]);
+        for blank in ["", "  ", "\n\t"] {
+            place.fails(USAGE, &["ask", &text, "why", blank]).says(&["a question is empty"]);
+            place.fails(USAGE, &["ask", "--document", &text, blank]).says(&["a question is empty"]);
+        }
         place.registry("");
         let refusal = place.fails(USAGE, &["ask", &text, "why"]);
         refusal.says(&["no decoder is named"]);
@@ -204,7 +230,11 @@ mod arguments {
         place.file("notes/a.txt", "the first note");
         place.file("notes/b.pdf", b"%PDF-1.7 and no more");
         let ask = ["ask", "notes", "--max-tokens", "2", "why"];
-        place.fails(FAILURE, &ask).says(&["notes/b.pdf"]);
+        let refusal = place.fails(FAILURE, &ask);
+        refusal.says(&["notes/b.pdf"]);
+        refusal.hints(&["`--skip-bad` passes over what cannot be read"]);
+        let compress = ["compress", "notes", "-o", "made"];
+        place.fails(FAILURE, &compress).hints(&["`--skip-bad`"]);
         let answer = place.succeeds(&[&ask[..], &["--skip-bad"]].concat());
         assert_eq!(answer["source_tokens"], 14);
         let (_, stderr) = said(&place, &[&ask[..], &["--skip-bad"]].concat());
@@ -298,11 +328,6 @@ mod cache {
         assert_eq!(place.succeeds(&["cache", "list"])["documents"], json!([]));
     }
 
-    #[test]
-    fn processes_share_it() {
-        let place = with_default_decoder();
-        place.file("text.txt", text(600));
-        let first = ask(&place, &["--no-cache", "--factor", "4"]);
     /// What an adapter is checked against takes long to compute, and is noted of a file that is pinned.
     #[test]
     fn what_the_embedding_table_hashes_to_is_noted_of_a_files_content() {
@@ -345,6 +370,11 @@ mod cache {
         place.fails(FAILURE, &ask_tiny);
     }
 
+    #[test]
+    fn processes_share_it() {
+        let place = with_default_decoder();
+        place.file("text.txt", text(600));
+        let first = ask(&place, &["--no-cache", "--factor", "4"]);
         let children: Vec<_> = (0..4)
             .map(|_| {
                 let ask = ["ask", "text.txt", "--max-tokens", "4", "--factor", "4", "why", "--json"];

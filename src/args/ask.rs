@@ -99,6 +99,13 @@ impl Ask {
                     "name documents that are there, then the questions",
                 )
             })?;
+            // As a variable of a script that is empty would leave it; it would be answered.
+            if question.trim().is_empty() {
+                return Err(Failure::usage(
+                    "a question is empty",
+                    "put its words in quotes: arc ask notes.txt \"Who wrote it?\"",
+                ));
+            }
             // A mistyped name would be asked about, and answered.
             if !are_named && looks_like_a_file(&question) {
                 return Err(Failure::failed(

@@ -33,10 +33,7 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
     }
     let shots = prompt_form::check(ask)?;
     if let (Some(_), Some(latents)) = (ask.factor, ask.document.iter().find(|path| is_latents_file(path))) {
-        return Err(Failure::usage(
-            format!("`{}` is compressed already, `--factor` cannot change it", latents.display()),
-            "leave out `--factor`, or name the text itself",
-        ));
+        return Err(has_its_factor(&latents.display().to_string()));
     }
     if let (true, Some(latents)) = (ask.open_book, ask.document.iter().find(|path| is_latents_file(path))) {
         return Err(no_text(&latents.display().to_string()));
@@ -111,11 +108,20 @@ fn read_documents(ask: &Ask, shots: &[Row], output: &Output) -> Result<Vec<Named
             Content::Latents(_) if ask.open_book => {
                 return Err(no_text(&document.name));
             }
+            Content::Latents(_) if ask.factor.is_some() => return Err(has_its_factor(&document.name)),
             Content::Latents(_) => {}
         }
         documents.push(document);
     }
     Ok(documents)
+}
+
+/// Latents are compressed at their own rate.
+fn has_its_factor(name: &str) -> Failure {
+    Failure::usage(
+        format!("`{name}` is compressed already, `--factor` cannot change it"),
+        "leave out `--factor`, or name the text itself",
+    )
 }
 
 /// Latents are not read as text.

@@ -197,7 +197,7 @@ impl Many<'_> {
                     left_out.push(failure.message().to_owned());
                     continue;
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => return Err(failure.or_skip_bad()),
             };
             let are_lines = documents.len() > 1;
             for (number, document) in documents.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use arc_core::Error;
 use arc_core::encoder::LatentsFile;
-use arc_documents::{Source, expand};
+use arc_documents::{Source, expand, expand_also};
 
 use super::pdf_text;
 use crate::Failure;
@@ -60,8 +60,26 @@ pub(super) fn joined_text(documents: &[Named]) -> String {
     documents.iter().filter_map(Named::text).collect::<Vec<_>>().join("\n\n")
 }
 
-/// The places that arguments lead to.
+/// The places of texts that arguments lead to.
 pub(super) fn sources(arguments: &[PathBuf]) -> Result<Vec<Source>, Failure> {
+    sources_by(arguments, expand)
+}
+
+/// The places of texts and latents that arguments lead to. Of a folder that has both of a document the text is
+/// taken.
+fn sources_to_read(arguments: &[PathBuf]) -> Result<Vec<Source>, Failure> {
+    sources_by(arguments, |argument| {
+        expand_also(argument, |path| {
+            let text = path.to_str().and_then(|path| path.strip_suffix(LATENTS_SUFFIX));
+            text.is_some_and(|text| !Path::new(text).exists())
+        })
+    })
+}
+
+fn sources_by(
+    arguments: &[PathBuf],
+    expand: impl Fn(&Path) -> arc_documents::Result<Vec<Source>>,
+) -> Result<Vec<Source>, Failure> {
     if arguments.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
         return Err(Failure::usage(
             "standard input is named twice as a document, and can be read once",
@@ -79,10 +97,13 @@ pub(super) fn sources(arguments: &[PathBuf]) -> Result<Vec<Source>, Failure> {
 /// and passed over; at least one is there.
 pub(super) fn read(arguments: &[PathBuf], skip_bad: bool, output: &Output) -> Result<Vec<Named>, Failure> {
     let mut documents = Vec::new();
-    for source in sources(arguments)? {
+    let sources = sources_to_read(arguments)?;
+    let are_many = sources.len() > 1;
+    for source in sources {
         match read_one(&source) {
             Ok(read) => documents.extend(read),
             Err(failure) if skip_bad => output.warning(format!("left out: {}", failure.message())),
+            Err(failure) if are_many => return Err(failure.or_skip_bad()),
             Err(failure) => return Err(failure),
         }
     }

@@ -43,6 +43,10 @@ fuzz runs="1000000":
 sanitize:
     scripts/sanitize
 
+# The kernels of the CPU under AddressSanitizer.
+sanitize-kernels:
+    scripts/sanitize-kernels
+
 # The Python package's wheel; takes options of cargo, such as `--features cuda`.
 wheel *options:
     scripts/wheel build {{options}}

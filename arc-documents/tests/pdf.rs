@@ -212,7 +212,9 @@ fn what_is_shown_again_and_again_is_bounded_together() {
 
     // A font that makes sixteen characters of each.
     let map = format!(
-        "begincmap 1 begincodespacerange <00> <ff> endcodespacerange 1 beginbfchar <61> <{}> endbfchar endcmap",
+        "/CIDInit /ProcSet findresource begin\n12 dict begin\nbegincmap\n/CMapName /Many def\n\
+         1 begincodespacerange\n<00> <ff>\nendcodespacerange\n1 beginbfchar\n<61> <{}>\nendbfchar\nendcmap\n\
+         CMapName currentdict /CMap defineresource pop\nend\nend\n",
         "0062".repeat(16)
     );
     let shown = format!("BT /F1 12 Tf {} ET", format!("({}) Tj ", "a".repeat(30_000)).repeat(5));

@@ -43,6 +43,11 @@ LONG = {
         "latents = session.compress(text * 4, factor=1); decoder = session.decoder('gemma3-270m')",
         "[decoder.ask(latents, 'Why?', max_tokens=1500, answer_ends='model') for _ in range(50)]",
     ),
+    "loading": ("", "[arc.Session(session.registry).decoder('qwen2.5-coder-0.5b') for _ in range(100)]"),
+    "the logits of long prompts": (
+        "decoder = session.decoder('gemma3-270m'); prompt = decoder.prompt(session.compress(text * 4, factor=1), 'Why?')",
+        "[decoder.logits(prompt) for _ in range(50)]",
+    ),
     "a stream": (
         "latents = session.compress(text[:400]); decoder = session.decoder('smollm2-135m')",
         "[list(decoder.ask(latents, 'Why?', max_tokens=1500, answer_ends='model', stream=True)) for _ in range(50)]",
@@ -52,7 +57,7 @@ LONG = {
 
 @pytest.mark.parametrize("what", LONG)
 def test_ctrl_c_ends_a_call_within_a_second(what: str) -> None:
-    needs_models("smollm2-135m and gemma3-270m")
+    needs_models("all three decoders")
     prepare, call = LONG[what]
     document = str(REGISTRY.parent / "examples" / "washington-1790.txt")
     program = PROGRAM.format(registry=str(REGISTRY), document=document, prepare=prepare, call=call)

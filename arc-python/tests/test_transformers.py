@@ -15,6 +15,7 @@ from arc_encoder import errors
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("gguf")
+pytest.importorskip("accelerate")
 
 QUESTION = "In which country was the loan completed?"
 

@@ -1,6 +1,6 @@
 """A Hugging Face model reads a compressed document in a conversation: python examples/python/transformers_chat.py
 
-It needs `torch`, `transformers` and `gguf`; the weights are those of the registry's file.
+It needs `torch`, `transformers`, `gguf` and `accelerate`; the weights are those of the registry's file.
 """
 
 from pathlib import Path

@@ -776,7 +776,7 @@ pub(crate) struct CheckReference {
 
 /// How to write.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Sampling {
+pub struct Sampling {
     /// Write at most this many tokens; 128, or as many as the decoder's window has room for, where it is
     /// left out
     #[arg(long, value_name = "N", env = "ARC_MAX_TOKENS", allow_negative_numbers = true)]
@@ -806,7 +806,11 @@ pub(crate) struct Sampling {
 
 impl Sampling {
     /// The library's options, which are checked: nothing is to be loaded for senseless ones.
-    pub(crate) fn options(&self) -> arc_core::Result<GenerateOptions> {
+    ///
+    /// # Errors
+    ///
+    /// [`arc_core::Error::InvalidValue`] for one that makes no sense.
+    pub fn options(&self) -> arc_core::Result<GenerateOptions> {
         let sampling = SamplingOptions::default()
             .temperature(self.temperature)
             .top_k(self.top_k)

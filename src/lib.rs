@@ -25,6 +25,7 @@ use std::time::Instant;
 use crate::args::{Arguments, Command};
 use crate::output::{Form, Output, note};
 
+pub use args::Sampling;
 pub use error_codes::code_of as error_code;
 pub use invocation::Invocation;
 

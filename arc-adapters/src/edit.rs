@@ -13,9 +13,7 @@ use crate::line_ends::with_line_ends_of;
 use crate::manifest::check_new_name;
 use crate::registry::{MAX_REGISTRY_BYTES, REGISTRY_SCHEMA, WHAT};
 use crate::setters;
-use crate::{
-    AnswerEnd, DecoderEntry, EncoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption,
-};
+use crate::{DecoderEntry, EncoderEntry, Error, ModelFile, ModelSource, Registry, Result, RopeScalingOption};
 
 /// What some editors begin a file with.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
@@ -233,10 +231,8 @@ impl RegistryEditor {
         if !entry.options.stop.is_empty() {
             options.insert("stop", Value::Array(entry.options.stop.iter().collect()));
         }
-        match entry.options.answer_ends {
-            Some(AnswerEnd::Line) => drop(options.insert("answer_ends", "line".into())),
-            Some(AnswerEnd::Model) => drop(options.insert("answer_ends", "model".into())),
-            None => {}
+        if let Some(answer_ends) = entry.options.answer_ends {
+            options.insert("answer_ends", answer_ends.name().into());
         }
         if entry.options.rope_scaling == RopeScalingOption::None {
             options.insert("rope_scaling", "none".into());

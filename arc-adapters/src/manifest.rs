@@ -1,6 +1,7 @@
 //! `adapter.json`: what an adapter is made for, what it computes, and where it came from.
 
 use std::path::Path;
+use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -155,6 +156,9 @@ pub enum AnswerEnd {
 }
 
 impl AnswerEnd {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Model, Self::Line];
+
     /// What the answers to a new prompt are: one that ends in a label, such as `Answer:`, asks for what
     /// stands behind a label, which is a line. Models that were not trained to chat go on with another
     /// question, or with the same line, until they are stopped.
@@ -163,9 +167,28 @@ impl AnswerEnd {
         if template.trim_end().ends_with(':') { Self::Line } else { Self::Model }
     }
 
+    /// As manifests and registries spell it; it parses back.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Line => "line",
+        }
+    }
+
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
     fn is_model(&self) -> bool {
         *self == Self::Model
+    }
+}
+
+impl FromStr for AnswerEnd {
+    /// What was expected.
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let expected = || format!("`{}`", Self::ALL.map(Self::name).join("` or `"));
+        Self::ALL.into_iter().find(|end| end.name() == text).ok_or_else(expected)
     }
 }
 
@@ -490,6 +513,15 @@ pub(crate) fn check_sha256(field: &str, digest: &str) -> Result<(), String> {
 pub(crate) mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_names_of_answer_ends_are_those_of_files() {
+        for end in AnswerEnd::ALL {
+            assert_eq!(json!(end), json!(end.name()));
+            assert_eq!(end.name().parse(), Ok(end));
+        }
+        assert_eq!("page".parse::<AnswerEnd>(), Err("`model` or `line`".to_owned()));
+    }
 
     pub(crate) fn example() -> AdapterManifest {
         AdapterManifest {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_adapters::AnswerEnd;
 use arc_core::burn::tensor::Tensor;
 use arc_core::{AdaptedDecoder, Error, Result, SpecialVector};
+use arc_encoder::Sampling;
 use numpy::PyArray2;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -212,8 +213,8 @@ impl Decoder {
         answer_ends: Option<String>,
         stream: bool,
     ) -> PyResult<Py<PyAny>> {
-        let writing = Writing {
-            max_tokens,
+        let sampling = Sampling {
+            max_tokens: Some(max_tokens),
             temperature,
             top_k,
             top_p,
@@ -221,8 +222,8 @@ impl Decoder {
             repetition_penalty,
             seed,
             stop: stop.unwrap_or_default(),
-            answer_ends,
         };
+        let writing = Writing { sampling, answer_ends };
         let documents = several(documents)?;
         let ends = Some(self.adapted.answer_ends());
         self.answer(py, writing, ends, stream, move |adapted| adapted.prompt(&documents, &question))
@@ -250,8 +251,8 @@ impl Decoder {
         answer_ends: Option<String>,
         stream: bool,
     ) -> PyResult<Py<PyAny>> {
-        let writing = Writing {
-            max_tokens,
+        let sampling = Sampling {
+            max_tokens: Some(max_tokens),
             temperature,
             top_k,
             top_p,
@@ -259,8 +260,8 @@ impl Decoder {
             repetition_penalty,
             seed,
             stop: stop.unwrap_or_default(),
-            answer_ends,
         };
+        let writing = Writing { sampling, answer_ends };
         let prompt = self.own(prompt)?;
         self.answer(py, writing, None, stream, move |_| Ok(prompt))
     }

@@ -64,10 +64,10 @@ impl Latents {
     fn save(&self, py: Python<'_>, path: PathBuf, dtype: &str) -> PyResult<()> {
         let (inner, dtype) = (Arc::clone(&self.inner), dtype.to_owned());
         call(py, move |_| {
-            let kind: LatentsType = dtype.parse().map_err(|expected| Error::InvalidValue {
+            let kind: LatentsType = dtype.parse().map_err(|_| Error::InvalidValue {
                 what: "dtype".into(),
                 found: dtype.clone(),
-                expected,
+                expected: format!("one of `{}`", LatentsType::ALL.map(LatentsType::name).join("`, `")),
             })?;
             save(&inner, &path, kind)
         })

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_adapters::{Chosen, Isolation, ModelFile, PluginPolicy, Registry, RegistryFile};
 use arc_core::device::{DeviceKind, DeviceName};
 use arc_core::document_cache::{DocumentCache, DocumentKey};
-use arc_core::encoder::{self, CompressOptions, Encoder};
+use arc_core::encoder::{self, CompressOptions, Encoder, TokenisedText};
 use arc_core::hub::{self, Cache, Consent, Progress};
 use arc_core::{Error, Pins, Result};
 use pyo3::exceptions::PyTypeError;
@@ -224,7 +224,8 @@ impl Session {
     /// where the weights of a new decoder are (`file:…`, `pip:…`, `hf:…`; a list of parts), and left out of one
     /// that the registry has. The package is written to `output` (`plugins/NAME` beside the registry), and named in
     /// `registry` (the last that the session was opened with); `replace` takes the place of one that is there.
-    /// The other arguments are those of `arc register`. `progress` is called with the steps that are
+    /// `template` is the text of a prompt template, with `{{ document }}` and `{{ question }}`; the other arguments are
+    /// those of `arc register`, and `factors` is the encoder's own where it is left out. `progress` is called with the steps that are
     /// done, all of them, and the loss in nats per token. The session sees the adapter afterwards.
     ///
     /// Ctrl-C ends it, and nothing is named then. Raises `TrainingError`, `MismatchError` for a corpus of another
@@ -402,19 +403,19 @@ impl Compressor {
         options: CompressOptions,
         mut on_chunk: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<encoder::Latents> {
-        let tokens = encoder.tokenise(text)?;
-        let all = tokens.ids.len();
-        let Some(cache) = &self.cache else {
-            return encoder.compress_tokenised(&tokens, options, |done| on_chunk(done, all));
+        let mut compress = |tokens: &TokenisedText| {
+            let all = tokens.ids.len();
+            encoder.compress_tokenised(tokens, options, |done| on_chunk(done, all))
         };
+        let Some(cache) = &self.cache else { return compress(&encoder.tokenise(text)?) };
         let own = encoder.pools_by_factor().then(|| encoder.default_factor());
         let key = DocumentKey::new(text, &encoder.id, options.factor.or(own), &self.arithmetic);
-        let found = cache.find(&key).map(|file| file.read(encoder.device())).transpose()?;
-        if let Some(found) = found {
-            on_chunk(all, all)?;
+        if let Some(found) = cache.find(&key).map(|file| file.read(encoder.device())).transpose()? {
+            on_chunk(found.source_tokens, found.source_tokens)?;
             return Ok(found);
         }
-        let latents = encoder.compress_tokenised(&tokens, options, |done| on_chunk(done, all))?;
+        let tokens = encoder.tokenise_hashed(text, key.text_sha256.clone())?;
+        let latents = compress(&tokens)?;
         let description = encoder.describe(&tokens, options)?;
         let kept = cache.insert(&key, description, encoder.network.d_model(), |writer| {
             let mut start = 0;

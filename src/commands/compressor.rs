@@ -158,7 +158,9 @@ impl<'a> Compressor<'a> {
             return Ok(LookedAt::Kept(latents));
         }
         let encoder = self.encoder(compression)?;
-        let tokens = encoder.tokenise(text).map_err(|error| named_document(error, name))?;
+        let tokens = encoder
+            .tokenise_hashed(text, key.text_sha256.clone())
+            .map_err(|error| named_document(error, name))?;
         let description = encoder.describe(&tokens, compression.options())?;
         Ok(LookedAt::Tokenised(tokens, description))
     }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use arc_adapters::sha256_hex;
 use burn::tensor::Tensor;
-use sha2::{Digest as _, Sha256};
 
 use super::package::CHUNKS_AT_ONCE;
 use super::{CompressOptions, Encoder, Latents, PoolingGroups, PoolingKind, PoolingRate};
@@ -26,6 +26,15 @@ impl Encoder {
     ///
     /// [`Error::Document`] if it has none; [`Error::Tokenizer`].
     pub fn tokenise(&self, text: &str) -> Result<TokenisedText> {
+        self.tokenise_hashed(text, sha256_hex(text.as_bytes()))
+    }
+
+    /// The same of a text whose sha256 is known, such as from [`DocumentKey`](crate::document_cache::DocumentKey).
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::tokenise`].
+    pub fn tokenise_hashed(&self, text: &str, text_sha256: String) -> Result<TokenisedText> {
         let ids = self.tokenizer.encode_ids(text)?;
         if ids.is_empty() {
             return Err(Error::Document {
@@ -34,8 +43,6 @@ impl Encoder {
                 hint: "give a text with at least one character".into(),
             });
         }
-        let digest = Sha256::digest(text.as_bytes());
-        let text_sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(TokenisedText { ids, text_sha256 })
     }
 

@@ -1,11 +1,16 @@
 //! A new adapter: trained, written and named in a registry.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use arc_adapters::{MANIFEST_FILE, ModelFile, ModelSource, NewDecoder, RegistryEditor, sha256_file};
+use arc_adapters::{
+    MANIFEST_FILE, ModelFile, ModelSource, NewDecoder, RegistryEditor, sha256_file, write_atomically,
+};
 use arc_core::decoder::Decoder;
 use arc_core::hub::{self, Cache, Consent, Silent};
 use arc_core::nn::Residence;
+use arc_core::prompt::PromptTemplate;
 use arc_core::train::{Evaluation, Observer, RegisterOptions, StepMetrics, register as train};
 use arc_core::{Error, Result, Session};
 use pyo3::prelude::*;
@@ -76,6 +81,33 @@ impl Observer for Watcher<'_> {
     }
 }
 
+/// Registrations of a process come one after another: one that Ctrl-C ended may still be on its way to an end.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Refuses a folder that nothing can be written into, before anything is trained.
+fn check_folder(folder: &Path) -> Result<()> {
+    let absolute = std::path::absolute(folder).map_err(Error::io("find", folder))?;
+    // What is not there yet is made in the nearest folder above that is.
+    let there = absolute.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(&absolute);
+    tempfile::tempfile_in(there).map(drop).map_err(Error::io("create a file in", there))
+}
+
+/// Gives a package its place. The manifest, which has the hash of the weights, comes last.
+fn move_package(from: &Path, to: &Path) -> Result<()> {
+    let files = std::fs::read_dir(from).and_then(|entries| {
+        entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<std::io::Result<Vec<_>>>()
+    });
+    let mut files = files.map_err(Error::io("read", from))?;
+    files.sort_by_key(|name| name == MANIFEST_FILE);
+    std::fs::create_dir_all(to).map_err(Error::io("make", to))?;
+    for name in files {
+        let bytes = std::fs::read(from.join(&name)).map_err(Error::io("read", from.join(&name)))?;
+        let place = to.join(name);
+        write_atomically(&place, |file| file.write_all(&bytes).map_err(Error::io("write", &place)))?;
+    }
+    Ok(())
+}
+
 /// Trains an adapter and names it; nothing is named if it is interrupted.
 pub(crate) fn register(
     work: &Work<Registration, (u64, u64, f64)>,
@@ -139,17 +171,26 @@ pub(crate) fn register(
         }
         Ok(())
     };
-    if let Some(entry) = known {
+    {
+        // An editor locks the file as long as it lives.
         let mut trial = RegistryEditor::open(file)?;
-        trial.adopt_decoder(entry)?;
+        match known {
+            Some(entry) => trial.adopt_decoder(entry)?,
+            None => trial.add_decoder(&NewDecoder::new(&name, model.clone()))?,
+        }
         name_in(&mut trial, &package, "")?;
     }
 
+    // Others of this process may be writing to the cache's folder still, on their way to an end.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    work.go_on()?;
     let cache = Cache::from_env()?;
     let options = RegisterOptions::new(&name, &encoder.name, &asked.corpus, cache.folder().join("latents"));
     let own_factor = session.encoder_named(&encoder.name)?.default_factor();
     let options = set(options.factors(vec![own_factor]));
     options.check()?;
+    PromptTemplate::parse(&options.template)?;
+    check_folder(&package)?;
     work.go_on()?;
     let path = hub::pull(&model, &name, &cache, &Silent, Consent::Given)?;
     let decoder = match known {
@@ -157,8 +198,11 @@ pub(crate) fn register(
         None => Decoder::open_as(&name, &path, session.device(), Residence::Dense)?,
     };
     let steps = options.steps;
-    let registration = train(&options, session, &decoder, &package, &mut Watcher { work })?;
+    // Elsewhere, since an adapter is written of what was interrupted too.
+    let made = tempfile::tempdir().map_err(Error::io("make", std::env::temp_dir()))?;
+    let registration = train(&options, session, &decoder, made.path(), &mut Watcher { work })?;
     work.go_on()?;
+    move_package(made.path(), &package)?;
 
     let package_sha256 = sha256_file(&package.join(MANIFEST_FILE))?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +42,27 @@ def decoder(session: arc.Session) -> Callable[[str], arc.Decoder]:
         return session.decoder(name)
 
     return of_name
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The texts that are here as a corpus, in the tokens of a model."""
+
+    @functools.cache
+    def of_tokenizer(name: str) -> Path:
+        needs_models(name)
+        folder = tmp_path_factory.mktemp("corpus")
+        lines = []
+        for file in ["tests/golden/lincoln-1862.txt", "tests/golden/mckinley-1897.txt", "examples/washington-1790.txt"]:
+            text = (ROOT / file).read_text()
+            lines += [json.dumps({"text": text[start : start + 1500]}) for start in range(0, len(text), 1500)]
+        (folder / "texts.jsonl").write_text("\n".join(lines))
+        words = ["--source", str(folder / "texts.jsonl=CC0-1.0"), "--out", str(folder / "corpus")]
+        prepare = [*command(), "data", "prepare", "--tokenizer", name, "--held-out", "0.1", *words]
+        subprocess.run(prepare, check=True, capture_output=True)
+        return folder / "corpus"
+
+    return of_tokenizer
 
 
 def needs_models(what: str) -> None:

@@ -54,9 +54,9 @@ fn class_of(error: &Error) -> &'static str {
         | Error::Occupied { .. }
         | Error::NotTrainable { .. } => "UsageError",
         Error::NotFound { .. } => "NotFoundError",
+        Error::NotFinite { .. } => "NotFiniteError",
         Error::Diverged { .. }
         | Error::Ranks { .. }
-        | Error::NotFinite { .. }
         | Error::DoesNotFit { .. }
         | Error::Regression { .. } => "TrainingError",
         Error::Adapter(error) => class_of_adapters(error),

@@ -15,6 +15,7 @@ those that Python has a class for are that too (``ValueError``, ``LookupError``,
     ├── MismatchError                    latents, adapters and models that were not made for one another
     ├── AdapterError                     a registry, an adapter package or a plugin that cannot be used
     ├── DeviceError                      a device that is not there, or failed
+    ├── NotFiniteError (ArithmeticError) numbers that are none, or that a format has no room for
     ├── BridgeError (TypeError)          a model that another engine cannot be fed through
     └── TrainingError                    a registration that came to nothing
 """
@@ -94,6 +95,10 @@ class AdapterError(ArcError):
 
 class DeviceError(ArcError):
     """A device that is not there or not in this build, or that failed."""
+
+
+class NotFiniteError(ArcError, ArithmeticError):
+    """A model computed what is no number, or a value is larger than its format can express."""
 
 
 class BridgeError(ArcError, TypeError):

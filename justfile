@@ -55,6 +55,10 @@ wheel *options:
 wheel-test *options:
     scripts/wheel test {{options}}
 
+# vLLM beside `arc` on latents, where it is installed; takes options of pytest.
+vllm *options:
+    scripts/check-vllm {{options}}
+
 # What a change must pass.
 ci:
     .ci/run

@@ -64,6 +64,31 @@ def test_vllm_gets_a_document_as_a_part_of_a_message(
     assert messages[1]["content"] == [part, {"type": "text", "text": QUESTION}]
 
 
+@pytest.mark.parametrize(
+    ("parts", "sent"),
+    [
+        (["A letter:\n", None, "\nWho?"], ["A letter:", None, "Who?"]),
+        (["A letter:\n\n", None, " Who?"], ["A letter:\n", None, " Who?"]),
+        (["A ", "letter:\n", None], ["A letter:", None]),
+        ([None, "\n", None], [None, None]),
+        ([None, "\nand\n", None, "\n"], [None, "and", None, ""]),
+        (["\nWho?\n"], ["\nWho?\n"]),
+    ],
+)
+def test_line_breaks_that_vllm_puts_between_parts_are_left_out(
+    decoder: Callable[[str], arc.Decoder], latents: arc.Latents, parts: list[str | None], sent: list[str | None]
+) -> None:
+    from arc_encoder.vllm import chat_messages
+
+    def read(joined: bool) -> list[str | None]:
+        content = [latents if part is None else part for part in parts]
+        messages = chat_messages(decoder("smollm2-135m"), [{"role": "user", "content": content}], joined=joined)
+        return [part.get("text") for part in messages[0]["content"]]
+
+    assert read(True) == sent
+    assert read(False) == parts
+
+
 def test_vllm_gets_a_whole_prompt(decoder: Callable[[str], arc.Decoder], latents: arc.Latents) -> None:
     from arc_encoder.vllm import completion_prompt, embeds_prompt
 

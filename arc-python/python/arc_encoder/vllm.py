@@ -70,27 +70,63 @@ def chat_part(
 
 
 def chat_messages(
-    decoder: Decoder, messages: Iterable[Message | Mapping[str, Any]], *, dtype: torch.dtype = torch.bfloat16, config: Any = None
+    decoder: Decoder,
+    messages: Iterable[Message | Mapping[str, Any]],
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    config: Any = None,
+    joined: bool = True,
 ) -> list[dict[str, Any]]:
     """Messages as ``Decoder.chat_prompt`` takes them, for ``/v1/chat/completions``: latents become parts of type
-    ``prompt_embeds``, texts parts of type ``text``."""
+    ``prompt_embeds``, texts parts of type ``text``.
+
+    vLLM puts a line break between the parts of a message, so that one which stands there is left out here, and the
+    model reads what ``Decoder.chat_prompt`` says; where there was none, there is one all the same. ``joined=False`` is
+    for templates that put parts together themselves (``--chat-template-content-format openai``).
+    """
     _refuse(config)
 
-    def part(part: Any) -> Mapping[str, Any]:
+    def part(part: Any) -> dict[str, Any]:
         if isinstance(part, Latents):
-            return chat_part(decoder, part, dtype=dtype)
+            return {**chat_part(decoder, part, dtype=dtype)}
         if isinstance(part, str):
             return {"type": "text", "text": part}
         if part.get("type") == "latents":
-            return chat_part(decoder, part["latents"], dtype=dtype)
+            return {**chat_part(decoder, part["latents"], dtype=dtype)}
         return dict(part)
 
     def content(content: Any) -> Any:
         if isinstance(content, str):
             return content
-        return [part(one) for one in ([content] if isinstance(content, Latents) else content)]
+        parts = [part(one) for one in ([content] if isinstance(content, Latents) else content)]
+        return _without_joints(parts) if joined else parts
 
     return [{**message, "content": content(message["content"])} for message in messages]
+
+
+def _without_joints(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parts without the line breaks that vLLM puts between them."""
+    merged: list[dict[str, Any]] = []
+    for part in parts:
+        if part["type"] == "text" and merged and merged[-1]["type"] == "text":
+            merged[-1] = {"type": "text", "text": merged[-1]["text"] + part["text"]}
+        else:
+            merged.append(part)
+    kept = []
+    for index, part in enumerate(merged):
+        if part["type"] == "text":
+            text = part["text"]
+            is_between = 0 < index < len(merged) - 1
+            if is_between and text == "\n":
+                # The one that vLLM puts between its neighbours.
+                continue
+            if index > 0:
+                text = text.removeprefix("\n")
+            if index < len(merged) - 1:
+                text = text.removesuffix("\n")
+            part = {"type": "text", "text": text}
+        kept.append(part)
+    return kept
 
 
 def encode(rows: torch.Tensor | npt.NDArray[np.float32], *, dtype: torch.dtype = torch.bfloat16) -> str:

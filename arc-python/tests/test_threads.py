@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -37,13 +38,13 @@ def test_python_goes_on_while_a_call_computes(session: arc.Session, text: str) -
     assert ticks > 20 * seconds and ticks > 3, f"{ticks} in {seconds:.3f} s"
 
 
-def test_eight_threads_are_right(
-    session: arc.Session, decoder: Callable[[str], arc.Decoder], latents: arc.Latents, text: str
+def test_eight_threads_are_right_and_faster_than_one(
+    session: arc.Session, decoder: Callable[[str], arc.Decoder], text: str
 ) -> None:
-    """A mixture of what programs do. A call takes all cores for itself, so that how much faster eight are than one
-    is printed, the best of a few turns, and depends on what else the machine does."""
+    """A call takes all cores for itself where it can, and eight fill what it leaves. Each of both is as fast as its
+    best turn, and turns are taken until eight threads are ahead: what else a machine does comes and goes."""
     smollm2 = decoder("smollm2-135m")
-    pieces = [text[start : start + 120] for start in range(0, 24 * 120, 120)]
+    pieces = [text[start : start + 120] for start in range(0, 16 * 120, 120)]
 
     def work(piece: str) -> tuple[np.ndarray, np.ndarray]:
         compressed = session.compress(piece)
@@ -51,7 +52,7 @@ def test_eight_threads_are_right(
 
     expected = [work(piece) for piece in pieces]
     alone, together = [], []
-    for _ in range(5):
+    for _ in range(40):
         start = time.perf_counter()
         for piece in pieces:
             work(piece)
@@ -63,7 +64,11 @@ def test_eight_threads_are_right(
         for (values, rows), (own_values, own_rows) in zip(expected, found, strict=True):
             np.testing.assert_array_equal(values, own_values)
             np.testing.assert_allclose(rows, own_rows, atol=1e-4 * float(np.abs(rows).max()))
-    print(f"one thread: {min(alone):.3f} s, {THREADS} threads: {min(together):.3f} s")
+        if len(alone) >= 3 and min(together) < min(alone):
+            break
+    print(f"one thread: {min(alone):.3f} s, {THREADS} threads: {min(together):.3f} s, of {len(alone)} turns")
+    if (os.cpu_count() or 1) > 1:
+        assert min(together) < min(alone)
 
 
 def test_threads_ask_while_others_compress(

@@ -475,12 +475,13 @@ pub(crate) fn parse_versioned<T: DeserializeOwned>(
     if found != u64::from(supported) {
         return Err(Error::UnsupportedSchema { path: origin.to_owned(), what, found, supported });
     }
-    let parsed = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
     // serde takes the place of a kind among the others for its name, and a list for an object. Neither is
     // promised.
     let value: serde_json::Value = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
-    check_kinds(&value[of_kinds]).map_err(|reason| invalid(format!("`{of_kinds}`: {reason}")))?;
-    Ok(parsed)
+    if let Some(of_kinds_value) = value.get(of_kinds) {
+        check_kinds(of_kinds_value).map_err(|reason| invalid(format!("`{of_kinds}`: {reason}")))?;
+    }
+    serde_json::from_str(text).map_err(|e| invalid(e.to_string()))
 }
 
 /// Refuses what says what it is in another way than by the name under `kind`, here or among its layers.

@@ -58,7 +58,7 @@ impl Slots {
 
     /// The same, with the first `filled` numbers of each `old` in the first of each `new`.
     fn moved(&self, sequences: usize, filled: usize, old: usize, new: usize) -> Self {
-        fn moved<T: Copy + Default>(from: &[T], to: &mut Vec<T>, filled: usize, [old, new]: [usize; 2]) {
+        fn moved<T: Copy + Default>(from: &[T], to: &mut [T], filled: usize, [old, new]: [usize; 2]) {
             if filled > 0 {
                 for (to, from) in to.chunks_exact_mut(new).zip(from.chunks_exact(old)) {
                     to[..filled].copy_from_slice(&from[..filled]);

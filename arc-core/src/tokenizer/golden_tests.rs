@@ -155,10 +155,10 @@ fn a_text_in_parts_has_the_tokens_of_the_whole() {
     let text = [texts.concat(), texts.join(" "), texts.join("\n")].concat();
     for name in [SMOL, GEMMA, QWEN] {
         let Some(tokenizer) = tokenizer(name) else { return };
-        let whole = tokenizer.encode_by(&text, SpecialTokens::AsText, usize::MAX).unwrap();
+        let whole = tokenizer.encode(&text).unwrap().ids;
         for bytes in [1, 7, 50, 300] {
-            assert_eq!(tokenizer.encode_by(&text, SpecialTokens::AsText, bytes).unwrap(), whole, "{name}");
-            assert_eq!(tokenizer.encode_ids_by(&text, bytes).unwrap(), whole.ids, "{name}");
+            let ids = tokenizer.encode_ids_by(&text, SpecialTokens::AsText, bytes).unwrap();
+            assert_eq!(ids, whole, "{name}");
         }
     }
 }

@@ -150,14 +150,12 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_ids(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_ids_by(text, PART_BYTES)
+        self.encode_ids_by(text, SpecialTokens::AsText, PART_BYTES)
     }
 
-    fn encode_ids_by(&self, text: &str, part_bytes: usize) -> Result<Vec<u32>> {
+    fn encode_ids_by(&self, text: &str, specials: SpecialTokens, part_bytes: usize) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        self.encode_parts(text, SpecialTokens::AsText, part_bytes, |mut encoding| {
-            ids.append(&mut encoding.ids)
-        })?;
+        self.encode_parts(text, specials, part_bytes, |mut encoding| ids.append(&mut encoding.ids))?;
         Ok(ids)
     }
 
@@ -167,12 +165,9 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_with(&self, text: &str, specials: SpecialTokens) -> Result<Encoding> {
-        self.encode_by(text, specials, PART_BYTES)
-    }
-
-    fn encode_by(&self, text: &str, specials: SpecialTokens, part_bytes: usize) -> Result<Encoding> {
         let mut whole = Encoding::default();
-        self.encode_parts(text, specials, part_bytes, |mut part| {
+        // In one part: how exact places are depends on whether a part must be normalised.
+        self.encode_parts(text, specials, usize::MAX, |mut part| {
             whole.ids.append(&mut part.ids);
             whole.offsets.append(&mut part.offsets);
         })?;
@@ -185,7 +180,7 @@ impl Tokenizer {
     }
 
     /// The tokens of a text, part after part of at least `part_bytes` bytes, with places in the whole text.
-    /// They are those of the whole: it is cut where no token could reach across, whatever is on either side.
+    /// Their ids are those of the whole: it is cut where no token could reach across, whatever is on either side.
     fn encode_parts(
         &self,
         text: &str,

@@ -18,11 +18,11 @@ impl Around {
 
 /// The parts of `text` with the byte that each begins at. Each but the last has at least `bytes` bytes, and
 /// ends at the first place after them that `is_cut` allows.
-pub(super) fn of<'t>(
-    text: &'t str,
+pub(super) fn of(
+    text: &str,
     bytes: usize,
     is_cut: impl Fn(Around) -> bool,
-) -> impl Iterator<Item = (usize, &'t str)> {
+) -> impl Iterator<Item = (usize, &str)> {
     let mut start = 0;
     std::iter::from_fn(move || {
         if start == text.len() {

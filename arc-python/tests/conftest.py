@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,9 @@ import arc_encoder as arc
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = ROOT / "registry.toml"
 DECODERS = ["smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b"]
+
+# What a shell runs in the background ignores Ctrl-C, and so would every program that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

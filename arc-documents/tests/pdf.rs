@@ -3,6 +3,7 @@
 #![cfg(feature = "pdf")]
 
 mod damage;
+mod written;
 
 use arc_documents::{Format, Reader};
 use damage::damaged;
@@ -10,6 +11,7 @@ use lopdf::content::{Content, Operation};
 use lopdf::{
     Dictionary, Document, EncryptionState, EncryptionVersion, Object, Permissions, Stream, dictionary,
 };
+use written::{stream, written};
 
 /// A PDF with a page for each list of operations.
 fn pdf(pages: &[Vec<Operation>]) -> Vec<u8> {
@@ -88,30 +90,6 @@ fn a_pdf_of_images_alone_is_told_what_to_do() {
     let error = Reader::default().from_bytes("scan.pdf", bytes).expect_err("it is refused");
     assert_eq!(error.to_string(), "document `scan.pdf` has no text");
     assert!(error.hint().is_some_and(|hint| hint.contains("recognised")));
-}
-
-/// A PDF of these objects, the first of which is its catalog, as they are written.
-fn written(objects: &[Vec<u8>]) -> Vec<u8> {
-    let mut file = b"%PDF-1.5\n".to_vec();
-    let mut places = Vec::new();
-    for (number, object) in (1..).zip(objects) {
-        places.push(file.len());
-        file.extend(format!("{number} 0 obj\n").bytes().chain(object.iter().copied()).chain(*b"\nendobj\n"));
-    }
-    let table = file.len();
-    file.extend(format!("xref\n0 {}\n0000000000 65535 f \n", places.len() + 1).bytes());
-    for place in &places {
-        file.extend(format!("{place:010} 00000 n \n").bytes());
-    }
-    let size = places.len() + 1;
-    file.extend(format!("trailer\n<</Size {size} /Root 1 0 R>>\nstartxref\n{table}\n%%EOF\n").bytes());
-    file
-}
-
-/// A stream with entries of its dictionary beside the length.
-fn stream(entries: &str, content: &[u8]) -> Vec<u8> {
-    let head = format!("<<{entries} /Length {}>>\nstream\n", content.len());
-    head.bytes().chain(content.iter().copied()).chain(*b"\nendstream").collect()
 }
 
 /// So many zeros, packed.

@@ -11,10 +11,12 @@
 //!
 //! The unsafe functions are so for the reasons that `quantised_rows.rs` gives.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use bytemuck::{Zeroable, zeroed_vec};
+use bytemuck::{Pod, Zeroable, zeroed_vec};
+use memmap2::MmapMut;
 use rayon::prelude::*;
 
 use super::InstructionSet;
@@ -33,8 +35,36 @@ const READ_AT_ONCE: usize = 4 << 20;
 
 /// A vector of bytes, or a row of a cache.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Zeroable)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 struct Line([u8; 64]);
+
+/// Lines in memory of their own, which is none until something is written there: a vector of anything that is
+/// aligned like this would be filled with zeros by one thread first, page after page.
+struct Lines {
+    map: MmapMut,
+    bytes: usize,
+}
+
+impl Lines {
+    /// That many lines of zeros.
+    fn zeros(count: usize) -> Self {
+        let layout = Layout::array::<Line>(count).expect("panels are about as long as what they are made of");
+        // There is no map of nothing.
+        let Ok(map) = MmapMut::map_anon(layout.size().max(1)) else { handle_alloc_error(layout) };
+        // Weights are written and read from end to end. Where the system has no such pages, nothing is lost.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Self { map, bytes: layout.size() }
+    }
+
+    fn all(&self) -> &[Line] {
+        bytemuck::cast_slice(&self.map[..self.bytes])
+    }
+
+    fn all_mut(&mut self) -> &mut [Line] {
+        bytemuck::cast_slice_mut(&mut self.map[..self.bytes])
+    }
+}
 
 /// What multiplies panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +173,7 @@ pub(super) struct Panels {
     rows: usize,
     cols: usize,
     /// `[panels, groups, lines]`
-    lines: Vec<Line>,
+    lines: Lines,
     scales: Numbers,
     /// Where there are any.
     offsets: Numbers,
@@ -247,13 +277,13 @@ fn laid_out<F: LaidOut>(
 ) -> Panels {
     let (panels, groups) = (rows.div_ceil(ROWS), cols / GROUP);
     let row_bytes = bytes.len() / rows;
-    // Zeros that the system gives are no memory until something is written there.
-    let mut lines: Vec<Line> = zeroed_vec(panels * groups * F::LINES);
+    let mut lines = Lines::zeros(panels * groups * F::LINES);
     let mut scales = Numbers::zeros::<F>(panels, groups);
     let mut offsets = if F::HAS_OFFSET { Numbers::zeros::<F>(panels, groups) } else { Numbers::default() };
     let numbers =
         scales.of_panels::<F>(panels, groups).into_iter().zip(offsets.of_panels::<F>(panels, groups));
     let mut places: Vec<(Place<'_>, &[u8])> = lines
+        .all_mut()
         .chunks_mut((groups * F::LINES).max(1))
         .zip(numbers)
         .map(|(lines, (scales, offsets))| Place { lines, numbers: [scales, offsets] })
@@ -369,7 +399,7 @@ impl Panel {
         let (blocks, parts) = (panel * (groups / F::GROUPS) * ROWS, panel * groups * F::SCALES * ROWS);
         let both = [&panels.scales, &panels.offsets];
         Self {
-            lines: panels.lines[panel * groups * F::LINES..].as_ptr(),
+            lines: panels.lines.all()[panel * groups * F::LINES..].as_ptr(),
             factors: both.map(|numbers| numbers.factors.get(blocks..).unwrap_or_default().as_ptr()),
             multiples: both.map(|numbers| numbers.multiples.get(parts..).unwrap_or_default().as_ptr()),
         }

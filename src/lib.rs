@@ -185,6 +185,7 @@ impl From<arc_adapters::Error> for Failure {
 /// It prints, and may end the process itself, at Ctrl-C: it listens to that from now on. One runs at a time in a process.
 #[must_use]
 pub fn run(invocation: Invocation) -> u8 {
+    memory::share_what_is_freed();
     invocation::begin(invocation);
     interrupt::listen();
     arc_adapters::tell_of_waiting(|registry| {

@@ -49,7 +49,7 @@ fn peak_of_an_answer(name: &str, precision: &str) -> u64 {
 /// A decoder's file has 100 to 400 MB. Weights that are laid out stand in its place, not beside it.
 #[test]
 fn an_answer_takes_the_memory_of_the_weights_once() {
-    for (name, most) in [("smollm2-135m", 400), ("gemma3-270m", 640), ("qwen2.5-coder-0.5b", 900)] {
+    for (name, most) in [("smollm2-135m", 300), ("gemma3-270m", 500), ("qwen2.5-coder-0.5b", 720)] {
         // Pulls the model where it is not there, or says why it is left out.
         if decoder(name).is_none() {
             continue;
@@ -57,7 +57,8 @@ fn an_answer_takes_the_memory_of_the_weights_once() {
         let [exact, fast] = ["exact", "fast"].map(|precision| peak_of_an_answer(name, precision));
         // Less than its own file would mean that nothing was measured.
         assert!((98_000_000..most * 1_000_000).contains(&exact), "{name}, exact: {exact} bytes");
-        assert!(fast < exact + exact / 8 + 16_000_000, "{name}, fast: {fast} bytes, exact {exact}");
+        // The vocabulary's tables are freed at one time or another.
+        assert!(fast < exact + exact / 16 + 8_000_000, "{name}, fast: {fast} bytes, exact {exact}");
     }
 }
 

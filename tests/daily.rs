@@ -331,24 +331,78 @@ mod cache {
         assert_eq!(place.succeeds(&["cache", "list"])["documents"], json!([]));
     }
 
+    /// States in the registry what the file of the decoder hashes to.
+    fn pin(place: &Place, model: &[u8]) {
+        let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
+        let kept = registry.lines().filter(|line| !line.starts_with("sha256"));
+        let source = "source = \"file:tiny.gguf\"";
+        let pinned = format!("{source}\nsha256 = \"{}\"", arc_adapters::sha256_hex(model));
+        place.file("registry.toml", kept.collect::<Vec<_>>().join("\n").replace(source, &pinned) + "\n");
+    }
+
+    #[test]
+    fn what_a_decoder_has_read_of_a_document_it_does_not_read_again() {
+        let place = with_default_decoder();
+        place.file("text.txt", text(150));
+        let before = |answer: &Value| answer["positions_read_before"].as_u64().expect("a count");
+        let unpinned = ask(&place, &[]);
+        assert_eq!(before(&ask(&place, &[])), 0, "of a file that nobody pins it is not known what it reads");
+
+        pin(&place, &std::fs::read(place.path("tiny.gguf")).expect("the model"));
+        let first = ask(&place, &[]);
+        assert_eq!((before(&first), &first["token_ids"]), (0, &unpinned["token_ids"]));
+        let again = ask(&place, &[]);
+        assert!(before(&again) >= 150, "{again}");
+        assert_eq!(again["token_ids"], first["token_ids"]);
+        let other = ["ask", "text.txt", "--max-tokens", "4", "another question"];
+        let answer = place.succeeds(&other);
+        assert_eq!(before(&answer), before(&again));
+        let alone = place.succeeds(&[&other[..], &["--no-cache"]].concat());
+        assert_eq!((before(&alone), &alone["token_ids"]), (0, &answer["token_ids"]));
+        // Another rate, and another text.
+        assert_eq!(before(&ask(&place, &["--factor", "2"])), 0);
+        place.file("other.txt", text(151));
+        let other_text = ["ask", "other.txt", "--max-tokens", "4", "why"];
+        assert_eq!(before(&place.succeeds(&other_text)), 0);
+
+        let kept = place.succeeds(&["cache", "list"])["prefixes"].clone();
+        assert_eq!(kept.as_array().map(Vec::len), Some(3), "{kept}");
+        assert!(
+            kept.as_array().is_some_and(|kept| kept.iter().all(|kept| kept["decoder"] == "tiny")),
+            "{kept}"
+        );
+        for kept in kept.as_array().expect("a list") {
+            let path = kept["path"].as_str().expect("a path");
+            let mut bytes = std::fs::read(path).expect("keys and values");
+            let last = bytes.len() - 9;
+            bytes[last] ^= 1;
+            std::fs::write(path, bytes).expect("a damaged copy");
+        }
+        let mended = ask(&place, &[]);
+        assert_eq!((before(&mended), &mended["token_ids"]), (0, &first["token_ids"]));
+        assert_eq!(before(&ask(&place, &[])), before(&again));
+
+        place.succeeds(&["cache", "clean"]);
+        assert_eq!(place.succeeds(&["cache", "list"])["prefixes"], json!([]));
+        // Several questions of a command share it without the cache.
+        let both = ["ask", "--document", "text.txt", "--max-tokens", "4", "--no-cache", "why", "how"];
+        let both = place.succeeds(&both);
+        let answers = both["answers"].as_array().expect("answers");
+        assert_eq!([before(&answers[0]), before(&answers[1])], [0, before(&again)]);
+        assert_eq!(answers[0]["token_ids"], first["token_ids"]);
+    }
+
     /// What an adapter is checked against takes long to compute, and is noted of a file that is pinned.
     #[test]
     fn what_the_embedding_table_hashes_to_is_noted_of_a_files_content() {
         let place = with_default_decoder();
         let model = std::fs::read(place.path("tiny.gguf")).expect("the model");
-        let pin = |model: &[u8]| {
-            let registry = std::fs::read_to_string(place.path("registry.toml")).expect("the registry");
-            let kept = registry.lines().filter(|line| !line.starts_with("sha256"));
-            let source = "source = \"file:tiny.gguf\"";
-            let pinned = format!("{source}\nsha256 = \"{}\"", arc_adapters::sha256_hex(model));
-            place.file("registry.toml", kept.collect::<Vec<_>>().join("\n").replace(source, &pinned) + "\n");
-        };
         place.file("text.txt", "a text of a few words");
         let ask_tiny = ["ask", "text.txt", "--max-tokens", "4", "why"];
         let answer = place.succeeds(&ask_tiny)["token_ids"].clone();
         let notes = place.path("cache/embeddings");
         assert!(!notes.exists(), "what nobody pins has no name to note it under");
-        pin(&model);
+        pin(&place, &model);
         assert_eq!(place.succeeds(&ask_tiny)["token_ids"], answer);
         let note = notes.join(arc_adapters::sha256_hex(&model));
         let manifest = std::fs::read_to_string(place.path("adapter/adapter.json")).expect("the adapter");
@@ -369,7 +423,7 @@ mod cache {
         let values = other.len() - 4 * 8 * tiny::VOCABULARY..;
         other[values].rotate_left(4);
         place.file("tiny.gguf", &other);
-        pin(&other);
+        pin(&place, &other);
         place.fails(FAILURE, &ask_tiny);
     }
 

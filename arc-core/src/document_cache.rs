@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! FOLDER/v1/KEY.arc.safetensors   the latents of one text; never a part of them
+//! FOLDER/v1/KEY.kv.safetensors    what a decoder made of documents in a prompt: keys and values
 //! ```
 //!
-//! The key is of what the latents depend on: the text, the encoder, the rate, and how products are computed. A
-//! file is read only after its digest was checked, and gets its name when it is complete, so that any number
-//! of processes may share a folder. When a file is used its time of change is set to now; the ones that were
-//! not used for longest are deleted when all together exceed the limit, but for those of the last minute.
+//! The key is of what the latents depend on: the text, the encoder, the rate, and how products are computed; or of
+//! what keys and values do: the decoder's weights, all that stands before the question, and how products are
+//! computed. A file is read only after its digest was checked, and gets its name when it is complete, so that any
+//! number of processes may share a folder. When a file is used its time of change is set to now; the ones that
+//! were not used for longest are deleted when all together exceed the limit, but for those of the last minute. Keys
+//! and values go before latents, of which they can be made.
 
 use std::fs::{self, File, FileTimes};
 use std::io::BufWriter;
@@ -17,15 +20,20 @@ use std::time::{Duration, SystemTime};
 use arc_adapters::sha256_hex;
 use serde_json::json;
 
+use crate::decoder::{Decoder, Prefix, described};
 use crate::encoder::{LatentsDescription, LatentsFile, LatentsType, LatentsWriter};
+use crate::prompt::Prompt;
 use crate::{Error, Result};
 use arc_adapters::write_atomically;
 
 /// Beside what another layout of files would have.
 const VERSION: &str = "v1";
 
-/// How the files end.
-const SUFFIX: &str = ".arc.safetensors";
+/// How files of latents end.
+const LATENTS: &str = ".arc.safetensors";
+
+/// How files of keys and values end.
+const PREFIX: &str = ".kv.safetensors";
 
 /// A file in the making that nobody has written to for so long is left of a process that was killed.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
@@ -86,6 +94,20 @@ pub struct CachedDocument {
     pub description: Option<LatentsDescription>,
 }
 
+/// Keys and values in a cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CachedPrefix {
+    /// Where the file is.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// When it was used last.
+    pub used: SystemTime,
+    /// Whose they are, and of how many positions, if the file can be read.
+    pub description: Option<(String, usize)>,
+}
+
 /// What was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -136,10 +158,36 @@ impl DocumentCache {
             let _ = fs::remove_file(&path);
             return None;
         }
-        // Where it cannot be marked as used it is deleted the sooner.
-        let now = FileTimes::new().set_modified(SystemTime::now());
-        let _ = File::options().write(true).open(&path).and_then(|file| file.set_times(now));
+        mark_as_used(&path);
         Some(file)
+    }
+
+    /// What a decoder has read of a prompt, if its keys and values are here and sound. A file that is not is deleted.
+    #[must_use]
+    pub fn find_prefix(&self, decoder: &Decoder, prompt: &Prompt) -> Option<Prefix> {
+        let path = self.path_of_prefix(decoder, prompt)?;
+        if !path.exists() {
+            return None;
+        }
+        let Ok(prefix) = decoder.prefix_in(&path, prompt) else {
+            let _ = fs::remove_file(&path);
+            return None;
+        };
+        mark_as_used(&path);
+        Some(prefix)
+    }
+
+    /// Keeps what a decoder has read of a prompt, and says whether it did: not that of a decoder in burn, nor of one
+    /// whose file no registry pins. Others are deleted if it becomes too much.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where the system refuses.
+    pub fn insert_prefix(&self, decoder: &Decoder, prompt: &Prompt, prefix: &Prefix) -> Result<bool> {
+        let Some(path) = self.path_of_prefix(decoder, prompt) else { return Ok(false) };
+        write_atomically(&path, |file| prefix.write(file, &path, &decoder.name))?;
+        let _ = self.shrink_to(self.limit, IN_USE);
+        Ok(true)
     }
 
     /// Keeps the latents of a text, which `write` hands to the writer of a file of latents of a width, with
@@ -177,7 +225,7 @@ impl DocumentCache {
     pub fn list(&self) -> Result<Vec<CachedDocument>> {
         let mut found = Vec::new();
         for (path, bytes, used) in self.files()? {
-            if is_document(&path) {
+            if is_of(&path, LATENTS) {
                 let description = LatentsFile::open(&path).ok().map(|file| file.description().clone());
                 found.push(CachedDocument { path, bytes, used, description });
             }
@@ -186,7 +234,21 @@ impl DocumentCache {
         Ok(found)
     }
 
-    /// Deletes what was not used for longest until the rest takes at most so many bytes, and what killed
+    /// The keys and values that are here, the most recently used first.
+    ///
+    /// # Errors
+    ///
+    /// As [`DocumentCache::list`].
+    pub fn prefixes(&self) -> Result<Vec<CachedPrefix>> {
+        let files = self.files()?.into_iter().filter(|(path, ..)| is_of(path, PREFIX));
+        let mut found: Vec<_> = files
+            .map(|(path, bytes, used)| CachedPrefix { description: described(&path), path, bytes, used })
+            .collect();
+        found.sort_by_key(|prefix| std::cmp::Reverse(prefix.used));
+        Ok(found)
+    }
+
+    /// Deletes what was not used for longest, keys and values first, until the rest takes at most so many bytes, and what killed
     /// processes have left.
     ///
     /// # Errors
@@ -206,13 +268,13 @@ impl DocumentCache {
             }
         };
         let (mut documents, others): (Vec<_>, Vec<_>) =
-            self.files()?.into_iter().partition(|(path, ..)| is_document(path));
+            self.files()?.into_iter().partition(|(path, ..)| is_of(path, LATENTS) || is_of(path, PREFIX));
         for (path, bytes, used) in others {
             if used.elapsed().is_ok_and(|age| age > ABANDONED) {
                 remove(&path, bytes);
             }
         }
-        documents.sort_by_key(|(_, _, used)| *used);
+        documents.sort_by_key(|(path, _, used)| (is_of(path, LATENTS), *used));
         let mut total: u64 = documents.iter().map(|(_, bytes, _)| bytes).sum();
         for (path, bytes, used) in documents {
             if total <= limit {
@@ -245,14 +307,24 @@ impl DocumentCache {
     fn path_of(&self, key: &DocumentKey) -> PathBuf {
         let DocumentKey { text_sha256, encoder_id, factor, arithmetic } = key;
         let key = json!([text_sha256, encoder_id, factor, arithmetic]).to_string();
-        self.folder.join(format!("{}{SUFFIX}", sha256_hex(key.as_bytes())))
+        self.folder.join(format!("{}{LATENTS}", sha256_hex(key.as_bytes())))
+    }
+
+    fn path_of_prefix(&self, decoder: &Decoder, prompt: &Prompt) -> Option<PathBuf> {
+        decoder.prefix_key(prompt).map(|key| self.folder.join(format!("{key}{PREFIX}")))
     }
 }
 
-/// Whether a file is one of the cache's own, by its name: the key, and the suffix.
-fn is_document(path: &Path) -> bool {
+/// Whether a file is one of the cache's own, by its name: the key, and a suffix.
+fn is_of(path: &Path, suffix: &str) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.strip_suffix(SUFFIX).is_some_and(arc_adapters::is_sha256_hex)
+    name.strip_suffix(suffix).is_some_and(arc_adapters::is_sha256_hex)
+}
+
+/// Where it cannot be marked as used it is deleted the sooner.
+fn mark_as_used(path: &Path) {
+    let now = FileTimes::new().set_modified(SystemTime::now());
+    let _ = File::options().write(true).open(path).and_then(|file| file.set_times(now));
 }
 
 #[cfg(test)]

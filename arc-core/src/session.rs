@@ -355,9 +355,9 @@ impl Session {
         let tokenizer = entry.tokenizer.as_ref().map(locate).transpose()?;
         let settings = ModelSettings::of_entry(entry, tokenizer);
         let decoder = Decoder::open_with(&entry.name, &path, settings, &self.device, residence)?;
-        let note =
-            Cache::from_env().ok().and_then(|cache| cache.embedding_note(&entry.model, &entry.name, &path));
-        let decoder = decoder.with_embedding_note(note);
+        let known =
+            Cache::from_env().ok().and_then(|cache| cache.known_content(&entry.model, &entry.name, &path));
+        let decoder = decoder.with_known_content(known);
         let found = decoder.network.config().architecture.name();
         match entry.architecture.as_ref().filter(|expected| *expected != found) {
             Some(expected) => Err(Error::Mismatch {

@@ -15,6 +15,7 @@ use super::compressor::{Compression, Compressor};
 use super::distinct::distinct;
 use super::documents::{self, Content, Named, is_latents_file};
 use super::fitting::{Shelf, Taken, does_not_fit};
+use super::heads::{Answered, Heads};
 use super::reader::{Reader, default_decoder};
 use super::remarks::{remark_on_unpinned, warn_of_overridden_pins, warnings_of_factors};
 use super::session::session;
@@ -54,7 +55,8 @@ pub(crate) fn run(global: &Global, ask: &Ask, output: &Output) -> Result<(), Fai
         })
         .collect::<Result<Vec<_>, Failure>>()?;
     let compressor = Compressor::new(global, &session, !ask.no_cache, output)?;
-    let answers = Asking { session: &session, ask, shots, documents, options, output };
+    let heads = Heads::new(compressor.users_cache(), ask.questions.len() > 1, output);
+    let answers = Asking { session: &session, ask, shots, documents, options, heads: &heads, output };
     answers.run(&readers, &compressor, is_compressed)
 }
 
@@ -152,6 +154,7 @@ struct Asking<'a> {
     shots: Vec<Row>,
     documents: Vec<Named>,
     options: GenerateOptions,
+    heads: &'a Heads<'a>,
     output: &'a Output,
 }
 
@@ -210,7 +213,11 @@ impl Asking<'_> {
                     warn_of_overridden_pins(&adapted.overridden_pins(), output);
                     remark_on_unpinned(adapted, output);
                 }
-                let mut answer = self.answer(&reader.decoder, &prompt, question, &options, answers.len())?;
+                // Other questions are asked of other chunks.
+                let is_whole = !matches!(taken, Some(Taken::Nearest { .. }));
+                let place = answers.len();
+                let mut answer =
+                    self.answer(&reader.decoder, (&prompt, is_whole), question, &options, place)?;
                 answer["encoder"] = json!(reader.pair.encoder.map(|encoder| &encoder.name));
                 answer["adapter"] =
                     json!(reader.adapter().map(|adapted| adapted.adapter.origin.to_string_lossy()));
@@ -390,13 +397,13 @@ impl Asking<'_> {
     fn answer(
         &self,
         decoder: &Decoder,
-        prompt: &Prompt,
+        (prompt, is_whole): (&Prompt, bool),
         question: &str,
         options: &GenerateOptions,
         place: usize,
     ) -> Result<Value, Failure> {
         let mut printed = Ok(());
-        let generated = decoder.generate(std::slice::from_ref(prompt), options, |_, text| {
+        let answered = self.heads.generate(decoder, prompt, is_whole, options, |_, text| {
             if printed.is_ok() {
                 printed = self
                     .output
@@ -412,15 +419,17 @@ impl Asking<'_> {
         })?;
         printed?;
         self.output.line("")?;
-        let row = &generated.rows[0];
+        let Answered { generations, kept } = answered;
+        let row = &generations.rows[0];
         self.output.detail(format!(
-            "{}: {} positions read in {:.2} s, {} tokens written in {:.2} s, {} bytes of keys and values",
+            "{}: {} positions read in {:.2} s ({kept} of them before), {} tokens written in {:.2} s, \
+             {} bytes of keys and values",
             decoder.name,
             prompt.len(),
-            generated.timings.prefill.as_secs_f64(),
+            generations.timings.prefill.as_secs_f64(),
             row.token_ids.len(),
-            generated.timings.decode.as_secs_f64(),
-            generated.kv_cache_bytes,
+            generations.timings.decode.as_secs_f64(),
+            generations.kv_cache_bytes,
         ));
         Ok(json!({
             "decoder": decoder.name,
@@ -430,7 +439,8 @@ impl Asking<'_> {
             "finish": row.finish,
             "prompt_tokens": prompt.token_ids().len(),
             "latents": prompt.latent_count(),
-            "timings": timings(&generated.timings),
+            "positions_read_before": kept,
+            "timings": timings(&generations.timings),
         }))
     }
 }

@@ -1,6 +1,6 @@
 //! `arc cache`: the compressed documents that are kept on this machine.
 
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
@@ -53,7 +53,19 @@ fn list(global: &Global, output: &Output) -> Result<(), Failure> {
             of.text_sha256.get(..12).unwrap_or_default(),
         ))?;
     }
-    let total: u64 = documents.iter().map(|document| document.bytes).sum();
+    let prefixes = cache.prefixes()?;
+    for prefix in &prefixes {
+        let age = HumanDuration(prefix.used.elapsed().unwrap_or_default());
+        let bytes = HumanBytes(prefix.bytes).to_string();
+        output.line(match &prefix.description {
+            Some((decoder, positions)) => format!(
+                "{bytes:>10}  keys and values of {positions} positions that {decoder} has read, used {age} ago"
+            ),
+            None => format!("{bytes:>10}  cannot be read: {}", prefix.path.display()),
+        })?;
+    }
+    let total: u64 = documents.iter().map(|document| document.bytes).sum::<u64>()
+        + prefixes.iter().map(|prefix| prefix.bytes).sum::<u64>();
     output.line(format!(
         "{} documents, {} of {} in {}",
         documents.len(),
@@ -61,15 +73,15 @@ fn list(global: &Global, output: &Output) -> Result<(), Failure> {
         HumanBytes(cache.limit()),
         cache.folder().display()
     ))?;
+    let seconds = |used: SystemTime| used.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let entries: Vec<_> = documents
         .iter()
         .map(|document| {
-            let used = document.used.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
             let of = document.description.as_ref();
             json!({
                 "path": document.path.to_string_lossy(),
                 "bytes": document.bytes,
-                "used_unix": used,
+                "used_unix": seconds(document.used),
                 "text_sha256": of.map(|of| &of.text_sha256),
                 "encoder_id": of.map(|of| &of.encoder_id),
                 "encoder": of.and_then(|of| name_of(&of.encoder_id)),
@@ -79,11 +91,25 @@ fn list(global: &Global, output: &Output) -> Result<(), Failure> {
             })
         })
         .collect();
+    let read: Vec<_> = prefixes
+        .iter()
+        .map(|prefix| {
+            let (decoder, positions) = prefix.description.clone().unzip();
+            json!({
+                "path": prefix.path.to_string_lossy(),
+                "bytes": prefix.bytes,
+                "used_unix": seconds(prefix.used),
+                "decoder": decoder,
+                "positions": positions,
+            })
+        })
+        .collect();
     output.json(&json!({
         "folder": cache.folder().to_string_lossy(),
         "limit": cache.limit(),
         "bytes": total,
         "documents": entries,
+        "prefixes": read,
     }))
 }
 

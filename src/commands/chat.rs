@@ -10,7 +10,7 @@ use arc_adapters::write_atomically;
 use arc_adapters::{Pair, Registry};
 use arc_core::decoder::{FinishReason, GenerateOptions, Prefix};
 use arc_core::hub::Cache;
-use arc_core::prompt::{Prompt, Span};
+use arc_core::prompt::Prompt;
 use arc_core::{Session, SpecialVector};
 use indicatif::HumanBytes;
 use rustyline::error::ReadlineError;
@@ -21,6 +21,7 @@ use super::ask::timings;
 use super::compressor::{Compression, Compressor};
 use super::documents::{self, Named};
 use super::fitting::{Shelf, Taken};
+use super::heads;
 use super::reader::{Reader, default_decoder};
 use super::session::session;
 use crate::Failure;
@@ -345,9 +346,12 @@ impl Conversation<'_> {
             return Err(Failure::usage("there is no document", "add one with `/doc FILE`"));
         }
         let (prompt, chunks) = self.prompt(question)?;
-        let (head, tail) = split(prompt);
+        let (head, tail) = prompt.split_last_tokens();
         let tail_length = tail.len();
-        self.read_head(&head, chunks)?;
+        if !self.read_head(&head, chunks)? {
+            self.output.remark("(interrupted)");
+            return Ok(());
+        }
         let window = self.reader.window();
         let wanted = self.args.sampling.max_tokens.unwrap_or(self.options.max_tokens);
         let least = self.reader.answer_room(tail_length, self.args.sampling.max_tokens);
@@ -431,15 +435,22 @@ impl Conversation<'_> {
         Ok((self.reader.prompt(&latents, question, special)?, chunks))
     }
 
-    /// Reads the documents, unless the decoder has read these very ones.
-    fn read_head(&mut self, prompt: &Prompt, chunks: ChunksRead) -> Result<(), Failure> {
+    /// Reads the documents, unless the decoder has read these very ones; or not, where Ctrl-C was pressed.
+    fn read_head(&mut self, prompt: &Prompt, chunks: ChunksRead) -> Result<bool, Failure> {
         let token_ids = prompt.token_ids();
         if self.head.as_ref().is_some_and(|head| head.token_ids == token_ids && head.chunks == chunks) {
-            return Ok(());
+            return Ok(true);
         }
-        let documents = self.reader.decoder.read_prefix(prompt)?;
+        // Other chunks may be read for the next question.
+        let cache = self.compressor.users_cache().filter(|_| chunks.is_none());
+        let read = heads::read(cache, &self.reader.decoder, prompt, &self.stop, self.output);
+        let documents = match read {
+            Ok((documents, _)) => documents,
+            Err(arc_core::Error::Interrupted) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
         self.head = Some(Head { token_ids, chunks, documents, conversation: None, first_turn: 0, turns: 0 });
-        Ok(())
+        Ok(true)
     }
 
     /// Reads the turns that were not read yet behind the documents; the oldest are forgotten where there would
@@ -476,24 +487,9 @@ impl Conversation<'_> {
             true => self.reader.prompt_with_text("-", &turn.question)?,
             false => self.reader.prompt(&[], &turn.question, SpecialVector::Usual)?,
         };
-        let (_, tail) = split(prompt);
+        let (_, tail) = prompt.split_last_tokens();
         Ok(tail.tokens(self.reader.decoder.tokenizer.encode(&turn.answer)?.ids))
     }
-}
-
-/// A prompt up to its last span, and that: what follows the documents.
-fn split(prompt: Prompt) -> (Prompt, Prompt) {
-    let spans = prompt.spans();
-    let (last, before) = match spans {
-        [before @ .., last @ Span::Tokens(_)] => (Some(last), before),
-        all => (None, all),
-    };
-    let of = |spans: &[Span]| {
-        let mut prompt = Prompt::new();
-        spans.iter().cloned().for_each(|span| prompt.push(span));
-        prompt
-    };
-    (of(before), last.map_or_else(Prompt::new, |last| of(std::slice::from_ref(last))))
 }
 
 /// What this process has in memory, in bytes.

@@ -117,6 +117,11 @@ impl<'a> Compressor<'a> {
         Ok(Self { session, cache, own, arithmetic, looked_at, output, told: Cell::new(false) })
     }
 
+    /// The user's cache, unless this command is to leave it alone.
+    pub(super) fn users_cache(&self) -> Option<&DocumentCache> {
+        self.own.get().is_none().then_some(&self.cache)
+    }
+
     pub(super) fn encoder(&self, compression: &Compression) -> Result<Arc<Encoder>, Failure> {
         let start = Instant::now();
         let encoder = self.session.encoder_named(&compression.encoder)?;

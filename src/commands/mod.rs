@@ -20,6 +20,7 @@ pub(crate) mod export;
 pub(crate) mod fit;
 mod fitting;
 pub(crate) mod generate;
+mod heads;
 pub(crate) mod import;
 pub(crate) mod models;
 pub(crate) mod pdf_text;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arc_adapters::{AnswerEnd, setters};
 use burn::tensor::Tensor;
 
-use super::{Decoder, KvCache};
+use super::{Decoder, KvCache, Prefix};
 use crate::prompt::Prompt;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::tokenizer::{DecodeStream, FirstLine, RepeatedLine, StopStrings};
@@ -122,24 +122,33 @@ pub struct Generations {
     pub kv_cache_bytes: usize,
 }
 
-/// What several prompts begin with, read once: see [`Decoder::read_prefix`].
-#[derive(Debug)]
-pub struct Prefix {
-    cache: KvCache,
-    token_ids: Vec<u32>,
+/// What prompts follow.
+enum Begin<'a> {
+    Nothing,
+    /// What all of them share, and is kept.
+    After(&'a Prefix),
+    /// What the only one goes on from.
+    From(Prefix),
 }
 
-impl Prefix {
-    /// The number of positions.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.cache.len()
+impl Begin<'_> {
+    fn prefix(&self) -> Option<&Prefix> {
+        match self {
+            Self::Nothing => None,
+            Self::After(prefix) => Some(prefix),
+            Self::From(prefix) => Some(prefix),
+        }
     }
 
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.cache.is_empty()
+    /// Positions that were read.
+    fn len(&self) -> usize {
+        self.prefix().map_or(0, Prefix::len)
+    }
+}
+
+impl<'a> From<Option<&'a Prefix>> for Begin<'a> {
+    fn from(prefix: Option<&'a Prefix>) -> Self {
+        prefix.map_or(Self::Nothing, Self::After)
     }
 }
 
@@ -202,12 +211,38 @@ impl Decoder {
         prefix: Option<&Prefix>,
         prompts: &[Prompt],
         options: &GenerateOptions,
+        on_text: impl FnMut(usize, &str),
+    ) -> Result<Generations> {
+        self.write_on(prefix.into(), prompts, options, on_text)
+    }
+
+    /// As [`Decoder::generate_after`] for one prompt, which goes on in the memory of what was read before it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::generate_after`].
+    pub fn generate_from(
+        &self,
+        prefix: Prefix,
+        prompt: &Prompt,
+        options: &GenerateOptions,
+        on_text: impl FnMut(usize, &str),
+    ) -> Result<Generations> {
+        self.write_on(Begin::From(prefix), std::slice::from_ref(prompt), options, on_text)
+    }
+
+    fn write_on(
+        &self,
+        begin: Begin<'_>,
+        prompts: &[Prompt],
+        options: &GenerateOptions,
         mut on_text: impl FnMut(usize, &str),
     ) -> Result<Generations> {
         let start = Instant::now();
-        let shared_ids = prefix.map_or(&[][..], |prefix| &prefix.token_ids);
+        let before = begin.len();
+        let shared_ids = begin.prefix().map_or(&[][..], |prefix| &prefix.token_ids);
         for prompt in prompts {
-            self.check_window(prompt, prefix.map_or(0, Prefix::len), options.max_tokens)?;
+            self.check_window(prompt, before, options.max_tokens)?;
         }
         let is_special = |id: &u32| self.tokenizer.is_special(*id);
         let stop_tokens: Vec<u32> = options
@@ -240,10 +275,10 @@ impl Decoder {
 
         let is_interrupted =
             || options.interrupted.as_ref().is_some_and(|interrupted| interrupted.load(Ordering::Relaxed));
-        let (hidden, mut cache) = self.prefill_after(prefix, prompts, &is_interrupted);
+        let (hidden, mut cache) = self.prefill_after(begin, prompts, &is_interrupted);
         let mut logits = self.last_logits(hidden);
         let longest = prompts.iter().map(Prompt::len).max().unwrap_or(0);
-        let is_read = cache.len() == prefix.map_or(0, Prefix::len) + longest;
+        let is_read = cache.len() == before + longest;
         for (index, (row, logits)) in rows.iter_mut().zip(&logits).enumerate() {
             if is_read {
                 row.prompt_logits.clone_from(logits);
@@ -318,13 +353,13 @@ impl Decoder {
     /// Panics if there is no prompt, or if one is empty.
     #[must_use]
     pub fn prefill(&self, prompts: &[Prompt]) -> (Tensor<3>, KvCache) {
-        self.prefill_after(None, prompts, &|| false)
+        self.prefill_after(Begin::Nothing, prompts, &|| false)
     }
 
     /// Leaves off between two pieces where `is_interrupted` says so.
     fn prefill_after(
         &self,
-        prefix: Option<&Prefix>,
+        begin: Begin<'_>,
         prompts: &[Prompt],
         is_interrupted: &dyn Fn() -> bool,
     ) -> (Tensor<3>, KvCache) {
@@ -342,9 +377,10 @@ impl Decoder {
             })
             .collect();
         let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
-        let mut cache = match prefix {
-            Some(prefix) => prefix.cache.shared_by(&padding),
-            None => self.network.new_cache(padding),
+        let mut cache = match begin {
+            Begin::Nothing => self.network.new_cache(padding),
+            Begin::After(prefix) => prefix.cache.shared_by(&padding),
+            Begin::From(prefix) => prefix.cache.read_on(),
         };
         let embeddings: Tensor<3> = Tensor::stack(rows, 0);
         let mut hidden = None;
@@ -366,8 +402,21 @@ impl Decoder {
     ///
     /// As [`Decoder::loss`].
     pub fn read_prefix(&self, prompt: &Prompt) -> Result<Prefix> {
+        self.read_prefix_until(prompt, &AtomicBool::new(false))
+    }
+
+    /// As [`Decoder::read_prefix`], unless it becomes true, which is looked at after every few hundred positions.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::read_prefix`], and [`Error::Interrupted`] where it was left off.
+    pub fn read_prefix_until(&self, prompt: &Prompt, interrupted: &AtomicBool) -> Result<Prefix> {
         self.check_window(prompt, 0, 0)?;
-        let (_, cache) = self.prefill(std::slice::from_ref(prompt));
+        let is_interrupted = || interrupted.load(Ordering::Relaxed);
+        let (_, cache) = self.prefill_after(Begin::Nothing, std::slice::from_ref(prompt), &is_interrupted);
+        if cache.len() < prompt.len() {
+            return Err(Error::Interrupted);
+        }
         Ok(Prefix { cache, token_ids: prompt.token_ids() })
     }
 
@@ -378,7 +427,7 @@ impl Decoder {
     /// As [`Decoder::loss`]; the window must hold the prefix too.
     pub fn read_on(&self, prefix: &Prefix, prompt: &Prompt) -> Result<Prefix> {
         self.check_window(prompt, prefix.len(), 0)?;
-        let (_, cache) = self.prefill_after(Some(prefix), std::slice::from_ref(prompt), &|| false);
+        let (_, cache) = self.prefill_after(Begin::After(prefix), std::slice::from_ref(prompt), &|| false);
         let token_ids = [prefix.token_ids.as_slice(), &prompt.token_ids()].concat();
         Ok(Prefix { cache, token_ids })
     }

@@ -6,6 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use crate::host::HostKeyValue;
 use crate::nn::{KeyValue, Precision, Visible};
+use crate::weights::StorageType;
 
 /// Slots are reserved in steps of this many positions.
 const STEP: usize = 256;
@@ -21,6 +22,15 @@ pub struct KvCache {
     shared: usize,
     starts: Vec<usize>,
     len: usize,
+}
+
+/// What filled slots are in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Filled {
+    /// What the numbers are.
+    pub(super) dtype: StorageType,
+    /// `[layers, 2, g, n, k]`
+    pub(super) shape: [usize; 5],
 }
 
 /// The keys and values of each layer, with room for more.
@@ -72,6 +82,54 @@ impl KvCache {
             starts: padding.iter().map(|padding| self.len + padding).collect(),
             len: self.len,
         }
+    }
+
+    /// The cache of one row, for another that begins with all that it has read: as [`Self::shared_by`] makes it,
+    /// without a copy.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless this cache has one row, without padding.
+    #[must_use]
+    pub(super) fn read_on(self) -> Self {
+        assert_eq!(self.starts, [self.shared], "one row without padding is read on");
+        Self { shared: self.len, starts: vec![self.len], ..self }
+    }
+
+    /// The shape `[layers, 2, g, n, k]` of the filled slots of one row in host memory, the type of their numbers, and
+    /// what they are in pieces. `None` for a decoder in burn.
+    pub(super) fn filled(&self) -> Option<(Filled, impl Iterator<Item = &[u8]>)> {
+        let KeptLayers::Host(layers) = &self.layers else { return None };
+        let first = layers.first().filter(|_| self.starts == [self.shared] && self.len > 0)?;
+        let [g, k] = first.groups_and_width();
+        let filled = Filled { dtype: first.dtype(), shape: [layers.len(), 2, g, self.len, k] };
+        Some((filled, layers.iter().flat_map(|layer| layer.filled(self.len))))
+    }
+
+    /// A cache of one row in host memory, with room for `n` slots of `[g, k]` in each layer, and what they would be.
+    pub(super) fn to_fill(
+        n_layers: usize,
+        n: usize,
+        [g, k]: [usize; 2],
+        precision: Precision,
+    ) -> (Self, Filled) {
+        let mut cache = Self::on_host(n_layers, vec![0], precision);
+        let dtype = cache.host(n, [g, k]).first().map_or(StorageType::F32, HostKeyValue::dtype);
+        (cache, Filled { dtype, shape: [n_layers, 2, g, n, k] })
+    }
+
+    /// Fills all slots that there is room for with what [`Self::filled`] gave of as many.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the bytes are not of so many slots, or the cache is a decoder's in burn.
+    pub(super) fn fill(&mut self, filled: &Filled, bytes: &[u8]) {
+        let [layers, _, g, n, k] = filled.shape;
+        let of_layer = bytes.len() / layers.max(1);
+        for (layer, bytes) in self.host(n, [g, k]).iter_mut().zip(bytes.chunks_exact(of_layer.max(1))) {
+            layer.fill(n, bytes);
+        }
+        self.advance(n);
     }
 
     /// The number of filled slots.
@@ -291,6 +349,33 @@ mod tests {
                     assert_eq!(seen[key], expected, "{query} {key} {window:?} {cache:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_filled_slots_are_written_as_fills_others() {
+        for precision in Precision::ALL {
+            let (layers, [g, k], n) = (3, [2, 8], 5);
+            let mut cache = KvCache::on_host(layers, vec![0], precision);
+            let mut next = (0..).map(|i: i32| (i % 251) as f32 - 125.0);
+            for position in 0..n {
+                for layer in cache.host(1, [g, k]) {
+                    let mut row = || next.by_ref().take(g * k).collect::<Vec<f32>>();
+                    layer.write(position, &row(), &row());
+                }
+                cache.advance(1);
+            }
+            let bytes = |cache: &KvCache| {
+                let (filled, pieces) = cache.filled().expect("host memory");
+                (filled, pieces.collect::<Vec<_>>().concat())
+            };
+            let (filled, written) = bytes(&cache);
+            assert_eq!(filled.shape, [layers, 2, g, n, k]);
+            assert_eq!(filled.dtype.bytes_of_shape(&filled.shape), Some(written.len()));
+            let (mut other, expected) = KvCache::to_fill(layers, n, [g, k], precision);
+            assert_eq!(expected, filled);
+            other.fill(&expected, &written);
+            assert_eq!((other.len(), bytes(&other)), (n, (filled, written)));
         }
     }
 

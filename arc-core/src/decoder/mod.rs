@@ -15,6 +15,7 @@ mod host;
 mod kv_cache;
 mod llama;
 mod olmo;
+mod prefix;
 mod qwen2;
 mod reading;
 mod stored;
@@ -38,15 +39,18 @@ pub(crate) use checkpoint::DecoderCheckpoint;
 pub use config::{DecoderConfig, LocalLayers};
 pub use divergence::Divergence;
 pub(crate) use generate::PREFILL_CHUNK;
-pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Prefix, Timings, TokenScore};
+pub use generate::{FinishReason, GenerateOptions, Generation, Generations, Timings, TokenScore};
 
 pub use kv_cache::KvCache;
+pub use prefix::Prefix;
+pub(crate) use prefix::described;
 pub use reading::Reading;
 pub use throughput::Throughput;
 pub(crate) use throughput::ordinary_ids;
 pub use transformer::Transformer;
 
 use crate::bounded_file::{NOTE, read_text};
+use crate::hub::KnownContent;
 use crate::nn::{Precision, Residence};
 use crate::prompt::ChatTemplate;
 use crate::tokenizer::Tokenizer;
@@ -91,8 +95,8 @@ pub struct Decoder {
     embedding_table: RawTensor,
     /// Hashing a table of 60 MB takes longer than all else that an adapter's first use does.
     embedding_sha256: OnceLock<String>,
-    /// Where that is noted for the next process.
-    embedding_note: Option<PathBuf>,
+    /// What is known of the model's content without reading it.
+    known_content: Option<KnownContent>,
     path: PathBuf,
     settings: ModelSettings,
 }
@@ -149,7 +153,7 @@ impl Decoder {
             chat_template: checkpoint.chat_template()?,
             embedding_table: checkpoint.embedding_table()?,
             embedding_sha256: OnceLock::new(),
-            embedding_note: None,
+            known_content: None,
             path: path.to_owned(),
             settings,
         })
@@ -217,10 +221,9 @@ impl Decoder {
             .tokenizer_sha256(self.tokenizer.sha256().to_owned())
     }
 
-    /// The same, where a file notes what the embedding table hashes to, or is to note it. The model is one file,
-    /// whose content the note is of.
-    pub(crate) fn with_embedding_note(self, note: Option<PathBuf>) -> Self {
-        Self { embedding_note: note.filter(|_| self.is_one_file()), ..self }
+    /// The same, of a file whose content is known. It is all of the model, or it says nothing of it.
+    pub(crate) fn with_known_content(self, known: Option<KnownContent>) -> Self {
+        Self { known_content: known.filter(|_| self.is_one_file()), ..self }
     }
 
     /// The sha256 of the input-embedding table as stored: what an adapter was fitted to. Computed
@@ -228,7 +231,9 @@ impl Decoder {
     #[must_use]
     pub fn embedding_sha256(&self) -> &str {
         self.embedding_sha256.get_or_init(|| {
-            let Some(note) = &self.embedding_note else { return self.embedding_table.sha256() };
+            let Some(KnownContent { embedding_note: note, .. }) = &self.known_content else {
+                return self.embedding_table.sha256();
+            };
             let noted = read_text(note, NOTE).ok();
             noted.filter(|noted| is_sha256_hex(noted)).unwrap_or_else(|| {
                 let sha256 = self.embedding_table.sha256();

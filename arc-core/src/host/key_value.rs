@@ -4,6 +4,7 @@ use half::f16;
 
 use super::{Vectors, halves};
 use crate::nn::Precision;
+use crate::weights::StorageType;
 
 /// Keys and values of one layer in host memory, with room for more: `[b·g, capacity, k]`.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +95,14 @@ impl Slots {
         }
     }
 
+    fn bytes_of(&self, own: std::ops::Range<usize>) -> &[u8] {
+        with_numbers!(self, numbers => bytemuck::cast_slice(&numbers[own]))
+    }
+
+    fn write_bytes(&mut self, own: std::ops::Range<usize>, bytes: &[u8]) {
+        with_numbers!(self, numbers => bytemuck::cast_slice_mut(&mut numbers[own]).copy_from_slice(bytes));
+    }
+
     fn repeated(&self, times: usize) -> Self {
         match self {
             Self::Singles(numbers) => Self::Singles(numbers.repeat(times)),
@@ -133,6 +142,11 @@ impl HostKeyValue {
         Self { keys: moved(&self.keys), values: moved(&self.values), groups: g, capacity, width: k }
     }
 
+    /// Groups, and the width of a head.
+    pub(crate) fn groups_and_width(&self) -> [usize; 2] {
+        [self.groups, self.width]
+    }
+
     /// How many slots there is room for.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
@@ -143,7 +157,7 @@ impl HostKeyValue {
     /// # Panics
     ///
     /// Panics if there is no room.
-    pub(super) fn write(&mut self, from: usize, keys: &[f32], values: &[f32]) {
+    pub(crate) fn write(&mut self, from: usize, keys: &[f32], values: &[f32]) {
         let (g, k) = (self.groups, self.width);
         let sequences = self.keys.len() / (self.capacity * k).max(1);
         let s = keys.len() / (sequences * k).max(1);
@@ -163,6 +177,43 @@ impl HostKeyValue {
         let start = (row * self.groups + group) * self.capacity * self.width;
         let own = start..start + n * self.width;
         [self.keys.of(own.clone()), self.values.of(own)]
+    }
+
+    /// What the numbers are.
+    pub(crate) fn dtype(&self) -> StorageType {
+        match self.keys {
+            Slots::Singles(_) => StorageType::F32,
+            Slots::Halves(_) => StorageType::F16,
+        }
+    }
+
+    /// The first `n` keys of each group of a batch of one, then the values: `[2, g, n, k]` in pieces `[n, k]`.
+    pub(crate) fn filled(&self, n: usize) -> impl Iterator<Item = &[u8]> {
+        let own = move |group: usize| {
+            let start = group * self.capacity * self.width;
+            start..start + n * self.width
+        };
+        [&self.keys, &self.values]
+            .into_iter()
+            .flat_map(move |slots| (0..self.groups).map(move |group| slots.bytes_of(own(group))))
+    }
+
+    /// Fills the first `n` slots of a batch of one with what [`Self::filled`] gave; there is room for them.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the bytes are not of so many slots.
+    pub(crate) fn fill(&mut self, n: usize, bytes: &[u8]) {
+        let piece = bytes.len() / (2 * self.groups).max(1);
+        let whole = self.dtype().bytes_of_shape(&[2, self.groups, n, self.width]);
+        assert_eq!(whole, Some(bytes.len()), "keys and values of {n} slots");
+        let (keys, values) = bytes.split_at(self.groups * piece);
+        for (slots, bytes) in [(&mut self.keys, keys), (&mut self.values, values)] {
+            for (group, bytes) in bytes.chunks_exact(piece.max(1)).enumerate() {
+                let start = group * self.capacity * self.width;
+                slots.write_bytes(start..start + n * self.width, bytes);
+            }
+        }
     }
 
     /// The same `times` times over, for as many rows of a batch, of which this is one.

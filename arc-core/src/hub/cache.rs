@@ -54,6 +54,16 @@ pub struct CachedModel {
     pub partial_bytes: u64,
 }
 
+/// What is known of a pinned model without reading it.
+#[derive(Debug)]
+pub(crate) struct KnownContent {
+    /// The sha256 of its file, when it was checked; it has not changed since.
+    pub(crate) sha256: String,
+    /// Where it is noted what the embedding table of such a file hashes to: a note is of a file's content, and not of
+    /// where it lies.
+    pub(crate) embedding_note: PathBuf,
+}
+
 /// A complete file in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -116,12 +126,11 @@ impl Cache {
         }
     }
 
-    /// Where it is noted what the embedding table of a pinned model hashes to, if `path` is its file, as it was
-    /// when that was checked: a note is of a file's content, and not of where it lies.
-    pub(crate) fn embedding_note(&self, model: &ModelFile, name: &str, path: &Path) -> Option<PathBuf> {
-        let sha256 = model.sha256.as_ref()?;
+    /// What is known of a pinned model, if `path` is its file, as it was when that was checked.
+    pub(crate) fn known_content(&self, model: &ModelFile, name: &str, path: &Path) -> Option<KnownContent> {
+        let sha256 = model.sha256.clone()?;
         let is_it = self.find(model, name).is_some_and(|found| found == path);
-        is_it.then(|| self.folder.join("embeddings").join(sha256))
+        is_it.then(|| KnownContent { embedding_note: self.folder.join("embeddings").join(&sha256), sha256 })
     }
 
     /// Whether the pinned files that belong to the one at `path` are known to be what is pinned.

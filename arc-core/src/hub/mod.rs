@@ -36,6 +36,7 @@ pub use cache::{Cache, CachedFile, CachedModel};
 pub use download::download;
 pub use progress::{Progress, Silent};
 
+pub(crate) use cache::KnownContent;
 use cache::{Entry, State};
 use environment::Environment;
 use partial::Partial;

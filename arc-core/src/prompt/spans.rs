@@ -1,6 +1,7 @@
 //! A prompt: spans of tokens and spans of latents, in any order.
 
 use burn::tensor::Tensor;
+use sha2::{Digest as _, Sha256};
 
 /// A run of positions of a prompt.
 #[derive(Clone, Debug)]
@@ -121,6 +122,34 @@ impl Prompt {
             .collect()
     }
 
+    /// The prompt up to its last span of tokens, and that span: what is asked behind documents. A prompt that
+    /// ends in latents has nothing behind them.
+    #[must_use]
+    pub fn split_last_tokens(self) -> (Self, Self) {
+        let mut before = self.spans;
+        let last = before.pop_if(|span| matches!(span, Span::Tokens(_)));
+        (Self { spans: before }, Self { spans: last.into_iter().collect() })
+    }
+
+    /// The sha256, in hexadecimal, of everything that a decoder reads: token ids, and the values of latents.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for span in &self.spans {
+            let (kind, bytes): (u8, Vec<u8>) = match span {
+                Span::Tokens(ids) => (0, bytemuck::cast_slice(ids).to_vec()),
+                Span::Latents(latents) => {
+                    let values = latents.clone().into_data().convert::<f32>();
+                    (1, bytemuck::cast_slice(values.as_slice::<f32>().expect("converted to f32")).to_vec())
+                }
+            };
+            hash.update([kind]);
+            hash.update((span.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        }
+        arc_adapters::hexadecimal(&hash.finalize())
+    }
+
     /// What the decoder's first block reads, `[len, d]`, where `embed` looks tokens up.
     ///
     /// # Panics
@@ -137,5 +166,43 @@ impl Prompt {
             })
             .collect();
         Tensor::cat(parts, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn latents(values: [[f32; 2]; 2]) -> Tensor<2> {
+        Tensor::from_data(values, &Device::flex())
+    }
+
+    #[test]
+    fn a_digest_is_of_all_that_is_read_and_of_how_it_is_parted() {
+        let prompt = || Prompt::from_tokens(vec![1, 2]).latents(latents([[1.0, 2.0], [3.0, 4.0]]));
+        let digest = prompt().sha256();
+        assert_eq!(prompt().sha256(), digest);
+        let others = [
+            Prompt::from_tokens(vec![1, 3]).latents(latents([[1.0, 2.0], [3.0, 4.0]])),
+            Prompt::from_tokens(vec![1, 2]).latents(latents([[1.0, 2.0], [3.0, -4.0]])),
+            prompt().tokens(vec![1]),
+            Prompt::new().latents(latents([[1.0, 2.0], [3.0, 4.0]])).tokens(vec![1, 2]),
+            // The bits of 1.0, as a token.
+            Prompt::from_tokens(vec![1, 2, 0x3f80_0000, 0x4000_0000, 0x4040_0000, 0x4080_0000]),
+        ];
+        for other in others {
+            assert_ne!(other.sha256(), digest);
+        }
+    }
+
+    #[test]
+    fn what_follows_the_documents_is_the_last_span_of_tokens() {
+        let prompt = Prompt::from_tokens(vec![1]).latents(latents([[0.0; 2]; 2])).tokens(vec![2, 3]);
+        let (before, question) = prompt.clone().split_last_tokens();
+        assert_eq!((before.len(), question.token_ids()), (3, vec![2, 3]));
+        let (all, nothing) = before.split_last_tokens();
+        assert_eq!((all.len(), nothing.is_empty()), (3, true));
     }
 }

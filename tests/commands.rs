@@ -181,6 +181,7 @@ mod answers {
             "finish",
             "prompt_tokens",
             "latents",
+            "positions_read_before",
             "timings",
         ]);
         let summary = BTreeSet::from(["schema", "source_tokens", "compress_seconds", "answers"]);

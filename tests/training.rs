@@ -330,19 +330,20 @@ fn the_passes_on_the_cpu_are_those_of_the_graph_for_a_real_encoder_and_decoder()
     let all = decoder.tokenizer.encode(&text).expect("tokens").ids;
     let sample = |start: usize| {
         let (prefix, rest) = all[start..].split_at(3);
-        let (context, targets) = rest.split_at(24 + start % 5);
+        let (context, targets) = rest.split_at(64 + start % 5);
         Sample {
             contexts: vec![context.to_vec()],
             plain_contexts: vec![context.to_vec()],
             spans: vec![
                 SampleSpan::Tokens { ids: prefix.to_vec(), is_target: false },
                 SampleSpan::Context(0),
-                SampleSpan::Tokens { ids: targets[..12].to_vec(), is_target: true },
+                SampleSpan::Tokens { ids: targets[..64].to_vec(), is_target: true },
             ],
             origin: "a speech".into(),
         }
     };
-    let samples: Vec<Sample> = (0..16).map(|row| sample(41 * row)).collect();
+    // As many as a step of configs/cpu.toml has.
+    let samples: Vec<Sample> = (0..8).map(|row| sample(193 * row)).collect();
     let run = |model: &TrainedModel, decoder: &Transformer| {
         training_loss(model, decoder, 0, Objective::Continuation, &samples, OPTIONS).expect("a loss")
     };
@@ -356,9 +357,7 @@ fn the_passes_on_the_cpu_are_those_of_the_graph_for_a_real_encoder_and_decoder()
     let [found, expected] = [&rounded, &host].map(|run| run.loss.sum.clone().into_scalar::<f32>());
     assert!((found - expected).abs() < 2e-3 * expected, "{found} in bf16 for {expected}");
     let (cosines, _) = cosines(exact.clone(), &rounded.gradients(&rounded_model, 1.0));
-    // A special vector is one row that averages nothing.
-    let least = |name: &str| if name.ends_with(".cont") { 0.998 } else { 0.999 };
-    let low: Vec<_> = cosines.iter().filter(|(name, cosine)| **cosine < least(name)).collect();
+    let low: Vec<_> = cosines.iter().filter(|(_, cosine)| **cosine < 0.999).collect();
     assert!(low.is_empty(), "cosines in bf16: {low:?}");
 
     let graph = run(&model, &rounded_network.through_graph());

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::attend::attend;
-use super::frame::{BatchFrame, HostFrame};
+use super::frame::{BatchFrame, HostFrame, NextFrame};
 use super::gradients::{BlockGradients, Keep, LinearGradient};
 use super::kernels::{exponentials, softmax_backward};
 use super::key_value::HostKeyValue;
@@ -93,6 +93,28 @@ impl HostAttention {
         let [queries, keys, values] = HostLinear::read_together([&self.query, &self.key, &self.value], x);
         context.write(from, &self.keys(keys, frame), &values);
         self.attend(queries, frame, (context, from + frame.positions()), &frame.visible)
+    }
+
+    /// Reads the next position of each of several sequences into its context, and attends from it to all of
+    /// that, `[b, d] → [b, d]`. `froms` says how much each context has.
+    pub(super) fn read_next(
+        &self,
+        x: &[f32],
+        frame: &NextFrame,
+        contexts: &mut [&mut HostKeyValue],
+        froms: &[usize],
+    ) -> Vec<f32> {
+        let AttentionConfig { n_heads: h, n_kv_heads: g, head_dim: k, .. } = self.config;
+        let [queries, keys, values] = HostLinear::read_together([&self.query, &self.key, &self.value], x);
+        let queries = self.queries(queries, &frame.positions);
+        let keys = self.keys(keys, &frame.positions);
+        let mut attended = Vec::with_capacity(queries.len());
+        for (row, (context, &from)) in contexts.iter_mut().zip(froms).enumerate() {
+            context.write(from, &keys[row * g * k..][..g * k], &values[row * g * k..][..g * k]);
+            let queries = &queries[row * h * k..][..h * k];
+            attended.extend(attend(self.config, queries, 1, (context, from + 1), &frame.visible[row]));
+        }
+        self.output.read(&attended)
     }
 
     /// Attends from pooled positions to those that they were pooled from,

@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::attend::attend;
+use super::attend::{NextRow, attend, attend_next};
 use super::frame::{BatchFrame, HostFrame, NextFrame};
 use super::gradients::{BlockGradients, Keep, LinearGradient};
 use super::kernels::{exponentials, softmax_backward};
@@ -104,17 +104,22 @@ impl HostAttention {
         contexts: &mut [&mut HostKeyValue],
         froms: &[usize],
     ) -> Vec<f32> {
-        let AttentionConfig { n_heads: h, n_kv_heads: g, head_dim: k, .. } = self.config;
         let [queries, keys, values] = HostLinear::read_together([&self.query, &self.key, &self.value], x);
         let queries = self.queries(queries, &frame.positions);
         let keys = self.keys(keys, &frame.positions);
-        let mut attended = Vec::with_capacity(queries.len());
-        for (row, (context, &from)) in contexts.iter_mut().zip(froms).enumerate() {
-            context.write(from, &keys[row * g * k..][..g * k], &values[row * g * k..][..g * k]);
-            let queries = &queries[row * h * k..][..h * k];
-            attended.extend(attend(self.config, queries, 1, (context, from + 1), &frame.visible[row]));
+        let width = self.config.n_kv_heads * self.config.head_dim;
+        let new = keys.chunks_exact(width).zip(values.chunks_exact(width));
+        for ((context, &from), (keys, values)) in contexts.iter_mut().zip(froms).zip(new) {
+            context.write(from, keys, values);
         }
-        self.output.read(&attended)
+        let rows = contexts.iter().zip(froms).zip(&frame.visible).map(|((context, &from), visible)| {
+            let hidden = match visible {
+                Visible::All | Visible::Causal => None,
+                Visible::Masked(hidden) => Some(&hidden[..]),
+            };
+            NextRow { context, row: 0, n: from + 1, hidden }
+        });
+        self.output.read(&attend_next(self.config, &queries, &rows.collect::<Vec<_>>()))
     }
 
     /// Attends from pooled positions to those that they were pooled from,

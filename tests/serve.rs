@@ -442,6 +442,14 @@ fn compressed_texts_come_as_each_program_reads_them() {
     assert_eq!(part["type"], "prompt_embeds");
     // `scripts/check-server` has PyTorch load it.
     assert!(part["data"].as_str().expect("base64").starts_with("UEsDB"), "a zip file");
+    // Which characters each latent stands for: in order, and together they are all of them.
+    for text in [DOCUMENT.to_owned(), "Größe 北京 🦀 — naïve façade".repeat(9)] {
+        let told = served.post(COMPRESS, &json!({ "text": text, "format": "spans", "factor": 8 })).ok();
+        let spans: Vec<[usize; 2]> = serde_json::from_value(told["spans"].clone()).expect("spans");
+        assert_eq!((told["latents"].as_u64(), told["data"].clone()), (Some(spans.len() as u64), Value::Null));
+        assert_eq!((spans[0][0], spans[spans.len() - 1][1]), (0, text.chars().count()));
+        assert!(spans.windows(2).all(|pair| pair[0][1] == pair[1][0]), "{spans:?}");
+    }
     let nobody = served.post(COMPRESS, &json!({ "text": DOCUMENT, "format": "vllm" }));
     assert_eq!(nobody.error(400, "invalid_request")["param"], "decoder");
 }
@@ -660,7 +668,7 @@ fn keys_are_asked_for_and_neither_they_nor_documents_are_in_the_log() {
         .error(400, "invalid_request");
     served.get("/v1/models").error(401, "invalid_api_key");
     served.get("/metrics").error(401, "invalid_api_key");
-    for open in ["/health", "/ready", "/openapi.json", "/docs"] {
+    for open in ["/", "/health", "/ready", "/openapi.json", "/docs"] {
         assert_eq!(served.get(open).status, 200, "{open}");
     }
     let log = served.log();
@@ -758,8 +766,16 @@ fn what_the_server_takes_is_described_and_shown_without_other_hosts() {
         let name = reference.split('"').next().expect("a name");
         assert!(api["components"]["schemas"][name].is_object(), "{name}");
     }
-    let page = String::from_utf8(served.get("/docs").body).expect("text");
-    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("//cdn"), "{page}");
+    for path in ["/", "/docs"] {
+        let reply = served.get(path);
+        assert!(
+            reply
+                .header("content-security-policy")
+                .is_some_and(|policy| policy.contains("default-src 'none'"))
+        );
+        let page = String::from_utf8(reply.body).expect("text");
+        assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("//cdn"), "{page}");
+    }
     let models = served.get("/v1/models").ok();
     assert_eq!(models["data"][0]["id"], "tiny");
     assert_eq!(models["data"][0]["arc"]["encoder"], "start");

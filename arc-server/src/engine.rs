@@ -187,6 +187,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the keys and values of so many positions take.
+#[must_use]
+pub fn kv_bytes(decoder: &Decoder, precision: Precision, positions: usize) -> u64 {
+    let config = decoder.network.config();
+    let attention = config.block.attention;
+    let size = if precision == Precision::Fast { 2 } else { 4 };
+    (2 * config.n_layers * attention.n_kv_heads * attention.head_dim * size * positions) as u64
+}
+
 impl Engines {
     /// Engines for decoders that were opened with this precision.
     #[must_use]
@@ -485,15 +494,11 @@ impl Run {
         }
     }
 
-    /// What the keys and values of a job take at most.
+    /// What the keys and values of a job take at most: they are reserved in steps.
     fn kv_bytes(&self, job: &Job) -> u64 {
-        let config = job.decoder.network.config();
-        let attention = config.block.attention;
-        let size = if self.precision == Precision::Fast { 2 } else { 4 };
-        let position = 2 * config.n_layers * attention.n_kv_heads * attention.head_dim * size;
-        let positions: usize =
+        let positions =
             job.texts.iter().map(|text| (job.prompt.len() + text.max_tokens).next_multiple_of(256)).sum();
-        (position * positions) as u64
+        kv_bytes(&job.decoder, self.precision, positions)
     }
 
     fn has_place(&self, job: &Job, kv_bytes: u64) -> bool {

@@ -11,7 +11,7 @@ use super::errors::Failure;
 use super::prepare::{self, Choosing, Read, Reader};
 use super::router::{Answer, Asked};
 use super::wire::{ArcOptions, ChatRequest, CompletionRequest, Document, LIKELIEST, read};
-use crate::engine::Job;
+use crate::engine::{Job, kv_bytes};
 
 /// New tokens of a completion where a request does not say how many, as with OpenAI.
 const COMPLETION_TOKENS: usize = 16;
@@ -176,6 +176,7 @@ async fn answer(
             (true, super::wire::Form::Adapter) => "adapter",
         },
         "open_book": open_book,
+        "prompt_kv_bytes": kv_bytes(&reader.decoder, app.session.precision(), usage.prompt),
     });
     let mut answering = Answering {
         app,

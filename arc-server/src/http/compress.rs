@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_core::burn::tensor::Tensor;
+use arc_core::encoder::{CompressOptions, Encoder};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -26,6 +27,7 @@ pub(super) async fn compress(asked: Asked) -> Answer {
         return Err(Failure::value("factor", 0, "1 or more"));
     }
     let text = prepare::titled(title, text).map_err(|failure| failure.of("text"))?;
+    let spelled = (format == Format::Spans).then(|| text.clone());
     let loading = Arc::clone(&app);
     let (adapted, encoder, factor) = prepare::blocking(deadline, move || {
         let session = &loading.session;
@@ -58,6 +60,17 @@ pub(super) async fn compress(asked: Asked) -> Answer {
     };
     app.metrics.compressed(&encoder.name, latents.len(), latents.source_tokens);
     let answer = prepare::blocking(deadline, move || {
+        let usage = json!({
+            "latents": latents.len(), "document_tokens": latents.source_tokens,
+            "documents_cached": u8::from(cached),
+        });
+        if let Some(text) = spelled {
+            return Ok(router::json(&json!({
+                "object": "arc.spans", "encoder": encoder.name, "factor": latents.factor,
+                "latents": latents.len(), "document_tokens": latents.source_tokens,
+                "spans": spans(&encoder, factor, &text)?, "usage": usage,
+            })));
+        }
         let matrix = match &adapted {
             Some(adapted) => adapted.project(&latents)?,
             None => latents.values.clone(),
@@ -82,17 +95,14 @@ pub(super) async fn compress(asked: Asked) -> Answer {
                 let data = STANDARD.encode(files::torch(shape, &values)?);
                 router::json(&json!({ "type": "prompt_embeds", "data": data }))
             }
-            (Format::Json, _) => {
+            (Format::Json | Format::Spans, _) => {
                 let rows: Vec<&[f32]> = values.chunks_exact(d.max(1)).collect();
                 router::json(&json!({
                     "object": if adapted.is_some() { "arc.embeddings" } else { "arc.latents" },
                     "encoder": encoder.name, "encoder_id": latents.encoder_id,
                     "decoder": adapted.as_ref().map(|adapted| &adapted.decoder.name),
                     "factor": latents.factor, "shape": [n, d], "data": rows,
-                    "usage": {
-                        "latents": latents.len(), "document_tokens": latents.source_tokens,
-                        "documents_cached": u8::from(cached),
-                    },
+                    "usage": usage,
                     "text_sha256": latents.text_sha256,
                 }))
             }
@@ -101,6 +111,27 @@ pub(super) async fn compress(asked: Asked) -> Answer {
     let answer = answer.await;
     drop(place);
     answer
+}
+
+/// Which characters of a text each latent stands for, `[from, to]`; nothing where latents stand for no tokens in a row.
+fn spans(encoder: &Encoder, factor: Option<usize>, text: &str) -> Result<Option<Vec<[usize; 2]>>, Failure> {
+    let encoded = encoder.tokenizer.encode(text)?;
+    let options = CompressOptions::default().with_factor(factor);
+    let Some(ranges) = encoder.tokens_of_latents(&encoded.ids, options)? else { return Ok(None) };
+    // Tokens may begin within a character: it belongs to those that begin in it.
+    let mut characters = text.char_indices().map(|(at, _)| at).enumerate().peekable();
+    let mut spans = Vec::with_capacity(ranges.len());
+    let mut from = 0;
+    for range in ranges {
+        let end = encoded.offsets.get(range.end - 1).map_or(text.len(), |&(_, end)| end);
+        let mut to = from;
+        while characters.next_if(|&(_, at)| at < end).is_some() {
+            to += 1;
+        }
+        spans.push([from, to]);
+        from = to;
+    }
+    Ok(Some(spans))
 }
 
 /// A matrix on the host.

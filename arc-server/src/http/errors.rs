@@ -107,12 +107,13 @@ impl Failure {
             _ => "invalid_request_error",
         };
         // What a request said may stand in it, and be as long as a body may be.
-        let message: String = match self.message.char_indices().nth(MESSAGE) {
-            Some((end, _)) => format!("{}…", &self.message[..end]),
-            None => self.message.clone(),
+        let short = |text: &str| match text.char_indices().nth(MESSAGE) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text.to_owned(),
         };
+        let (message, param) = (short(&self.message), self.param.as_deref().map(short));
         json!({ "error": {
-            "message": message, "type": kind, "param": self.param, "code": self.code, "hint": self.hint,
+            "message": message, "type": kind, "param": param, "code": self.code, "hint": self.hint,
             "request_id": request_id,
         } })
     }

@@ -112,12 +112,23 @@ fn paths() -> Value {
         "/metrics": told("What Prometheus is told", "application/openmetrics-text"),
         "/openapi.json": told("This document", "application/json"),
         "/docs": told("This document as a page", "text/html"),
+        "/": told("A page to ask several decoders with, side by side", "text/html"),
     })
 }
 
-/// A page that shows the document. It loads nothing from elsewhere, and its browser is told to refuse that.
+/// A page that shows the document.
 pub(super) fn page() -> Response<Body> {
-    let mut response = bytes_of(include_bytes!("docs.html").as_slice().into(), "text/html; charset=utf-8");
+    html(include_str!("docs.html"))
+}
+
+/// A page to ask several decoders with, side by side.
+pub(super) fn front_page() -> Response<Body> {
+    html(include_str!("page.html"))
+}
+
+/// A page. It loads nothing from elsewhere, and its browser is told to refuse that.
+fn html(page: &'static str) -> Response<Body> {
+    let mut response = bytes_of(page.as_bytes().into(), "text/html; charset=utf-8");
     let policy = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     response.headers_mut().insert("content-security-policy", HeaderValue::from_static(policy));

@@ -53,6 +53,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         )
         .route("/metrics", get(|State(app): State<Arc<App>>| async move { metrics::show(&app) }))
         .route("/openapi.json", get(|| async { json(openapi::document()) }))
+        .route("/", get(|| async { openapi::front_page() }))
         .route("/docs", get(|| async { openapi::page() }))
         .method_not_allowed_fallback(|request: Request| async move {
             let message = format!("`{}` takes no {}", request.uri().path(), request.method());

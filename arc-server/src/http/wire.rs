@@ -537,16 +537,26 @@ pub(crate) enum Format {
     Safetensors,
     /// An npy file of NumPy, float32 `[n, d]`.
     Npy,
+    /// No numbers: which characters of the text each latent stands for.
+    Spans,
     /// `{"type": "prompt_embeds", "data": …}`, a part of a message for vLLM. Needs `decoder`.
     Vllm,
 }
 
 /// A request's body as what it says.
 pub(crate) fn read<'de, T: serde::Deserialize<'de>>(body: &'de [u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
-        let hint = "`/openapi.json` lists what may be said";
-        Failure::invalid(format!("the body is not what was expected: {error}"), hint)
-    })
+    let hint = "`/openapi.json` lists what may be said";
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (path, reason) = (error.path().to_string(), error.inner());
+        match path.as_str() {
+            "" | "." | "?" => Failure::invalid(format!("the body is not what was expected: {reason}"), hint),
+            _ => Failure::invalid(format!("`{path}` is not what was expected: {reason}"), hint).of(path),
+        }
+    })?;
+    let end = json.end();
+    end.map_err(|error| Failure::invalid(format!("the body is not what was expected: {error}"), hint))?;
+    Ok(read)
 }
 
 #[cfg(test)]

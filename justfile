@@ -59,6 +59,10 @@ wheel-test *options:
 vllm *options:
     scripts/check-vllm {{options}}
 
+# The server, asked by OpenAI's Python client, where that is installed; takes options of pytest.
+server *options:
+    scripts/check-server {{options}}
+
 # What a change must pass.
 ci:
     .ci/run

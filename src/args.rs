@@ -2,6 +2,7 @@
 
 pub(crate) mod adapters;
 pub(crate) mod ask;
+pub(crate) mod serve;
 
 use std::path::PathBuf;
 
@@ -81,6 +82,11 @@ pub(crate) enum Command {
     /// Talk about documents: questions and answers in turn
     #[command(after_help = "Examples:\n  arc chat report.txt\n  arc chat notes/ --decoder gemma3-270m")]
     Chat(Chat),
+    /// Serve all decoders over HTTP, as OpenAI's clients ask them; documents are compressed once
+    #[command(
+        after_help = "Examples:\n  arc serve\n  arc serve --host 0.0.0.0 --api-key-file keys.txt --preload smollm2-135m,gemma3-270m"
+    )]
+    Serve(serve::Serve),
     /// Continue a prompt, without an encoder
     #[command(
         after_help = "Examples:\n  arc generate --decoder smollm2-135m --prompt \"Once upon a time\"\n  arc generate --decoder gemma3-270m --file start.txt --temperature 0.8 --seed 1"

@@ -243,6 +243,7 @@ fn run_command(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     match &arguments.command {
         Command::Ask(ask) => commands::ask::run(&arguments.global, ask, output),
         Command::Chat(chat) => commands::chat::run(&arguments.global, chat, output),
+        Command::Serve(serve) => commands::serve::run(&arguments.global, serve, output),
         Command::Cache(cache) => commands::cache::run(&arguments.global, cache, output),
         Command::Config(config) => commands::config::run(config, output),
         Command::Completions { shell } => commands::completions::run(*shell),

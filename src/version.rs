@@ -21,7 +21,8 @@ pub(crate) fn long() -> String {
     let commit = if COMMIT.is_empty() { "unknown: built outside of the repository" } else { COMMIT };
     let devices = DeviceKind::ALL.into_iter().filter(|kind| kind.is_built()).map(DeviceKind::name);
     let formats = cfg!(feature = "pdf").then_some("pdf");
-    let features: Vec<&str> = devices.chain(formats).collect();
+    let server = cfg!(feature = "server").then_some("server");
+    let features: Vec<&str> = devices.chain(formats).chain(server).collect();
     let processor = Processor::here();
     format!(
         "{}\ncommit: {commit}\nfeatures: {}\ninstruction sets: {}\nvector instructions in use: {}",

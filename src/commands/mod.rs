@@ -35,6 +35,7 @@ mod reader;
 pub(crate) mod register;
 mod registries;
 mod remarks;
+pub(crate) mod serve;
 mod session;
 mod shared_run;
 mod table;

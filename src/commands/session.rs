@@ -1,5 +1,6 @@
 //! A session as the global options have it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use arc_adapters::{Isolation, ModelFile, PluginPolicy};
@@ -15,13 +16,32 @@ const ISOLATED_ANSWER: Duration = Duration::from_secs(60);
 
 /// A session on the chosen device, whose models are pulled with a bar and after asking.
 pub(super) fn session(global: &Global) -> Result<Session, Failure> {
-    let registry = registry(global)?;
     let yes = global.yes;
+    session_that_finds(global, move |model, name| locate(model, name, yes))
+}
+
+/// The same, whose models are pulled only where `--yes` agreed to it at the start: nobody is asked for each request.
+#[cfg(feature = "server")]
+pub(super) fn serving_session(global: &Global) -> Result<Session, Failure> {
+    use arc_core::hub::{Cache, Consent, Silent, pull};
+
+    let yes = global.yes;
+    session_that_finds(global, move |model, name| {
+        let consent = if yes { Consent::Given } else { Consent::Ask(&|_, _| false) };
+        pull(model, name, &Cache::from_env()?, &Silent, consent)
+    })
+}
+
+fn session_that_finds(
+    global: &Global,
+    find: impl Fn(&ModelFile, &str) -> arc_core::Result<PathBuf> + Send + Sync + 'static,
+) -> Result<Session, Failure> {
+    let registry = registry(global)?;
     for file in registry.sources() {
         output::detail(format!("registry: {}", file.display()));
     }
     let locate = move |model: &ModelFile, name: &str| {
-        let path = locate(model, name, yes)?;
+        let path = find(model, name)?;
         output::detail(format!("`{name}`: {}", path.display()));
         Ok(path)
     };

@@ -9,8 +9,8 @@ use burn::tensor::Tensor;
 
 use super::{Decoder, KvCache, Prefix};
 use crate::prompt::Prompt;
-use crate::sampling::{Sampler, SamplingOptions};
-use crate::tokenizer::{DecodeStream, FirstLine, RepeatedLine, StopStrings};
+use crate::sampling::SamplingOptions;
+use crate::tokenizer::StopStrings;
 use crate::{Error, Result};
 
 /// Prompts are read in pieces of this many positions, which bounds the attention mask and the
@@ -162,22 +162,6 @@ pub struct TokenScore {
     pub is_best: bool,
 }
 
-/// A row that is being written.
-struct RowState {
-    sampler: Sampler,
-    history: Vec<u32>,
-    generated: Vec<u32>,
-    stream: DecodeStream,
-    stops: StopStrings,
-    /// What passes of the text, where it is to be one line.
-    line: Option<FirstLine>,
-    /// What passes of it, where it is an answer of several.
-    lines: Option<RepeatedLine>,
-    text: String,
-    prompt_logits: Vec<f32>,
-    finish: Option<FinishReason>,
-}
-
 impl Decoder {
     /// Reads the prompts and writes on from each of them.
     ///
@@ -244,30 +228,9 @@ impl Decoder {
         for prompt in prompts {
             self.check_window(prompt, before, options.max_tokens)?;
         }
-        let is_special = |id: &u32| self.tokenizer.is_special(*id);
-        let stop_tokens: Vec<u32> = options
-            .stop
-            .iter()
-            .filter_map(|stop| self.tokenizer.special_id(stop))
-            .filter(is_special)
-            .collect();
         let mut rows = prompts
             .iter()
-            .map(|prompt| {
-                Ok(RowState {
-                    // Every row starts from the same seed, so that a batch repeats single calls.
-                    sampler: Sampler::new(options.sampling)?,
-                    history: [shared_ids, &prompt.token_ids()].concat(),
-                    generated: Vec::new(),
-                    stream: self.tokenizer.continuation_stream(true),
-                    stops: StopStrings::new(options.stop.clone())?,
-                    line: (options.answer_ends == Some(AnswerEnd::Line)).then(FirstLine::default),
-                    lines: (options.answer_ends == Some(AnswerEnd::Model)).then(RepeatedLine::default),
-                    text: String::new(),
-                    prompt_logits: Vec::new(),
-                    finish: None,
-                })
-            })
+            .map(|prompt| self.begin([shared_ids, &prompt.token_ids()].concat(), options))
             .collect::<Result<Vec<_>>>()?;
         if rows.is_empty() {
             return Ok(Generations { rows: Vec::new(), timings: Timings::default(), kv_cache_bytes: 0 });
@@ -279,12 +242,11 @@ impl Decoder {
         let mut logits = self.last_logits(hidden);
         let longest = prompts.iter().map(Prompt::len).max().unwrap_or(0);
         let is_read = cache.len() == before + longest;
-        for (index, (row, logits)) in rows.iter_mut().zip(&logits).enumerate() {
-            if is_read {
-                row.prompt_logits.clone_from(logits);
-            } else {
-                row.interrupt(|text| on_text(index, text));
-            }
+        let mut prompt_logits = vec![Vec::new(); rows.len()];
+        if is_read {
+            prompt_logits.clone_from(&logits);
+        } else {
+            rows.iter_mut().enumerate().for_each(|(index, row)| row.interrupt(|text| on_text(index, text)));
         }
         let prefill = start.elapsed();
 
@@ -299,24 +261,14 @@ impl Decoder {
                 break;
             }
             for (&index, logits) in writing.iter().zip(&mut logits) {
-                let row = &mut rows[index];
-                let id = row.sampler.sample(logits, &row.history)?;
-                let is_last = step + 1 == options.max_tokens;
-                let ending = if self.tokenizer.is_end(id) {
-                    Some(FinishReason::End)
-                } else if stop_tokens.contains(&id) {
-                    Some(FinishReason::Stop)
-                } else {
-                    is_last.then_some(FinishReason::Length)
-                };
-                row.accept(id, ending, |text| on_text(index, text));
+                rows[index].write(logits, |text| on_text(index, text))?;
             }
             if step == 0 {
                 first_token = start.elapsed();
             }
             // Rows that have ended leave the batch, and cost nothing more.
             let kept: Vec<usize> =
-                (0..writing.len()).filter(|&place| rows[writing[place]].finish.is_none()).collect();
+                (0..writing.len()).filter(|&place| rows[writing[place]].finish().is_none()).collect();
             if kept.is_empty() {
                 break;
             }
@@ -326,22 +278,15 @@ impl Decoder {
                 writing = kept.iter().map(|&place| writing[place]).collect();
             }
             let last: Vec<u32> =
-                writing.iter().map(|&index| rows[index].generated[rows[index].generated.len() - 1]).collect();
+                writing.iter().filter_map(|&index| rows[index].token_ids().last().copied()).collect();
             let embedded = self.network.embed(&last);
             let [b, d] = embedded.dims();
             let hidden = self.network.forward(embedded.reshape([b, 1, d]), &mut cache);
             logits = self.last_logits(hidden);
         }
         let timings = Timings { prefill, first_token, decode: start.elapsed() - first_token };
-        let rows = rows
-            .into_iter()
-            .map(|row| Generation {
-                token_ids: row.generated,
-                text: row.text,
-                finish: row.finish.unwrap_or(FinishReason::Length),
-                prompt_logits: row.prompt_logits,
-            })
-            .collect();
+        let rows = rows.into_iter().zip(prompt_logits);
+        let rows = rows.map(|(row, prompt_logits)| row.into_generation(prompt_logits)).collect();
         Ok(Generations { rows, timings, kv_cache_bytes: kv_cache_bytes.max(cache.bytes()) })
     }
 
@@ -549,60 +494,5 @@ impl Decoder {
         let values = data.as_slice::<f32>().expect("converted to f32");
         debug_assert_eq!(values.len(), b * vocabulary);
         values.chunks_exact(vocabulary).map(<[f32]>::to_vec).collect()
-    }
-}
-
-impl RowState {
-    /// Ends the row where it is, and passes on what was held back of its text.
-    fn interrupt(&mut self, mut on_text: impl FnMut(&str)) {
-        let rest = self.stream.clone().finish();
-        let held = self.stops.push(&rest) + &self.stops.clone().finish();
-        let mut piece = self.line.as_mut().map_or_else(|| held.clone(), |line| line.push(&held));
-        if let Some(lines) = &mut self.lines {
-            piece = lines.push(&piece) + &lines.clone().finish();
-        }
-        if !piece.is_empty() {
-            self.text.push_str(&piece);
-            on_text(&piece);
-        }
-        self.finish = Some(FinishReason::Interrupted);
-    }
-
-    /// Takes a new token, after which the row ends if `ending` says why, and passes on the text that it
-    /// makes certain.
-    fn accept(&mut self, id: u32, ending: Option<FinishReason>, mut on_text: impl FnMut(&str)) {
-        self.generated.push(id);
-        self.history.push(id);
-        let (text, line, lines) = (&mut self.text, &mut self.line, &mut self.lines);
-        let mut emit = |piece: String, is_end: bool| {
-            let mut piece = line.as_mut().map_or_else(|| piece.clone(), |line| line.push(&piece));
-            if let Some(lines) = lines.as_mut() {
-                piece = lines.push(&piece);
-                if is_end {
-                    piece += &lines.clone().finish();
-                }
-            }
-            if !piece.is_empty() {
-                text.push_str(&piece);
-                on_text(&piece);
-            }
-        };
-        if matches!(ending, None | Some(FinishReason::Length)) {
-            let piece = self.stream.push(id);
-            let piece = self.stops.push(&piece);
-            // Before a stop text a line may be held back that is whole.
-            emit(piece, self.stops.stopped());
-        }
-        if ending.is_some() && !self.stops.stopped() {
-            let rest = self.stream.clone().finish();
-            emit(self.stops.push(&rest), self.stops.stopped());
-            if !self.stops.stopped() {
-                emit(self.stops.clone().finish(), true);
-            }
-        }
-        let has_ended = self.line.as_ref().is_some_and(FirstLine::ended)
-            || self.lines.as_ref().is_some_and(RepeatedLine::ended);
-        let has_stopped = self.stops.stopped() || has_ended;
-        self.finish = if has_stopped { Some(FinishReason::Stop) } else { ending };
     }
 }

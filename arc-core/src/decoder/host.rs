@@ -13,7 +13,7 @@ use super::stored::StoredDecoder;
 use crate::Result;
 use crate::host::{
     BatchFrame, HostBlock, HostFrame, HostLinear, HostLoss, HostMatrix, HostNorm, HostStack, HostTable,
-    HostVisibility, HostWeight, Keep, StackTape, TiledHead, host_loss,
+    HostVisibility, HostWeight, Keep, NextFrame, StackTape, TiledHead, host_loss,
 };
 use crate::nn::{Block, Embedding, Linear, Norm, Precision, Residence};
 
@@ -95,6 +95,32 @@ impl HostDecoder {
         let kinds = config.kinds_of_layers();
         let x = HostStack { blocks: &self.blocks, frames: &frames, kinds: &kinds }.read(x, contexts, from);
         cache.advance(s);
+        self.norm.read(&x)
+    }
+
+    /// Reads the next position of each of several rows, which have caches of their own, `[b, d] → [b, d]`.
+    pub(super) fn forward_next(
+        &self,
+        config: &DecoderConfig,
+        x: Vec<f32>,
+        caches: &mut [&mut KvCache],
+    ) -> Vec<f32> {
+        let positions: Vec<Vec<usize>> = caches.iter().flat_map(|cache| cache.next_positions(1)).collect();
+        let frames: Vec<NextFrame> = config
+            .layer_kinds()
+            .into_iter()
+            .map(|kind| {
+                let visible = caches.iter().map(|cache| cache.visible(1, kind.window)).collect();
+                NextFrame::new(kind.rope, &positions, visible)
+            })
+            .collect();
+        let (kinds, attention) = (config.kinds_of_layers(), config.block.attention);
+        let froms: Vec<usize> = caches.iter().map(|cache| cache.len()).collect();
+        let width = [attention.n_kv_heads, attention.head_dim];
+        let mut contexts: Vec<_> = caches.iter_mut().map(|cache| cache.host(1, width)).collect();
+        let stack = HostStack { blocks: &self.blocks, frames: &frames, kinds: &kinds };
+        let x = stack.read_next(x, &mut contexts, &froms);
+        caches.iter_mut().for_each(|cache| cache.advance(1));
         self.norm.read(&x)
     }
 
@@ -393,6 +419,62 @@ mod tests {
                 assert!(first == length || largest(&gradient[own]) > 0.0);
                 start += length;
             }
+        }
+    }
+
+    /// Rows begin with nothing, with less than the window and with more, and one leaves before the others.
+    #[test]
+    fn rows_with_caches_of_their_own_read_what_they_read_alone() {
+        for architecture in
+            [Architecture::Llama, Architecture::Qwen2, Architecture::Gemma3, Architecture::Olmo]
+        {
+            let (decoder, graph) = random_decoders(tiny(architecture));
+            let (config, device) = (decoder.config().clone(), Device::flex());
+            let d = config.d_model();
+            let (read_before, length) = ([0, 3, 9], 14);
+            let rows: Vec<Tensor<3>> = (0..read_before.len())
+                .map(|_| Tensor::random([1, length, d], Distribution::Normal(0.0, 1.0), &device))
+                .collect();
+            let expected: Vec<Vec<f32>> =
+                rows.iter().map(|row| host(graph.read(&config, row.clone()))).collect();
+            let mut caches: Vec<KvCache> = rows
+                .iter()
+                .zip(read_before)
+                .map(|(row, n)| {
+                    let mut cache = decoder.new_cache(vec![0]);
+                    if n > 0 {
+                        let _ = decoder.forward(row.clone().narrow(1, 0, n), &mut cache);
+                    }
+                    cache
+                })
+                .collect();
+            for step in 0.. {
+                let reading: Vec<usize> =
+                    (0..rows.len()).filter(|&row| read_before[row] + step < length).collect();
+                if reading.is_empty() {
+                    break;
+                }
+                let next = reading.iter().map(|&row| rows[row].clone().narrow(1, read_before[row] + step, 1));
+                let next = Tensor::cat(next.collect(), 1).squeeze_dim::<2>(0);
+                let mut own: Vec<&mut KvCache> = caches
+                    .iter_mut()
+                    .enumerate()
+                    .filter(|(row, _)| reading.contains(row))
+                    .map(|(_, cache)| cache)
+                    .collect();
+                let hidden = host(decoder.forward_next(next, &mut own).unsqueeze());
+                for (found, &row) in hidden.chunks_exact(d).zip(&reading) {
+                    let expected = &expected[row][(read_before[row] + step) * d..][..d];
+                    let size = largest(expected);
+                    for (found, expected) in found.iter().zip(expected) {
+                        assert!(
+                            (found - expected).abs() <= 1e-5 * size,
+                            "{architecture:?}, row {row}, step {step}: {found} for {expected}"
+                        );
+                    }
+                }
+            }
+            assert!(caches.iter().all(|cache| cache.len() == length));
         }
     }
 }

@@ -16,7 +16,7 @@ const STEP: usize = 256;
 /// Rows of different lengths are padded on the **left**, so that the newest position of every row
 /// lies in the same slot. All rows may begin with the same `shared` slots; what row `r` has of its
 /// own begins in slot `starts[r]`, and the slots between are padding.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KvCache {
     layers: KeptLayers,
     shared: usize,

@@ -23,6 +23,7 @@ mod stored_form;
 mod text_part;
 mod throughput;
 mod transformer;
+mod writing;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ pub use reading::Reading;
 pub use throughput::Throughput;
 pub(crate) use throughput::ordinary_ids;
 pub use transformer::Transformer;
+pub use writing::Writing;
 
 use crate::bounded_file::{NOTE, read_text};
 use crate::hub::KnownContent;

@@ -235,6 +235,42 @@ impl Transformer {
         }
     }
 
+    /// Reads the next position of each of several rows that have caches of their own, and so may begin, be of
+    /// any length and end whenever they like: nothing is padded. Returns their normalised hidden states. The
+    /// weights are read once for all rows on the CPU; in burn the rows are read one after another.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[b, d]`, one row for each cache
+    ///
+    /// # Panics
+    ///
+    /// Panics if a cache is that of another decoder or of several rows, or if there are not as many as there are
+    /// embeddings.
+    #[must_use]
+    pub fn forward_next(&self, embeddings: Tensor<2>, caches: &mut [&mut KvCache]) -> Tensor<2> {
+        let [b, d] = embeddings.dims();
+        assert_eq!(b, caches.len(), "each row has a cache");
+        assert!(caches.iter().all(|cache| cache.rows() == 1), "each cache is of one row");
+        if b == 0 {
+            return embeddings;
+        }
+        match &self.engine {
+            Engine::Graph(_) => {
+                let rows = caches.iter_mut().enumerate().map(|(row, cache)| {
+                    let embedding = embeddings.clone().narrow(0, row, 1);
+                    self.forward(embedding.unsqueeze(), cache).reshape([1, d])
+                });
+                Tensor::cat(rows.collect(), 0)
+            }
+            Engine::Host(host) => {
+                let x = host_values(embeddings.unsqueeze());
+                let hidden = on_pool(|| host.forward_next(&self.config, x, caches));
+                Tensor::from_data(TensorData::new(hidden, [b, d]), &self.device)
+            }
+        }
+    }
+
     /// Reads whole sequences of `lengths` at once, behind which rows are padded: what training uses.
     /// Nothing is cached. If the embeddings carry a graph, so does what is read; `firsts` says from
     /// which position of each row on its gradient is asked for.

@@ -78,6 +78,15 @@ impl Latents {
         }
     }
 
+    /// What [`Latents::save`] writes, for those who send it elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidFile`] for latents that no file can describe.
+    pub fn to_file_bytes(&self) -> Result<Vec<u8>> {
+        self.to_bytes(Path::new("latents"))
+    }
+
     /// The file, which is called `path` in errors.
     fn to_bytes(&self, path: &Path) -> Result<Vec<u8>> {
         let [n, d] = self.values.dims();

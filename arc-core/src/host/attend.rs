@@ -42,35 +42,22 @@ pub(super) fn attend(
     let AttentionConfig { n_heads: h, n_kv_heads: g, head_dim: k, .. } = config;
     let row = h * k;
     let b = queries.len() / (s * row).max(1);
-    // The scores, and the sum of values that they weigh.
-    count_products(b * h, [s, k, n]);
-    count_products(b * h, [s, n, k]);
-    let sizes = Sizes { s, n, h, g, k };
     let hidden = match visible {
         Visible::All | Visible::Causal => None,
         Visible::Masked(hidden) => Some(&hidden[..]),
     };
-    let mut joined = vec![0.0; queries.len()];
     if s == 1 {
-        // The heads that share keys are rows of one product, or of a few where that shares it out better.
-        let threads = if b * row * n < WORTH_A_THREAD { 1 } else { rayon::current_num_threads() };
-        let parts = parts_of_heads(h / g, b * g, threads);
-        let share = h / g / parts * k;
-        let run = |(part, out): (usize, &mut [f32])| {
-            let queries = &queries[part * share..][..share];
-            let sequence = part / parts;
-            let kept = context.of(sequence / g, sequence % g, n);
-            let hidden = hidden.map(|hidden| &hidden[sequence / g * n..][..n]);
-            attend_one(&sizes, queries, kept, hidden, out);
-        };
-        if threads == 1 {
-            joined.chunks_exact_mut(share).enumerate().for_each(run);
-        } else {
-            joined.par_chunks_exact_mut(share).enumerate().for_each(run);
-        }
-        return joined;
+        let hidden = |row| hidden.map(|hidden| &hidden[row * n..][..n]);
+        let rows: Vec<NextRow<'_>> =
+            (0..b).map(|row| NextRow { context, row, n, hidden: hidden(row) }).collect();
+        return attend_next(config, queries, &rows);
     }
 
+    // The scores, and the sum of values that they weigh.
+    count_products(b * h, [s, k, n]);
+    count_products(b * h, [s, n, k]);
+    let sizes = Sizes { s, n, h, g, k };
+    let mut joined = vec![0.0; queries.len()];
     let causal = matches!(visible, Visible::Causal);
     let mut blocks: Vec<QueryBlock<'_>> = Vec::with_capacity(b * s.div_ceil(BLOCK));
     for (batch, sequence) in joined.chunks_mut((s * row).max(1)).enumerate() {
@@ -87,6 +74,44 @@ pub(super) fn attend(
     joined
 }
 
+/// What the next position of a sequence sees.
+#[derive(Clone, Copy)]
+pub(super) struct NextRow<'a> {
+    /// Where its keys and values are.
+    pub(super) context: &'a HostKeyValue,
+    /// Which row of that it is.
+    pub(super) row: usize,
+    /// How many slots there are.
+    pub(super) n: usize,
+    /// Which of them it does not see.
+    pub(super) hidden: Option<&'a [bool]>,
+}
+
+/// Attends from the next position of each of several sequences, `[b, h·k] → [b, h·k]`. Scores are scaled by `1/√k`.
+pub(super) fn attend_next(config: AttentionConfig, queries: &[f32], rows: &[NextRow<'_>]) -> Vec<f32> {
+    let AttentionConfig { n_heads: h, n_kv_heads: g, head_dim: k, .. } = config;
+    let slots: usize = rows.iter().map(|row| row.n).sum();
+    count_products(h, [1, k, slots]);
+    count_products(h, [1, slots, k]);
+    // The heads that share keys are rows of one product, or of a few where that shares it out better.
+    let threads = if h * k * slots < WORTH_A_THREAD { 1 } else { rayon::current_num_threads() };
+    let parts = parts_of_heads(h / g, rows.len() * g, threads);
+    let share = h / g / parts * k;
+    let run = |(part, out): (usize, &mut [f32])| {
+        let sequence = part / parts;
+        let NextRow { context, row, n, hidden } = rows[sequence / g];
+        let queries = &queries[part * share..][..share];
+        attend_one(n, k, queries, context.of(row, sequence % g, n), hidden, out);
+    };
+    let mut joined = vec![0.0; queries.len()];
+    if threads == 1 {
+        joined.chunks_exact_mut(share).enumerate().for_each(run);
+    } else {
+        joined.par_chunks_exact_mut(share).enumerate().for_each(run);
+    }
+    joined
+}
+
 /// In how many equal parts heads that share keys are best read, of which there are `groups` times as many, so
 /// that no thread has much more to do than another: the fewest, since each part reads all keys. What a head
 /// computes does not depend on it.
@@ -99,7 +124,8 @@ fn parts_of_heads(heads: usize, groups: usize, threads: usize) -> usize {
 /// One position's queries of the heads that share keys, `[h/g, k]`, and their keys and values,
 /// `[n, k]`.
 fn attend_one(
-    &Sizes { n, k, .. }: &Sizes,
+    n: usize,
+    k: usize,
     queries: &[f32],
     [keys, values]: [Kept<'_>; 2],
     hidden: Option<&[bool]>,

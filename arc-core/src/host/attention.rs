@@ -11,8 +11,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::attend::attend;
-use super::frame::{BatchFrame, HostFrame};
+use super::attend::{NextRow, attend, attend_next};
+use super::frame::{BatchFrame, HostFrame, NextFrame};
 use super::gradients::{BlockGradients, Keep, LinearGradient};
 use super::kernels::{exponentials, softmax_backward};
 use super::key_value::HostKeyValue;
@@ -93,6 +93,33 @@ impl HostAttention {
         let [queries, keys, values] = HostLinear::read_together([&self.query, &self.key, &self.value], x);
         context.write(from, &self.keys(keys, frame), &values);
         self.attend(queries, frame, (context, from + frame.positions()), &frame.visible)
+    }
+
+    /// Reads the next position of each of several sequences into its context, and attends from it to all of
+    /// that, `[b, d] → [b, d]`. `froms` says how much each context has.
+    pub(super) fn read_next(
+        &self,
+        x: &[f32],
+        frame: &NextFrame,
+        contexts: &mut [&mut HostKeyValue],
+        froms: &[usize],
+    ) -> Vec<f32> {
+        let [queries, keys, values] = HostLinear::read_together([&self.query, &self.key, &self.value], x);
+        let queries = self.queries(queries, &frame.positions);
+        let keys = self.keys(keys, &frame.positions);
+        let width = self.config.n_kv_heads * self.config.head_dim;
+        let new = keys.chunks_exact(width).zip(values.chunks_exact(width));
+        for ((context, &from), (keys, values)) in contexts.iter_mut().zip(froms).zip(new) {
+            context.write(from, keys, values);
+        }
+        let rows = contexts.iter().zip(froms).zip(&frame.visible).map(|((context, &from), visible)| {
+            let hidden = match visible {
+                Visible::All | Visible::Causal => None,
+                Visible::Masked(hidden) => Some(&hidden[..]),
+            };
+            NextRow { context, row: 0, n: from + 1, hidden }
+        });
+        self.output.read(&attend_next(self.config, &queries, &rows.collect::<Vec<_>>()))
     }
 
     /// Attends from pooled positions to those that they were pooled from,

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use super::VALUES_OF_A_JOB;
 use super::attention::{AttentionTape, HostAttention};
-use super::frame::{BatchFrame, HostFrame};
+use super::frame::{BatchFrame, HostFrame, NextFrame};
 use super::gradients::{BlockGradients, Keep, LinearGradient};
 use super::kernels::{add, gelu_tanh_gate, gelu_tanh_gate_backward, silu_gate, silu_gate_backward};
 use super::key_value::HostKeyValue;
@@ -136,6 +136,20 @@ impl HostBlock {
         from: usize,
     ) -> Vec<f32> {
         self.feed(self.attend(x, frame, context, from))
+    }
+
+    /// The same for the next position of each of several sequences, with contexts of their own,
+    /// `[b, d] → [b, d]`.
+    pub(super) fn read_next(
+        &self,
+        mut x: Vec<f32>,
+        frame: &NextFrame,
+        contexts: &mut [&mut HostKeyValue],
+        froms: &[usize],
+    ) -> Vec<f32> {
+        let attended = self.attention.read_next(&self.attention_norm.read(&x), frame, contexts, froms);
+        add_normed(&mut x, attended, &self.post_attention_norm);
+        self.feed(x)
     }
 
     /// The attention half of [`HostBlock::read`].

@@ -125,3 +125,20 @@ impl BatchFrame {
         self.rotation.rotate(heads, width, (0..rows).map(|row| row % period), 1.0);
     }
 }
+
+/// What the layers of one kind share when the next position of each of several sequences is read, each with a
+/// context of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct NextFrame {
+    /// The rotation of the positions.
+    pub(super) positions: BatchFrame,
+    /// What each sequence's query sees of its own context.
+    pub(super) visible: Vec<Visible>,
+}
+
+impl NextFrame {
+    /// For sequences whose next positions are these.
+    pub(crate) fn new(rope: &RopeConfig, positions: &[Vec<usize>], visible: Vec<Visible>) -> Self {
+        Self { positions: BatchFrame::new(rope, positions, Visible::All), visible }
+    }
+}

@@ -45,7 +45,7 @@ mod stack;
 mod tiles;
 
 pub(crate) use block::HostBlock;
-pub(crate) use frame::{BatchFrame, HostFrame, HostVisibility};
+pub(crate) use frame::{BatchFrame, HostFrame, HostVisibility, NextFrame};
 pub(crate) use gradients::Keep;
 pub(crate) use instructions::{InstructionSet, Vectors};
 pub(crate) use key_value::HostKeyValue;

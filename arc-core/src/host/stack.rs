@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::block::{BlockTape, HostBlock};
-use super::frame::{BatchFrame, HostFrame};
+use super::frame::{BatchFrame, HostFrame, NextFrame};
 use super::gradients::{BlockGradients, Keep};
 use super::key_value::HostKeyValue;
 use super::sequences::Sequences;
@@ -56,6 +56,23 @@ impl HostStack<'_, BatchFrame> {
     pub(crate) fn read(&self, x: Vec<f32>, contexts: &mut [HostKeyValue], from: usize) -> Vec<f32> {
         let layers = self.blocks.iter().zip(self.kinds).zip(contexts);
         layers.fold(x, |x, ((block, &kind), context)| block.read(x, &self.frames[kind], context, from))
+    }
+}
+
+impl HostStack<'_, NextFrame> {
+    /// Takes the next position of each of several sequences through the blocks, `[b, d] → [b, d]`. Each sequence
+    /// has a context for each block, which has room for it behind its first `froms[row]`.
+    pub(crate) fn read_next(
+        &self,
+        x: Vec<f32>,
+        contexts: &mut [&mut [HostKeyValue]],
+        froms: &[usize],
+    ) -> Vec<f32> {
+        let layers = self.blocks.iter().zip(self.kinds).enumerate();
+        layers.fold(x, |x, (layer, (block, &kind))| {
+            let mut of_layer: Vec<_> = contexts.iter_mut().map(|context| &mut context[layer]).collect();
+            block.read_next(x, &self.frames[kind], &mut of_layer, froms)
+        })
     }
 }
 

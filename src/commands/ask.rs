@@ -403,20 +403,21 @@ impl Asking<'_> {
         place: usize,
     ) -> Result<Value, Failure> {
         let mut printed = Ok(());
-        let answered = self.heads.generate(decoder, prompt, is_whole, options, |_, text| {
-            if printed.is_ok() {
-                printed = self
-                    .output
-                    .piece(text)
-                    .and_then(|()| self.output.event("text", &json!({ "answer": place, "text": text })));
-            }
-            if printed.is_err()
-                && let Some(interrupted) = &options.interrupted
-            {
-                // Nobody reads it any more.
-                interrupted.store(true, Ordering::SeqCst);
-            }
-        })?;
+        let answered =
+            self.heads.generate(decoder, std::slice::from_ref(prompt), is_whole, options, |_, text| {
+                if printed.is_ok() {
+                    printed = self
+                        .output
+                        .piece(text)
+                        .and_then(|()| self.output.event("text", &json!({ "answer": place, "text": text })));
+                }
+                if printed.is_err()
+                    && let Some(interrupted) = &options.interrupted
+                {
+                    // Nobody reads it any more.
+                    interrupted.store(true, Ordering::SeqCst);
+                }
+            })?;
         printed?;
         self.output.line("")?;
         let Answered { generations, kept } = answered;

@@ -18,6 +18,7 @@ use super::ask::{add, asked_factor, check_pairs, pairs, special_vector};
 use super::compressor::{Compression, Compressor};
 use super::documents::{self, Content, Named};
 use super::fitting::{Shelf, Taken};
+use super::heads::{Answered, Heads};
 use super::reader::Reader;
 use super::session::session;
 use crate::Failure;
@@ -85,8 +86,10 @@ pub(super) fn run(
     for pair in pairs {
         let reader = Reader::open(&session, pair, ask.encoder.as_deref(), ask.open_book)?;
         reader.check_new_tokens(ask.sampling.max_tokens)?;
-        let batch =
-            Batch { session: &session, ask, options, compressor: &compressor, reader: &reader, output };
+        // What questions have in common is read once for all of them.
+        let heads = Heads::new(compressor.users_cache(), true, output);
+        let (compressor, reader) = (&compressor, &reader);
+        let batch = Batch { session: &session, ask, options, compressor, reader, heads, output };
         written += batch.run(&questions, &documents, &mut file)?;
     }
     output.line(format!(
@@ -133,6 +136,7 @@ struct Batch<'a> {
     options: &'a GenerateOptions,
     compressor: &'a Compressor<'a>,
     reader: &'a Reader<'a>,
+    heads: Heads<'a>,
     output: &'a Output,
 }
 
@@ -268,10 +272,14 @@ impl Batch<'_> {
         // As many as fit behind the longest.
         let most = prompts.iter().map(|prompt| self.ask.sampling.max_tokens(&self.reader.decoder, prompt));
         options.max_tokens = most.min().unwrap_or(options.max_tokens);
-        let generated = self.reader.decoder.generate(&prompts, &options, |_, _| {})?;
+        // Other questions are asked of other chunks.
+        let is_whole = waiting.iter().all(|waiting| !matches!(waiting.taken, Some(Taken::Nearest { .. })));
+        let decoder = &self.reader.decoder;
+        let Answered { generations, .. } =
+            self.heads.generate(decoder, &prompts, is_whole, &options, |_, _| {})?;
         let mut lines = Vec::new();
         let mut is_interrupted = false;
-        for (waiting, row) in waiting.iter().zip(generated.rows) {
+        for (waiting, row) in waiting.iter().zip(generations.rows) {
             // What was cut off is asked again.
             if row.finish == FinishReason::Interrupted {
                 is_interrupted = true;

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_core::decoder::{Decoder, GenerateOptions, Generations, Prefix};
 use arc_core::document_cache::DocumentCache;
@@ -45,29 +45,33 @@ impl<'a> Heads<'a> {
         Self { cache, is_shared, last: RefCell::default(), output }
     }
 
-    /// As [`Decoder::generate`], where all but the last words of the prompt may have been read before, if another
-    /// question may follow the same.
+    /// As [`Decoder::generate`], where all but the last words of the prompts may have been read before, if they are the
+    /// same and another question may follow them.
     pub(super) fn generate(
         &self,
         decoder: &Decoder,
-        prompt: &Prompt,
+        prompts: &[Prompt],
         is_asked_again: bool,
         options: &GenerateOptions,
         on_text: impl FnMut(usize, &str),
     ) -> Result<Answered, Failure> {
-        let whole = |on_text| {
-            let generations = decoder.generate(std::slice::from_ref(prompt), options, on_text)?;
-            Ok(Answered { generations, kept: 0 })
-        };
-        let (before, question) = prompt.clone().split_last_tokens();
-        let is_kept = is_asked_again && (self.cache.is_some() || self.is_shared);
-        if before.len() < LEAST || question.is_empty() || !is_kept {
+        let whole =
+            |on_text| Ok(Answered { generations: decoder.generate(prompts, options, on_text)?, kept: 0 });
+        if !is_asked_again || (self.cache.is_none() && !self.is_shared) {
+            return whole(on_text);
+        }
+        let (heads, questions): (Vec<Prompt>, Vec<Prompt>) =
+            prompts.iter().cloned().map(Prompt::split_last_tokens).unzip();
+        let [before, others @ ..] = heads.as_slice() else { return whole(on_text) };
+        let sha256 = before.sha256();
+        let is_common = others.iter().all(|other| other.sha256() == sha256);
+        if before.len() < LEAST || !is_common || questions.iter().any(Prompt::is_empty) {
             return whole(on_text);
         }
         let start = Instant::now();
         let never = AtomicBool::new(false);
         let interrupted = options.interrupted.as_deref().unwrap_or(&never);
-        let (head, is_kept) = match self.head(decoder, &before, interrupted) {
+        let (head, is_kept) = match self.head(decoder, before, sha256, interrupted) {
             Ok(found) => found,
             // Is interrupted there, too, and says what has come of it.
             Err(arc_core::Error::Interrupted) => return whole(on_text),
@@ -75,19 +79,21 @@ impl<'a> Heads<'a> {
         };
         let kept = if is_kept { before.len() } else { 0 };
         let reading = start.elapsed();
-        let mut generations = if self.is_shared {
-            *self.last.borrow_mut() = Some(Rc::clone(&head));
-            decoder.generate_after(Some(&head.prefix), std::slice::from_ref(&question), options, on_text)?
-        } else {
-            match Rc::try_unwrap(head) {
-                Ok(head) => decoder.generate_from(head.prefix, &question, options, on_text)?,
-                Err(head) => {
-                    let questions = std::slice::from_ref(&question);
-                    decoder.generate_after(Some(&head.prefix), questions, options, on_text)?
+        let mut generations = match (self.is_shared, questions.as_slice()) {
+            (false, [question]) if Rc::strong_count(&head) == 1 => {
+                let head = Rc::into_inner(head).expect("nobody else has it");
+                decoder.generate_from(head.prefix, question, options, on_text)?
+            }
+            (_, questions) => {
+                if self.is_shared {
+                    *self.last.borrow_mut() = Some(Rc::clone(&head));
                 }
+                decoder.generate_after(Some(&head.prefix), questions, options, on_text)?
             }
         };
-        add_reading(&mut generations, reading);
+        // What was read before the question is part of reading the prompt.
+        generations.timings.prefill += reading;
+        generations.timings.first_token += reading;
         Ok(Answered { generations, kept })
     }
 
@@ -96,9 +102,9 @@ impl<'a> Heads<'a> {
         &self,
         decoder: &Decoder,
         before: &Prompt,
+        sha256: String,
         interrupted: &AtomicBool,
     ) -> arc_core::Result<(Rc<Head>, bool)> {
-        let sha256 = before.sha256();
         if let Some(last) = &*self.last.borrow()
             && last.decoder == decoder.name
             && last.sha256 == sha256
@@ -130,10 +136,4 @@ pub(super) fn read(
         output.detail(format!("keys and values are not kept: {error}"));
     }
     Ok((prefix, false))
-}
-
-/// Counts what was read before the question as part of reading the prompt.
-fn add_reading(generations: &mut Generations, reading: Duration) {
-    generations.timings.prefill += reading;
-    generations.timings.first_token += reading;
 }

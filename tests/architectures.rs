@@ -21,7 +21,8 @@ use reading::Reading;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-const MODELS: [&str; 7] = ["llama3", "llama-linear", "mistral", "mistral-window", "qwen2", "gemma3", "olmo"];
+const MODELS: [&str; 9] =
+    ["llama3", "llama-linear", "mistral", "mistral-window", "qwen2", "qwen3", "smollm3", "gemma3", "olmo"];
 
 /// How far logits may be off, of their largest magnitude, and losses, in nats.
 const TOLERANCE: f64 = 1e-3;

@@ -172,7 +172,7 @@ mod model_files {
         model.set("general.architecture", Meta::Text("mamba".into()));
         let refusal = Place::with_model(&model).fails(FAILURE, &GENERATE);
         refusal.says(&["`mamba`", "not supported"]);
-        refusal.hints(&["llama", "qwen2", "gemma3", "olmo"]);
+        refusal.hints(&["llama", "qwen2", "qwen3", "smollm3", "gemma3", "olmo"]);
     }
 
     #[test]
@@ -354,7 +354,7 @@ mod model_files {
         hugging_face(&place, "mamba", ("none", Dtype::F32, &[]));
         let refusal = place.fails(FAILURE, &GENERATE);
         refusal.says(&["`mamba`", "not supported"]);
-        refusal.hints(&["llama", "qwen2", "gemma3", "olmo"]);
+        refusal.hints(&["llama", "qwen2", "qwen3", "smollm3", "gemma3", "olmo"]);
     }
 
     #[test]

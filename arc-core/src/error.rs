@@ -450,7 +450,7 @@ impl Error {
                     .into()
             }
             Self::UnsupportedArchitecture { .. } => {
-                "supported are llama (Llama 2 and 3, Mistral, SmolLM2), qwen2, gemma3 and olmo".into()
+                "supported are llama (Llama 2 and 3, Mistral, SmolLM2), qwen2, qwen3, smollm3, gemma3 and olmo".into()
             }
             Self::WindowExceeded { .. } => {
                 "fewer new tokens, a shorter prompt or a larger pooling factor take fewer positions".into()

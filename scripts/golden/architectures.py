@@ -26,6 +26,8 @@ from transformers import (
     MistralConfig,
     OlmoConfig,
     Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -73,6 +75,12 @@ MODELS = {
     "mistral": MistralConfig(**SIZES, sliding_window=None),
     "mistral-window": MistralConfig(**SIZES, sliding_window=8),
     "qwen2": Qwen2Config(**PLAIN, rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+    "qwen3": Qwen3Config(**SIZES, rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+    "smollm3": SmolLM3Config(
+        **{**PLAIN, "num_hidden_layers": 4},
+        no_rope_layer_interval=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e4},
+    ),
     "gemma3": Gemma3TextConfig(
         **{**SIZES, "num_hidden_layers": 4},
         sliding_window=8,

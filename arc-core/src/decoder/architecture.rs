@@ -8,7 +8,7 @@ use super::config::DecoderConfig;
 use super::fields::ConfigFields;
 use super::stored_form::StoredForm;
 use super::text_part::text_part;
-use super::{gemma3, llama, olmo, qwen2};
+use super::{gemma3, llama, olmo, qwen2, qwen3, smollm3};
 use crate::weights::{GgufFile, TensorSource as _};
 use crate::{Error, Result};
 
@@ -60,6 +60,10 @@ architectures! {
     Llama in llama: "llama" | "mistral";
     /// Qwen 2 and 2.5, and the text of its vision models, whose rotation is the usual one then.
     Qwen2 in qwen2: "qwen2" | "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text";
+    /// Qwen 3, dense.
+    Qwen3 in qwen3: "qwen3";
+    /// SmolLM3.
+    SmolLm3 in smollm3: "smollm3";
     /// Gemma 3, text only.
     Gemma3 in gemma3: "gemma3" | "gemma3_text";
     /// OLMo (the first one).

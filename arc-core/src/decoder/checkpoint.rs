@@ -77,8 +77,7 @@ impl DecoderCheckpoint {
     pub(crate) fn without_rope_scaling(mut self) -> Self {
         let local = self.config.local.as_mut().map(|local| &mut local.rope);
         for rope in std::iter::once(&mut self.config.rope).chain(local) {
-            rope.scaling = None;
-            rope.divisors = None;
+            rope.unscale();
         }
         self
     }

@@ -3,11 +3,12 @@
 use super::architecture::Architecture;
 use crate::nn::{BlockConfig, RopeConfig};
 
-/// Layers that see only the nearest keys.
+/// Layers that differ from the others: they see only the nearest keys, or are rotated otherwise.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LocalLayers {
-    /// A query sees the keys less than this many positions back, itself included.
+    /// A query sees the keys less than this many positions back, itself included; with
+    /// [`LocalLayers::NO_WINDOW`] all of them.
     pub window: usize,
     /// Every `period`-th layer is global, the others are local; `1` makes none local, and
     /// [`LocalLayers::ALL`] makes all local.
@@ -17,6 +18,9 @@ pub struct LocalLayers {
 }
 
 impl LocalLayers {
+    /// The window of layers that differ in their rotation alone.
+    pub const NO_WINDOW: usize = usize::MAX;
+
     /// The period of a model without global layers.
     pub const ALL: usize = usize::MAX;
 
@@ -59,7 +63,10 @@ impl DecoderConfig {
     /// The kinds of layers: global ones, then local ones where there are any.
     pub(crate) fn layer_kinds(&self) -> Vec<LayerKind<'_>> {
         let local = self.local.as_ref();
-        let local = local.map(|local| LayerKind { rope: &local.rope, window: Some(local.window) });
+        let local = local.map(|local| LayerKind {
+            rope: &local.rope,
+            window: (local.window != LocalLayers::NO_WINDOW).then_some(local.window),
+        });
         [LayerKind { rope: &self.rope, window: None }].into_iter().chain(local).collect()
     }
 

@@ -61,6 +61,19 @@ impl RopeConfig {
         Self { theta, head_dim, layout, scaling: None, divisors: None }
     }
 
+    /// A rotation by nothing, for layers that know no positions.
+    #[must_use]
+    pub fn none(head_dim: usize, layout: RopeLayout) -> Self {
+        Self { divisors: Some(vec![f32::INFINITY; head_dim / 2]), ..Self::new(1.0, head_dim, layout) }
+    }
+
+    /// Takes back every change of the frequencies.
+    pub(crate) fn unscale(&mut self) {
+        self.scaling = None;
+        // What is not rotated stays so.
+        self.divisors = self.divisors.take().filter(|divisors| divisors.iter().all(|by| by.is_infinite()));
+    }
+
     /// The angle per position of each pair, `[head_dim / 2]`, in radians.
     #[must_use]
     pub fn frequencies(&self) -> Vec<f64> {

@@ -58,7 +58,7 @@ impl TensorNames {
         post_feed_forward_norm: "blk.{}.post_ffw_norm.weight",
     };
 
-    /// Hugging Face's names for llama, qwen2 and olmo.
+    /// Hugging Face's names for llama, qwen2, qwen3, smollm3 and olmo.
     pub const HUGGING_FACE: Self = Self {
         embedding: "model.embed_tokens.weight",
         output_norm: "model.norm.weight",

@@ -61,7 +61,7 @@ fn text_of(reply: &Value) -> &str {
 
 /// What the library writes behind a prompt.
 fn written(decoder: &str, prompt: &Prompt, options: &GenerateOptions) -> Generation {
-    let decoder = session().expect("models").decoder(decoder).expect("the decoder");
+    let decoder = harness::decoder(decoder).expect("models");
     decoder.generate(std::slice::from_ref(prompt), options, |_, _| {}).expect("it writes").rows.remove(0)
 }
 
@@ -201,7 +201,7 @@ fn several_answers_have_seeds_of_their_own_and_the_same_request_the_same_answers
     });
     let reply = served.post(COMPLETIONS, &asked).ok();
     assert_eq!(reply["choices"], served.post(COMPLETIONS, &asked).ok()["choices"]);
-    let decoder = session().expect("models").decoder("smollm2").expect("the decoder");
+    let decoder = harness::decoder("smollm2").expect("models");
     let prompt =
         Prompt::from_tokens(decoder.tokenizer.encode_prompt("My favourite place is").expect("tokens"));
     for (index, choice) in reply["choices"].as_array().expect("choices").iter().enumerate() {

@@ -7,7 +7,6 @@ use clap::Args;
 
 /// What `arc serve` takes. It is the same where this build has no server, so that the manual is.
 #[derive(Debug, Args)]
-#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "without a server nothing reads them"))]
 pub(crate) struct Serve {
     /// The address to listen on; other than on a loopback address a key is needed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]

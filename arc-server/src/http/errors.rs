@@ -20,28 +20,28 @@ pub(crate) struct Failure {
     pub(crate) status: StatusCode,
     /// A name that stays, listed in docs/server.md.
     pub(crate) code: &'static str,
-    message: String,
-    hint: String,
+    message: Box<str>,
+    hint: Box<str>,
     /// Which field of the request it is about.
-    param: Option<String>,
+    param: Option<Box<str>>,
     retry_after: Option<Duration>,
     /// What only the log is told: it may name files of this machine.
-    pub(crate) cause: Option<String>,
+    pub(crate) cause: Option<Box<str>>,
 }
 
 impl Failure {
     pub(crate) fn new(
         status: StatusCode,
         code: &'static str,
-        message: impl Into<String>,
-        hint: impl Into<String>,
+        message: impl Into<Box<str>>,
+        hint: impl Into<Box<str>>,
     ) -> Self {
         let (message, hint) = (message.into(), hint.into());
         Self { status, code, message, hint, param: None, retry_after: None, cause: None }
     }
 
     /// A request that cannot be understood, or asks for what there is not.
-    pub(crate) fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn invalid(message: impl Into<Box<str>>, hint: impl Into<Box<str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", message, hint)
     }
 
@@ -57,12 +57,12 @@ impl Failure {
     }
 
     /// The same about a field of the request.
-    pub(crate) fn of(self, field: impl Into<String>) -> Self {
+    pub(crate) fn of(self, field: impl Into<Box<str>>) -> Self {
         Self { param: Some(field.into()), ..self }
     }
 
     /// There is no room at the moment.
-    pub(crate) fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
+    pub(crate) fn busy(message: impl Into<Box<str>>, retry_after: Duration) -> Self {
         let hint = "try again after the seconds that `Retry-After` says";
         Self {
             retry_after: Some(retry_after),
@@ -91,7 +91,7 @@ impl Failure {
     }
 
     /// A fault of this program or this machine, whose cause is for the log.
-    pub(crate) fn internal(cause: impl Into<String>) -> Self {
+    pub(crate) fn internal(cause: impl Into<Box<str>>) -> Self {
         let message = "the request ended in a fault of the server";
         let hint = "the server's log has the cause under this request id";
         let failure = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message, hint);
@@ -164,7 +164,7 @@ impl From<Error> for Failure {
                 let message = "the model is not on the server's machine";
                 let hint = "the server's keeper fetches it with `arc pull`, or starts `arc serve --yes`";
                 let failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_not_here", message, hint);
-                Self { cause: Some(error.to_string()), ..failure }
+                Self { cause: Some(error.to_string().into()), ..failure }
             }
             Error::Interrupted => Self::time_up(),
             // The rest is of files and devices of this machine.

@@ -135,7 +135,7 @@ pub(crate) enum Source {
     /// From the request, with its title as the first line.
     Text(String),
     /// From the folder of those that were compressed before.
-    Stored(LatentsFile),
+    Stored(Arc<LatentsFile>),
 }
 
 /// Where documents come from.

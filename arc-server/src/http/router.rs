@@ -26,7 +26,7 @@ pub(crate) struct RequestId(pub(crate) String);
 #[derive(Clone, Debug)]
 struct Told {
     code: &'static str,
-    cause: Option<String>,
+    cause: Option<Box<str>>,
 }
 
 /// What answers are made of.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arc_core::encoder::LatentsFile;
 
@@ -16,7 +17,7 @@ const DEPTH: usize = 32;
 
 /// Latents files by their ids.
 #[derive(Debug, Default)]
-pub(crate) struct Stored(BTreeMap<String, LatentsFile>);
+pub(crate) struct Stored(BTreeMap<String, Arc<LatentsFile>>);
 
 impl Stored {
     /// All latents files of a folder and those below it, whose values are checked.
@@ -40,14 +41,14 @@ impl Stored {
                     let id = format!("{prefix}{id}");
                     let file = LatentsFile::open(&path)?;
                     file.verify()?;
-                    stored.insert(id, file);
+                    stored.insert(id, Arc::new(file));
                 }
             }
         }
         Ok(Self(stored))
     }
 
-    pub(super) fn get(&self, id: &str) -> Option<&LatentsFile> {
+    pub(super) fn get(&self, id: &str) -> Option<&Arc<LatentsFile>> {
         self.0.get(id)
     }
 }

@@ -282,3 +282,12 @@ fn a_real_model_gives_transformers_ids_loss_logits_and_tokens() {
         assert!((found - expected).abs() < 1e-2, "{found}, expected {expected}");
     }
 }
+
+#[cfg(not(feature = "server"))]
+#[test]
+fn a_build_without_a_server_says_how_to_get_one() {
+    let place = Place::empty();
+    let refusal = place.fails(tiny::USAGE, &["serve"]);
+    refusal.says(&["no server"]);
+    refusal.hints(&["cargo install --path . --features server"]);
+}

@@ -57,7 +57,9 @@ impl<'a> Heads<'a> {
     ) -> Result<Answered, Failure> {
         let whole =
             |on_text| Ok(Answered { generations: decoder.generate(prompts, options, on_text)?, kept: 0 });
-        if !is_asked_again || (self.cache.is_none() && !self.is_shared) {
+        // What does not fit is refused as a whole, before any of it is read.
+        let fits = prompts.iter().all(|prompt| decoder.room_behind(prompt) >= options.max_tokens);
+        if !fits || !is_asked_again || (self.cache.is_none() && !self.is_shared) {
             return whole(on_text);
         }
         let (heads, questions): (Vec<Prompt>, Vec<Prompt>) =

@@ -10,7 +10,7 @@ mod served;
 mod tiny;
 
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_core::decoder::{GenerateOptions, Generation};
@@ -37,11 +37,17 @@ fn real(more: &[&str]) -> Served {
     Served::start(command)
 }
 
-/// One for all tests that leave it as it is; `None` where models are left out.
-fn shared() -> Option<&'static Served> {
-    static SERVED: OnceLock<Served> = OnceLock::new();
+/// One for all tests that leave it as it is, as long as one of them runs: what is static is never dropped, and the
+/// process would stay. `None` where models are left out.
+fn shared() -> Option<Arc<Served>> {
+    static SERVED: Mutex<Weak<Served>> = Mutex::new(Weak::new());
     session()?;
-    Some(SERVED.get_or_init(|| real(&[])))
+    let mut kept = SERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(kept.upgrade().unwrap_or_else(|| {
+        let served = Arc::new(real(&[]));
+        *kept = Arc::downgrade(&served);
+        served
+    }))
 }
 
 /// A server of a tiny model, in a place of its own.
@@ -86,6 +92,7 @@ fn chat_prompt(decoder: &str, question: &str, documents: &[Latents]) -> Prompt {
 #[test]
 fn answers_are_those_of_the_library_and_one_connection_changes_decoders() {
     let Some(served) = shared() else { return };
+    let served = &*served;
     let mut connection = served.connect();
     let question = "Who built the lighthouse?";
     let options = GenerateOptions::default().max_tokens(24);
@@ -159,6 +166,7 @@ fn a_document_is_compressed_once_whoever_asks_and_several_at_once_wait_for_it() 
 #[test]
 fn a_stream_says_what_the_whole_answer_does() {
     let Some(served) = shared() else { return };
+    let served = &*served;
     for documents in [json!([]), json!([{ "title": "Morven", "text": DOCUMENT }])] {
         let mut asked = json!({
             "model": "smollm2", "messages": user("Tell me about lighthouses."), "documents": documents,
@@ -195,6 +203,7 @@ fn a_stream_says_what_the_whole_answer_does() {
 #[test]
 fn several_answers_have_seeds_of_their_own_and_the_same_request_the_same_answers() {
     let Some(served) = shared() else { return };
+    let served = &*served;
     let asked = json!({
         "model": "smollm2", "prompt": "My favourite place is", "n": 3, "seed": 7, "temperature": 0.9, "top_p": 0.8,
         "max_tokens": 12,
@@ -227,6 +236,7 @@ fn several_answers_have_seeds_of_their_own_and_the_same_request_the_same_answers
 #[test]
 fn a_stop_text_ends_an_answer_across_the_borders_of_tokens_and_no_piece_shows_its_beginning() {
     let Some(served) = shared() else { return };
+    let served = &*served;
     let asked = |stop: Value, stream: bool| {
         json!({
             "model": "smollm2", "prompt": "The history of the lighthouse begins", "temperature": 0, "max_tokens": 40,
@@ -260,6 +270,7 @@ fn a_stop_text_ends_an_answer_across_the_borders_of_tokens_and_no_piece_shows_it
 #[test]
 fn probabilities_are_those_of_the_logits() {
     let Some(served) = shared() else { return };
+    let served = &*served;
     let asked = json!({
         "model": "smollm2", "messages": user("What colour is the sky?"), "temperature": 0, "max_tokens": 5,
         "logprobs": true, "top_logprobs": 3,
@@ -286,6 +297,7 @@ fn probabilities_are_those_of_the_logits() {
 #[test]
 fn requests_that_come_together_are_answered_as_alone() {
     let Some(served) = shared() else { return };
+    let served = &*served;
     let asked = |index: usize| {
         // Of many lengths, so that they begin and end at different times.
         let prompt = "Stories of the sea. ".repeat(1 + 17 * index) + &format!("Story number {index}:");
@@ -405,6 +417,7 @@ fn a_request_to_end_is_followed_once_what_was_begun_is_answered() {
 #[test]
 fn compressed_texts_come_as_each_program_reads_them() {
     let Some(served) = shared() else { return };
+    let served = &*served;
     let expected = latents();
     let values = expected.values.to_data().convert::<f32>();
     let values = values.as_slice::<f32>().expect("numbers");

@@ -24,6 +24,16 @@ impl LocalLayers {
     /// The period of a model without global layers.
     pub const ALL: usize = usize::MAX;
 
+    /// The period of which layers are global, one for each layer; nothing where they do not repeat with one.
+    pub(super) fn period_of(is_global: &[bool]) -> Option<usize> {
+        let first = is_global.iter().position(|&is_global| is_global);
+        let period = first.map_or(Self::ALL, |first| first + 1);
+        let is_regular = is_global.iter().enumerate().all(|(layer, &is_global)| {
+            is_global == (period != Self::ALL && (layer + 1).is_multiple_of(period))
+        });
+        is_regular.then_some(period)
+    }
+
     /// Whether a layer is local.
     #[must_use]
     pub fn contains(&self, layer: usize) -> bool {

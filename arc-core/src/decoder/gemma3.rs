@@ -66,14 +66,8 @@ pub(super) fn from_hugging_face(fields: &ConfigFields) -> Result<(DecoderConfig,
     let period = match fields.get("layer_types").and_then(Value::as_array) {
         Some(kinds) => {
             let is_global = |kind: &Value| kind.as_str() == Some("full_attention");
-            let period = kinds.iter().position(is_global).map_or(LocalLayers::ALL, |first| first + 1);
-            let regular = kinds.iter().enumerate().all(|(layer, kind)| {
-                is_global(kind) == (period != LocalLayers::ALL && (layer + 1) % period == 0)
-            });
-            if !regular {
-                return Err(fields.error("field `layer_types` does not repeat with one period".into()));
-            }
-            period
+            LocalLayers::period_of(&kinds.iter().map(is_global).collect::<Vec<_>>())
+                .ok_or_else(|| fields.error("field `layer_types` does not repeat with one period".into()))?
         }
         None => fields.optional_usize("sliding_window_pattern")?.unwrap_or(PERIOD),
     };

@@ -61,7 +61,7 @@ impl Prefix {
         header.extend(std::iter::repeat_n(' ', length - header.len()));
         let written = file.write_all(&(length as u64).to_le_bytes()).and_then(|()| {
             file.write_all(header.as_bytes())?;
-            let (_, mut pieces) = self.cache.filled().into_iter().next().expect("as before");
+            let (_, mut pieces) = self.cache.filled().expect("as before");
             pieces.try_for_each(|piece| file.write_all(piece))
         });
         written.map_err(Error::io("write", path))?;

@@ -24,15 +24,12 @@ pub(super) fn from_hugging_face(fields: &ConfigFields) -> Result<(DecoderConfig,
     let period = match fields.get("no_rope_layers").and_then(|layers| layers.as_array()) {
         // 1 for a layer that is rotated.
         Some(layers) => {
-            let is_rotated = |layer: usize| layers.get(layer).and_then(serde_json::Value::as_u64) != Some(0);
-            let first = (0..config.n_layers).find(|&layer| !is_rotated(layer));
-            let period = first.map_or(LocalLayers::ALL, |first| first + 1);
-            let regular = (0..config.n_layers)
-                .all(|layer| is_rotated(layer) == (period == LocalLayers::ALL || (layer + 1) % period != 0));
-            if !regular {
-                return Err(fields.error("field `no_rope_layers` does not repeat with one period".into()));
-            }
-            period
+            let is_unrotated =
+                |layer: usize| layers.get(layer).and_then(serde_json::Value::as_u64) == Some(0);
+            let unrotated: Vec<bool> = (0..config.n_layers).map(is_unrotated).collect();
+            LocalLayers::period_of(&unrotated).ok_or_else(|| {
+                fields.error("field `no_rope_layers` does not repeat with one period".into())
+            })?
         }
         None => fields.optional_usize("no_rope_layer_interval")?.unwrap_or(PERIOD).max(1),
     };

@@ -136,16 +136,16 @@ impl Prompt {
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
         for span in &self.spans {
-            let (kind, bytes): (u8, Vec<u8>) = match span {
-                Span::Tokens(ids) => (0, bytemuck::cast_slice(ids).to_vec()),
-                Span::Latents(latents) => {
-                    let values = latents.clone().into_data().convert::<f32>();
-                    (1, bytemuck::cast_slice(values.as_slice::<f32>().expect("converted to f32")).to_vec())
-                }
-            };
-            hash.update([kind]);
+            hash.update([u8::from(matches!(span, Span::Latents(_)))]);
             hash.update((span.len() as u64).to_le_bytes());
-            hash.update(bytes);
+            match span {
+                Span::Tokens(ids) => hash.update(bytemuck::cast_slice::<u32, u8>(ids)),
+                Span::Latents(latents) => {
+                    let data = latents.clone().into_data().convert::<f32>();
+                    let values = data.as_slice::<f32>().expect("converted to f32");
+                    hash.update(bytemuck::cast_slice::<f32, u8>(values));
+                }
+            }
         }
         arc_adapters::hexadecimal(&hash.finalize())
     }
